@@ -1,0 +1,90 @@
+"""Remakes the embedded model `primitives` from a seed: `python -m ldp_fast.zoo.train --work DIR`.
+
+Stages: data (renders the images), vae, clip, unet, export (float16 weights in diffusers' format). Each resumes where it
+was interrupted; a stage that is finished is skipped unless its output is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+
+import torch
+
+from . import world
+
+STAGES = ("data", "vae", "clip", "unet", "export")
+STEPS = {"vae": 5200, "clip": 1600, "unet": 3200}
+PROMPT_WORDS = "a an photo picture render of with and stripes checkered view"
+GUIDANCE_SCALE = 15.0
+
+
+def export(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Writes the model as float16 safetensors in diffusers' format, with the notes the prior reads."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel, __version__
+    from transformers import CLIPModel, CLIPTextModel
+
+    for name, cls in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)):
+        cls.from_pretrained(source / name).half().save_pretrained(target / name)
+    for name, cls in (("text_encoder", CLIPTextModel), ("clip", CLIPModel)):
+        cls.from_pretrained(source / name, dtype=torch.float16).save_pretrained(target / name)
+    for name in ("tokenizer", "scheduler"):
+        shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+    normalisation = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 128}
+    (target / "clip" / "preprocessor_config.json").write_text(json.dumps(normalisation, indent=2) + "\n")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": __version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    words = sorted({*PROMPT_WORDS.split(), *world.SHAPES, *world.COLOURS, *world.VIEWS})
+    notes = {
+        "guidance_scale": GUIDANCE_SCALE,
+        "prompt_help": (
+            f"shapes {', '.join(world.SHAPES)}; colours {', '.join(world.COLOURS)}; 'with blue stripes'; "
+            f"'red and blue checkered'; views {', '.join(world.VIEWS)} ('a red cube, side view')"
+        ),
+        "words": words,
+    }
+    (target / "ldp_fast.json").write_text(json.dumps(notes, indent=2) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m ldp_fast.zoo.train", description=__doc__)
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for data, checkpoints and the result")
+    parser.add_argument("--export", type=pathlib.Path, help="where the float16 model goes (default: WORK/primitives)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    for stage, steps in STEPS.items():
+        parser.add_argument(f"--{stage}-steps", type=int, default=steps, help=f"default {steps}")
+    args = parser.parse_args(arguments)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    from . import clip, data, unet, vae
+
+    made = args.work / "full_precision"
+    if "data" in args.stages:
+        data.make(args.work / "data", args.seed)
+    for name, module in (("vae", vae), ("clip", clip), ("unet", unet)):
+        if name in args.stages and not (made / name / "config.json").exists():
+            module.train(args.work, made, seed=args.seed, steps=getattr(args, f"{name}_steps"))
+    if "export" in args.stages:
+        export(made, args.export or args.work / "primitives")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

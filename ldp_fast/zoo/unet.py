@@ -1,0 +1,110 @@
+"""Trains the embedded UNet2DConditionModel on the VAE's latents, conditioned on the CLIP text tower."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import loop, world
+from .clip import tokenize
+from .data import RenderedImages
+
+CAPTION_DROPOUT = 0.12
+SNR_CAP = 5.0
+
+
+def build(text_width: int = 128) -> UNet2DConditionModel:
+    """A fresh, untrained UNet for 4×16×16 latents."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 96, 80),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's own schedule."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+@torch.no_grad()
+def encode_data(data: RenderedImages, vae: AutoencoderKL, cache: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation `[N, 4, 16, 16]` of every image's scaled latents, kept in `cache`."""
+    if cache.exists():
+        saved = torch.load(cache, weights_only=True)
+        return saved["mean"], saved["std"]
+    device, means, stds = next(vae.parameters()).device, [], []
+    for chunk in np.array_split(data.images, max(1, len(data) // 64)):
+        images = torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = vae.encode(images).latent_dist
+        means.append(posterior.mean.cpu() * vae.config.scaling_factor)
+        stds.append(posterior.std.cpu() * vae.config.scaling_factor)
+    mean, std = torch.cat(means), torch.cat(stds)
+    torch.save({"mean": mean, "std": std}, cache)
+    return mean, std
+
+
+def train(folder: pathlib.Path, out: pathlib.Path, *, seed: int, steps: int, batch: int = 32, amp: bool = True) -> None:
+    """Trains and writes the averaged weights to `out/unet`, and the schedule to `out/scheduler`."""
+    data = RenderedImages(folder / "data", "train")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vae = AutoencoderKL.from_pretrained(out / "vae").eval().to(device)
+    mean, std = encode_data(data, vae, folder / "checkpoints" / "latents.pt")
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").eval().to(device)
+    torch.manual_seed(seed)
+    unet = build(text_encoder.config.hidden_size).to(device)
+    alphas_cumprod = scheduler().alphas_cumprod.to(device)
+
+    def loss_at(step: int):
+        rng = np.random.default_rng((seed, 4, step))
+        picks = rng.integers(len(data), size=batch)
+        captions = [
+            "" if rng.random() < CAPTION_DROPOUT else world.training_caption(rng, data.scenes[i], data.views[i])
+            for i in picks
+        ]
+        with torch.no_grad():
+            text = text_encoder(tokenize(tokenizer, captions).to(device)).last_hidden_state
+        shape = (batch, *mean.shape[1:])
+        posterior_noise, noise = (torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for _ in range(2))
+        latents = (mean[picks] + std[picks] * posterior_noise).to(device)
+        noise = noise.to(device)
+        # Stratified timesteps: one in each of `batch` equal parts of the schedule.
+        timesteps = torch.from_numpy((np.arange(batch) + rng.random(batch)) / batch * 1000).long().to(device)
+        alpha_bar = alphas_cumprod[timesteps][:, None, None, None]
+        noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            predicted = unet(noisy, timesteps, text).sample
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        # Min-SNR weighting with a floor: nearly clean latents teach little, but score distillation visits them too.
+        snr = (alpha_bar / (1 - alpha_bar)).flatten()
+        loss = (error * (SNR_CAP / snr).clamp(0.2, 1)).mean()
+        return loss, {"loss": float(loss.detach()), "mse": float(error.detach().mean())}
+
+    checkpoint = folder / "checkpoints" / "unet.pt"
+    unet.load_state_dict(
+        loop.train(unet, loss_at, steps=steps, peak_rate=1.2e-3, ema_decay=0.998, checkpoint=checkpoint, name="unet")
+    )
+    unet.eval().save_pretrained(out / "unet")
+    scheduler().save_pretrained(out / "scheduler")
