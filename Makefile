@@ -1,0 +1,84 @@
+# make demo    an image from a prompt, on the embedded model    make test    every test that needs no GPU
+# make lint    ruff, as in CI                                   make format  what ruff would have you change
+# make types   mypy                                             make bench   the benchmarks, on this machine
+# make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (under 8 minutes)
+# make venv    only the environment                             make clean   what was built (not out/, not .venv)
+#
+# PYTHON=python3.12 chooses the interpreter; VENV=path an environment to make or to use; TORCH="torch==2.13.0" what pip
+# is asked for where that environment has no torch yet (PIP_INDEX_URL and other settings of pip are respected).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+OUT ?= benchmarks/results
+STEPS ?= 300
+PROMPT ?= a red cube
+SANITIZED ?= nothing_synchronises or every_pair_of_layouts
+BENCHMARKS ?= not compile
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ldp-fast-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format types bench gpu gpu-check clean
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+venv: $(STAMP)
+
+# The CUDA half is left out here: no target but `gpu` needs it, and compiling it for three architectures takes a while.
+$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.cu csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel ninja pybind11
+	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --disable-pip-version-check "$(TORCH)"
+	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-0} $(PY) -m pip install --quiet --disable-pip-version-check \
+	  -e ".[apps,dev]" --no-build-isolation
+	touch $@
+
+demo: $(STAMP)
+	$(VENV)/bin/ldp-fast synthesize "$(PROMPT)" --preset image --steps $(STEPS) --out out/demo --overwrite
+	@echo "The picture is out/demo/image.png; beside it: the losses (losses.png), the record (run.json)."
+
+# The operators' tests run twice: with the backend a user of this machine gets, and with the Triton kernels in Triton's
+# interpreter, which has to be chosen before Triton is imported and so takes a process of its own.
+test: $(STAMP)
+	$(PY) -m pytest -q
+	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PY) -m pytest tests/ops tests/losses -q
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+types: $(STAMP)
+	$(PY) -m mypy
+
+bench: $(STAMP)
+	mkdir -p "$(OUT)"
+	$(PY) -m pytest benchmarks -q --benchmark-only --benchmark-json="$(OUT)/$$(date -u +%Y%m%dT%H%M%SZ).json"
+
+gpu-check: $(STAMP)
+	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: expected a CUDA device that torch " \
+	  "can use, found none (torch " + torch.__version__ + ", CUDA " + str(torch.version.cuda) + ")")'
+
+# Sanitizing slows a kernel down a hundredfold: a few small cases, and only where the tool is installed.
+gpu: gpu-check
+	LDP_FAST_CUDA=1 $(PY) -m pip install --quiet --disable-pip-version-check -e . --no-build-isolation --no-deps
+	$(VENV)/bin/ldp-fast env
+	timeout 170 $(PY) -m pytest tests -q -m gpu
+	@if command -v compute-sanitizer >/dev/null; then \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 90 compute-sanitizer --error-exitcode=1 --target-processes=all \
+	    $(PY) -m pytest tests/ops -q -m gpu -k "$(SANITIZED)" -p no:cacheprovider; \
+	else echo "compute-sanitizer is not installed: left out"; fi
+	mkdir -p "$(OUT)"
+	timeout 150 $(PY) -m pytest benchmarks -q --benchmark-only --benchmark-max-time=0.2 -k "$(BENCHMARKS)" \
+	  --benchmark-json="$(OUT)/gpu-$$(date -u +%Y%m%dT%H%M%SZ).json"
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
+	find ldp_fast kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -f ldp_fast/_C.*.so ldp_fast/_C.*.pyd $(STAMP)

@@ -1,0 +1,73 @@
+// The pybind11 module ldp_fast._C. Operators are not bound here: they are registered with torch, in library.cpp.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#ifdef USE_CUDA
+#include <ldp/build_info.h>
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+std::string compiler() {
+#if defined(__clang__)
+    return "Clang " __clang_version__;
+#elif defined(__GNUC__)
+    return "GCC " __VERSION__;
+#elif defined(_MSC_VER)
+    return "MSVC " + std::to_string(_MSC_FULL_VER);
+#else
+    return "unknown";
+#endif
+}
+
+py::dict build_info() {
+    py::dict info;
+    info["compiler"] = compiler();
+#if defined(_MSVC_LANG)
+    info["cxx_standard"] = static_cast<long>(_MSVC_LANG);
+#else
+    info["cxx_standard"] = static_cast<long>(__cplusplus);
+#endif
+    const auto target = static_cast<unsigned long long>(TORCH_TARGET_VERSION);
+    info["torch_target"] = std::to_string(target >> 56 & 0xff) + "." + std::to_string(target >> 48 & 0xff);
+    info["debug"] = LDP_DEBUG != 0;
+#ifdef USE_CUDA
+    const ldp::CudaBuild cuda = ldp::cuda_build();
+    info["cuda"] = std::to_string(cuda.runtime_version / 1000) + "." + std::to_string(cuda.runtime_version % 1000 / 10);
+    py::list architectures;
+    for (const int a : cuda.architectures) architectures.append(std::to_string(a / 100) + "." + std::to_string(a / 10 % 10));
+    info["architectures"] = architectures;
+#else
+    info["cuda"] = py::none();
+    info["architectures"] = py::list();
+#endif
+    return info;
+}
+
+py::dict device_code(int device) {
+#ifdef USE_CUDA
+    const ldp::DeviceCode code = ldp::device_code(device);
+    if (!code.error.empty()) throw std::runtime_error("device_code: no code for device " + std::to_string(device) + ": " + code.error);
+    py::dict found;
+    found["binary"] = code.binary;
+    found["ptx"] = code.ptx;
+    return found;
+#else
+    throw std::runtime_error("device_code: expected a build with CUDA for device " + std::to_string(device) + ", got one without");
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+    m.doc() = "The compiled half of ldp_fast; import torch first. See csrc/.";
+    m.def("build_info", &build_info,
+          "What the extension was built with: compiler, cxx_standard, torch_target, debug, cuda (None without), architectures.");
+    m.def("device_code", &device_code, py::arg("device"),
+          "Which compiled variant runs on a CUDA device: compute capability of its machine code and of its PTX.");
+}

@@ -1,0 +1,58 @@
+"""The settings read from the environment; this is the only file that reads them.
+
+`LDP_FAST_BACKEND` chooses the implementation behind every operator:
+
+* `auto` (the default): the Triton kernels for CUDA tensors, the reference for CPU tensors.
+* `reference`: plain PyTorch on every device, to find out whether a kernel is to blame.
+* `triton`: the Triton kernels on every device. For CPU tensors that needs Triton's interpreter
+  (`TRITON_INTERPRET=1`, set before Triton is imported).
+
+The variable is read at every call, so that a test or a debugger may change it at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, cast, get_args
+
+Backend = Literal["auto", "reference", "triton"]
+
+BACKEND_VARIABLE = "LDP_FAST_BACKEND"
+
+
+def backend() -> Backend:
+    """Returns the requested backend.
+
+    Raises:
+        ValueError: the variable holds none of `auto`, `reference` and `triton`.
+    """
+    value = os.environ.get(BACKEND_VARIABLE, "auto").strip().lower() or "auto"
+    if value not in get_args(Backend):
+        raise ValueError(f"{BACKEND_VARIABLE}: expected one of {', '.join(get_args(Backend))}, got {value!r}")
+    return cast(Backend, value)
+
+
+def interpreting() -> bool:
+    """Returns whether Triton kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").strip().lower() in {"1", "true", "on"}
+
+
+def use_triton(device_type: str, *, double: bool) -> bool:
+    """Returns whether an operator takes its Triton kernel for tensors on a device.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        double: whether a tensor argument is float64. The kernels compute in float32, so float64 always takes
+            the reference, on every device and under every setting.
+
+    Raises:
+        RuntimeError: the Triton kernels were asked for on CPU tensors without the interpreter.
+    """
+    choice = backend()
+    if double or choice == "reference":
+        return False
+    if choice == "triton" and device_type == "cpu" and not interpreting():
+        raise RuntimeError(
+            f"{BACKEND_VARIABLE}=triton: expected TRITON_INTERPRET=1 in the environment for CPU tensors, got none"
+        )
+    return choice == "triton" or device_type == "cuda"

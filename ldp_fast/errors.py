@@ -1,0 +1,11 @@
+"""The error that means the caller asked for something that does not exist or cannot work."""
+
+from __future__ import annotations
+
+
+class UsageError(ValueError):
+    """A name or a value that the user gave is wrong: an unknown model, preset, level, prompt or option.
+
+    The message is one sentence that names the argument, what was expected and what came. The command line prints it
+    without a traceback and exits with code 2.
+    """

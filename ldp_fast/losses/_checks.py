@@ -1,0 +1,159 @@
+"""Checks of the arguments: one sentence that names operator, argument, what was expected and what came.
+
+Nothing here reads a value from a device; only shapes, dtypes and devices are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Coefficient = Tensor | float
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+BatchReduction = Literal["mean", "sum"]
+NonFinite = Literal["propagate", "zero", "raise"]
+BATCH_REDUCTIONS = get_args(BatchReduction)
+NONFINITE = get_args(NonFinite)
+
+
+def _fail(op: str, argument: str, expected: str, got: str, error: type[Exception] = ValueError) -> None:
+    raise error(f"{op}: {argument}: expected {expected}, got {got}")
+
+
+def shape(tensor: Tensor) -> str:
+    """Returns a shape for people: `[2, 4, 64, 64]`."""
+    return f"[{', '.join(str(size) for size in tensor.shape)}]"
+
+
+def choice(op: str, argument: str, value: str, choices: Sequence[str]) -> None:
+    """Checks that an option is one of the known ones.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in choices:
+        _fail(op, argument, f"one of {', '.join(map(repr, choices))}", repr(value))
+
+
+def reductions(op: str, batch_reduction: str, nonfinite: str) -> None:
+    """Checks the two options that every loss has.
+
+    Raises:
+        ValueError: an unknown option.
+    """
+    choice(op, "batch_reduction", batch_reduction, BATCH_REDUCTIONS)
+    choice(op, "nonfinite", nonfinite, NONFINITE)
+
+
+def tensor(op: str, argument: str, value: Tensor) -> None:
+    """Checks for a floating tensor on a device that the operators serve.
+
+    Raises:
+        TypeError: no tensor, or of a dtype other than float16, bfloat16, float32, float64.
+        ValueError: on a device other than CPU and CUDA.
+    """
+    if not isinstance(value, Tensor):
+        _fail(op, argument, "a tensor", type(value).__name__, TypeError)
+    if value.dtype not in FLOATING:
+        _fail(op, argument, "float16, bfloat16, float32 or float64", str(value.dtype), TypeError)
+    if value.device.type not in ("cpu", "cuda", "meta"):
+        _fail(op, argument, "a tensor on a CPU or CUDA device", f"one on {value.device}")
+
+
+def latents(op: str, argument: str, value: Tensor) -> None:
+    """Checks for latents: floating, [B, C, H, W], no empty sample (an empty batch is fine).
+
+    Raises:
+        TypeError: no floating tensor.
+        ValueError: another rank, or samples without elements.
+    """
+    tensor(op, argument, value)
+    if value.dim() != 4:
+        _fail(op, argument, "shape [B, C, H, W]", shape(value))
+    if 0 in value.shape[1:]:
+        _fail(op, argument, "at least one element per sample", shape(value))
+
+
+def like(op: str, argument: str, value: Tensor, other_argument: str, other: Tensor) -> None:
+    """Checks for a floating tensor of the same shape and on the same device as another; dtypes may differ.
+
+    Raises:
+        TypeError: no floating tensor.
+        ValueError: another shape or device.
+    """
+    tensor(op, argument, value)
+    if value.shape != other.shape:
+        _fail(op, argument, f"the shape of {other_argument}, {shape(other)}", shape(value))
+    same_device(op, argument, value, other_argument, other)
+
+
+def same_device(op: str, argument: str, value: Tensor, other_argument: str, other: Tensor) -> None:
+    """Checks that two tensors are on the same device.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if value.device != other.device:
+        _fail(op, argument, f"a tensor on the device of {other_argument}, {other.device}", f"one on {value.device}")
+
+
+def coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> Tensor:
+    """Returns one coefficient per sample, without a host synchronisation.
+
+    Args:
+        op: name of the operator, for messages.
+        argument: name of the argument, for messages.
+        value: a number, a tensor [] or a tensor [B]. Tensors are float32 or float64: rounding ᾱ_t to half
+            precision costs three digits, so such a tensor is refused rather than widened.
+        like: tensor [B, ...] that gives batch and device.
+
+    Returns:
+        [B] contiguous, float32, or float64 when `like` is float64; detached.
+
+    Raises:
+        TypeError: neither a number nor a float32 or float64 tensor.
+        ValueError: another shape or device.
+    """
+    batch = like.shape[0]
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if isinstance(value, Tensor):
+        if value.dtype not in (torch.float32, torch.float64):
+            _fail(op, argument, "float32 (or float64)", str(value.dtype), TypeError)
+        if value.dim() != 0 and value.shape != (batch,):
+            _fail(op, argument, f"a number or a tensor of shape [{batch}]", shape(value))
+        same_device(op, argument, value, "the latents", like)
+        return value.detach().to(dtype).expand(batch).contiguous()
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        _fail(op, argument, "a number or a tensor", type(value).__name__, TypeError)
+    return torch.full((batch,), value, dtype=dtype, device=like.device)
+
+
+def scalar_or_coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> tuple[float, Tensor | None]:
+    """Returns a weight as (number, None), or as (1, tensor) with a tensor [] or [B] on the device.
+
+    A number stays a number: it reaches the kernel as an argument of the launch and costs nothing.
+
+    Raises:
+        TypeError, ValueError: as `coefficients`.
+    """
+    if isinstance(value, Tensor):
+        return 1.0, coefficients(op, argument, value, like)
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        _fail(op, argument, "a number or a tensor", type(value).__name__, TypeError)
+    return float(value), None
+
+
+def raise_nonfinite(op: str, counts: dict[str, Tensor]) -> None:
+    """Raises for terms with non-finite elements. This reads the counts, hence synchronises with the device.
+
+    Raises:
+        FloatingPointError: a count is not zero; names the terms and their counts.
+    """
+    totals = {term: int(count.sum().item()) for term, count in counts.items()}
+    bad = [f"{total} in {term}" for term, total in totals.items() if total]
+    if bad:
+        raise FloatingPointError(f"{op}: expected finite elements, got non-finite ones: {', '.join(bad)}")

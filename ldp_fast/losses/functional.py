@@ -1,0 +1,280 @@
+"""The operators as functions: arguments are checked, numbers are accepted for coefficients, results are reduced.
+
+Shapes: latents v [B, C, H, W]; coefficients a number, [] or [B]; N = C·H·W. Arithmetic is float32 whatever the
+inputs are, also under autocast (float64 if an input is float64; that takes the plain PyTorch implementation on every
+device). Latents may be contiguous, channels-last or a slice of a larger batch: these are read in place. An input that
+is laid out otherwise than the leading one is copied first. Results are bitwise reproducible. Nothing synchronises with
+the host, except `nonfinite="raise"`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import ops as _ops  # noqa: F401  # registers torch.ops.ldp_fast.*
+from . import _checks
+from ._checks import BatchReduction, Coefficient, NonFinite
+from .combine_gradients import GradientStatistics, combine_gradients
+from .feature_matching import FeatureMatchingStatistics, feature_matching_loss
+
+__all__ = [
+    "FeatureMatchingStatistics",
+    "GradientStatistics",
+    "combine_gradients",
+    "feature_matching_loss",
+    "guided_residual",
+    "latent_kl_loss",
+    "perturb",
+    "residual_latents",
+    "score_distillation_loss",
+]
+
+GUIDANCE = ("from_uncond", "from_text")
+ORDERS = ("uncond_first", "text_first")
+
+# What each prediction type needs besides the network's output.
+PREDICTIONS: dict[str, tuple[str, ...]] = {
+    "epsilon": (),
+    "v_prediction": ("noisy_latents", "alpha", "sigma"),
+    "sample": ("noisy_latents", "alpha", "sigma"),
+    "flow": ("noisy_latents", "alpha"),
+    "sigma": ("noisy_latents", "sigma"),
+}
+
+
+def perturb(
+    latents: Tensor,
+    noise: Tensor,
+    alpha: Coefficient,
+    sigma: Coefficient,
+    *,
+    copies: int = 1,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The noised latents z_t = α_t v + σ_t ε (paper §3.1), written straight into the network's batch and dtype.
+
+    Args:
+        latents: v  # [B, C, H, W]
+        noise: ε  # [B, C, H, W]
+        alpha: α_t = √ᾱ_t, float32  # number, [] or [B]
+        sigma: σ_t = √(1 − ᾱ_t), float32  # number, [] or [B]
+        copies: how often the batch is repeated; 2 for classifier-free guidance.
+        dtype: of the result; None keeps the latents'.
+
+    Returns:
+        [copies·B, C, H, W] in the latents' memory format; sample b of copy k is at k·B + b. It carries no gradient:
+        Eq. 2 leaves out the network's Jacobian, and `residual_latents` carries what remains of this path, α_t.
+
+    Raises:
+        TypeError: a tensor or dtype that is not floating; half-precision coefficients.
+        ValueError: a shape or device that does not fit; copies below 1.
+    """
+    op = "perturb"
+    _checks.latents(op, "latents", latents)
+    _checks.like(op, "noise", noise, "latents", latents)
+    if copies < 1:
+        raise ValueError(f"{op}: copies: expected at least 1, got {copies}")
+    if dtype is not None and dtype not in _checks.FLOATING:
+        raise TypeError(f"{op}: dtype: expected float16, bfloat16, float32 or float64, got {dtype}")
+    a = _checks.coefficients(op, "alpha", alpha, latents)
+    s = _checks.coefficients(op, "sigma", sigma, latents)
+    return torch.ops.ldp_fast.perturb(latents.detach(), noise.detach(), a, s, copies, dtype)
+
+
+def guided_residual(
+    model_output: Tensor,
+    noise: Tensor,
+    *,
+    guidance_scale: Coefficient | None = None,
+    guidance: Literal["from_uncond", "from_text"] = "from_uncond",
+    order: Literal["uncond_first", "text_first"] = "uncond_first",
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow", "sigma"] = "epsilon",
+    noisy_latents: Tensor | None = None,
+    alpha: Coefficient | None = None,
+    sigma: Coefficient | None = None,
+) -> Tensor:
+    """The noise residual r = ε̂ − ε of Eq. 1, from what the network returned.
+
+    Guidance comes first: e_u + s (e_c − e_u) for `from_uncond`, e_c + s (e_c − e_u) for `from_text`. Then ε̂ is
+
+    * epsilon: out
+    * v_prediction: α_t out + σ_t z_t
+    * sample: (z_t − α_t out) / σ_t
+    * flow: z_t + α_t out, with α = 1 − τ
+    * sigma: (z − out) / σ, everything in the units of a host whose noise is added as z = v + σ ε
+
+    Args:
+        model_output: the network's output; doubled if and only if there is guidance  # [B or 2B, C, H, W]
+        noise: ε  # [B, C, H, W]
+        guidance_scale: s, or None for no guidance  # number, [] or [B]
+        guidance: from which of the two predictions the guidance starts.
+        order: which half of the doubled batch comes first.
+        prediction: what the network predicts.
+        noisy_latents: z_t; of a batch repeated for guidance the first copy is read, in place  # [K·B, C, H, W]
+        alpha: α_t, float32  # number, [] or [B]
+        sigma: σ_t, float32  # number, [] or [B]
+
+    Returns:
+        r, float32 (float64 if an input is) in the noise's memory format, without a gradient  # [B, C, H, W]
+
+    Raises:
+        TypeError: a tensor that is not floating; half-precision coefficients.
+        ValueError: a shape, device or option that does not fit, or an argument that the prediction type needs.
+    """
+    op = "guided_residual"
+    _checks.latents(op, "noise", noise)
+    _checks.choice(op, "guidance", guidance, GUIDANCE)
+    _checks.choice(op, "order", order, ORDERS)
+    _checks.choice(op, "prediction", prediction, tuple(PREDICTIONS))
+    given = {"noisy_latents": noisy_latents, "alpha": alpha, "sigma": sigma}
+    for name in PREDICTIONS[prediction]:
+        if given[name] is None:
+            raise ValueError(f"{op}: {name}: expected a value for prediction={prediction!r}, got None")
+
+    batch, channels, height, width = noise.shape
+    rows = batch if guidance_scale is None else 2 * batch
+    _checks.latents(op, "model_output", model_output)
+    _checks.same_device(op, "model_output", model_output, "noise", noise)
+    wanted = f"[{rows}, {channels}, {height}, {width}] ({'without' if guidance_scale is None else 'with'} guidance)"
+    if tuple(model_output.shape) == (rows, 2 * channels, height, width):
+        raise ValueError(
+            f"{op}: model_output: expected {wanted}, got {2 * channels} channels: a learned variance? "
+            f"pass model_output[:, :{channels}]"
+        )
+    if tuple(model_output.shape) != (rows, channels, height, width):
+        raise ValueError(f"{op}: model_output: expected {wanted}, got {_checks.shape(model_output)}")
+
+    needs = PREDICTIONS[prediction]
+    z = a = s = None
+    if noisy_latents is not None and "noisy_latents" in needs:
+        z = _first_copy(op, noisy_latents, noise)
+    if alpha is not None and "alpha" in needs:
+        a = _checks.coefficients(op, "alpha", alpha, noise)
+    if sigma is not None and "sigma" in needs:
+        s = _checks.coefficients(op, "sigma", sigma, noise)
+    g = None if guidance_scale is None else _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
+    return torch.ops.ldp_fast.guided_residual(
+        model_output.detach(), noise.detach(), g, z, a, s, guidance, order, prediction
+    )
+
+
+def _first_copy(op: str, noisy_latents: Tensor, noise: Tensor) -> Tensor:
+    _checks.latents(op, "noisy_latents", noisy_latents)
+    batch = noise.shape[0]
+    rows = noisy_latents.shape[0]
+    if noisy_latents.shape[1:] != noise.shape[1:] or (rows % batch if batch else rows):
+        sizes = ", ".join(str(size) for size in noise.shape[1:])
+        raise ValueError(f"{op}: noisy_latents: expected [K·{batch}, {sizes}], got {_checks.shape(noisy_latents)}")
+    _checks.same_device(op, "noisy_latents", noisy_latents, "noise", noise)
+    return noisy_latents.detach()[:batch]
+
+
+def residual_latents(latents: Tensor, residual: Tensor, alpha: Coefficient) -> Tensor:
+    """The updated latents v′ = v + r, with the derivative 1 + α_t (Eq. 1 → 2).
+
+    Differentiating v′ = v + ε̂(α_t v + σ_t ε) − ε and taking the network's Jacobian as the identity gives 1 + α_t.
+
+    Args:
+        latents: v  # [B, C, H, W]
+        residual: r, of `guided_residual`  # [B, C, H, W]
+        alpha: α_t, float32  # number, [] or [B]
+
+    Returns:
+        v′, added in float32, in the latents' dtype and memory format  # [B, C, H, W]
+        The latents get (1 + α_t) times the incoming gradient; the residual gets none, even if it requires one. It can
+        be differentiated once.
+
+    Raises:
+        TypeError: a tensor that is not floating; half-precision coefficients.
+        ValueError: a shape or device that does not fit.
+        RuntimeError: when differentiated twice.
+    """
+    op = "residual_latents"
+    _checks.latents(op, "latents", latents)
+    _checks.like(op, "residual", residual, "latents", latents)
+    a = _checks.coefficients(op, "alpha", alpha, latents)
+    return torch.ops.ldp_fast.residual_latents(latents, residual.detach(), a)
+
+
+def latent_kl_loss(
+    latents: Tensor, *, batch_reduction: BatchReduction = "mean", nonfinite: NonFinite = "propagate"
+) -> Tensor:
+    """The KL regulariser L_KL = ½ (μ² + σ² − log σ² + 1) (Eq. 3) on the moments μ, σ² of each sample's elements.
+
+    The gradient is (1/N) [μ + (v − μ)(1 − 1/σ²)]. Below `ldp_fast.reference.KL_VARIANCE_FLOOR` (1e-6) log σ² continues
+    along its tangent, so that a constant latent has a finite value and gradient. The moments take two passes: an
+    offset far larger than the spread does no harm.
+
+    Args:
+        latents: v  # [B, C, H, W]
+        batch_reduction: "mean" or "sum" over the samples; an empty batch gives 0.
+        nonfinite: "propagate"; "zero": a non-finite sample counts 0, and non-finite elements of the gradient are 0;
+            "raise" (this synchronises with the host).
+
+    Returns:
+        A scalar, float32 (float64 for float64 latents). It can be differentiated once.
+
+    Raises:
+        TypeError: latents that are not floating.
+        ValueError: another shape, or an unknown option.
+        FloatingPointError: with `nonfinite="raise"`, non-finite elements.
+        RuntimeError: when differentiated twice.
+    """
+    op = "latent_kl_loss"
+    _checks.latents(op, "latents", latents)
+    _checks.reductions(op, batch_reduction, nonfinite)
+    value, _, _, count = torch.ops.ldp_fast.latent_kl(latents, nonfinite == "zero")
+    if nonfinite == "raise":
+        _checks.raise_nonfinite(op, {"the KL term": count})
+    return _reduce(value, batch_reduction)
+
+
+def score_distillation_loss(
+    latents: Tensor,
+    residual: Tensor,
+    weight: Coefficient,
+    *,
+    batch_reduction: BatchReduction = "mean",
+    nonfinite: NonFinite = "propagate",
+) -> Tensor:
+    """Latent score distillation as a loss: its gradient on the latents is w(t) · r, its value ½·mean(w r²).
+
+    The gradient is the hosts' convention and not the derivative of the value, which is there to be logged: the value is
+    a mean over the N elements, so that it does not depend on the resolution, while the gradient is w r per element.
+    With `batch_reduction="mean"` both are divided by B. The gradient is multiplied by the incoming one, so a GradScaler
+    and a factor λ3 do what they should.
+
+    Args:
+        latents: v, for its graph only  # [B, C, H, W]
+        residual: r, of `guided_residual`; gets no gradient  # [B, C, H, W]
+        weight: w(t), float32  # number, [] or [B]
+        batch_reduction: "mean" or "sum" over the samples; an empty batch gives 0.
+        nonfinite: "propagate"; "zero": non-finite elements of w r count 0 in value and gradient; "raise" (this
+            synchronises with the host).
+
+    Returns:
+        A scalar, float32 (float64 for a float64 residual). It can be differentiated once.
+
+    Raises:
+        TypeError: a tensor that is not floating; half-precision coefficients.
+        ValueError: a shape, device or option that does not fit.
+        FloatingPointError: with `nonfinite="raise"`, non-finite elements.
+        RuntimeError: when differentiated twice.
+    """
+    op = "score_distillation_loss"
+    _checks.latents(op, "latents", latents)
+    _checks.like(op, "residual", residual, "latents", latents)
+    _checks.reductions(op, batch_reduction, nonfinite)
+    w = _checks.coefficients(op, "weight", weight, residual)
+    value, count = torch.ops.ldp_fast.score_distillation(latents, residual.detach(), w, nonfinite == "zero")
+    if nonfinite == "raise":
+        _checks.raise_nonfinite(op, {"the LSD term": count})
+    return _reduce(value, batch_reduction)
+
+
+def _reduce(values: Tensor, batch_reduction: str) -> Tensor:
+    total = values.sum()
+    return total / max(values.shape[0], 1) if batch_reduction == "mean" else total

@@ -1,0 +1,34 @@
+"""The operators `torch.ops.ldp_fast.*`: importing this package registers them; Triton is imported at the first launch.
+
+Letters, here and in `ldp_fast.reference` and `ldp_fast.kernels`:
+
+    B  batch: samples, each with its own timestep
+    K  copies of the batch that the network saw (2 with classifier-free guidance)
+    C  channels of the latents (4 or 16)
+    H, W  height and width of the latents
+    N  elements of one sample, C·H·W
+    L  feature levels; C_l, H_l, W_l their sizes, M_l = C_l·H_l·W_l
+
+These functions expect checked arguments. The public calls, with checks, defaults and reductions, are in
+`ldp_fast.losses`.
+"""
+
+from . import (
+    combine_gradients,
+    feature_matching,
+    guided_residual,
+    latent_kl,
+    perturb,
+    residual_latents,
+    score_distillation,
+)
+
+__all__ = [
+    "combine_gradients",
+    "feature_matching",
+    "guided_residual",
+    "latent_kl",
+    "perturb",
+    "residual_latents",
+    "score_distillation",
+]

@@ -1,0 +1,152 @@
+"""Registration of the operators `torch.ops.ldp_fast.*`, and which backend serves which device.
+
+An operator module does three things: `define` its schema, `register` its implementations, and
+`register_autograd` or `register_no_gradient`. What runs is then decided per call, by the tensors' device:
+
+* CUDA: the Triton launcher, imported at the first call; the reference for float64.
+* CPU: the reference (or the launcher in Triton's interpreter, see `ldp_fast._settings`).
+* Meta and fake tensors: the shape function.
+
+The shape function allocates the outputs of the launcher too (`launcher(*outputs, *arguments)`), so that shapes,
+dtypes and strides promised to `torch.compile` are the real ones by construction, and tests can hand a launcher
+buffers of their own.
+
+The table of implementations is looked up at call time: reloading an operator's module replaces its functions
+without registering anything twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _settings
+
+NAMESPACE = "ldp_fast"
+
+
+@dataclass
+class Operator:
+    """What stands behind one name in `torch.ops.ldp_fast`."""
+
+    schema: str
+    reference: Callable[..., Any] | None = None
+    launcher: str = ""  # "module:function"
+    fake: Callable[..., Any] | None = None
+    backward: Callable[..., Any] | None = None
+    setup_context: Callable[..., None] | None = None
+
+
+# A namespace can be defined once per process; a reload of this module keeps its globals and so finds both again.
+LIBRARY: torch.library.Library = globals().get("LIBRARY") or torch.library.Library(NAMESPACE, "DEF")
+OPERATORS: dict[str, Operator] = globals().get("OPERATORS") or {}
+
+
+def define(schema: str) -> None:
+    """Defines an operator from its schema, e.g. `"scale(Tensor x, float factor) -> Tensor"`.
+
+    Raises:
+        RuntimeError: the operator exists with another schema.
+    """
+    name = schema.split("(", 1)[0].strip()
+    known = OPERATORS.get(name)
+    if known is None:
+        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        OPERATORS[name] = Operator(schema)
+    elif known.schema != schema:
+        raise RuntimeError(f"{name}: expected the schema it was defined with, got another one; restart Python")
+
+
+def register(name: str, *, reference: Callable[..., Any], launcher: str, fake: Callable[..., Any]) -> None:
+    """Registers the implementations of a defined operator.
+
+    Args:
+        name: the operator's name, without the namespace.
+        reference: the plain PyTorch implementation; takes the operator's arguments.
+        launcher: "module:function" of the Triton launcher; takes the outputs, then the operator's arguments.
+        fake: allocates the outputs; takes the operator's arguments.
+    """
+    operator = OPERATORS[name]
+    fresh = operator.fake is None
+    operator.reference, operator.launcher, operator.fake = reference, launcher, fake
+    if not fresh:
+        return
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return _run(operator, args, kwargs)
+
+    def shapes(*args: Any, **kwargs: Any) -> Any:
+        assert operator.fake is not None
+        return operator.fake(*args, **kwargs)
+
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(name, run, key)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", shapes, lib=LIBRARY)
+
+
+def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+    """Registers the gradient of a registered operator (see `torch.library.register_autograd`)."""
+    operator = OPERATORS[name]
+    fresh = operator.backward is None
+    operator.backward, operator.setup_context = backward, setup_context
+    if not fresh:
+        return
+
+    def run_backward(ctx: Any, *grads: Any) -> Any:
+        assert operator.backward is not None
+        return operator.backward(ctx, *grads)
+
+    def run_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        assert operator.setup_context is not None
+        operator.setup_context(ctx, inputs, output)
+
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", run_backward, setup_context=run_setup, lib=LIBRARY)
+
+
+def register_no_gradient(name: str, reason: str) -> None:
+    """Makes a backward through an operator an error. Without this PyTorch would warn and go on with no gradient."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{name}: expected no backward through this operator ({reason}), got one")
+
+    register_autograd(name, backward, lambda ctx, inputs, output: None)
+
+
+def backward_of(name: str) -> str:
+    """Returns the reason given for the missing gradient of a backward operator."""
+    return f"{name} can be differentiated once, not twice"
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    assert operator.reference is not None and operator.fake is not None
+    tensors = list(_tensors((*args, *kwargs.values())))
+    device = tensors[0].device
+    if not _settings.use_triton(device.type, double=any(t.dtype == torch.float64 for t in tensors)):
+        return operator.reference(*args, **kwargs)
+    launch = _launcher(operator.launcher)
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        outputs = operator.fake(*args, **kwargs)
+        launch(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
+    return outputs
+
+
+@cache
+def _launcher(path: str) -> Callable[..., None]:
+    module, function = path.split(":")
+    return getattr(importlib.import_module(module), function)

@@ -1,0 +1,26 @@
+"""The operators in plain PyTorch: the definition, the CPU backend and the oracle of the tests.
+
+Whatever the inputs are, the arithmetic is float32, or float64 as soon as one input is float64. Coefficients
+(`alpha`, `sigma`, `weight`, `guidance_scale`) are tensors [B] here; the public functions in `ldp_fast.losses` take
+numbers as well and check their arguments.
+"""
+
+from .combine_gradients import combine_gradients
+from .guided_residual import guided_residual
+from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
+from .perturb import perturb
+from .residual_latents import residual_latents, residual_latents_backward
+from .score_distillation import score_distillation, score_distillation_backward
+
+__all__ = [
+    "KL_VARIANCE_FLOOR",
+    "combine_gradients",
+    "guided_residual",
+    "latent_kl",
+    "latent_kl_backward",
+    "perturb",
+    "residual_latents",
+    "residual_latents_backward",
+    "score_distillation",
+    "score_distillation_backward",
+]

@@ -1,0 +1,143 @@
+"""Compiles Triton kernels for a GPU that need not be there, and reads the machine code.
+
+`compile_kernel` takes a kernel and one value per argument, as a launcher would pass them, and asks Triton for the
+binary of an architecture; `MachineCode` counts instructions in its disassembly (by Triton's own nvdisasm).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ARCHITECTURES = (80, 90)
+
+ALIGNED = [["tt.divisibility", 16]]
+
+
+def needs_compiler() -> pytest.MarkDecorator:
+    """Returns a mark that skips where Triton cannot compile: not installed, or told to interpret."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return pytest.mark.skip(reason=f"Triton is not importable: {error}")
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        return pytest.mark.skip(reason="TRITON_INTERPRET is set: Triton interprets and does not compile")
+    if sys.platform != "linux":
+        return pytest.mark.skip(reason="Triton's disassembler comes with its Linux wheel only")
+    return pytest.mark.filterwarnings("default")
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """The disassembly of one kernel.
+
+    Attributes:
+        name: of the kernel.
+        architecture: 80 for sm_80.
+        sass: the disassembly.
+        shared: bytes of shared memory.
+    """
+
+    name: str
+    architecture: int
+    sass: str
+    shared: int
+
+    @cached_property
+    def opcodes(self) -> Counter[str]:
+        """How often each instruction stands in the code, with its modifiers: `LDG.E.128`."""
+        return Counter(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]+)", self.sass, re.M))
+
+    def global_loads(self, bits: int | None = None) -> int:
+        """Counts loads from global memory, of any width or of 128, 64, 32, 16 or 8 bits."""
+        return self._count("LDG", bits)
+
+    def global_stores(self, bits: int | None = None) -> int:
+        """Counts stores to global memory, of any width or of 128, 64, 32, 16 or 8 bits."""
+        return self._count("STG", bits)
+
+    def local_accesses(self) -> int:
+        """Counts accesses of local memory: spilled registers and arrays that did not fit."""
+        return sum(count for opcode, count in self.opcodes.items() if opcode.split(".")[0] in ("LDL", "STL"))
+
+    def _count(self, opcode: str, bits: int | None) -> int:
+        return sum(
+            n for name, n in self.opcodes.items() if name.split(".")[0] == opcode and bits in (None, _width(name))
+        )
+
+
+def _width(opcode: str) -> int:
+    parts = opcode.split(".")
+    for width in (128, 64):
+        if str(width) in parts:
+            return width
+    narrow = {"U8": 8, "S8": 8, "U16": 16, "S16": 16}
+    return next((narrow[part] for part in parts if part in narrow), 32)
+
+
+def compile_kernel(
+    kernel: Any, arguments: dict[str, Any], architecture: int, *, num_warps: int = 4, num_stages: int = 3
+) -> MachineCode:
+    """Compiles a kernel for an architecture and disassembles it.
+
+    Args:
+        kernel: a `@triton.jit` function.
+        arguments: for every parameter a Triton type ("*fp16", "i32", "fp32"), with ":16" appended when pointer or
+            integer is to be taken as a multiple of 16, as Triton does for such values at a launch; a tuple of these;
+            or a constant (None included) where the parameter is a compile-time one.
+        architecture: 80 for sm_80.
+        num_warps: as in a launch.
+        num_stages: as in a launch.
+
+    Raises:
+        TypeError: a parameter without a value, or a value without a parameter.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if set(arguments) != set(kernel.arg_names):
+        raise TypeError(f"{kernel.__name__}: expected values for {kernel.arg_names}, got {list(arguments)}")
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+
+    def describe(value: Any, path: tuple[int, ...]) -> Any:
+        if isinstance(value, tuple):
+            return tuple(describe(part, (*path, index)) for index, part in enumerate(value))
+        if isinstance(value, str) and re.fullmatch(r"(\*[a-z0-9]+|[iu]\d+|fp\d+|bf16)(:16)?", value):
+            if value.endswith(":16"):
+                attributes[path] = ALIGNED
+            return value.removesuffix(":16")
+        constants[path] = value
+        return "constexpr"
+
+    for index, name in enumerate(kernel.arg_names):
+        signature[name] = describe(arguments[name], (index,))
+
+    source = ASTSource(kernel, signature, constants, attributes)
+    target = GPUTarget("cuda", architecture, 32)
+    binary = triton.compile(source, target=target, options={"num_warps": num_warps, "num_stages": num_stages})
+    return MachineCode(kernel.__name__, architecture, disassemble(binary.asm["cubin"]), binary.metadata.shared)
+
+
+def disassemble(cubin: bytes) -> str:
+    """Returns the disassembly of a cubin, by the nvdisasm that comes with Triton's wheel."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        result = subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True, check=True)
+    return result.stdout

@@ -1,0 +1,109 @@
+"""Feature matching where only a GPU can tell: sizes past 2³¹, graphs, synchronisation, bandwidth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldp_fast.losses.feature_matching import feature_matching_loss
+from tests.samples_feature_matching import SMALL, decoder_levels, sample_features, sample_halves
+
+pytestmark = pytest.mark.gpu
+
+
+def needs_memory(gigabytes: int) -> None:
+    free = torch.cuda.mem_get_info()[0]
+    if free < gigabytes << 30:
+        pytest.skip(f"needs {gigabytes} GiB of free GPU memory, found {free >> 30}")
+
+
+@pytest.mark.parametrize("shape", [(1, 512, 2048, 2112), (3, 256, 2048, 2112)], ids=["one sample", "batch"])
+def test_more_elements_than_a_32_bit_index(shape: tuple[int, ...]) -> None:
+    needs_memory(48)
+    x = torch.zeros(shape, dtype=torch.bfloat16, device="cuda")
+    assert x.numel() > 2**31
+    y = torch.zeros_like(x)
+    # Marks near both ends, where an index that wrapped would miss or hit something else.
+    marks = [(0, 1.0), (2**31 - 1, -2.0), (2**31, 3.0), (x.numel() - 1, -4.0)]
+    for index, value in marks:
+        x.view(-1)[index] = value
+    x.requires_grad_()
+    y.requires_grad_()
+    loss, statistics = feature_matching_loss([x], [y], norm="sum", batch_reduction="sum", return_statistics=True)
+    loss.backward()
+    assert loss == 10 and statistics.nonfinite.sum() == 0
+    assert x.grad is not None and y.grad is not None
+    for index, value in marks:
+        assert x.grad.view(-1)[index] == (1 if value > 0 else -1) == -y.grad.view(-1)[index]
+    assert x.grad.count_nonzero() == y.grad.count_nonzero() == len(marks)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_replays_from_a_graph(halves: bool) -> None:
+    def inputs() -> tuple[list[Tensor], list[Tensor] | None, list[Tensor]]:
+        lists = sample_features(SMALL * 4, dtype=torch.bfloat16, device="cuda", layout="channels_last")
+        if halves:
+            both = sample_halves(*lists)
+            return both, None, both
+        return *lists, lists[0] + lists[1]
+
+    features, features_prime, leaves = inputs()
+
+    def step() -> tuple[Tensor, ...]:
+        loss = feature_matching_loss(features, features_prime, nonfinite="zero")
+        assert isinstance(loss, Tensor)
+        return loss, *torch.autograd.grad(loss, leaves)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for _ in range(2):
+        for leaf, fresh in zip(leaves, inputs()[2], strict=True):
+            leaf.data.copy_(fresh.data)
+        graph.replay()
+        assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))
+
+
+def test_never_waits_for_the_device() -> None:
+    lists = sample_features(device="cuda")
+    feature_matching_loss(*lists).backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        feature_matching_loss(*lists, nonfinite="zero", return_statistics=True)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def milliseconds(function: Callable[[], object], repeats: int = 20) -> float:
+    for _ in range(3):
+        function()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(repeats):
+        function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / repeats
+
+
+def test_runs_at_half_of_a_copy_s_bandwidth_or_more() -> None:
+    """At Stable Diffusion's sizes; the benchmark says how much more."""
+    halves = sample_halves(*sample_features(decoder_levels(), batch=1, dtype=torch.bfloat16, device="cuda"))
+    elements = sum(x.numel() for x in halves) // 2
+    source = torch.empty(4 * elements, dtype=torch.bfloat16, device="cuda")
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / milliseconds(lambda: target.copy_(source))
+
+    def step() -> None:
+        torch.autograd.grad(feature_matching_loss(halves, None), halves)
+
+    assert 8.5 * elements / milliseconds(step) > 0.5 * copy
