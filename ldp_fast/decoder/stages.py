@@ -1,0 +1,102 @@
+"""Cuts a VAE's decoder into stages, whatever code base it comes from.
+
+A stage is a module of one tensor argument. The first stage takes the *unscaled* latents `[B, C, h, w]`; each later one
+takes its predecessor's output. Names: `mid` is the mid-block's output, `up0`, `up1`, … the up-blocks' outputs from the
+smallest resolution to the largest. CompVis' `decoder.up[3]` is `up0`, as diffusers' `up_blocks[0]` is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class _Entry(nn.Module):
+    """post_quant_conv (where there is one), then the decoder's first convolution."""
+
+    def __init__(self, post_quant_conv: nn.Module | None, conv_in: nn.Module):
+        super().__init__()
+        self.post_quant_conv = post_quant_conv
+        self.conv_in = conv_in
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        return self.conv_in(latents)
+
+
+class _TinyEntry(nn.Module):
+    """AutoencoderTiny's soft clamp, then its first convolution and activation."""
+
+    def __init__(self, layers: nn.Sequential):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.layers(torch.tanh(latents / 3) * 3)
+
+
+class _CompVisMid(nn.Module):
+    def __init__(self, mid: nn.Module):
+        super().__init__()
+        self.mid = mid
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mid.block_2(self.mid.attn_1(self.mid.block_1(x, None)), None)
+
+
+class _CompVisUp(nn.Module):
+    def __init__(self, level: nn.Module):
+        super().__init__()
+        self.level = level
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index, block in enumerate(self.level.block):
+            x = block(x, None)
+            if len(self.level.attn) > 0:
+                x = self.level.attn[index](x)
+        return self.level.upsample(x) if hasattr(self.level, "upsample") else x
+
+
+def _tiny_stages(layers: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    # conv, activation | blocks, upsample, conv | … | blocks, conv to RGB: a stage ends with the conv after an upsample.
+    stages: list[tuple[str, nn.Module]] = [("in", _TinyEntry(nn.Sequential(*layers[:2])))]
+    current: list[nn.Module] = []
+    for layer in layers[2:]:
+        current.append(layer)
+        if isinstance(layer, nn.Conv2d) and any(isinstance(m, nn.Upsample) for m in current):
+            stages.append((f"up{len(stages) - 1}", nn.Sequential(*current)))
+            current = []
+    return stages
+
+
+def split(vae: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The stages of a VAE's decoder, in order, with their names; the layers past the last level are left out.
+
+    Args:
+        vae: diffusers' AutoencoderKL (any number of blocks, with or without post_quant_conv) or AutoencoderTiny, or a
+            CompVis first-stage model; anything with the same attributes will do.
+
+    Raises:
+        TypeError: the decoder is none of these.
+    """
+    decoder = getattr(vae, "decoder", None)
+    if isinstance(getattr(decoder, "layers", None), nn.Sequential):
+        return _tiny_stages(decoder.layers)
+    if not hasattr(decoder, "conv_in"):
+        raise TypeError(
+            f"FrozenDecoder: vae: expected a diffusers AutoencoderKL or AutoencoderTiny or a CompVis autoencoder "
+            f"(with decoder.conv_in), got {type(vae).__name__}"
+        )
+    stages: list[tuple[str, nn.Module]] = [("in", _Entry(getattr(vae, "post_quant_conv", None), decoder.conv_in))]
+    if hasattr(decoder, "up_blocks"):
+        stages.append(("mid", decoder.mid_block))
+        stages += [(f"up{i}", block) for i, block in enumerate(decoder.up_blocks)]
+    elif hasattr(decoder, "up") and hasattr(decoder, "mid"):
+        stages.append(("mid", _CompVisMid(decoder.mid)))
+        stages += [(f"up{i}", _CompVisUp(level)) for i, level in enumerate(reversed(list(decoder.up)))]
+    else:
+        raise TypeError(
+            f"FrozenDecoder: vae.decoder: expected up_blocks (diffusers) or up (CompVis), got {type(decoder).__name__}"
+        )
+    return stages

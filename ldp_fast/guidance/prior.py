@@ -1,0 +1,372 @@
+"""`LatentDiffusionPrior`: L = λ1·L_FM + λ2·L_KL + λ3·L_LSD on latents (paper §3), as a loss or as a gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..decoder import FrozenDecoder
+from ..errors import UsageError
+from ..losses.functional import (
+    combine_gradients,
+    guided_residual,
+    latent_kl_loss,
+    perturb,
+    residual_latents,
+    score_distillation_loss,
+)
+from .loading import load_components
+from .models import LatentDiffusionModel
+from .outputs import PriorOutput, PriorStatistics, WithGradient
+from .presets import PriorSettings, find_preset
+from .schedule import Schedule, TimestepSampler
+from .text import TextEmbeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One evaluation of the frozen networks: everything that the two modes share."""
+
+    latents: torch.Tensor
+    residual: torch.Tensor
+    alpha: torch.Tensor
+    weight: torch.Tensor
+    timesteps: torch.Tensor
+    grad_v: torch.Tensor | None
+    grad_v_prime: torch.Tensor | None
+    fm_levels: torch.Tensor
+    fm_nonfinite: torch.Tensor
+
+
+class LatentDiffusionPrior(LatentDiffusionModel):
+    """A latent diffusion model as a prior over latents.
+
+    It is no `nn.Module`, so that a host's state dict, optimiser and DDP do not see the frozen networks.
+
+    Args:
+        unet: noise predictor with diffusers' call: `unet(sample, timesteps, encoder_hidden_states=…)`.
+        vae: the autoencoder; its decoder is what feature matching looks into. None is allowed where λ1 is 0.
+        scheduler: a diffusers scheduler; it supplies ᾱ_t and the prediction type.
+        tokenizer, text_encoder: CLIP's, for `encode_prompt`; None where the host brings its own embeddings.
+        tokenizer_2, text_encoder_2: the second pair of SDXL.
+        settings: λ's and conventions; None is `PriorSettings()`.
+        notes: a model's own notes (`guidance_scale`, `words`), see `from_pretrained`.
+        decoder: a `FrozenDecoder` to use in place of one made from `vae`.
+
+    Raises:
+        UsageError: settings that do not fit the models.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        vae: nn.Module | None,
+        scheduler: Any,
+        tokenizer: Any = None,
+        text_encoder: nn.Module | None = None,
+        *,
+        tokenizer_2: Any = None,
+        text_encoder_2: nn.Module | None = None,
+        settings: PriorSettings | None = None,
+        notes: dict[str, Any] | None = None,
+        decoder: FrozenDecoder | None = None,
+    ):
+        super().__init__(unet, vae, tokenizer, text_encoder, tokenizer_2, text_encoder_2, notes)
+        self.scheduler = scheduler
+        self.settings = settings or PriorSettings()
+        self.schedule = Schedule.from_scheduler(scheduler)
+        self._decoder = decoder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "primitives",
+        *,
+        preset: str = "image",
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **changes: Any,
+    ) -> LatentDiffusionPrior:
+        """Loads a model and takes the settings of a preset.
+
+        Args:
+            name: an embedded model (`primitives`), a folder in diffusers' format, or a hub name (owner/name).
+            preset: a row of the paper's §5: jacobian_nerf, latent_nerf, stylegan, layered, image.
+            device: where to; None is the GPU if there is one.
+            dtype: of the networks; None is float16 on a GPU for models other than the embedded, else float32.
+            **changes: fields of `PriorSettings` that differ from the preset.
+
+        Raises:
+            UsageError: unknown model, preset or setting, one line that says what was expected.
+        """
+        settings = apply_changes(find_preset(preset).settings, changes)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if dtype is None:
+            dtype = torch.float16 if where.type == "cuda" and "/" in name else torch.float32
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise UsageError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16; got {dtype!r}")
+        return cls(settings=settings, **load_components(name, where, dtype))
+
+    @property
+    def decoder(self) -> FrozenDecoder:
+        """The frozen decoder, made at first use."""
+        if self._decoder is None:
+            if self.vae is None:
+                raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
+            self._decoder = FrozenDecoder(self.vae, self.settings.levels)
+        return self._decoder
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """s of classifier-free guidance as it is used: the settings', else the model's own, else 100; None: without."""
+        chosen = self.settings.guidance_scale
+        if chosen is False:
+            return None
+        return float(self.notes.get("guidance_scale", 100.0)) if chosen is None else float(chosen)
+
+    def with_settings(self, **changes: Any) -> LatentDiffusionPrior:
+        """Another prior with the same models and other settings; nothing is copied."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.settings = apply_changes(self.settings, changes)
+        if other.settings.levels != self.settings.levels:
+            other._decoder = None
+        return other
+
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        text: TextEmbeddings | torch.Tensor,
+        *,
+        timesteps: torch.Tensor | int | None = None,
+        noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float = 0.0,
+    ) -> PriorOutput:
+        """Loss mode: scalars whose backward multiplies by what comes in (correct under a GradScaler).
+
+        Args:
+            latents: v, `[B, C, H, W]`, scaled as the diffusion model sees them.
+            text: of `encode_prompt`; or the embeddings of the whole doubled batch, `[2B, L, D]` or `[2, L, D]` in the
+                order of the settings (`[B, L, D]` without guidance).
+            timesteps: t, `[B]` int64 or one number; None draws them.
+            noise: ε, the latents' shape; None draws it.
+            generator: source of what is drawn.
+            progress: fraction of the run that is over, for the annealing of t.
+
+        Returns:
+            The scalars, on the graph of `latents`; under `no_grad` their values only.
+        """
+        s, v = self.settings, latents
+        wants_gradient = torch.is_grad_enabled() and v.requires_grad
+        step = self._evaluate(v.detach(), text, timesteps, noise, generator, progress, gradients=wants_gradient)
+        reduce = {"batch_reduction": s.batch_reduction, "nonfinite": s.nonfinite}
+        lsd = score_distillation_loss(v, step.residual, step.weight, **reduce)
+        kl = latent_kl_loss(v, **reduce)
+        elements = v[0].numel() if len(v) else 1
+        if s.scale == "latent":
+            # Same value, N times the gradient: Eq. 3 counted per element, as LSD is.
+            kl = kl.detach() + elements * (kl - kl.detach())
+        fm = _reduce(step.fm_levels.sum(0), s.batch_reduction)
+        if step.grad_v is not None and step.grad_v_prime is not None:
+            gradient = step.grad_v + (1 + step.alpha)[:, None, None, None] * step.grad_v_prime
+            gradient = gradient * (elements if s.scale == "latent" else 1)
+            if s.batch_reduction == "mean":
+                gradient = gradient / max(1, len(v))
+            if s.nonfinite == "zero":
+                gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+            fm = WithGradient.apply(v, fm, gradient)
+        _, statistics = self._combine(step)
+        loss = s.lambda_fm * fm + s.lambda_kl * kl + s.lambda_lsd * lsd
+        return PriorOutput(loss, lsd, fm, kl, statistics)
+
+    @torch.no_grad()
+    def gradient(
+        self,
+        latents: torch.Tensor,
+        text: TextEmbeddings | torch.Tensor,
+        *,
+        timesteps: torch.Tensor | int | None = None,
+        noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: float = 0.0,
+    ) -> tuple[torch.Tensor, PriorStatistics]:
+        """Gradient mode: dL/dv, for hosts that call `latents.backward(gradient=g)`. Keeps no graph, is pure.
+
+        Args: as `__call__`.
+
+        Returns:
+            g, float32 `[B, C, H, W]` (float64 for float64 latents), and the statistics.
+        """
+        return self._combine(self._evaluate(latents.detach(), text, timesteps, noise, generator, progress))
+
+    def _combine(self, step: _Step) -> tuple[torch.Tensor, PriorStatistics]:
+        s = self.settings
+        with torch.no_grad():
+            gradient, terms = combine_gradients(
+                step.latents,
+                step.residual,
+                step.grad_v,
+                step.grad_v_prime,
+                step.alpha,
+                step.weight,
+                lambda_fm=s.lambda_fm if step.grad_v is not None else 0.0,
+                lambda_kl=s.lambda_kl,
+                lambda_lsd=s.lambda_lsd,
+                scale=s.scale,
+                batch_reduction=s.batch_reduction,
+                nonfinite=s.nonfinite,
+            )
+        return gradient, PriorStatistics(
+            timesteps=step.timesteps,
+            alpha=step.alpha,
+            terms=terms._asdict(),
+            fm=step.fm_levels.sum(0),
+            fm_levels=step.fm_levels,
+            fm_nonfinite=step.fm_nonfinite,
+            levels=s.levels if step.grad_v is None else self.decoder.levels,
+        )
+
+    @torch.no_grad()
+    def _evaluate(
+        self,
+        latents: torch.Tensor,
+        text: TextEmbeddings | torch.Tensor,
+        timesteps: torch.Tensor | int | None,
+        noise: torch.Tensor | None,
+        generator: torch.Generator | None,
+        progress: float,
+        *,
+        gradients: bool = True,
+    ) -> _Step:
+        s = self.settings
+        _check_latents(latents, self.unet)
+        batch, device = len(latents), latents.device
+        if timesteps is None:
+            sampler = TimestepSampler(len(self.schedule), *s.timestep_range, s.anneal_to)
+            timesteps = sampler.sample(batch, device, generator, progress)
+        else:
+            timesteps = _as_timesteps(timesteps, batch, device)
+        if noise is None:
+            noise = _draw_noise(latents, generator)
+        elif noise.shape != latents.shape:
+            raise ValueError(f"noise: expected the latents' shape {list(latents.shape)}, got {list(noise.shape)}")
+        schedule = self.schedule.to(device)
+        alpha, sigma = schedule.gather(timesteps)
+        weight = schedule.weight(timesteps, s.weighting)
+        residual = self._residual(latents, text, timesteps, noise, alpha, sigma)
+        grad_v = grad_v_prime = None
+        levels = nonfinite = torch.zeros(0, batch, device=device)
+        if s.lambda_fm != 0 and batch > 0:
+            _, grad_v, grad_v_prime, found = self.decoder.feature_matching(
+                latents,
+                residual_latents(latents.to(residual.dtype), residual, alpha),
+                norm="mean" if s.scale == "latent" else "sum",
+                batch_reduction="sum",
+                nonfinite=s.nonfinite,
+                gradients=gradients,
+                return_statistics=True,
+            )
+            levels, nonfinite = found.level_values, found.nonfinite
+        return _Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite)
+
+    def _residual(
+        self,
+        latents: torch.Tensor,
+        text: TextEmbeddings | torch.Tensor,
+        timesteps: torch.Tensor,
+        noise: torch.Tensor,
+        alpha: torch.Tensor,
+        sigma: torch.Tensor,
+    ) -> torch.Tensor:
+        """r = ε̂ − ε: noising, the UNet, guidance."""
+        s, scale, batch = self.settings, self.guidance_scale, len(latents)
+        copies = 1 if scale is None else 2
+        noisy = perturb(latents, noise, alpha, sigma, copies=copies, dtype=self.dtype)
+        states, extra = self._condition(text, batch, copies, latents.shape[-2:])
+        output = self.unet(noisy, timesteps.repeat(copies), encoder_hidden_states=states, **extra)
+        output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
+        prediction = s.prediction or prediction_type(self.scheduler)
+        return guided_residual(
+            output,
+            noise,
+            guidance_scale=scale,
+            guidance=s.guidance,
+            order=s.order,
+            prediction=prediction,
+            noisy_latents=None if prediction == "epsilon" else noisy[:batch],
+            alpha=None if prediction == "epsilon" else alpha,
+            sigma=None if prediction == "epsilon" else sigma,
+        )
+
+    def _condition(
+        self, text: TextEmbeddings | torch.Tensor, batch: int, copies: int, size: torch.Size
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The UNet's text states `[copies·B, L, D]` in the settings' order, and SDXL's extra conditions."""
+        if isinstance(text, torch.Tensor):
+            if len(text) not in (copies, copies * batch):
+                raise ValueError(
+                    f"text: expected embeddings of {copies} or {copies * batch} rows for {batch} latents, "
+                    f"got {len(text)}"
+                )
+            return text.repeat_interleave(copies * batch // len(text), 0).to(self.dtype), {}
+        text = text.expand(batch)
+        first, second = (text.uncond, text.text), (text.pooled_uncond, text.pooled)
+        if copies == 1:
+            first, second = (text.text,), (text.pooled,)
+        elif self.settings.order == "text_first":
+            first, second = first[::-1], second[::-1]
+        states = torch.cat(first).to(self.dtype)
+        if any(pooled is None for pooled in second):
+            return states, {}
+        # SDXL is told the image's size, no crop, and the target's size.
+        height, width = (8 * k for k in size)
+        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype).to(states.device)
+        conditions = {"text_embeds": torch.cat(second).to(self.dtype), "time_ids": ids.expand(copies * batch, 6)}
+        return states, {"added_cond_kwargs": conditions}
+
+
+def apply_changes(settings: PriorSettings, changes: dict[str, Any]) -> PriorSettings:
+    """`settings` with some fields changed; an unknown field is a `UsageError` that lists them."""
+    known = [field.name for field in dataclasses.fields(PriorSettings)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise UsageError(f"settings: unknown {', '.join(unknown)}; expected some of {', '.join(known)}")
+    return dataclasses.replace(settings, **changes)
+
+
+def prediction_type(scheduler: Any) -> str:
+    """What a scheduler says that its network predicts."""
+    if "FlowMatch" in type(scheduler).__name__:
+        return "flow"
+    return getattr(scheduler.config, "prediction_type", "epsilon")
+
+
+def _check_latents(latents: torch.Tensor, unet: nn.Module) -> None:
+    channels = getattr(getattr(unet, "config", None), "in_channels", None)
+    if latents.ndim != 4 or not latents.is_floating_point() or (channels and latents.shape[1] != channels):
+        raise ValueError(
+            f"latents: expected a floating-point tensor [B, {channels or 'C'}, H, W], "
+            f"got {latents.dtype} {list(latents.shape)}"
+        )
+
+
+def _as_timesteps(timesteps: torch.Tensor | int, batch: int, device: torch.device) -> torch.Tensor:
+    if not isinstance(timesteps, torch.Tensor):
+        return torch.full((batch,), int(timesteps), device=device)
+    if timesteps.numel() not in (1, batch) or timesteps.is_floating_point():
+        raise ValueError(f"timesteps: expected 1 or {batch} integers, got {timesteps.dtype} {list(timesteps.shape)}")
+    return timesteps.to(device).reshape(-1).expand(batch)
+
+
+def _draw_noise(latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    where = generator.device if generator is not None else latents.device
+    dtype = torch.promote_types(latents.dtype, torch.float32)
+    return torch.randn(latents.shape, generator=generator, device=where, dtype=dtype).to(latents.device)
+
+
+def _reduce(values: torch.Tensor, batch_reduction: str) -> torch.Tensor:
+    return values.mean() if batch_reduction == "mean" and len(values) else values.sum()

@@ -1,0 +1,121 @@
+"""CLIP retrieval: R-Precision, does CLIP pick the right caption among distractors (paper Table 1)."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import UsageError
+
+
+class ClipScorer:
+    """A CLIP model with its tokenizer and its image normalisation.
+
+    Args:
+        model: transformers' CLIPModel.
+        tokenizer: its tokenizer.
+        mean: of the channels, subtracted from images in [0, 1].
+        std: of the channels.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, mean: Sequence[float], std: Sequence[float]):
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self._mean, self._std = (torch.tensor(list(x)).view(1, 3, 1, 1) for x in (mean, std))
+
+    @classmethod
+    def from_pretrained(cls, name: str = "primitives", device: str | torch.device = "cpu") -> ClipScorer:
+        """Loads the CLIP of an embedded model (or of a folder made like one), a CLIP's own folder, or a hub name.
+
+        Raises:
+            UsageError: it cannot be loaded; the reason is in the message.
+        """
+        from transformers import CLIPModel, CLIPTokenizer
+
+        from ..guidance.loading import ZOO, embedded_models, quietly
+
+        folder, tokenizer = pathlib.Path(name), name
+        if name in embedded_models():
+            folder = ZOO / name
+        if (folder / "clip").is_dir():
+            folder, tokenizer = folder / "clip", str(folder / "tokenizer")
+        try:
+            with quietly():
+                model = CLIPModel.from_pretrained(str(folder), dtype=torch.float32)
+            words = CLIPTokenizer.from_pretrained(tokenizer)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"clip: could not load {name!r}: {str(error).strip().splitlines()[0]}") from error
+        config = folder / "preprocessor_config.json"
+        # OpenAI's constants where a folder does not bring its own.
+        how = json.loads(config.read_text()) if config.is_file() else {}
+        mean = how.get("image_mean", [0.48145466, 0.4578275, 0.40821073])
+        std = how.get("image_std", [0.26862954, 0.26130258, 0.27577711])
+        return cls(model.to(device), words, mean, std)
+
+    @torch.no_grad()
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit features `[B, E]` of images `[B, 3, H, W]` in [0, 1]."""
+        size = self.model.config.vision_config.image_size
+        device = next(self.model.parameters()).device
+        images = images.to(device, torch.float32)
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = (images - self._mean.to(device)) / self._std.to(device)
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, captions: Sequence[str]) -> torch.Tensor:
+        """Unit features `[B, E]` of captions."""
+        limit = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
+        )
+        device = next(self.model.parameters()).device
+        pooled = self.model.text_model(input_ids=tokens.input_ids.to(device)).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=-1)
+
+
+def r_precision(
+    scorer: ClipScorer,
+    images: torch.Tensor,
+    captions: Sequence[str],
+    pool: Sequence[str],
+    *,
+    distractors: int = 99,
+    seed: int = 0,
+) -> torch.Tensor:
+    """For each image: is its own caption nearer than every one of `distractors` others?
+
+    Args:
+        scorer: the CLIP that judges.
+        images: `[B, 3, H, W]` in [0, 1].
+        captions: B captions, the right ones.
+        pool: where distractors are drawn from, without replacement and never the right one.
+        distractors: how many (the paper: 99).
+        seed: of the draw.
+
+    Returns:
+        `[B]` bool; its mean is the R-Precision. A tie counts as wrong.
+
+    Raises:
+        ValueError: the pool is too small.
+    """
+    names = list(dict.fromkeys(pool))
+    if len(names) <= distractors:
+        raise ValueError(f"r_precision: pool: expected more than {distractors} different captions, got {len(names)}")
+    index = {name: i for i, name in enumerate(names)}
+    features = torch.cat([scorer.text_features(names[i : i + 256]) for i in range(0, len(names), 256)])
+    seen = torch.cat([scorer.image_features(x) for x in images.split(64)])
+    similarity, own = seen @ features.T, (seen * scorer.text_features(captions)).sum(1)
+    generator = torch.Generator().manual_seed(seed)
+    right = []
+    for row, caption in enumerate(captions):
+        order = torch.randperm(len(names), generator=generator)
+        others = order[order != index.get(caption, -1)][:distractors]
+        right.append(bool(own[row] > similarity[row, others.to(similarity.device)].max()))
+    return torch.tensor(right)

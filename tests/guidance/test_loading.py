@@ -1,0 +1,188 @@
+"""Models as users have them: folders in diffusers' format, SD 2.x, SDXL, TAESD, and names that are wrong."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+import torch
+
+from ldp_fast.errors import UsageError
+from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
+
+from ..models import (
+    TEXT_WIDTH,
+    CompVisAutoencoder,
+    save_stable_diffusion,
+    scheduler,
+    tiny_autoencoder,
+    tiny_text_encoder,
+    tiny_tokenizer,
+    tiny_unet,
+    tiny_vae,
+)
+from .naive import naive_gradient
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_folder_in_diffusers_format(tmp_path: pathlib.Path, prediction: str) -> None:
+    folder = save_stable_diffusion(tmp_path / "sd", prediction=prediction)
+    prior = LatentDiffusionPrior.from_pretrained(str(folder), preset="stylegan", device="cpu", guidance_scale=4.0)
+    assert prior.settings.lambda_fm == 3.0 and prior.settings.weighting == "dreamfusion"
+    assert prior.dtype == torch.float32 and prior.latent_shape == (4, 8, 8)
+    assert not any(p.requires_grad for p in prior.unet.parameters())
+    text = prior.encode_prompt(["abc", "xyz"], negative_prompt="bad")
+    assert text.text.shape == (2, 16, TEXT_WIDTH) and text.pooled is None
+    assert torch.equal(text.uncond[0], text.uncond[1]) and not torch.equal(text.text[0], text.text[1])
+    v, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    t = torch.tensor([100, 700])
+    expected, _ = naive_gradient(
+        prior.unet,
+        prior.vae,
+        prior.scheduler,
+        prior.settings,
+        4.0,
+        prediction,
+        v,
+        text.uncond,
+        text.text,
+        t,
+        noise,
+    )
+    grad, _ = prior.gradient(v, text, timesteps=t, noise=noise)
+    assert (grad - expected).norm() < 1e-3 * expected.norm()
+    image = prior.decode(v)
+    assert image.shape == (2, 3, 64, 64) and 0 <= image.min() and image.max() <= 1
+    pixels = image.clone().requires_grad_()
+    prior.encode(pixels, torch.Generator().manual_seed(0)).square().sum().backward()
+    assert pixels.grad.abs().sum() > 0
+
+
+def test_sdxl_conditions_reach_the_unet(tmp_path: pathlib.Path) -> None:
+    unet, vae = tiny_unet(sdxl=True), tiny_vae()
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
+    prior = LatentDiffusionPrior(
+        unet,
+        vae,
+        scheduler(),
+        tokenizer,
+        tiny_text_encoder(),
+        tokenizer_2=tokenizer,
+        text_encoder_2=tiny_text_encoder(projection=True),
+        settings=PriorSettings(0.3, 0.1, guidance_scale=3.0),
+    )
+    text = prior.encode_prompt("abc", "xyz")
+    assert text.text.shape == (1, 16, 2 * TEXT_WIDTH) and text.pooled.shape == (1, TEXT_WIDTH)
+    v, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([10, 600])
+    grad, _ = prior.gradient(v, text, timesteps=t, noise=noise)
+    both = text.expand(2)
+    extra = {
+        "added_cond_kwargs": {
+            "text_embeds": torch.cat([both.pooled_uncond, both.pooled]),
+            "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]]).expand(4, 6),
+        }
+    }
+    expected, _ = naive_gradient(
+        unet,
+        vae,
+        scheduler(),
+        prior.settings,
+        3.0,
+        "epsilon",
+        v,
+        both.uncond,
+        both.text,
+        t,
+        noise,
+        extra,
+    )
+    assert (grad - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_autoencoder_tiny_and_compvis_as_the_vae() -> None:
+    text = TextEmbeddings(torch.randn(1, 5, TEXT_WIDTH), torch.randn(1, 5, TEXT_WIDTH))
+    v, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    settings = PriorSettings(0.3, 0.1, guidance_scale=3.0)
+    call = {"timesteps": 300, "noise": noise}
+    tiny = LatentDiffusionPrior(tiny_unet(), tiny_autoencoder(), scheduler(), settings=settings)
+    grad, statistics = tiny.gradient(v, text, **call)
+    assert torch.isfinite(grad).all() and statistics.levels == ("up0", "up1", "up2")
+    assert tiny.decode(v).shape == (1, 3, 64, 64)
+    from ldp_fast.decoder import FrozenDecoder
+
+    vae = tiny_vae()
+    decoder = FrozenDecoder(CompVisAutoencoder(vae), scaling_factor=vae.config.scaling_factor)
+    ours = LatentDiffusionPrior(tiny_unet(), None, scheduler(), settings=settings, decoder=decoder)
+    theirs = LatentDiffusionPrior(tiny_unet(), vae, scheduler(), settings=settings)
+    torch.testing.assert_close(ours.gradient(v, text, **call)[0], theirs.gradient(v, text, **call)[0])
+
+
+def test_flow_matching_scheduler_supplies_alpha_and_sigma() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from ldp_fast.guidance import Schedule
+
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    schedule = Schedule.from_scheduler(flow)
+    alpha, sigma = schedule.gather(torch.tensor([0, 499, 999]))
+    torch.testing.assert_close(alpha + sigma, torch.ones(3))
+    torch.testing.assert_close(sigma[-1], torch.tensor(1.0))
+    torch.testing.assert_close(sigma[1], torch.tensor(3 * 0.5 / 2))
+    with pytest.raises(TypeError, match="alphas_cumprod"):
+        Schedule.from_scheduler(object())
+
+
+def test_alphas_are_square_roots_in_float32() -> None:
+    from ldp_fast.guidance import Schedule
+
+    schedule = Schedule.from_scheduler(scheduler())
+    t = torch.tensor([0, 20, 980])
+    alpha, sigma = schedule.gather(t)
+    alpha_bar = scheduler().alphas_cumprod.double()[t]
+    assert alpha.dtype == torch.float32
+    torch.testing.assert_close(alpha, alpha_bar.sqrt().float(), rtol=0, atol=0)
+    torch.testing.assert_close(sigma, (1 - alpha_bar).sqrt().float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("primitive", "neither an embedded model"),
+        ("/nowhere/model", "there is no folder"),
+        ("./nowhere", "there is no folder"),
+    ],
+)
+def test_wrong_names(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        LatentDiffusionPrior.from_pretrained(name)
+    assert "\n" not in str(raised.value)
+
+
+def test_wrong_folder_preset_setting_and_dtype(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match=r"without model_index\.json"):
+        LatentDiffusionPrior.from_pretrained(str(tmp_path))
+    with pytest.raises(UsageError, match="preset: expected one of jacobian_nerf"):
+        LatentDiffusionPrior.from_pretrained("primitives", preset="imag")
+    with pytest.raises(UsageError, match="settings: unknown lambda_fn"):
+        LatentDiffusionPrior.from_pretrained("primitives", lambda_fn=1.0)
+    with pytest.raises(UsageError, match="dtype: expected"):
+        LatentDiffusionPrior.from_pretrained("primitives", dtype="half")
+    broken = save_stable_diffusion(tmp_path / "sd")
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not a model")
+    with pytest.raises(UsageError, match="could not load") as raised:
+        LatentDiffusionPrior.from_pretrained(str(broken))
+    assert "\n" not in str(raised.value)
+
+
+def test_prompts_are_checked(tmp_path: pathlib.Path) -> None:
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), scheduler())
+    with pytest.raises(UsageError, match="no tokenizer"):
+        prior.encode_prompt("abc")
+    prior.tokenizer, prior.text_encoder = tiny_tokenizer(tmp_path), tiny_text_encoder()
+    with pytest.raises(UsageError, match="empty prompt"):
+        prior.encode_prompt("  ")
+    with pytest.raises(UsageError, match="negative_prompt: expected 1 or 3"):
+        prior.encode_prompt(["a", "b", "c"], ["x", "y"])
+    prior.notes = {"words": ["a", "red", "cube"], "prompt_help": "red cubes"}
+    with pytest.raises(UsageError, match="does not know 'hamburger'; it knows: red cubes"):
+        prior.encode_prompt("a red hamburger")
