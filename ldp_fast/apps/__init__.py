@@ -1,0 +1,1 @@
+"""The paper's applications, each a command of `ldp-fast`."""

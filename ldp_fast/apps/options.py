@@ -1,0 +1,102 @@
+"""The prior's options on a command line, the same for every application."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..guidance import PRESETS, LatentDiffusionPrior
+from ..guidance.presets import find_preset
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Fields of PriorSettings that a run records and that the flags may change.
+FIELDS = (
+    "lambda_fm",
+    "lambda_kl",
+    "lambda_lsd",
+    "guidance_scale",
+    "guidance",
+    "weighting",
+    "scale",
+    "nonfinite",
+    "levels",
+    "timestep_range",
+    "anneal_to",
+)
+
+
+def add_prior_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
+    """Adds the model's and the prior's flags; what is not given is left to the preset."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", default="primitives", help="embedded model, folder in diffusers' format, or hub name (owner/name)"
+    )
+    model.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: float16 for hub models on a GPU)")
+    prior = parser.add_argument_group("prior", "what is not given comes from the preset (docs/mathematics.md)")
+    prior.add_argument("--preset", default=preset, metavar="NAME", help=f"{', '.join(PRESETS)} (default: {preset})")
+    prior.add_argument("--lambda-fm", type=float, metavar="L1", help="weight of feature matching; 0 skips the decoder")
+    prior.add_argument("--lambda-kl", type=float, metavar="L2", help="weight of the KL regulariser")
+    prior.add_argument("--lambda-lsd", type=float, metavar="L3", help="weight of latent score distillation")
+    prior.add_argument("--guidance-scale", type=float, metavar="S", help="of classifier-free guidance")
+    prior.add_argument("--guidance", help="from_uncond or from_text")
+    prior.add_argument("--weighting", help="w(t): uniform, dreamfusion or latent_nerf")
+    prior.add_argument("--scale", help="latent or literal")
+    prior.add_argument("--nonfinite", help="propagate, zero or raise")
+    prior.add_argument("--levels", nargs="+", metavar="LEVEL", help="decoder levels: mid up0 up1 …")
+    prior.add_argument("--timestep-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="such as 0.02 0.98")
+    prior.add_argument("--anneal-to", type=float, metavar="HIGH", help="upper fraction at the end of the run")
+
+
+def prior_configuration(args: argparse.Namespace) -> dict[str, Any]:
+    """Model, device, precision and every resolved setting, as plain data for a run's record."""
+    if args.dtype is not None and args.dtype not in DTYPES:
+        raise UsageError(f"--dtype: expected one of {', '.join(DTYPES)}; got {args.dtype!r}")
+    changes = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
+    for name in ("levels", "timestep_range"):
+        if name in changes:
+            changes[name] = tuple(changes[name])
+    settings = dataclasses.replace(find_preset(args.preset).settings, **changes)
+    return {
+        "model": args.model,
+        "device": args.device,
+        "dtype": args.dtype,
+        "preset": args.preset,
+        "settings": {name: getattr(settings, name) for name in FIELDS},
+    }
+
+
+def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
+    """The prior that a configuration describes, with per-sample gradients.
+
+    Raises:
+        UsageError: unknown model, device, level, ….
+    """
+    changes = dict(configuration["settings"])
+    for name in ("levels", "timestep_range"):
+        changes[name] = tuple(changes[name])
+    dtype = DTYPES[configuration["dtype"]] if configuration["dtype"] else None
+    device = configuration["device"]
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"--device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    prior = LatentDiffusionPrior.from_pretrained(
+        configuration["model"],
+        preset=configuration["preset"],
+        device=device,
+        dtype=dtype,
+        batch_reduction="sum",
+        **changes,
+    )
+    if prior.settings.lambda_fm != 0:
+        try:
+            _ = prior.decoder
+        except (ValueError, TypeError) as error:
+            raise UsageError(str(error)) from None
+    return prior
