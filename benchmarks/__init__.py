@@ -1,0 +1,1 @@
+"""Benchmarks of the operators: `pytest benchmarks`; see `benchmarks/conftest.py`."""

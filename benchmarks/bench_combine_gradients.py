@@ -1,0 +1,20 @@
+"""combine_gradients: the last step of gradient mode, with all its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ldp_fast import losses, reference
+from tests.samples import sample_inputs
+
+from .conftest import SIZES
+
+
+def test_combine_gradients(measure: Callable[..., None], device: str, size: str) -> None:
+    def inputs(seed: int) -> dict[str, Any]:
+        return sample_inputs("combine_gradients", shape=SIZES[size], dtype=torch.float32, device=device, seed=seed)
+
+    measure("combine_gradients", {"eager": reference.combine_gradients, "ours": losses.combine_gradients}, inputs)

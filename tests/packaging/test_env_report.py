@@ -1,0 +1,134 @@
+"""`ldp-fast env` says what is there and, where something is not active, why; it never fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+
+from ldp_fast import env_report
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LDP_FAST_BACKEND", "TRITON_INTERPRET", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_report_is_plain_data_and_complete() -> None:
+    report = json.loads(json.dumps(env_report.collect()))
+    assert report.keys() == {"versions", "devices", "backends", "tools", "models"}
+    assert report["versions"]["torch"] == torch.__version__ or report["versions"]["torch"] != env_report.ABSENT
+    assert {"ldp_fast", "python", "os", "triton", "diffusers", "transformers", "tinycudann", "nerfacc", "numpy"} <= set(
+        report["versions"]
+    )
+    assert report["devices"]["cpu"]["cores"] >= 1
+    for name in ("reference", "triton", "extension", "tinycudann"):
+        assert isinstance(report["backends"][name]["active"], bool) and report["backends"][name]["why"]
+
+
+def test_the_text_says_everything() -> None:
+    report = env_report.collect()
+    text = env_report.as_text(report)
+    for section in report:
+        assert f"\n{section}\n" in f"\n{text}\n"
+    for name, version in report["versions"].items():
+        assert any(line.split(maxsplit=1) == [name, version] for line in text.splitlines()), name
+    assert report["backends"]["triton"]["why"] in text
+
+
+def test_a_missing_triton_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    found = env_report.triton("auto")
+    assert not found["active"] and "cannot be imported" in found["why"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "interpret", "gpu", "active", "why"),
+    [
+        ("auto", "0", False, False, "no GPU"),
+        ("auto", "0", True, True, "serves CUDA tensors"),
+        ("reference", "0", True, False, "LDP_FAST_BACKEND=reference"),
+        ("triton", "1", False, True, "interpreter"),
+        ("auto", "1", False, False, "interpreter"),
+        (None, "0", True, False, "invalid"),
+    ],
+)
+def test_why_triton_is_active_or_not(
+    monkeypatch: pytest.MonkeyPatch, setting: str | None, interpret: str, gpu: bool, active: bool, why: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
+    monkeypatch.setattr(env_report, "gpus", lambda: [{"name": "a GPU"}] if gpu else [])
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    found = env_report.triton(setting)
+    assert found["active"] is active and why in found["why"]
+
+
+def test_an_invalid_backend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDP_FAST_BACKEND", "quick")
+    found = env_report.backends()
+    assert "got 'quick'" in found["LDP_FAST_BACKEND"]
+    assert not found["reference"]["active"] and not found["triton"]["active"]
+    assert "got 'quick'" in env_report.as_text({"backends": found})
+
+
+def extension(monkeypatch: pytest.MonkeyPatch, **members: Any) -> dict[str, Any]:
+    module = types.ModuleType("ldp_fast._C")
+    module.__dict__.update(members)
+    monkeypatch.setitem(sys.modules, "ldp_fast._C", module)
+    return env_report.extension()
+
+
+def test_an_extension_that_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(env_report, "_torch", lambda: torch)
+    monkeypatch.setattr(env_report.importlib, "import_module", missing)
+    found = env_report.extension()
+    assert not found["active"] and "not built" in found["why"]
+
+
+def test_an_extension_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Any:
+        raise ImportError("undefined symbol: x")
+
+    monkeypatch.setattr(env_report, "_torch", lambda: torch)
+    monkeypatch.setattr(env_report.importlib, "import_module", broken)
+    found = env_report.extension()
+    assert not found["active"] and "undefined symbol: x" in found["why"]
+
+
+def test_an_extension_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = extension(monkeypatch, build_info=lambda: {"cuda": None, "architectures": [], "compiler": "GCC"})
+    assert found["active"] and found["why"] == "built without CUDA"
+    assert "compiler GCC" in env_report.as_text({"backends": {"extension": found}})
+
+
+def test_an_extension_without_code_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_code(index: int) -> dict[str, int]:
+        raise RuntimeError(f"device_code: no code for device {index}")
+
+    monkeypatch.setattr(env_report, "gpus", lambda: [{}])
+    found = extension(
+        monkeypatch, build_info=lambda: {"cuda": "13.0", "architectures": ["8.0", "9.0"]}, device_code=no_code
+    )
+    assert found["why"] == "built with CUDA 13.0 for 8.0, 9.0; device_code: no code for device 0"
+
+
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env_report, "_torch", lambda: None)
+    report = env_report.collect()
+    assert report["devices"]["gpus"] == []
+    assert report["backends"]["extension"] == {"active": False, "why": "torch is not installed"}
+    assert env_report.as_text(report)
+
+
+@pytest.mark.gpu
+def test_gpus_are_listed() -> None:
+    assert len(env_report.gpus()) == torch.cuda.device_count()
+    assert env_report.triton("auto")["active"]

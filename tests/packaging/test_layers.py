@@ -1,0 +1,118 @@
+"""Imports go one way (docs/architecture.md): every import of ours, in every file, points downwards.
+
+cli → apps → {integrations, zoo} → metrics → guidance → {decoder, nerf} → losses → ops → {reference, kernels, _C}
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .installation import ROOT
+
+LAYERS = (
+    {"errors", "_settings"},
+    {"reference", "kernels", "_C"},
+    {"ops"},
+    {"losses"},
+    {"decoder", "nerf"},
+    {"guidance"},
+    {"metrics"},
+    {"integrations", "zoo"},
+    {"apps", "env_report"},
+    {"cli"},
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+ALONE = {"reference", "kernels"}  # these import nothing of ours, not even errors
+FRONT_DOOR = ROOT / "ldp_fast" / "__init__.py"  # re-exports lazily; test_import.py looks after it
+FILES = sorted({*(ROOT / "ldp_fast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")} - {FRONT_DOOR})
+
+
+def module_of(path: Path) -> list[str]:
+    """The dotted name of a file, as parts."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    if parts[0] == "kernels":
+        parts = ["ldp_fast", "kernels", *parts[2:]]
+    return parts
+
+
+def imports(source: str, module: list[str], package: bool) -> Iterator[tuple[int, str]]:
+    """Line and room of every import of ours: `ldp_fast.ops.x` is of the room `ops`. Lazy ones count as well."""
+    base = module if package else module[:-1]
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = base[: len(base) - node.level + 1] if node.level else []
+            origin = ".".join([*start, *(node.module.split(".") if node.module else [])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == "ldp_fast":
+                yield node.lineno, rest.split(".")[0]
+
+
+def violations(source: str, module: list[str], package: bool) -> list[str]:
+    """What a file imports against the arrows."""
+    room = module[1]
+    found = []
+    for line, target in imports(source, module, package):
+        allowed = target == room or (
+            room not in ALONE and (RANK.get(target, -1) < RANK[room] if target in RANK else target == "__version__")
+        )
+        if not allowed:
+            found.append(f"{'.'.join(module)}:{line}: {room} imports {target or 'the whole package'}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downwards(path: Path) -> None:
+    module = module_of(path)
+    package = module[-1] == "__init__"
+    assert not violations(path.read_text(), module[:-1] if package else module, package)
+
+
+def test_every_room_has_a_layer() -> None:
+    rooms = {module_of(path)[1] for path in FILES}
+    assert rooms <= RANK.keys(), f"give {rooms - RANK.keys()} a place in LAYERS"
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("ops", "from ..losses import functional"),
+        ("losses", "import ldp_fast.guidance"),
+        ("losses", "def f():\n    from ldp_fast.apps import files"),
+        ("reference", "from ..errors import UsageError"),
+        ("kernels", "from ldp_fast import _settings"),
+        ("losses", "from .. import decoder"),
+        ("ops", "import importlib\nimportlib.import_module('ldp_fast.guidance.prior')"),
+        ("guidance", "import ldp_fast"),
+    ],
+)
+def test_the_check_sees_an_upward_import(room: str, source: str) -> None:
+    assert len(violations(source, ["ldp_fast", room, "x"], False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("ops", "from ..reference import perturb\nfrom . import _library\nfrom .. import _settings"),
+        ("apps", "from ..errors import UsageError\nimport ldp_fast.guidance.prior\nimport torch"),
+        ("kernels", "from . import _host\nimport triton"),
+    ],
+)
+def test_the_check_allows_a_downward_import(room: str, source: str) -> None:
+    assert violations(source, ["ldp_fast", room, "x"], False) == []
+
+
+def test_kernels_and_reference_do_not_read_the_environment() -> None:
+    for path in FILES:
+        if module_of(path)[1] in ALONE:
+            assert "environ" not in path.read_text(), path

@@ -1,0 +1,197 @@
+"""The build's switches: what they accept, what they decide, and that required parts fail rather than go missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .installation import ROOT, copy_checkout, install, make_environment, run
+
+SWITCHES = ("LDP_FAST_EXT", "LDP_FAST_CUDA", "MAX_JOBS", "NVCC_THREADS", "DEBUG", "CUDA_HOME", "CUDA_PATH", "CXX")
+
+
+@pytest.fixture
+def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """setup.py as a module, with none of its switches set, in the repository's root."""
+    for name in (*SWITCHES, "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location("setup_under_test", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH with the C++ compiler and without nvcc."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("c++", "g++", "cc", "gcc", "ld", "as", "ninja"):
+        found = shutil.which(name)
+        if found:
+            (folder / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def test_setup_stays_short() -> None:
+    assert len((ROOT / "setup.py").read_text().splitlines()) <= 150
+
+
+def test_metadata_needs_no_torch(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path / "checkout")
+    python = make_environment(tmp_path / "environment")
+    done = run([str(python), "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)], cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ldp_fast.egg-info" / "PKG-INFO").is_file()
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ("compute_75\ncompute_80\ncompute_90\ncompute_100\ncompute_120\ncompute_121\n", "8.0;9.0;12.0+PTX"),
+        ("compute_75\ncompute_80\ncompute_86\ncompute_90\n", "8.0;9.0+PTX"),  # CUDA 12.6 does not know 12.0
+        ("", "8.0+PTX"),
+    ],
+)
+def test_default_architectures(setup: ModuleType, known: str, expected: str) -> None:
+    assert setup.default_architectures(known) == expected
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "on"])
+@pytest.mark.parametrize("name", ["LDP_FAST_CUDA", "LDP_FAST_EXT"])
+def test_switches_are_checked(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=f"{name}: expected 0, 1 or auto, got '{value}'"):
+        setup.build_arguments()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_max_jobs_is_checked(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MAX_JOBS", value)
+    with pytest.raises(SystemExit, match="MAX_JOBS: expected a number above 0"):
+        setup.build_arguments()
+
+
+def test_required_cuda_fails_without_nvcc(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, no_nvcc: Path) -> None:
+    monkeypatch.setenv("LDP_FAST_CUDA", "1")
+    with pytest.raises(
+        SystemExit, match="LDP_FAST_CUDA=1: expected an nvcc in CUDA_HOME/bin or on the PATH, found none"
+    ):
+        setup.build_arguments()
+
+
+def test_required_cuda_contradicts_no_extension(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDP_FAST_CUDA", "1")
+    monkeypatch.setenv("LDP_FAST_EXT", "0")
+    with pytest.raises(SystemExit, match="contradicts"):
+        setup.build_arguments()
+
+
+def test_auto_leaves_cuda_out_without_nvcc(setup: ModuleType, no_nvcc: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if not shutil.which("c++"):
+        pytest.skip("no C++ compiler")
+    (module,) = setup.build_arguments()["ext_modules"]
+    assert all(source.endswith(".cpp") for source in module.sources)
+    assert ("USE_CUDA", None) not in module.define_macros
+    assert "CUDA is left out" in capfd.readouterr().err
+
+
+def test_no_compiler_leaves_the_extension_out(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert setup.build_arguments() == {}
+    monkeypatch.setenv("LDP_FAST_EXT", "1")
+    with pytest.raises(SystemExit, match=r"LDP_FAST_EXT=1.*expected C\+\+ compiler, found none"):
+        setup.build_arguments()
+
+
+def fake_nvcc(folder: Path, release: str = "13.0") -> None:
+    """An nvcc that answers what setup.py asks, and compiles nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script = f'#!/bin/sh\ncase "$1" in\n--version) echo "release {release}, V";;\n--list-gpu-arch) echo compute_90;;\n'
+    (folder / "nvcc").write_text(script + "*) exit 1;;\nesac\n")
+    (folder / "nvcc").chmod(0o755)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvcc is a shell script")
+def test_nvcc_decides_and_no_gpu_does(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, no_nvcc: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("the build asked for a GPU"))
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")
+    fake_nvcc(tmp_path / "toolkit" / "bin")
+    monkeypatch.setenv("PATH", f"{no_nvcc}:/bin:/usr/bin")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    monkeypatch.setenv("NVCC_THREADS", "4")
+    if not shutil.which("c++"):
+        pytest.skip("no C++ compiler")
+    (module,) = setup.build_arguments()["ext_modules"]
+    assert any(source.endswith(".cu") for source in module.sources)
+    assert "--threads=4" in module.extra_compile_args["nvcc"]
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0+PTX"
+    assert torch.utils.cpp_extension.CUDA_HOME == str(tmp_path / "toolkit")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvcc is a shell script")
+@pytest.mark.parametrize("torch_cuda", ["12.8", "13.1", None])
+def test_nvcc_of_another_generation(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, torch_cuda: str | None
+) -> None:
+    fake_nvcc(tmp_path / "bin")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("LDP_FAST_CUDA", "1")
+    if torch_cuda == "12.8":
+        with pytest.raises(SystemExit, match=r"LDP_FAST_CUDA=1: .*\(12.8\), got CUDA 13"):
+            setup.usable_nvcc(torch_cuda)
+        monkeypatch.setenv("LDP_FAST_CUDA", "auto")
+        assert setup.usable_nvcc(torch_cuda) is None
+    else:
+        assert setup.usable_nvcc(torch_cuda) == tmp_path / "bin" / "nvcc"
+
+
+@pytest.mark.slow
+def test_a_failed_requirement_fails_the_installation(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path / "checkout")
+    python = make_environment(tmp_path / "environment")  # has no torch
+    done = install(python, checkout, LDP_FAST_EXT="1")
+    assert done.returncode != 0
+    assert "LDP_FAST_EXT=1" in done.stdout + done.stderr
+    done = install(python, checkout, LDP_FAST_EXT="auto", LDP_FAST_CUDA="auto")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_extension_builds_and_loads(tmp_path: Path) -> None:
+    if not shutil.which("c++"):
+        pytest.skip("no C++ compiler")
+    checkout = copy_checkout(tmp_path / "checkout")
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(tmp_path / "lib")]
+    done: subprocess.CompletedProcess[str] = run(
+        [*command, "--build-temp", str(tmp_path / "temp")], cwd=checkout, LDP_FAST_EXT="1", LDP_FAST_CUDA="0"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (library,) = (tmp_path / "lib" / "ldp_fast").glob("_C.*")
+    check = (
+        "import importlib.util as u, json, torch\n"
+        f"spec = u.spec_from_file_location('_C', {str(library)!r})\n"
+        "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "print(json.dumps(module.build_info()))"
+    )
+    done = run([sys.executable, "-c", check], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"cuda": null' in done.stdout and '"torch_target": "2.10"' in done.stdout and '"debug": false' in done.stdout

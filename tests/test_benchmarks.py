@@ -1,0 +1,30 @@
+"""The benchmarks run: every file, on its smallest size, without torch.compile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+
+
+@pytest.mark.slow
+def test_every_benchmark_runs() -> None:
+    arguments = ["-q", "-p", "no:cacheprovider", "--benchmark-disable", "-k", "small and not compile", "-rA"]
+    command = [sys.executable, "-m", "pytest", *map(str, FILES), *arguments]
+    # The interpreter would be timed otherwise, where these tests run in it.
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "LDP_FAST_BACKEND")}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for file in FILES:
+        assert f"PASSED benchmarks/{file.name}::" in result.stdout, f"{file.name} timed nothing:\n{result.stdout}"
+
+
+def test_every_operator_has_its_benchmark() -> None:
+    operators = {path.stem for path in (ROOT / "ldp_fast" / "ops").glob("*.py") if not path.stem.startswith("_")}
+    assert operators == {file.stem.removeprefix("bench_") for file in FILES}
