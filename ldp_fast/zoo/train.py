@@ -16,9 +16,9 @@ import torch
 from . import world
 
 STAGES = ("data", "vae", "clip", "unet", "export")
-STEPS = {"vae": 5200, "clip": 1600, "unet": 3200}
+STEPS = {"vae": 5200, "clip": 1600, "unet": 4600}
 PROMPT_WORDS = "a an photo picture render of with and stripes checkered view"
-GUIDANCE_SCALE = 15.0
+GUIDANCE_SCALE = 5.0
 
 
 def export(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -32,6 +32,10 @@ def export(source: pathlib.Path, target: pathlib.Path) -> None:
         cls.from_pretrained(source / name, dtype=torch.float16).save_pretrained(target / name)
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+    for path in target.glob("*/config.json"):
+        # The folder it came from is nobody's business.
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2) + "\n")
     normalisation = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 128}
     (target / "clip" / "preprocessor_config.json").write_text(json.dumps(normalisation, indent=2) + "\n")
     index = {
