@@ -45,7 +45,7 @@ def add_prior_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
     prior.add_argument("--guidance-scale", type=float, metavar="S", help="of classifier-free guidance")
     prior.add_argument("--guidance", help="from_uncond or from_text")
     prior.add_argument("--weighting", help="w(t): uniform, dreamfusion or latent_nerf")
-    prior.add_argument("--scale", help="latent or literal")
+    prior.add_argument("--scale", help="latent, balanced or literal")
     prior.add_argument("--nonfinite", help="propagate, zero or raise")
     prior.add_argument("--levels", nargs="+", metavar="LEVEL", help="decoder levels: mid up0 up1 …")
     prior.add_argument("--timestep-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="such as 0.02 0.98")

@@ -16,7 +16,7 @@ _CHOICES = {
     "guidance": ("from_uncond", "from_text"),
     "order": ("uncond_first", "text_first"),
     "prediction": (None, "epsilon", "v_prediction", "sample", "flow"),
-    "scale": ("latent", "literal"),
+    "scale": ("latent", "literal", "balanced"),
     "batch_reduction": ("mean", "sum"),
     "nonfinite": ("propagate", "zero", "raise"),
 }
@@ -38,7 +38,8 @@ class PriorSettings:
         weighting: w(t): `uniform` 1, `dreamfusion` 1 − ᾱ_t, `latent_nerf` √ᾱ_t (1 − ᾱ_t), or a callable that takes t
             `[B]` and returns `[B]`.
         scale: `latent`: both regularisers as N times a mean, so that λ's mean the same at every resolution; `literal`:
-            Eq. 2–4 as printed. See docs/mathematics.md.
+            Eq. 2–4 as printed; `balanced`: as `latent`, but λ1 over the number of levels is the ratio of feature
+            matching's gradient norm to score distillation's, per sample. See docs/mathematics.md.
         batch_reduction: `mean` or `sum` over the samples.
         nonfinite: `propagate`, `zero` (and count), or `raise` (synchronises).
         levels: decoder levels of feature matching.
@@ -100,7 +101,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "stylegan": Preset(PriorSettings(3.0, 0.05, 1.0, weighting="dreamfusion"), 2_000, "adam", 2e-3),
     "layered": Preset(PriorSettings(1e-5, 1e-7, 1e-6), 1_000, "adam", 1e-3, {"mask": 1.0}),
-    "image": Preset(PriorSettings(3.0, 0.1, 1.0), 1_000, "adamw", 0.1),
+    # The one preset in which λ1 is larger than λ3: on the latent scale feature matching would be all there is
+    # (docs/mathematics.md, "What λ1 = 3 means").
+    "image": Preset(PriorSettings(3.0, 0.1, 1.0, scale="balanced"), 1_000, "adamw", 0.1),
 }
 
 

@@ -167,13 +167,15 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         lsd = score_distillation_loss(v, step.residual, step.weight, **reduce)
         kl = latent_kl_loss(v, **reduce)
         elements = v[0].numel() if len(v) else 1
-        if s.scale == "latent":
+        if s.scale != "literal":
             # Same value, N times the gradient: Eq. 3 counted per element, as LSD is.
             kl = kl.detach() + elements * (kl - kl.detach())
         fm = _reduce(step.fm_levels.sum(0), s.batch_reduction)
         if step.grad_v is not None and step.grad_v_prime is not None:
             gradient = step.grad_v + (1 + step.alpha)[:, None, None, None] * step.grad_v_prime
-            gradient = gradient * (elements if s.scale == "latent" else 1)
+            gradient = gradient * (1 if s.scale == "literal" else elements)
+            if s.scale == "balanced":
+                gradient = gradient * self._balance(step)[:, None, None, None]
             if s.batch_reduction == "mean":
                 gradient = gradient / max(1, len(v))
             if s.nonfinite == "zero":
@@ -206,6 +208,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     def _combine(self, step: _Step) -> tuple[torch.Tensor, PriorStatistics]:
         s = self.settings
         with torch.no_grad():
+            lambda_fm: float | torch.Tensor = s.lambda_fm if step.grad_v is not None else 0.0
+            if s.scale == "balanced" and step.grad_v is not None:
+                lambda_fm = s.lambda_fm * self._balance(step)
             gradient, terms = combine_gradients(
                 step.latents,
                 step.residual,
@@ -213,10 +218,10 @@ class LatentDiffusionPrior(LatentDiffusionModel):
                 step.grad_v_prime,
                 step.alpha,
                 step.weight,
-                lambda_fm=s.lambda_fm if step.grad_v is not None else 0.0,
+                lambda_fm=lambda_fm,
                 lambda_kl=s.lambda_kl,
                 lambda_lsd=s.lambda_lsd,
-                scale=s.scale,
+                scale="literal" if s.scale == "literal" else "latent",
                 batch_reduction=s.batch_reduction,
                 nonfinite=s.nonfinite,
             )
@@ -229,6 +234,16 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             fm_nonfinite=step.fm_nonfinite,
             levels=s.levels if step.grad_v is None else self.decoder.levels,
         )
+
+    def _balance(self, step: _Step) -> torch.Tensor:
+        """‖w r‖ / (L ‖N·dL_FM/dv‖) of each sample, `[B]`, L levels: makes λ1 / L the ratio to score distillation."""
+        assert step.grad_v is not None and step.grad_v_prime is not None
+        matching = step.grad_v + (1 + step.alpha)[:, None, None, None] * step.grad_v_prime
+        distillation = step.weight[:, None, None, None] * step.residual
+        if self.settings.nonfinite == "zero":
+            matching, distillation = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (matching, distillation))
+        size = matching.flatten(1).norm(dim=1) * (matching[0].numel() * len(self.settings.levels))
+        return distillation.flatten(1).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
 
     @torch.no_grad()
     def _evaluate(
@@ -264,7 +279,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             _, grad_v, grad_v_prime, found = self.decoder.feature_matching(
                 latents,
                 residual_latents(latents.to(residual.dtype), residual, alpha),
-                norm="mean" if s.scale == "latent" else "sum",
+                norm="sum" if s.scale == "literal" else "mean",
                 batch_reduction="sum",
                 nonfinite=s.nonfinite,
                 gradients=gradients,

@@ -57,7 +57,11 @@ def naive_gradient(
     mu, variance = leaf.mean((1, 2, 3)), leaf.var((1, 2, 3), unbiased=False)
     kl = 0.5 * (mu**2 + variance - variance.log() + 1)
     n = v[0].numel()
-    if settings.scale == "latent":
+    if settings.scale == "balanced":
+        (matching,) = torch.autograd.grad(n * mean_fm.sum(), leaf, retain_graph=True)
+        ratio = (w * r).flatten(1).norm(dim=1) / matching.flatten(1).norm(dim=1) / len(settings.levels)
+        total = settings.lambda_fm * n * ratio * mean_fm + settings.lambda_kl * n * kl
+    elif settings.scale == "latent":
         total = settings.lambda_fm * n * mean_fm + settings.lambda_kl * n * kl
     else:
         total = settings.lambda_fm * sum_fm + settings.lambda_kl * kl
