@@ -1,4 +1,4 @@
-"""The embedded model as it is shipped: its size, what it scores (on fewer images than its card), and a picture made with it."""
+"""The embedded model as it is shipped: its size, its scores (on fewer images than its card), a picture made with it."""
 
 from __future__ import annotations
 
