@@ -165,6 +165,8 @@ class FrozenDecoder:
         precision = torch.promote_types(latents.dtype, torch.float32)
         both = torch.cat([latents.detach().to(precision), latents_prime.detach().to(precision)])
         # The backward too has to be outside of an enclosing autocast, which would run its matrix products in half.
+        grad_v: torch.Tensor | None = None
+        grad_v_prime: torch.Tensor | None = None
         with torch.autocast(latents.device.type, enabled=False), torch.set_grad_enabled(gradients):
             features = self.features(both.requires_grad_(gradients))
             loss, statistics = feature_matching_loss(
@@ -179,8 +181,6 @@ class FrozenDecoder:
                 scale = self._gradient_scale(features, norm, batch_reduction)
                 (grad,) = torch.autograd.grad(loss * scale, both)
                 grad_v, grad_v_prime = (grad / scale).chunk(2)
-            else:
-                grad_v = grad_v_prime = None
         result = (loss.detach(), grad_v, grad_v_prime)
         return (*result, statistics) if return_statistics else result
 

@@ -7,6 +7,8 @@ smallest resolution to the largest. CompVis' `decoder.up[3]` is `up0`, as diffus
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -14,10 +16,10 @@ from torch import nn
 class _Entry(nn.Module):
     """post_quant_conv (where there is one), then the decoder's first convolution."""
 
-    def __init__(self, post_quant_conv: nn.Module | None, conv_in: nn.Module):
+    def __init__(self, post_quant_conv: Any, conv_in: Any):
         super().__init__()
-        self.post_quant_conv = post_quant_conv
-        self.conv_in = conv_in
+        self.post_quant_conv: Any = post_quant_conv
+        self.conv_in: Any = conv_in
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         if self.post_quant_conv is not None:
@@ -37,18 +39,18 @@ class _TinyEntry(nn.Module):
 
 
 class _CompVisMid(nn.Module):
-    def __init__(self, mid: nn.Module):
+    def __init__(self, mid: Any):
         super().__init__()
-        self.mid = mid
+        self.mid: Any = mid
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.mid.block_2(self.mid.attn_1(self.mid.block_1(x, None)), None)
 
 
 class _CompVisUp(nn.Module):
-    def __init__(self, level: nn.Module):
+    def __init__(self, level: Any):
         super().__init__()
-        self.level = level
+        self.level: Any = level
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for index, block in enumerate(self.level.block):
@@ -60,9 +62,9 @@ class _CompVisUp(nn.Module):
 
 def _tiny_stages(layers: nn.Sequential) -> list[tuple[str, nn.Module]]:
     # conv, activation | blocks, upsample, conv | … | blocks, conv to RGB: a stage ends with the conv after an upsample.
-    stages: list[tuple[str, nn.Module]] = [("in", _TinyEntry(nn.Sequential(*layers[:2])))]
+    stages: list[tuple[str, nn.Module]] = [("in", _TinyEntry(nn.Sequential(*list(layers)[:2])))]
     current: list[nn.Module] = []
-    for layer in layers[2:]:
+    for layer in list(layers)[2:]:
         current.append(layer)
         if isinstance(layer, nn.Conv2d) and any(isinstance(m, nn.Upsample) for m in current):
             stages.append((f"up{len(stages) - 1}", nn.Sequential(*current)))
@@ -80,7 +82,7 @@ def split(vae: nn.Module) -> list[tuple[str, nn.Module]]:
     Raises:
         TypeError: the decoder is none of these.
     """
-    decoder = getattr(vae, "decoder", None)
+    decoder: Any = getattr(vae, "decoder", None)
     if isinstance(getattr(decoder, "layers", None), nn.Sequential):
         return _tiny_stages(decoder.layers)
     if not hasattr(decoder, "conv_in"):

@@ -77,7 +77,7 @@ def load_components(name: str, device: torch.device, dtype: torch.dtype) -> dict
         found: dict[str, Any] = {}
         for component in COMPONENTS:
             library, kind = index.get(component) or (None, None)
-            if library is None:
+            if library is None or kind is None:
                 continue
             cls = getattr(importlib.import_module(library), kind)
             kwargs = {"torch_dtype": dtype} if issubclass(cls, torch.nn.Module) else {}
@@ -88,7 +88,8 @@ def load_components(name: str, device: torch.device, dtype: torch.dtype) -> dict
             found[component] = part
     except (OSError, ValueError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"model: could not load {name!r}: {reason}") from error
+        hub = "" if pathlib.Path(where).is_dir() else " (from the hub; without a network, give a folder)"
+        raise UsageError(f"model: could not load {name!r}{hub}: {reason}") from error
     missing = [c for c in ("unet", "vae", "scheduler") if c not in found]
     if missing:
         raise UsageError(f"model: {name!r} has no {', '.join(missing)} in its model_index.json")

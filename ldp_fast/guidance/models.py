@@ -46,7 +46,7 @@ class LatentDiffusionModel:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the latents that the UNet was made for."""
-        config = self.unet.config
+        config: Any = self.unet.config
         return config.in_channels, config.sample_size, config.sample_size
 
     def encode_prompt(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "") -> TextEmbeddings:
@@ -67,8 +67,8 @@ class LatentDiffusionModel:
             raise UsageError(f"negative_prompt: expected 1 or {len(prompts)} of them, got {len(negatives)}")
         if self.tokenizer is None or self.text_encoder is None:
             raise UsageError("encode_prompt: this prior has no tokenizer and text encoder; hand it embeddings")
-        for text in prompts + negatives:
-            self._check_words(text)
+        for words in prompts + negatives:
+            self._check_words(words)
         pairs = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
         tokenizers, encoders = map(list, zip(*[p for p in pairs if p[1] is not None], strict=True))
         text, pooled = encode(tokenizers, encoders, prompts)

@@ -163,7 +163,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         s, v = self.settings, latents
         wants_gradient = torch.is_grad_enabled() and v.requires_grad
         step = self._evaluate(v.detach(), text, timesteps, noise, generator, progress, gradients=wants_gradient)
-        reduce = {"batch_reduction": s.batch_reduction, "nonfinite": s.nonfinite}
+        reduce: dict[str, Any] = {"batch_reduction": s.batch_reduction, "nonfinite": s.nonfinite}
         lsd = score_distillation_loss(v, step.residual, step.weight, **reduce)
         kl = latent_kl_loss(v, **reduce)
         elements = v[0].numel() if len(v) else 1
@@ -304,7 +304,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         states, extra = self._condition(text, batch, copies, latents.shape[-2:])
         output = self.unet(noisy, timesteps.repeat(copies), encoder_hidden_states=states, **extra)
         output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
-        prediction = s.prediction or prediction_type(self.scheduler)
+        prediction: Any = s.prediction or prediction_type(self.scheduler)
         return guided_residual(
             output,
             noise,
@@ -329,7 +329,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
                 )
             return text.repeat_interleave(copies * batch // len(text), 0).to(self.dtype), {}
         text = text.expand(batch)
-        first, second = (text.uncond, text.text), (text.pooled_uncond, text.pooled)
+        first: tuple[torch.Tensor, ...] = (text.uncond, text.text)
+        second: tuple[Any, ...] = (text.pooled_uncond, text.pooled)
         if copies == 1:
             first, second = (text.text,), (text.pooled,)
         elif self.settings.order == "text_first":

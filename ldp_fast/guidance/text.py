@@ -32,8 +32,9 @@ class TextEmbeddings:
         return len(self.text)
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TextEmbeddings:
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return TextEmbeddings(*(None if v is None else change(v) for v in values))
+        values: Any = (getattr(self, field.name) for field in dataclasses.fields(self))
+        changed: Any = [None if v is None else change(v) for v in values]
+        return TextEmbeddings(*changed)
 
     def to(self, *args: Any, **kwargs: Any) -> TextEmbeddings:
         """Moves or casts every tensor, as `torch.Tensor.to` does."""
@@ -67,7 +68,8 @@ class TextEmbeddings:
         """Several sets of prompts as one."""
         fields = [field.name for field in dataclasses.fields(TextEmbeddings)]
         columns = ([getattr(part, name) for part in parts] for name in fields)
-        return TextEmbeddings(*(None if c[0] is None else torch.cat(c) for c in columns))
+        joined: Any = [None if c[0] is None else torch.cat(c) for c in columns]
+        return TextEmbeddings(*joined)
 
 
 @torch.no_grad()

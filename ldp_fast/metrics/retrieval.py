@@ -45,7 +45,7 @@ class ClipScorer:
             folder, tokenizer = folder / "clip", str(folder / "tokenizer")
         try:
             with quietly():
-                model = CLIPModel.from_pretrained(str(folder), dtype=torch.float32)
+                model: Any = CLIPModel.from_pretrained(str(folder), dtype=torch.float32)
             words = CLIPTokenizer.from_pretrained(tokenizer)
         except (OSError, ValueError) as error:
             raise UsageError(f"clip: could not load {name!r}: {str(error).strip().splitlines()[0]}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def build_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def build(tokenizer: CLIPTokenizer) -> CLIPModel:
+def build(tokenizer: CLIPTokenizer) -> Any:
     """A fresh, untrained CLIP: 3 text layers and 4 vision layers of width 128, patches of 16 on 128 px images."""
     shared = {"hidden_size": 128, "num_attention_heads": 4, "projection_dim": 64}
     text = {
@@ -117,7 +118,7 @@ def train(
     clip.save_pretrained(out / "clip")
     from transformers import CLIPTextModel
 
-    text_encoder = CLIPTextModel(clip.config.text_config)
+    text_encoder: Any = CLIPTextModel(clip.config.text_config)
     inner = text_encoder.text_model if hasattr(text_encoder, "text_model") else text_encoder
     inner.load_state_dict(clip.text_model.state_dict())
     text_encoder.save_pretrained(out / "text_encoder")

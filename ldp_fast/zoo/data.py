@@ -39,7 +39,9 @@ def make(folder: pathlib.Path, seed: int, workers: int | None = None) -> None:
     Training shards hold no held-out combination; the validation shard (index 10 000) draws from all combinations.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(folder / f"train-{i:03d}.npz", seed, i, False) for i in range(TRAIN_SHARDS)]
+    jobs: list[tuple[pathlib.Path, int, int, bool | None]] = [
+        (folder / f"train-{i:03d}.npz", seed, i, False) for i in range(TRAIN_SHARDS)
+    ]
     jobs.append((folder / "validation.npz", seed, 10_000, None))
     jobs = [job for job in jobs if not job[0].exists()]
     with concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count()) as pool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def truth(count: int, seed: int, *, held_out: bool | None) -> tuple[torch.Tensor
 
 
 @torch.no_grad()
-def evaluate_vae(vae: torch.nn.Module, images: torch.Tensor, masks: torch.Tensor) -> dict[str, float]:
+def evaluate_vae(vae: Any, images: torch.Tensor, masks: torch.Tensor) -> dict[str, float]:
     """PSNR (of the mean squared error over all images, and the mean over images), and the object's colour error."""
     made = torch.cat([vae.decode(vae.encode(x * 2 - 1).latent_dist.mode()).sample for x in images.split(20)])
     made = (made / 2 + 0.5).clamp(0, 1)

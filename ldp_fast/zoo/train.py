@@ -10,6 +10,7 @@ import argparse
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import torch
 
@@ -26,9 +27,11 @@ def export(source: pathlib.Path, target: pathlib.Path) -> None:
     from diffusers import AutoencoderKL, UNet2DConditionModel, __version__
     from transformers import CLIPModel, CLIPTextModel
 
-    for name, cls in (("vae", AutoencoderKL), ("unet", UNet2DConditionModel)):
+    networks: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
+    for name, cls in networks.items():
         cls.from_pretrained(source / name).half().save_pretrained(target / name)
-    for name, cls in (("text_encoder", CLIPTextModel), ("clip", CLIPModel)):
+    towers: dict[str, Any] = {"text_encoder": CLIPTextModel, "clip": CLIPModel}
+    for name, cls in towers.items():
         cls.from_pretrained(source / name, dtype=torch.float16).save_pretrained(target / name)
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(source / name, target / name, dirs_exist_ok=True)
@@ -82,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     made = args.work / "full_precision"
     if "data" in args.stages:
         data.make(args.work / "data", args.seed)
-    for name, module in (("vae", vae), ("clip", clip), ("unet", unet)):
+    modules: dict[str, Any] = {"vae": vae, "clip": clip, "unet": unet}
+    for name, module in modules.items():
         if name in args.stages and not (made / name / "config.json").exists():
             module.train(args.work, made, seed=args.seed, steps=getattr(args, f"{name}_steps"))
     if "export" in args.stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ CAPTION_DROPOUT = 0.12
 SNR_CAP = 5.0
 
 
-def build(text_width: int = 128) -> UNet2DConditionModel:
+def build(text_width: int = 128) -> Any:
     """A fresh, untrained UNet for 4×16×16 latents."""
     return UNet2DConditionModel(
         sample_size=16,
@@ -34,7 +35,7 @@ def build(text_width: int = 128) -> UNet2DConditionModel:
     )
 
 
-def scheduler() -> DDIMScheduler:
+def scheduler() -> Any:
     """Stable Diffusion's own schedule."""
     return DDIMScheduler(
         num_train_timesteps=1000,
@@ -49,7 +50,7 @@ def scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode_data(data: RenderedImages, vae: AutoencoderKL, cache: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_data(data: RenderedImages, vae: Any, cache: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation `[N, 4, 16, 16]` of every image's scaled latents, kept in `cache`."""
     if cache.exists():
         saved = torch.load(cache, weights_only=True)
@@ -69,10 +70,10 @@ def train(folder: pathlib.Path, out: pathlib.Path, *, seed: int, steps: int, bat
     """Trains and writes the averaged weights to `out/unet`, and the schedule to `out/scheduler`."""
     data = RenderedImages(folder / "data", "train")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    vae = AutoencoderKL.from_pretrained(out / "vae").eval().to(device)
+    vae: Any = AutoencoderKL.from_pretrained(out / "vae").eval().to(device)
     mean, std = encode_data(data, vae, folder / "checkpoints" / "latents.pt")
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").eval().to(device)
+    text_encoder: Any = CLIPTextModel.from_pretrained(out / "text_encoder").eval().to(device)
     torch.manual_seed(seed)
     unet = build(text_encoder.config.hidden_size).to(device)
     alphas_cumprod = scheduler().alphas_cumprod.to(device)

@@ -109,7 +109,7 @@ def sample_view(rng: np.random.Generator) -> View:
 
 def training_caption(rng: np.random.Generator, scene: Scene, view: View) -> str:
     """A caption with the variety a user's prompt has: checkers in either order, a prefix, the view named or not."""
-    if scene.pattern == "checkered" and rng.random() < 0.5:
+    if scene.pattern == "checkered" and scene.second is not None and rng.random() < 0.5:
         scene = dataclasses.replace(scene, colour=scene.second, second=scene.colour)
     caption = str(rng.choice(["", "", "a photo of ", "a picture of ", "a render of "])) + scene.caption()
     if rng.random() < 0.6:
