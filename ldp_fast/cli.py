@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of `ldp-fast … | head` is gone; without this Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UsageError, OSError, ModuleNotFoundError) as error:
+    except (UsageError, OSError, ModuleNotFoundError, FloatingPointError, RuntimeError) as error:
         message = explain(error)
         if message is None or os.environ.get("LDP_FAST_DEBUG") == "1":
             raise
@@ -129,6 +129,8 @@ def explain(error: Exception) -> str | None:
         if module not in EXTRAS:
             return None
         return f"{module} is not installed: pip install 'ldp-fast[{EXTRAS[module]}]'"
+    if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+        return None  # torch's own class of this name derives from RuntimeError, and torch may not be loaded here
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror.lower()}: {error.filename}"
     return " ".join(str(error).split()) or type(error).__name__

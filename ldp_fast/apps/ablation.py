@@ -15,7 +15,7 @@ from ..zoo import world
 from . import files
 from .image_synthesis import configure, synthesize
 from .latents import HISTORY
-from .options import add_prior_arguments
+from .options import add_prior_arguments, load_prior
 
 VARIANTS = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
 EXAMPLES = """\
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{folder} holds an ablation with other settings: choose another --out")
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no ablation: choose another --out")
+    # A wrong model or prompt is told before the folder is claimed.
+    load_prior(base).encode_prompt(base["prompts"], base["negative_prompt"])
     files.write_json(folder / "ablation.json", {"plan": plan})
     for name in VARIANTS:
         if _finished(folder / name):

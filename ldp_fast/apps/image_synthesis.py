@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         if args.prompts or args.out:
             raise UsageError("--resume takes prompts and everything else from its folder; give it alone")
+        _refuse_changes(args)
         folder = args.resume
         record = files.read_json(folder / "run.json")
         if record.get("status") == "finished":
@@ -74,11 +75,19 @@ def run(args: argparse.Namespace) -> int:
                 f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
                 f"choose another --out"
             )
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        (folder / "run.json").unlink()
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not args.overwrite:
         raise UsageError(f"{folder} is not empty and holds no run: choose another --out, or add --overwrite")
-    return synthesize(folder, configuration, preview=args.preview)
+    return synthesize(folder, configuration, preview=args.preview, overwrite=args.overwrite)
+
+
+def _refuse_changes(args: argparse.Namespace) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    defaults = vars(parser.parse_args([]))
+    changed = [name for name, value in vars(args).items() if name in defaults and value != defaults[name]]
+    changed = [f"--{name.replace('_', '-')}" for name in changed if name not in ("resume", "preview")]
+    if changed:
+        raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
 
 
 def configure(args: argparse.Namespace) -> dict[str, Any]:
@@ -113,7 +122,12 @@ def configure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def synthesize(
-    folder: pathlib.Path, configuration: dict[str, Any], *, preview: int | None = None, resume: str | None = None
+    folder: pathlib.Path,
+    configuration: dict[str, Any],
+    *,
+    preview: int | None = None,
+    resume: str | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Runs a configuration in a folder, from its checkpoint if there is one.
 
@@ -122,6 +136,7 @@ def synthesize(
         configuration: as `run.json` records it.
         preview: steps between previews, or None.
         resume: the command that continues, for the message after an interruption.
+        overwrite: drop what an earlier run left in the folder, once this one is known to be able to start.
 
     Returns:
         The exit code: 0, or 130 after an interruption.
@@ -145,6 +160,10 @@ def synthesize(
         final_rate=configuration["final_rate"],
     )
     checkpoint = folder / "checkpoint.safetensors"
+    if overwrite:
+        names = ("checkpoint.safetensors", "run.json", "image.png", "losses.png", "preview.png")
+        for path in [*(folder / name for name in names), *(folder / "images").glob("*-seed*.png")]:
+            path.unlink(missing_ok=True)
     if checkpoint.exists():
         optimiser.load(checkpoint, fingerprint)
         print(f"continuing {folder} at step {optimiser.step} of {steps}", file=sys.stderr)
@@ -179,6 +198,8 @@ def synthesize(
         save("interrupted")
         print(f"interrupted at step {optimiser.step}; continue with: {resume}", file=sys.stderr)
         return 130
+    # Kept before the decoder runs: it needs the most memory of all.
+    save("running")
     images = optimiser.images()
     if len(items) > 1:
         for index, ((prompt, seed), image) in enumerate(zip(items, images, strict=True)):

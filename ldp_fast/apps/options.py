@@ -36,7 +36,9 @@ def add_prior_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
         "--model", default="primitives", help="embedded model, folder in diffusers' format, or hub name (owner/name)"
     )
     model.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
-    model.add_argument("--dtype", help="float32, bfloat16 or float16 (default: float16 for hub models on a GPU)")
+    model.add_argument(
+        "--dtype", help="float32, bfloat16 or float16 (default: float16 on a GPU, except the embedded model)"
+    )
     prior = parser.add_argument_group("prior", "what is not given comes from the preset (docs/mathematics.md)")
     prior.add_argument("--preset", default=preset, metavar="NAME", help=f"{', '.join(PRESETS)} (default: {preset})")
     prior.add_argument("--lambda-fm", type=float, metavar="L1", help="weight of feature matching; 0 skips the decoder")

@@ -14,6 +14,9 @@ from ..losses.functional import feature_matching_loss
 from .stages import split
 
 DEFAULT_LEVELS = ("up0", "up1", "up2")
+# In float16 the largest level's cotangents are brought to 2⁻⁸: the decoder amplifies them a hundredfold and more on the
+# way down (float16 ends at 2¹⁶), and a level sixty times smaller is still far above the smallest number.
+HEADROOM = 8
 
 
 class _FrozenStage:
@@ -27,7 +30,7 @@ class _FrozenStage:
         self.module = module
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        # Looked up at each call: the host may freeze, move or load its VAE after this object was made.
+        # Looked up at each call: the host may freeze its VAE after this object was made.
         if any(p.requires_grad for p in self.module.parameters()):
             frozen = {name: p.detach() for name, p in self.module.named_parameters()}
             return torch.func.functional_call(self.module, frozen, (x,))
@@ -163,11 +166,17 @@ class FrozenDecoder:
                 f"got {list(latents_prime.shape)}"
             )
         precision = torch.promote_types(latents.dtype, torch.float32)
-        both = torch.cat([latents.detach().to(precision), latents_prime.detach().to(precision)])
+        # Under inference mode too: what comes out of this `cat` may be differentiated.
+        with torch.inference_mode(False):
+            both = torch.cat([latents.detach().to(precision), latents_prime.detach().to(precision)])
         # The backward too has to be outside of an enclosing autocast, which would run its matrix products in half.
         grad_v: torch.Tensor | None = None
         grad_v_prime: torch.Tensor | None = None
-        with torch.autocast(latents.device.type, enabled=False), torch.set_grad_enabled(gradients):
+        with (
+            torch.inference_mode(False),
+            torch.autocast(latents.device.type, enabled=False),
+            torch.set_grad_enabled(gradients),
+        ):
             features = self.features(both.requires_grad_(gradients))
             loss, statistics = feature_matching_loss(
                 features,
@@ -193,4 +202,4 @@ class FrozenDecoder:
             return 1.0
         elements = max(x[0].numel() for x in features) if features[0].shape[0] else 1
         samples = features[0].shape[0] // 2 if batch_reduction == "mean" else 1
-        return 2.0 ** math.floor(math.log2(max(1, elements * samples)))
+        return 2.0 ** (math.floor(math.log2(max(1, elements * samples))) - HEADROOM)

@@ -70,6 +70,7 @@ def load_components(name: str, device: torch.device, dtype: torch.dtype) -> dict
         UsageError: the model cannot be found or read; the reason is in the message.
     """
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
 
     where = locate(name)
     try:
@@ -83,10 +84,13 @@ def load_components(name: str, device: torch.device, dtype: torch.dtype) -> dict
             kwargs = {"torch_dtype": dtype} if issubclass(cls, torch.nn.Module) else {}
             with quietly():
                 part = cls.from_pretrained(where, subfolder=component, **kwargs)
+                if component == "vae" and dtype == torch.float16 and getattr(part.config, "force_upcast", False):
+                    # A VAE that says so overflows in float16, in the decoder's features and in the picture.
+                    part = cls.from_pretrained(where, subfolder=component, torch_dtype=torch.float32)
             if isinstance(part, torch.nn.Module):
                 part = part.to(device).eval().requires_grad_(False)
             found[component] = part
-    except (OSError, ValueError, AttributeError, ImportError) as error:
+    except (OSError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hub = "" if pathlib.Path(where).is_dir() else " (from the hub; without a network, give a folder)"
         raise UsageError(f"model: could not load {name!r}{hub}: {reason}") from error

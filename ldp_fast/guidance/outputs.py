@@ -56,6 +56,22 @@ class PriorOutput:
     statistics: PriorStatistics
 
 
+class ScaleGradient(torch.autograd.Function):
+    """The same value, a multiple of the gradient."""
+
+    @staticmethod
+    def forward(value: torch.Tensor, factor: float) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, float], output: torch.Tensor) -> None:
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad_output * ctx.factor, None
+
+
 class WithGradient(torch.autograd.Function):
     """A scalar with a given value and a given gradient; the backward multiplies by what comes in."""
 

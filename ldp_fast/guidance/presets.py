@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -72,6 +73,10 @@ class PriorSettings:
             raise UsageError(
                 f"weighting: expected uniform, dreamfusion, latent_nerf or a callable of t; got {self.weighting!r}"
             )
+        numbers = {name: getattr(self, name) for name in ("lambda_fm", "lambda_kl", "lambda_lsd", "guidance_scale")}
+        for name, value in numbers.items():
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{name}: expected a finite number; got {value}")
         low, high = self.timestep_range
         if not 0 <= low <= high <= 1:
             raise UsageError(f"timestep_range: expected fractions 0 <= low <= high <= 1; got ({low}, {high})")

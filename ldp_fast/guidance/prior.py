@@ -18,9 +18,9 @@ from ..losses.functional import (
     residual_latents,
     score_distillation_loss,
 )
-from .loading import load_components
+from .loading import embedded_models, load_components
 from .models import LatentDiffusionModel
-from .outputs import PriorOutput, PriorStatistics, WithGradient
+from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
 from .presets import PriorSettings, find_preset
 from .schedule import Schedule, TimestepSampler
 from .text import TextEmbeddings
@@ -57,7 +57,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         decoder: a `FrozenDecoder` to use in place of one made from `vae`.
 
     Raises:
-        UsageError: settings that do not fit the models.
+        TypeError: a scheduler that supplies no ᾱ_t. Levels and channels are checked where they are used.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         self.scheduler = scheduler
         self.settings = settings or PriorSettings()
         self.schedule = Schedule.from_scheduler(scheduler)
-        self._decoder = decoder
+        self._decoder, self._decoder_given = decoder, decoder is not None
 
     @classmethod
     def from_pretrained(
@@ -105,7 +105,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         settings = apply_changes(find_preset(preset).settings, changes)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
-            dtype = torch.float16 if where.type == "cuda" and "/" in name else torch.float32
+            dtype = torch.float16 if where.type == "cuda" and name not in embedded_models() else torch.float32
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise UsageError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16; got {dtype!r}")
         return cls(settings=settings, **load_components(name, where, dtype))
@@ -133,6 +133,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         other.__dict__.update(self.__dict__)
         other.settings = apply_changes(self.settings, changes)
         if other.settings.levels != self.settings.levels:
+            if self._decoder_given:
+                raise UsageError("levels: this prior was made with a decoder; make another one with other levels")
             other._decoder = None
         return other
 
@@ -169,7 +171,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         elements = v[0].numel() if len(v) else 1
         if s.scale != "literal":
             # Same value, N times the gradient: Eq. 3 counted per element, as LSD is.
-            kl = kl.detach() + elements * (kl - kl.detach())
+            kl = ScaleGradient.apply(kl, elements)
         fm = _reduce(step.fm_levels.sum(0), s.batch_reduction)
         if step.grad_v is not None and step.grad_v_prime is not None:
             gradient = step.grad_v + (1 + step.alpha)[:, None, None, None] * step.grad_v_prime
@@ -182,7 +184,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
                 gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
             fm = WithGradient.apply(v, fm, gradient)
         _, statistics = self._combine(step)
-        loss = s.lambda_fm * fm + s.lambda_kl * kl + s.lambda_lsd * lsd
+        # A weight of zero switches a term off, even one that is not finite, as it does in gradient mode.
+        weighted = [(s.lambda_fm, fm), (s.lambda_kl, kl), (s.lambda_lsd, lsd)]
+        loss = sum((weight * term for weight, term in weighted if weight != 0), torch.zeros_like(lsd.detach()))
         return PriorOutput(loss, lsd, fm, kl, statistics)
 
     @torch.no_grad()
@@ -232,7 +236,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             fm=step.fm_levels.sum(0),
             fm_levels=step.fm_levels,
             fm_nonfinite=step.fm_nonfinite,
-            levels=s.levels if step.grad_v is None else self.decoder.levels,
+            levels=self.decoder.levels if len(step.fm_levels) else (),
         )
 
     def _balance(self, step: _Step) -> torch.Tensor:
@@ -242,8 +246,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         distillation = step.weight[:, None, None, None] * step.residual
         if self.settings.nonfinite == "zero":
             matching, distillation = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (matching, distillation))
-        size = matching.flatten(1).norm(dim=1) * (matching[0].numel() * len(self.settings.levels))
-        return distillation.flatten(1).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
+        size = matching.flatten(1).norm(dim=1) * (matching[0].numel() * len(step.fm_levels))
+        ratio = distillation.flatten(1).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
+        return torch.where(size == 0, torch.zeros_like(ratio), ratio)
 
     @torch.no_grad()
     def _evaluate(
@@ -258,13 +263,13 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         gradients: bool = True,
     ) -> _Step:
         s = self.settings
-        _check_latents(latents, self.unet)
+        _check_latents(latents, self.unet, self.device)
         batch, device = len(latents), latents.device
         if timesteps is None:
             sampler = TimestepSampler(len(self.schedule), *s.timestep_range, s.anneal_to)
             timesteps = sampler.sample(batch, device, generator, progress)
         else:
-            timesteps = _as_timesteps(timesteps, batch, device)
+            timesteps = _as_timesteps(timesteps, batch, device, len(self.schedule))
         if noise is None:
             noise = _draw_noise(latents, generator)
         elif noise.shape != latents.shape:
@@ -302,7 +307,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         copies = 1 if scale is None else 2
         noisy = perturb(latents, noise, alpha, sigma, copies=copies, dtype=self.dtype)
         states, extra = self._condition(text, batch, copies, latents.shape[-2:])
-        output = self.unet(noisy, timesteps.repeat(copies), encoder_hidden_states=states, **extra)
+        output = self.unet(
+            noisy, self.schedule.network_time(timesteps).repeat(copies), encoder_hidden_states=states, **extra
+        )
         output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
         prediction: Any = s.prediction or prediction_type(self.scheduler)
         return guided_residual(
@@ -312,7 +319,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             guidance=s.guidance,
             order=s.order,
             prediction=prediction,
-            noisy_latents=None if prediction == "epsilon" else noisy[:batch],
+            # Not the network's copy, which is rounded to its dtype.
+            noisy_latents=None if prediction == "epsilon" else perturb(latents, noise, alpha, sigma, dtype=noise.dtype),
             alpha=None if prediction == "epsilon" else alpha,
             sigma=None if prediction == "epsilon" else sigma,
         )
@@ -339,9 +347,10 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         if any(pooled is None for pooled in second):
             return states, {}
         # SDXL is told the image's size, no crop, and the target's size.
-        height, width = (8 * k for k in size)
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype).to(states.device)
-        conditions = {"text_embeds": torch.cat(second).to(self.dtype), "time_ids": ids.expand(copies * batch, 6)}
+        height, width = (8.0 * k for k in size)
+        # Filled on the device: a tensor made from a list would be copied there, and the host would wait for it.
+        columns = [states.new_full((copies * batch, 1), x) for x in (height, width, 0.0, 0.0, height, width)]
+        conditions = {"text_embeds": torch.cat(second).to(self.dtype), "time_ids": torch.cat(columns, 1)}
         return states, {"added_cond_kwargs": conditions}
 
 
@@ -361,17 +370,22 @@ def prediction_type(scheduler: Any) -> str:
     return getattr(scheduler.config, "prediction_type", "epsilon")
 
 
-def _check_latents(latents: torch.Tensor, unet: nn.Module) -> None:
+def _check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) -> None:
     channels = getattr(getattr(unet, "config", None), "in_channels", None)
     if latents.ndim != 4 or not latents.is_floating_point() or (channels and latents.shape[1] != channels):
         raise ValueError(
             f"latents: expected a floating-point tensor [B, {channels or 'C'}, H, W], "
             f"got {latents.dtype} {list(latents.shape)}"
         )
+    if latents.device != device:
+        raise ValueError(f"latents: expected them on {device}, where the UNet is, got {latents.device}")
 
 
-def _as_timesteps(timesteps: torch.Tensor | int, batch: int, device: torch.device) -> torch.Tensor:
+def _as_timesteps(timesteps: torch.Tensor | int, batch: int, device: torch.device, count: int) -> torch.Tensor:
     if not isinstance(timesteps, torch.Tensor):
+        # Only numbers are looked at: reading a tensor would make the host wait.
+        if not 0 <= int(timesteps) < count:
+            raise ValueError(f"timesteps: expected numbers from 0 to {count - 1}, got {timesteps}")
         return torch.full((batch,), int(timesteps), device=device)
     if timesteps.numel() not in (1, batch) or timesteps.is_floating_point():
         raise ValueError(f"timesteps: expected 1 or {batch} integers, got {timesteps.dtype} {list(timesteps.shape)}")

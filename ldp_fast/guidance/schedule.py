@@ -16,14 +16,16 @@ class Schedule:
     Args:
         alpha: α_t = √ᾱ_t for every t, `[T]` float64 (1 − τ for flow matching).
         sigma: σ_t = √(1 − ᾱ_t), `[T]` float64 (τ for flow matching).
+        time: what the network is told for each t, `[T]`; None tells it t itself.
     """
 
-    def __init__(self, alpha: torch.Tensor, sigma: torch.Tensor):
+    def __init__(self, alpha: torch.Tensor, sigma: torch.Tensor, time: torch.Tensor | None = None):
         if alpha.ndim != 1 or alpha.shape != sigma.shape:
             raise ValueError(
                 f"Schedule: expected alpha and sigma of one shape [T], got {list(alpha.shape)} and {list(sigma.shape)}"
             )
         self._alpha, self._sigma = alpha.to(torch.float32), sigma.to(torch.float32)
+        self._time = None if time is None else time.to(torch.float32)
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> Schedule:
@@ -42,7 +44,8 @@ class Schedule:
             tau = torch.arange(1, config.num_train_timesteps + 1, dtype=torch.float64) / config.num_train_timesteps
             shift = 1.0 if getattr(config, "use_dynamic_shifting", False) else getattr(config, "shift", 1.0)
             tau = shift * tau / (1 + (shift - 1) * tau)
-            return cls(1 - tau, tau)
+            # Flow-matching networks are told the noise level, not the row of the table.
+            return cls(1 - tau, tau, tau * config.num_train_timesteps)
         raise TypeError(
             f"Schedule.from_scheduler: scheduler: expected alphas_cumprod, or a flow-matching scheduler; "
             f"got {type(scheduler).__name__}"
@@ -55,11 +58,16 @@ class Schedule:
         """Moves the tables, once, to where the latents are."""
         if self._alpha.device != device:
             self._alpha, self._sigma = self._alpha.to(device), self._sigma.to(device)
+            self._time = None if self._time is None else self._time.to(device)
         return self
 
     def gather(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """α_t and σ_t of each sample: two `[B]` float32 tensors."""
         return self._alpha[timesteps], self._sigma[timesteps]
+
+    def network_time(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the network is told: t, or τ·T for flow matching, `[B]`."""
+        return timesteps if self._time is None else self._time[timesteps]
 
     def weight(self, timesteps: torch.Tensor, weighting: Weighting) -> torch.Tensor:
         """w(t), `[B]` float32: 1, 1 − ᾱ_t, √ᾱ_t (1 − ᾱ_t), or what the callable says."""

@@ -28,6 +28,8 @@ def test_figure_and_numbers(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     out, original, calls = tmp_path / "ablation", image_synthesis.synthesize, []
+    assert run(["ablate", "a red dragon", *words(out)[2:]]) == 2
+    assert "dragon" in capsys.readouterr().err and not out.exists()
 
     def stop_at_the_third(folder: pathlib.Path, configuration: dict, **options: object) -> int:
         calls.append(

@@ -117,6 +117,10 @@ def test_a_run_is_not_replaced_unless_asked(model: str, tmp_path: pathlib.Path, 
     assert (out / "image.png").read_bytes() == before
     assert run(arguments(model, out, "--seeds", "9", "--overwrite", steps=1)) == 0
     assert (out / "image.png").read_bytes() != before
+    kept = (out / "image.png").read_bytes()
+    assert run(arguments(model, out, "--levels", "up9", "--overwrite", steps=1)) == 2
+    assert (out / "image.png").read_bytes() == kept, "a run that cannot start must not drop the one before it"
+    capsys.readouterr()
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
@@ -161,6 +165,8 @@ def test_damaged_and_foreign_checkpoints(model: str, tmp_path: pathlib.Path, cap
         (["synthesize", " "], "empty prompt"),
         (["synthesize", "--resume", "/nowhere"], "holds no run"),
         (["synthesize", "abc", "--resume", "/nowhere"], "give it alone"),
+        (["synthesize", "--resume", "/nowhere", "--steps", "5"], "cannot change --steps"),
+        (["synthesize", "abc", "--lambda-lsd", "nan"], "lambda_lsd: expected a finite number"),
     ],
 )
 def test_errors_are_one_line_and_exit_2(

@@ -19,12 +19,13 @@ def naive_gradient(
         alpha_bar = sampler.alphas_cumprod.double()[t].to(v.dtype)[:, None, None, None]
         a, s = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     z = a * v + s * noise
+    told = t if prediction != "flow" else (t.double() + 1).to(torch.float32)
     if scale is None:
-        out = unet(z, t, encoder_hidden_states=text, **(extra or {})).sample
+        out = unet(z, told, encoder_hidden_states=text, **(extra or {})).sample
     else:
         pair = [uncond, text] if settings.order == "uncond_first" else [text, uncond]
         halves = unet(
-            torch.cat([z, z]), torch.cat([t, t]), encoder_hidden_states=torch.cat(pair), **(extra or {})
+            torch.cat([z, z]), torch.cat([told, told]), encoder_hidden_states=torch.cat(pair), **(extra or {})
         ).sample
         first, second = halves.chunk(2)
         e_u, e_c = (first, second) if settings.order == "uncond_first" else (second, first)

@@ -128,6 +128,10 @@ def test_flow_matching_scheduler_supplies_alpha_and_sigma() -> None:
     torch.testing.assert_close(alpha + sigma, torch.ones(3))
     torch.testing.assert_close(sigma[-1], torch.tensor(1.0))
     torch.testing.assert_close(sigma[1], torch.tensor(3 * 0.5 / 2))
+    # The network is told τ·1000, as diffusers' own schedule has it.
+    t = torch.arange(1000)
+    torch.testing.assert_close(schedule.network_time(t).flip(0), flow.timesteps, rtol=1e-5, atol=1e-3)
+    assert torch.equal(Schedule.from_scheduler(scheduler()).network_time(t), t)
     with pytest.raises(TypeError, match="alphas_cumprod"):
         Schedule.from_scheduler(object())
 

@@ -240,6 +240,7 @@ def test_nonfinite_policies_name_the_term() -> None:
         ({"latents": torch.zeros(2, 4, 8, 8, dtype=torch.int64)}, "latents: expected a floating-point tensor"),
         ({"noise": torch.randn(1, 4, 8, 8)}, "noise: expected the latents' shape"),
         ({"timesteps": torch.tensor([1, 2, 3])}, "timesteps: expected 1 or 2 integers"),
+        ({"timesteps": 1000}, "timesteps: expected numbers from 0 to 999, got 1000"),
         ({"timesteps": torch.tensor([0.5, 0.5])}, "timesteps: expected 1 or 2 integers"),
         ({"text": torch.randn(3, 5, TEXT_WIDTH)}, "text: expected embeddings of 2 or 4 rows"),
     ],
@@ -263,6 +264,7 @@ def test_bad_arguments_are_named(change: dict, message: str) -> None:
         ("nonfinite", "ignore"),
         ("timestep_range", (0.9, 0.1)),
         ("anneal_to", 2.0),
+        ("lambda_lsd", float("nan")),
     ],
 )
 def test_bad_settings_are_named(field: str, value: object) -> None:

@@ -74,6 +74,41 @@ def test_inside_a_renderer_with_checkpointing() -> None:
     torch.testing.assert_close(*gradients)
 
 
+def test_inference_mode_is_allowed() -> None:
+    prior, latents, text = make()
+    call = {"timesteps": torch.tensor([100, 600]), "noise": torch.ones_like(latents)}
+    expected, _ = prior.gradient(latents, text, **call)
+    with torch.inference_mode():
+        actual, _ = prior.gradient(latents, text, **call)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_a_weight_of_zero_switches_off_a_term_that_is_not_finite() -> None:
+    prior, latents, text = make()
+    prior = prior.with_settings(lambda_kl=0.0, lambda_fm=0.0)
+    latents[0] = 0.5
+    latents[0, 0, 0, 0] = 3e38  # its variance is infinite, the residual is not the latents' business here
+    call = {"timesteps": torch.tensor([100, 600]), "noise": torch.ones_like(latents)}
+    leaf = latents.clone().requires_grad_()
+    out = prior(leaf, text, **call)
+    assert not torch.isfinite(out.kl)
+    out.loss.backward()
+    expected, _ = prior.gradient(latents, text, **call)
+    torch.testing.assert_close(leaf.grad, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("policy", ["propagate", "zero"])
+def test_balanced_with_a_feature_matching_gradient_of_zero(policy: str) -> None:
+    """Where v′ = v there is nothing to match: the ratio is 0, not infinite."""
+    prior, latents, text = make(scale="balanced", nonfinite=policy)
+    step = prior._evaluate(latents, text, 300, torch.ones_like(latents), None, 0.0)
+    import dataclasses
+
+    zero = dataclasses.replace(step, grad_v=torch.zeros_like(latents), grad_v_prime=torch.zeros_like(latents))
+    gradient, _ = prior._combine(zero)
+    assert torch.isfinite(gradient).all()
+
+
 @pytest.mark.gpu
 def test_gpu_step_equals_cpu_and_never_synchronises() -> None:
     prior, latents, text = make()
