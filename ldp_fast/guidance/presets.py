@@ -117,3 +117,12 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise UsageError(f"preset: expected one of {', '.join(PRESETS)}; got {name!r}")
     return PRESETS[name]
+
+
+def apply_changes(settings: PriorSettings, changes: dict[str, Any]) -> PriorSettings:
+    """`settings` with some fields changed; an unknown field is a `UsageError` that lists them."""
+    known = [field.name for field in dataclasses.fields(PriorSettings)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise UsageError(f"settings: unknown {', '.join(unknown)}; expected some of {', '.join(known)}")
+    return dataclasses.replace(settings, **changes)

@@ -21,7 +21,7 @@ from ..losses.functional import (
 from .loading import embedded_models, load_components
 from .models import LatentDiffusionModel
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
-from .presets import PriorSettings, find_preset
+from .presets import PriorSettings, apply_changes, find_preset
 from .schedule import Schedule, TimestepSampler
 from .text import TextEmbeddings
 
@@ -352,15 +352,6 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         columns = [states.new_full((copies * batch, 1), x) for x in (height, width, 0.0, 0.0, height, width)]
         conditions = {"text_embeds": torch.cat(second).to(self.dtype), "time_ids": torch.cat(columns, 1)}
         return states, {"added_cond_kwargs": conditions}
-
-
-def apply_changes(settings: PriorSettings, changes: dict[str, Any]) -> PriorSettings:
-    """`settings` with some fields changed; an unknown field is a `UsageError` that lists them."""
-    known = [field.name for field in dataclasses.fields(PriorSettings)]
-    unknown = [name for name in changes if name not in known]
-    if unknown:
-        raise UsageError(f"settings: unknown {', '.join(unknown)}; expected some of {', '.join(known)}")
-    return dataclasses.replace(settings, **changes)
 
 
 def prediction_type(scheduler: Any) -> str:
