@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ldp_fast.losses import latent_kl_loss
@@ -124,6 +124,15 @@ def test_nonfinite_policies(bad: float) -> None:
     latent_kl_loss(v[1:], nonfinite="raise")
 
 
+def cancellation(latents: torch.Tensor) -> float:
+    """How much of μ + (v − μ)(1 − 1/σ²) cancels: near σ² = 1 and μ = 0 the terms are far larger than the gradient."""
+    v = latents.double()
+    mean, variance = v.mean((1, 2, 3), keepdim=True), v.var((1, 2, 3), keepdim=True, unbiased=False)
+    terms = mean.abs() + (v - mean).abs() * (1 + 1 / variance)
+    left = mean + (v - mean) * (1 - 1 / variance)
+    return float(max(terms.max() / left.abs().max(), terms.norm() / left.norm()))
+
+
 @given(
     shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(2, 9)),
     dtype=st.sampled_from(DTYPES),
@@ -132,10 +141,11 @@ def test_nonfinite_policies(bad: float) -> None:
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=25)
+@example(shape=(1, 4, 4, 9), dtype=torch.float32, layout="contiguous", magnitude=1.0, seed=8)  # σ² = 1.06
 def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, seed) -> None:
     inputs = sample_inputs(OP, shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
     check_output(OP, inputs)
-    check_gradient(OP, inputs, naive.latent_kl_loss, upstream=256.0)
+    check_gradient(OP, inputs, naive.latent_kl_loss, upstream=256.0, condition=cancellation(inputs["latents"]))
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 16, 5, 7), (2, 4, 66, 65)])
