@@ -110,7 +110,7 @@ def test_a_wrong_option_is_one_line(fake: Callable, capsys: pytest.CaptureFixtur
     [
         (UsageError("preset: expected one of a, b;\n got 'c'"), "preset: expected one of a, b; got 'c'"),
         (FileNotFoundError(2, "No such file or directory", "a.png"), "no such file or directory: a.png"),
-        (PermissionError(13, "Permission denied", "/root/x"), "permission denied: /root/x"),
+        (PermissionError(13, "Permission denied", "/srv/x"), "permission denied: /srv/x"),
         (FileExistsError(17, "File exists", "out"), "file exists: out"),
         (ModuleNotFoundError("No module named 'diffusers'", name="diffusers"), "pip install 'ldp-fast[diffusers]'"),
         (ModuleNotFoundError("No module named 'PIL.Image'", name="PIL.Image"), "pip install 'ldp-fast[apps]'"),
