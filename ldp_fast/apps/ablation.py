@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     base = configure(args)
     plan = {"configuration": base, "shown": shown}
     if (folder / "ablation.json").exists():
-        if files.read_json(folder / "ablation.json")["plan"] != _plain(plan):
+        if files.read_json(folder / "ablation.json")["plan"] != files.plain(plan):
             raise UsageError(f"{folder} holds an ablation with other settings: choose another --out")
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no ablation: choose another --out")
@@ -90,12 +90,6 @@ def run(args: argparse.Namespace) -> int:
     print(_as_text(table, len(base["prompts"])))
     print(f"{folder / 'ablation.png'} (the figure), {folder / 'ablation.json'} (the numbers)")
     return 0
-
-
-def _plain(value: Any) -> Any:
-    import json
-
-    return json.loads(json.dumps(value))
 
 
 def _finished(folder: pathlib.Path) -> bool:

@@ -31,6 +31,11 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
         raise
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back (tuples become lists), so that a record and its origin compare equal."""
+    return json.loads(json.dumps(value))
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes indented JSON, atomically."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())

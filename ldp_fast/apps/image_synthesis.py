@@ -143,8 +143,7 @@ def synthesize(
     """
     resume = resume or f"ldp-fast synthesize --resume {folder}"
     prior = load_prior(configuration)
-    # JSON's view of the configuration, so that a run and its resumption compare equal.
-    configuration = json.loads(json.dumps(configuration))
+    configuration = files.plain(configuration)
     fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
     prompts, seeds, steps = configuration["prompts"], configuration["seeds"], configuration["steps"]
     items = [(prompt, seed) for prompt in prompts for seed in seeds]

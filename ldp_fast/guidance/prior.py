@@ -11,6 +11,7 @@ from torch import nn
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
 from ..losses.functional import (
+    GradientStatistics,
     combine_gradients,
     guided_residual,
     latent_kl_loss,
@@ -166,24 +167,17 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         wants_gradient = torch.is_grad_enabled() and v.requires_grad
         step = self._evaluate(v.detach(), text, timesteps, noise, generator, progress, gradients=wants_gradient)
         reduce: dict[str, Any] = {"batch_reduction": s.batch_reduction, "nonfinite": s.nonfinite}
+        balance = self._balance(step)
         lsd = score_distillation_loss(v, step.residual, step.weight, **reduce)
         kl = latent_kl_loss(v, **reduce)
-        elements = v[0].numel() if len(v) else 1
         if s.scale != "literal":
             # Same value, N times the gradient: Eq. 3 counted per element, as LSD is.
-            kl = ScaleGradient.apply(kl, elements)
+            kl = ScaleGradient.apply(kl, v.shape[1:].numel())
         fm = _reduce(step.fm_levels.sum(0), s.batch_reduction)
         if step.grad_v is not None and step.grad_v_prime is not None:
-            gradient = step.grad_v + (1 + step.alpha)[:, None, None, None] * step.grad_v_prime
-            gradient = gradient * (1 if s.scale == "literal" else elements)
-            if s.scale == "balanced":
-                gradient = gradient * self._balance(step)[:, None, None, None]
-            if s.batch_reduction == "mean":
-                gradient = gradient / max(1, len(v))
-            if s.nonfinite == "zero":
-                gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
-            fm = WithGradient.apply(v, fm, gradient)
-        _, statistics = self._combine(step)
+            alone, _ = self._combine_terms(step, balance, 0.0, 0.0)
+            fm = WithGradient.apply(v, fm, alone)
+        _, statistics = self._combine(step, balance)
         # A weight of zero switches a term off, even one that is not finite, as it does in gradient mode.
         weighted = [(s.lambda_fm, fm), (s.lambda_kl, kl), (s.lambda_lsd, lsd)]
         loss = sum((weight * term for weight, term in weighted if weight != 0), torch.zeros_like(lsd.detach()))
@@ -207,28 +201,33 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         Returns:
             g, float32 `[B, C, H, W]` (float64 for float64 latents), and the statistics.
         """
-        return self._combine(self._evaluate(latents.detach(), text, timesteps, noise, generator, progress))
+        step = self._evaluate(latents.detach(), text, timesteps, noise, generator, progress)
+        return self._combine(step, self._balance(step))
 
-    def _combine(self, step: _Step) -> tuple[torch.Tensor, PriorStatistics]:
+    @torch.no_grad()
+    def _combine_terms(
+        self, step: _Step, lambda_fm: torch.Tensor | float, lambda_kl: float, lambda_lsd: float
+    ) -> tuple[torch.Tensor, GradientStatistics]:
+        """Eq. 2–4 on the scale, with the reduction and the policy of the settings: the one place that knows them."""
         s = self.settings
-        with torch.no_grad():
-            lambda_fm: float | torch.Tensor = s.lambda_fm if step.grad_v is not None else 0.0
-            if s.scale == "balanced" and step.grad_v is not None:
-                lambda_fm = s.lambda_fm * self._balance(step)
-            gradient, terms = combine_gradients(
-                step.latents,
-                step.residual,
-                step.grad_v,
-                step.grad_v_prime,
-                step.alpha,
-                step.weight,
-                lambda_fm=lambda_fm,
-                lambda_kl=s.lambda_kl,
-                lambda_lsd=s.lambda_lsd,
-                scale="literal" if s.scale == "literal" else "latent",
-                batch_reduction=s.batch_reduction,
-                nonfinite=s.nonfinite,
-            )
+        return combine_gradients(
+            step.latents,
+            step.residual,
+            step.grad_v,
+            step.grad_v_prime,
+            step.alpha,
+            step.weight,
+            lambda_fm=lambda_fm,
+            lambda_kl=lambda_kl,
+            lambda_lsd=lambda_lsd,
+            scale="literal" if s.scale == "literal" else "latent",
+            batch_reduction=s.batch_reduction,
+            nonfinite=s.nonfinite,
+        )
+
+    def _combine(self, step: _Step, balance: torch.Tensor | float) -> tuple[torch.Tensor, PriorStatistics]:
+        s = self.settings
+        gradient, terms = self._combine_terms(step, s.lambda_fm * balance, s.lambda_kl, s.lambda_lsd)
         return gradient, PriorStatistics(
             timesteps=step.timesteps,
             alpha=step.alpha,
@@ -239,9 +238,17 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             levels=self.decoder.levels if len(step.fm_levels) else (),
         )
 
-    def _balance(self, step: _Step) -> torch.Tensor:
-        """‖w r‖ / (L ‖N·dL_FM/dv‖) of each sample, `[B]`, L levels: makes λ1 / L the ratio to score distillation."""
-        assert step.grad_v is not None and step.grad_v_prime is not None
+    @torch.no_grad()
+    def _balance(self, step: _Step) -> torch.Tensor | float:
+        """What λ1 is multiplied by: 0 without feature matching, 1 on the scales `latent` and `literal`.
+
+        On `balanced` ‖w r‖ / (L ‖N·dL_FM/dv‖) of each sample, `[B]`, L levels: λ1 / L is then the ratio to score
+        distillation.
+        """
+        if step.grad_v is None or step.grad_v_prime is None:
+            return 0.0
+        if self.settings.scale != "balanced":
+            return 1.0
         matching = step.grad_v + (1 + step.alpha)[:, None, None, None] * step.grad_v_prime
         distillation = step.weight[:, None, None, None] * step.residual
         if self.settings.nonfinite == "zero":
