@@ -120,7 +120,9 @@ def build_arguments() -> dict[str, Any]:
     nvcc = usable_nvcc(torch.version.cuda)
     sources = sorted(str(p) for p in CSRC.rglob("*.cpp"))
     macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", TORCH_TARGET), ("LDP_DEBUG", str(int(debug)))]
-    flags = {"cxx": ["-O0", "-g"] if debug else ["-O3"], "nvcc": ["-O0", "-g", "-G"] if debug else ["-O3", "-lineinfo"]}
+    # No contraction: the same samples on CPU and GPU (csrc/include/ldp/host_device.h).
+    host = [*(["-O0", "-g"] if debug else ["-O3"]), "-ffp-contract=off"]
+    flags = {"cxx": host, "nvcc": ["-O0", "-g", "-G"] if debug else ["-O3", "-lineinfo"]}
     libraries: dict[str, list[str]] = {}
     if nvcc is not None:
         home = toolkit(nvcc)

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "hash_grid/layout.h"
 #ifdef USE_CUDA
 #include <ldp/build_info.h>
 #endif
@@ -66,6 +67,13 @@ py::dict device_code(int device) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.doc() = "The compiled half of ldp_fast; import torch first. See csrc/.";
+    py::class_<ldp::HashGridLayout>(m, "HashGridLayout", "Levels of a hash grid, in tiny-cuda-nn's convention (csrc/hash_grid/layout.h).")
+        .def(py::init(&ldp::hash_grid_layout), py::arg("n_levels"), py::arg("log2_table_size"), py::arg("base_resolution"),
+             py::arg("per_level_scale"))
+        .def_readonly("offsets", &ldp::HashGridLayout::offsets, "[L + 1], in entries of the table.")
+        .def_readonly("resolutions", &ldp::HashGridLayout::resolutions, "[L], vertices along each axis.")
+        .def_readonly("scales", &ldp::HashGridLayout::scales, "[L], cells along each axis.")
+        .def_readonly("dense", &ldp::HashGridLayout::dense, "[L], whether every vertex has an entry of its own.");
     m.def("build_info", &build_info,
           "What the extension was built with: compiler, cxx_standard, torch_target, debug, cuda (None without), architectures.");
     m.def("device_code", &device_code, py::arg("device"),

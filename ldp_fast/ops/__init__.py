@@ -9,6 +9,12 @@ Letters, here and in `ldp_fast.reference` and `ldp_fast.kernels`:
     N  elements of one sample, C·H·W
     L  feature levels; C_l, H_l, W_l their sizes, M_l = C_l·H_l·W_l
 
+and for the renderer (csrc/, `ldp_fast.nerf`):
+
+    S  samples, positions in space; rays have them packed one after another
+    R  rays; V views (cameras)
+    L, F  levels and features of a hash grid; K cascades of an occupancy grid
+
 These functions expect checked arguments. The public calls, with checks, defaults and reductions, are in
 `ldp_fast.losses`.
 """
@@ -17,6 +23,7 @@ from . import (
     combine_gradients,
     feature_matching,
     guided_residual,
+    hash_grid,
     latent_kl,
     perturb,
     residual_latents,
@@ -27,6 +34,7 @@ __all__ = [
     "combine_gradients",
     "feature_matching",
     "guided_residual",
+    "hash_grid",
     "latent_kl",
     "perturb",
     "residual_latents",

@@ -3,8 +3,9 @@
 An operator module does three things: `define` its schema, `register` its implementations, and
 `register_autograd` or `register_no_gradient`. What runs is then decided per call, by the tensors' device:
 
-* CUDA: the Triton launcher, imported at the first call; the reference for float64.
-* CPU: the reference (or the launcher in Triton's interpreter, see `ldp_fast._settings`).
+* CUDA: the Triton launcher or the native operator of csrc, found at the first call; the reference for float64.
+* CPU: the native operator where there is one and the floating tensors are float32 (shadows apart), else the
+  reference (or the Triton launcher in Triton's interpreter, see `ldp_fast._settings`).
 * Meta and fake tensors: the shape function.
 
 The shape function allocates the outputs of the launcher too (`launcher(*outputs, *arguments)`), so that shapes,
@@ -21,13 +22,14 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _settings
+from . import _native
 
 NAMESPACE = "ldp_fast"
 
@@ -39,6 +41,7 @@ class Operator:
     schema: str
     reference: Callable[..., Any] | None = None
     launcher: str = ""  # "module:function"
+    native: Callable[..., None] | None = None
     fake: Callable[..., Any] | None = None
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., None] | None = None
@@ -64,16 +67,26 @@ def define(schema: str) -> None:
         raise RuntimeError(f"{name}: expected the schema it was defined with, got another one; restart Python")
 
 
-def register(name: str, *, reference: Callable[..., Any], launcher: str, fake: Callable[..., Any]) -> None:
-    """Registers the implementations of a defined operator.
+def register(
+    name: str,
+    *,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    launcher: str = "",
+    native: Callable[..., None] | bool = False,
+) -> None:
+    """Registers the implementations of a defined operator: a Triton launcher or a native operator, and the reference.
 
     Args:
         name: the operator's name, without the namespace.
         reference: the plain PyTorch implementation; takes the operator's arguments.
-        launcher: "module:function" of the Triton launcher; takes the outputs, then the operator's arguments.
         fake: allocates the outputs; takes the operator's arguments.
+        launcher: "module:function" of the Triton launcher; takes the outputs, then the operator's arguments.
+        native: True for the native operator of the same name in csrc, which takes the same; or a function that
+            allocates what more it needs and calls one.
     """
     operator = OPERATORS[name]
+    operator.native = partial(_native_of, name) if native is True else native or None
     fresh = operator.fake is None
     operator.reference, operator.launcher, operator.fake = reference, launcher, fake
     if not fresh:
@@ -136,6 +149,13 @@ def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     assert operator.reference is not None and operator.fake is not None
     tensors = list(_tensors((*args, *kwargs.values())))
     device = tensors[0].device
+    if operator.native is not None:
+        floating = {t.dtype for t in tensors if t.is_floating_point()}
+        if not use_native(device.type, floating):
+            return operator.reference(*args, **kwargs)
+        outputs = operator.fake(*args, **kwargs)
+        operator.native(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
+        return outputs
     if not _settings.use_triton(device.type, double=any(t.dtype == torch.float64 for t in tensors)):
         return operator.reference(*args, **kwargs)
     launch = _launcher(operator.launcher)
@@ -144,6 +164,22 @@ def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         outputs = operator.fake(*args, **kwargs)
         launch(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
     return outputs
+
+
+def use_native(device_type: str, floating: set[torch.dtype]) -> bool:
+    """Returns whether an operator of csrc takes its native implementation, given a device and the floating dtypes.
+
+    float16 among float32 is a shadow: it is read on a GPU only. On a CPU without the extension the reference serves.
+    """
+    if _settings.backend() == "reference" or not floating <= {torch.float32, torch.float16}:
+        return False
+    if device_type == "cuda":
+        return True
+    return torch.float16 not in floating and _native.extension() is not None
+
+
+def _native_of(name: str, *args: Any, **kwargs: Any) -> None:
+    _native.function(name)(*args, **kwargs)
 
 
 @cache

@@ -7,6 +7,7 @@ numbers as well and check their arguments.
 
 from .combine_gradients import combine_gradients
 from .guided_residual import guided_residual
+from .hash_grid import hash_grid
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 from .perturb import perturb
 from .residual_latents import residual_latents, residual_latents_backward
@@ -16,6 +17,7 @@ __all__ = [
     "KL_VARIANCE_FLOOR",
     "combine_gradients",
     "guided_residual",
+    "hash_grid",
     "latent_kl",
     "latent_kl_backward",
     "perturb",

@@ -1,0 +1,78 @@
+// Multiresolution hash grid encoding: the parameters of the kernels and the maths they share.
+//
+// The convention of tiny-cuda-nn and instant-ngp (layout.h). Letters: S positions, L levels, F features of a level.
+// y[s, l*F + f] = sum over the 8 corners c of the cell: weight_c * table[offset_l + index_l(corner_c), f].
+#pragma once
+
+#include <ldp/host_device.h>
+
+#include "layout.h"
+
+namespace ldp {
+
+struct HashGridLevel {
+    int64_t offset;       // first entry of the level in the table
+    uint32_t size;        // entries of the level
+    uint32_t resolution;  // vertices along an axis
+    float scale;          // cells along an axis
+};
+
+struct HashGridParams {
+    const float* positions;  // [S, 3] in [0, 1]
+    const float* table;      // [entries, F]
+    const void* shadow;      // [entries, F] half, read instead of the table; null without one
+    const int64_t* count;    // device: positions that are there, rows from *count on are padding; null = all S
+    int64_t size;            // S
+    int n_levels;            // L
+    int n_features;          // F
+    float shift;             // 0.5: vertices lie between the ends (tiny-cuda-nn); 0: on them (voxel grids)
+    bool hashed;             // a level that does not fit is hashed; else wrapped ("tiled")
+    bool smoothstep;         // 3t^2 - 2t^3 instead of t
+    HashGridLevel levels[kMaxLevels];
+};
+
+// The cell that holds a position, along one axis.
+struct HashGridCell {
+    uint32_t vertex;  // the lower one; wraps for positions below 0, as in tiny-cuda-nn
+    float weight;     // of the upper vertex
+    float slope;      // d weight / d position, in units of [0, 1]
+    float curvature;  // d slope / d position, in the same units
+};
+
+LDP_HOST_DEVICE HashGridCell hash_grid_cell(float x, float scale, float shift, uint32_t resolution, bool smoothstep) {
+    const float at = fmaf(scale, x, shift);
+    float whole = floorf(at);
+    // On a grid with vertices on its ends the upper end belongs to the last cell.
+    if (shift == 0.0f && whole == scale && resolution > 1) whole -= 1.0f;
+    // A float beyond int32 has no defined conversion: NaN and far away positions take cell 0, and NaN stays in the weight.
+    const bool representable = whole > -2147483000.0f && whole < 2147483000.0f;
+    const float t = at - whole;
+    HashGridCell cell;
+    cell.vertex = representable ? static_cast<uint32_t>(static_cast<int32_t>(whole)) : 0u;
+    cell.weight = smoothstep ? t * t * (3.0f - 2.0f * t) : t;
+    cell.slope = smoothstep ? 6.0f * t * (1.0f - t) * scale : scale;
+    cell.curvature = smoothstep ? (6.0f - 12.0f * t) * scale * scale : 0.0f;
+    return cell;
+}
+
+// Entry of a vertex within its level. The dense index is built axis by axis and stops growing once it has outrun the
+// level, exactly as tiny-cuda-nn does; a wrapped level with resolution^2 > size therefore ignores z.
+LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uint32_t resolution, uint32_t size, bool hashed) {
+    uint32_t index = x;
+    uint64_t stride = resolution;
+    if (stride <= size) {
+        index += y * static_cast<uint32_t>(stride);
+        stride *= resolution;
+    }
+    if (stride <= size) {
+        index += z * static_cast<uint32_t>(stride);
+        stride *= resolution;
+    }
+    if (hashed && size < stride) index = x ^ (y * 2654435761u) ^ (z * 805459861u);
+    return index % size;
+}
+
+// float32 in and out; with a workspace where the backward needs one. Entry points, CPU: hash_grid_cpu.cpp.
+void hash_grid_cpu(const HashGridParams& params, float* encoding);  // [S, L*F]
+
+}  // namespace ldp
