@@ -113,7 +113,9 @@ def test_indexing_and_dtype() -> None:
         (lambda: Cameras(torch.full((1, 4, 4), torch.inf), torch.ones(1, 2), torch.ones(1, 2)), "infinity in camera 0"),
         (lambda: Cameras.orbit(0.0).rays(0, 4), "height: expected a whole number of at least 1, got 0"),
         (
-            lambda: Cameras.from_poses(torch.eye(4)[None], focal=torch.ones(2), width=1, height=1, convention="blender"),
+            lambda: Cameras.from_poses(
+                torch.eye(4)[None], focal=torch.ones(2), width=1, height=1, convention="blender"
+            ),
             "convention: expected one of 'opengl', 'opencv', got 'blender'",
         ),
         (lambda: Cameras.from_poses(torch.eye(4), focal=torch.ones(2), width=1, height=1), "poses: expected a tensor"),
