@@ -5,16 +5,35 @@
 // allocates and all memory is torch's own.
 #include <torch/csrc/stable/library.h>
 
+#include "adam/adam_op.h"
+#include "composite/composite_op.h"
 #include "hash_grid/hash_grid_op.h"
 
 STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
     m.def(
         "hash_grid(Tensor(a!) encoding, Tensor positions, Tensor table, Tensor? shadow, Tensor? count, int[] offsets, "
         "int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+    m.def(
+        "composite(Tensor(a!) composited, Tensor(b!) opacity, Tensor(c!) depth, Tensor(d!) weights, Tensor(e!) distortion, "
+        "Tensor(f!) emptiness, Tensor density, Tensor values, Tensor distances, Tensor steps, Tensor ray_offsets, "
+        "Tensor? background, float early_stop, float emptiness_scale) -> ()");
+    m.def(
+        "composite_backward(Tensor(a!) grad_density, Tensor(b!) grad_samples, Tensor(c!) grad_background, "
+        "Tensor? grad_values, Tensor? grad_opacity, Tensor? grad_depth, Tensor? grad_weights, Tensor? grad_distortion, "
+        "Tensor? grad_emptiness, Tensor density, Tensor values, Tensor distances, Tensor steps, Tensor ray_offsets, "
+        "Tensor? background, Tensor opacity, float early_stop, float emptiness_scale) -> ()");
+    m.def(
+        "fused_adam(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!)? shadow, "
+        "Tensor(f!) step, Tensor lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled, "
+        "Tensor? grad_scale, Tensor? found_inf, bool zero_grad) -> ()");
 }
 
 // One function serves both devices: it looks at its tensors (LDP_DISPATCH).
-#define LDP_IMPLEMENT(m) m.impl("hash_grid", TORCH_BOX(&ldp::hash_grid_op));
+#define LDP_IMPLEMENT(m)                                                     \
+    m.impl("hash_grid", TORCH_BOX(&ldp::hash_grid_op));                   \
+    m.impl("composite", TORCH_BOX(&ldp::composite_op));                   \
+    m.impl("composite_backward", TORCH_BOX(&ldp::composite_backward_op)); \
+    m.impl("fused_adam", TORCH_BOX(&ldp::fused_adam_op));
 
 STABLE_TORCH_LIBRARY_IMPL(ldp_fast_native, CPU, m) { LDP_IMPLEMENT(m) }
 STABLE_TORCH_LIBRARY_IMPL(ldp_fast_native, CUDA, m) { LDP_IMPLEMENT(m) }

@@ -21,7 +21,9 @@ These functions expect checked arguments. The public calls, with checks, default
 
 from . import (
     combine_gradients,
+    composite,
     feature_matching,
+    fused_adam,
     guided_residual,
     hash_grid,
     latent_kl,
@@ -32,7 +34,9 @@ from . import (
 
 __all__ = [
     "combine_gradients",
+    "composite",
     "feature_matching",
+    "fused_adam",
     "guided_residual",
     "hash_grid",
     "latent_kl",

@@ -6,6 +6,8 @@ numbers as well and check their arguments.
 """
 
 from .combine_gradients import combine_gradients
+from .composite import composite, composite_backward
+from .fused_adam import fused_adam
 from .guided_residual import guided_residual
 from .hash_grid import hash_grid
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
@@ -16,6 +18,9 @@ from .score_distillation import score_distillation, score_distillation_backward
 __all__ = [
     "KL_VARIANCE_FLOOR",
     "combine_gradients",
+    "composite",
+    "composite_backward",
+    "fused_adam",
     "guided_residual",
     "hash_grid",
     "latent_kl",
