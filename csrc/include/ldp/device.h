@@ -1,0 +1,56 @@
+// What every .cu file starts from: CUDA's words, half precision, shared memory. No torch.
+//
+// The same file is compiled by nvcc, and, with LDP_CUDA_ON_CPU, as C++ for the tests (tests/cuda_on_cpu): so kernels
+// are started by LDP_LAUNCH (launch.h), shared memory is declared by the macros below, and what is more than plain CUDA
+// C++ stands in warp.h and mma.h.
+#pragma once
+
+#include <cstdint>
+
+#include <ldp/host_device.h>
+
+#ifdef LDP_CUDA_ON_CPU
+#include "cuda_on_cpu.h"
+#else
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+// An array `type name[count]` in shared memory, 16-byte aligned. `name` may be a pointer: no sizeof.
+#define LDP_SHARED(type, name, count) __shared__ __align__(16) type name[count]
+
+// A pointer `type* name` to the shared memory the launch asked for, 16-byte aligned. Every use in a kernel is the start.
+#define LDP_DYNAMIC_SHARED(type, name)                               \
+    extern __shared__ __align__(16) unsigned char ldp_dynamic_shared[]; \
+    type* const name = reinterpret_cast<type*>(ldp_dynamic_shared)
+#endif
+
+namespace ldp {
+
+using half = ::__half;
+using half2 = ::__half2;
+
+__device__ __forceinline__ float to_float(half value) { return __half2float(value); }
+__device__ __forceinline__ float2 to_float2(half2 pair) { return __half22float2(pair); }
+
+// To nearest, ties to even; beyond 65504 infinity.
+__device__ __forceinline__ half to_half(float value) { return __float2half_rn(value); }
+__device__ __forceinline__ half2 to_half2(float low, float high) { return __floats2half2_rn(low, high); }
+
+// An access of 4, 8 or 16 bytes at once through the type of the register(s): load_as<float4>(pointer). The address must
+// be a multiple of the type's size. Read-only: the data does not change while the kernel runs.
+template <typename Wide, typename T>
+__device__ __forceinline__ Wide load_as(const T* pointer) {
+    return *reinterpret_cast<const Wide*>(pointer);
+}
+
+template <typename Wide, typename T>
+__device__ __forceinline__ Wide load_read_only(const T* pointer) {
+    return __ldg(reinterpret_cast<const Wide*>(pointer));
+}
+
+template <typename Wide, typename T>
+__device__ __forceinline__ void store_as(T* pointer, Wide value) {
+    *reinterpret_cast<Wide*>(pointer) = value;
+}
+
+}  // namespace ldp

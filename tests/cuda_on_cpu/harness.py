@@ -1,0 +1,144 @@
+"""Builds and runs drivers: C++ programmes that call .cu and _cpu.cpp files of csrc, on the CPU, under sanitizers.
+
+A driver includes "testing.h", calls the entry points (a null stream will do) inside `for_every_order`, and compares.
+Everything is compiled as C++ with LDP_CUDA_ON_CPU and LDP_NO_TORCH; objects and programmes are kept for the session.
+
+    def test_kernels() -> None:
+        harness.check(HERE / "foo_driver.cpp", ["foo/foo.cu", "foo/foo_cpu.cpp"])
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
+RUNTIME = (HERE / "cuda_on_cpu.cpp", HERE / "testing.cpp")
+
+SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+FLAGS = (
+    "-std=c++17",
+    "-O1",
+    "-g1",
+    "-fno-omit-frame-pointer",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-DLDP_CUDA_ON_CPU",
+    "-DLDP_NO_TORCH",
+    f"-I{CSRC / 'include'}",
+    f"-I{CSRC}",
+    f"-I{HERE}",
+    *SANITIZERS,
+)
+
+# A leak would be the driver's own; LeakSanitizer needs ptrace, which containers forbid. A fiber's stack has no fake one.
+ENVIRONMENT = {
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=0:exitcode=71:symbolize=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=72",
+}
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="cuda-on-cpu-")
+
+
+@functools.cache
+def find_compiler() -> str | None:
+    """Returns a C++ compiler that comes with the sanitizers' runtimes, None without one."""
+    for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")):
+        compiler = shutil.which(name)
+        if compiler is None:
+            continue
+        command = [compiler, *SANITIZERS, "-x", "c++", "-", "-o", str(Path(_folder().name) / "probe")]
+        if subprocess.run(command, input="int main() {}", capture_output=True, text=True).returncode == 0:
+            return compiler
+    return None
+
+
+def _compiler() -> str:
+    compiler = find_compiler()
+    if compiler is None:
+        pytest.skip("there is no g++ or clang++ with AddressSanitizer and UBSan")
+    return compiler
+
+
+@functools.cache
+def compile_object(source: Path, flags: tuple[str, ...] = ()) -> Path:
+    """Compiles one file, once a session.
+
+    Args:
+        source: a .cpp or .cu file.
+        flags: added to the command, such as "-DPLANTED=1".
+
+    Returns:
+        The object file.
+    """
+    descriptor, name = tempfile.mkstemp(suffix=".o", prefix=source.stem + "-", dir=_folder().name)
+    os.close(descriptor)
+    command = [_compiler(), *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{source.name} does not compile as C++ for the CPU:\n{done.stderr}"
+    return Path(name)
+
+
+def build(driver: Path, sources: Sequence[str | Path] = (), flags: tuple[str, ...] = ()) -> Path:
+    """Builds a driver with the sources it calls.
+
+    Args:
+        driver: a .cpp file with a `main`.
+        sources: .cu and .cpp files, relative to csrc (or absolute).
+        flags: for all of them.
+
+    Returns:
+        The programme.
+    """
+    files = (driver, *(CSRC / source for source in sources))
+    return _link(tuple(compile_object(file, flags) for file in files) + tuple(map(compile_object, RUNTIME)))
+
+
+@functools.cache
+def _link(objects: tuple[Path, ...]) -> Path:
+    programme = objects[0].with_suffix("")
+    done = subprocess.run(
+        [_compiler(), *SANITIZERS, *map(str, objects), "-o", str(programme)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{programme.name} does not link:\n{done.stderr}"
+    return programme
+
+
+def run(
+    programme: Path, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 300.0
+) -> subprocess.CompletedProcess[str]:
+    """Runs a driver and returns how it ended, whatever that was.
+
+    Args:
+        programme: from `build`.
+        arguments: for its `main`.
+        environment: added to the process's own, for instance LDP_CUDA_ORDER="reverse,random,7,7b".
+        timeout: in seconds; a kernel whose blocks wait for each other hangs here.
+    """
+    variables = {**os.environ, **ENVIRONMENT, **(environment or {})}
+    return subprocess.run([str(programme), *arguments], capture_output=True, text=True, env=variables, timeout=timeout)
+
+
+def check(driver: Path, sources: Sequence[str | Path] = (), *arguments: str, flags: tuple[str, ...] = ()) -> str:
+    """Builds and runs a driver that has to succeed. Returns what it printed."""
+    done = run(build(driver, sources, flags), *arguments)
+    assert done.returncode == 0, (
+        f"{driver.name} {' '.join(arguments)}: expected exit code 0, got {done.returncode}\n"
+        f"{done.stdout[-4000:]}{done.stderr[-12000:]}"
+    )
+    return done.stdout
