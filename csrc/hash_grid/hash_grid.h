@@ -6,6 +6,12 @@
 
 #include <ldp/host_device.h>
 
+#if defined(LDP_CUDA_ON_CPU)
+#include <ldp/device.h>
+#elif defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
+
 #include "layout.h"
 
 namespace ldp {
@@ -72,7 +78,23 @@ LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uin
     return index % size;
 }
 
-// float32 in and out; with a workspace where the backward needs one. Entry points, CPU: hash_grid_cpu.cpp.
-void hash_grid_cpu(const HashGridParams& params, float* encoding);  // [S, L*F]
+// float32 in and out. Rows from *count on: encoding and grad_positions become zero, grad is not read. Every function
+// writes all of its output. The table's gradient reads no table: params.table may be null.
+void hash_grid_cpu(const HashGridParams& params, float* encoding);                                           // [S, L*F]
+void hash_grid_backward_table_cpu(const HashGridParams& params, const float* grad, float* grad_table);       // [entries, F]
+void hash_grid_backward_positions_cpu(const HashGridParams& params, const float* grad, float* grad_positions);  // [S, 3]
+
+#if defined(USE_CUDA) || defined(LDP_CUDA_ON_CPU)
+void hash_grid_cuda(const HashGridParams& params, float* encoding, cudaStream_t stream);
+void hash_grid_backward_positions_cuda(const HashGridParams& params, const float* grad, float* grad_positions, cudaStream_t stream);
+
+// Adds to grad_table, which comes zeroed. With a workspace (zeroed, hash_grid_workspace(entries * F) numbers) the sums
+// have the same bits in every run; without one they are float32 atomics.
+void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table, int64_t* workspace,
+                                   cudaStream_t stream);
+#endif
+
+// Numbers of 64 bits: a fixed-point sum for every element of the table, and the largest gradient.
+inline int64_t hash_grid_workspace(int64_t elements) { return elements + 1; }
 
 }  // namespace ldp
