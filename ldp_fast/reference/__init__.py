@@ -9,6 +9,8 @@ from .combine_gradients import combine_gradients
 from .guided_residual import guided_residual
 from .hash_grid import hash_grid
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
+from .march_rays import march_rays
+from .occupancy import occupancy_bits, occupancy_samples, occupancy_update
 from .perturb import perturb
 from .residual_latents import residual_latents, residual_latents_backward
 from .score_distillation import score_distillation, score_distillation_backward
@@ -20,6 +22,10 @@ __all__ = [
     "hash_grid",
     "latent_kl",
     "latent_kl_backward",
+    "march_rays",
+    "occupancy_bits",
+    "occupancy_samples",
+    "occupancy_update",
     "perturb",
     "residual_latents",
     "residual_latents_backward",
