@@ -11,6 +11,8 @@ from .fused_adam import fused_adam
 from .guided_residual import guided_residual
 from .hash_grid import hash_grid
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
+from .march_rays import march_rays
+from .occupancy import occupancy_bits, occupancy_samples, occupancy_update
 from .perturb import perturb
 from .residual_latents import residual_latents, residual_latents_backward
 from .score_distillation import score_distillation, score_distillation_backward
@@ -25,6 +27,10 @@ __all__ = [
     "hash_grid",
     "latent_kl",
     "latent_kl_backward",
+    "march_rays",
+    "occupancy_bits",
+    "occupancy_samples",
+    "occupancy_update",
     "perturb",
     "residual_latents",
     "residual_latents_backward",
