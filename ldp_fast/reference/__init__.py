@@ -8,6 +8,7 @@ numbers as well and check their arguments.
 from .combine_gradients import combine_gradients
 from .guided_residual import guided_residual
 from .hash_grid import hash_grid
+from .latent_field import latent_field, latent_field_backward
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 from .perturb import perturb
 from .residual_latents import residual_latents, residual_latents_backward
@@ -18,6 +19,8 @@ __all__ = [
     "combine_gradients",
     "guided_residual",
     "hash_grid",
+    "latent_field",
+    "latent_field_backward",
     "latent_kl",
     "latent_kl_backward",
     "perturb",
