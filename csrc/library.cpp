@@ -7,6 +7,7 @@
 
 #include "adam/adam_op.h"
 #include "composite/composite_op.h"
+#include "field/field_op.h"
 #include "hash_grid/hash_grid_op.h"
 #include "march/march_op.h"
 #include "occupancy/occupancy_op.h"
@@ -15,6 +16,16 @@ STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
     m.def(
         "hash_grid(Tensor(a!) encoding, Tensor positions, Tensor table, Tensor? shadow, Tensor? count, int[] offsets, "
         "int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+    m.def(
+        "latent_field(Tensor(a!) density, Tensor(b!) latents, Tensor(c!) encoding, Tensor(d!)? workspace, Tensor positions, "
+        "Tensor table, Tensor? shadow, Tensor weights, Tensor? count, int[] offsets, int[] resolutions, float[] scales, "
+        "float shift, bool hashed, bool smoothstep, float bound, int hidden, int layers, int channels, bool bias, bool sigmoid, "
+        "float blob_strength, float blob_std, bool half) -> ()");
+    m.def(
+        "latent_field_backward(Tensor(a!) grad_encoding, Tensor(b!) grad_weights, Tensor(c!) grad_positions, "
+        "Tensor(d!)? workspace, Tensor grad_density, Tensor grad_latents, Tensor positions, Tensor encoding, Tensor weights, "
+        "Tensor? count, int hidden, int layers, int channels, bool bias, bool sigmoid, float blob_strength, float blob_std, "
+        "bool half) -> ()");
     m.def(
         "march_rays(Tensor(a!) positions, Tensor(b!) distances, Tensor(c!) steps, Tensor(d!) ray_offsets, Tensor(e!) counts, "
         "Tensor(f!) workspace, Tensor origins, Tensor directions, Tensor? bits, Tensor seed, float[] box, int resolution, "
@@ -44,6 +55,8 @@ namespace {
 // One function serves both devices: it looks at its tensors (LDP_DISPATCH).
 void implement(torch::stable::detail::StableLibrary& m) {
     m.impl("hash_grid", TORCH_BOX(&ldp::hash_grid_op));
+    m.impl("latent_field", TORCH_BOX(&ldp::latent_field_op));
+    m.impl("latent_field_backward", TORCH_BOX(&ldp::latent_field_backward_op));
     m.impl("march_rays", TORCH_BOX(&ldp::march_rays_op));
     m.impl("occupancy_samples", TORCH_BOX(&ldp::occupancy_samples_op));
     m.impl("occupancy_update", TORCH_BOX(&ldp::occupancy_update_op));

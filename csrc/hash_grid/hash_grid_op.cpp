@@ -3,9 +3,8 @@
 #include "hash_grid.h"
 
 namespace ldp {
-namespace {
 
-HashGridParams params_of(const char* op, const Tensor& positions, const Tensor& table, const OptionalTensor& shadow,
+HashGridParams hash_grid_params(const char* op, const Tensor& positions, const Tensor& table, const OptionalTensor& shadow,
                          const OptionalTensor& count, const std::vector<int64_t>& offsets,
                          const std::vector<int64_t>& resolutions, const std::vector<double>& scales, double shift,
                          bool hashed, bool smoothstep) {
@@ -33,13 +32,11 @@ HashGridParams params_of(const char* op, const Tensor& positions, const Tensor& 
     return params;
 }
 
-}  // namespace
-
 void hash_grid_op(Tensor encoding, Tensor positions, Tensor table, OptionalTensor shadow, OptionalTensor count,
                   std::vector<int64_t> offsets, std::vector<int64_t> resolutions, std::vector<double> scales, double shift,
                   bool hashed, bool smoothstep) {
     constexpr const char* op = "hash_grid";
-    const HashGridParams params = params_of(op, positions, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep);
+    const HashGridParams params = hash_grid_params(op, positions, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep);
     float* out = data<float>(op, "encoding", encoding, {params.size, params.n_levels * params.n_features}, positions);
     if (params.size == 0) return;
     LDP_DISPATCH(op, positions, hash_grid_cpu(params, out), throw std::runtime_error("hash_grid: to come"));

@@ -10,6 +10,7 @@ from .composite import composite, composite_backward
 from .fused_adam import fused_adam
 from .guided_residual import guided_residual
 from .hash_grid import hash_grid
+from .latent_field import latent_field, latent_field_backward
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 from .march_rays import march_rays
 from .occupancy import occupancy_bits, occupancy_samples, occupancy_update
@@ -25,6 +26,8 @@ __all__ = [
     "fused_adam",
     "guided_residual",
     "hash_grid",
+    "latent_field",
+    "latent_field_backward",
     "latent_kl",
     "latent_kl_backward",
     "march_rays",
