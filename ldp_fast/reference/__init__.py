@@ -7,7 +7,12 @@ numbers as well and check their arguments.
 
 from .combine_gradients import combine_gradients
 from .guided_residual import guided_residual
-from .hash_grid import hash_grid
+from .hash_grid import (
+    hash_grid,
+    hash_grid_backward_positions,
+    hash_grid_backward_positions_backward,
+    hash_grid_backward_table,
+)
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 from .perturb import perturb
 from .residual_latents import residual_latents, residual_latents_backward
@@ -18,6 +23,9 @@ __all__ = [
     "combine_gradients",
     "guided_residual",
     "hash_grid",
+    "hash_grid_backward_positions",
+    "hash_grid_backward_positions_backward",
+    "hash_grid_backward_table",
     "latent_kl",
     "latent_kl_backward",
     "perturb",
