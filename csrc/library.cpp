@@ -17,6 +17,12 @@ STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
         "hash_grid(Tensor(a!) encoding, Tensor positions, Tensor table, Tensor? shadow, Tensor? count, int[] offsets, "
         "int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
     m.def(
+        "hash_grid_backward_table(Tensor(a!) grad_table, Tensor(b!)? workspace, Tensor grad, Tensor positions, Tensor? count, "
+        "int[] offsets, int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+    m.def(
+        "hash_grid_backward_positions(Tensor(a!) grad_positions, Tensor grad, Tensor positions, Tensor table, Tensor? shadow, "
+        "Tensor? count, int[] offsets, int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+    m.def(
         "latent_field(Tensor(a!) density, Tensor(b!) latents, Tensor(c!) encoding, Tensor(d!)? workspace, Tensor positions, "
         "Tensor table, Tensor? shadow, Tensor weights, Tensor? count, int[] offsets, int[] resolutions, float[] scales, "
         "float shift, bool hashed, bool smoothstep, float bound, int hidden, int layers, int channels, bool bias, bool sigmoid, "
@@ -55,6 +61,8 @@ namespace {
 // One function serves both devices: it looks at its tensors (LDP_DISPATCH).
 void implement(torch::stable::detail::StableLibrary& m) {
     m.impl("hash_grid", TORCH_BOX(&ldp::hash_grid_op));
+    m.impl("hash_grid_backward_table", TORCH_BOX(&ldp::hash_grid_backward_table_op));
+    m.impl("hash_grid_backward_positions", TORCH_BOX(&ldp::hash_grid_backward_positions_op));
     m.impl("latent_field", TORCH_BOX(&ldp::latent_field_op));
     m.impl("latent_field_backward", TORCH_BOX(&ldp::latent_field_backward_op));
     m.impl("march_rays", TORCH_BOX(&ldp::march_rays_op));

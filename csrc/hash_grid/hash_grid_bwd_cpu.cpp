@@ -43,7 +43,10 @@ struct Scatter {
     LDP_INLINE static void add(const HashGridTile& tile, const float* g, float* out, int samples, int64_t width,
                                int features, Range range) {
         const int known = kF > 0 ? kF : features;
-        for (int i = 0; i < samples; ++i, g += width)
+        for (int i = 0; i < samples; ++i, g += width) {
+            bool zero = true;
+            for (int f = 0; f < known; ++f) zero &= g[f] == 0.0f;
+            if (zero) continue;
             for (int corner = 0; corner < 8; ++corner) {
                 const uint32_t index = tile.index[corner][i];
                 if (!kWhole && index - range.first >= range.size) continue;
@@ -51,6 +54,7 @@ struct Scatter {
                 float* entry = out + static_cast<size_t>(index) * known;
                 for (int f = 0; f < known; ++f) entry[f] += weight * g[f];
             }
+        }
     }
 };
 
