@@ -30,7 +30,7 @@ __device__ __forceinline__ int64_t composite_sweep(const CompositeParams& params
 }
 
 template <int kLanes, int kParts, bool kApart>
-__global__ void __launch_bounds__(kCompositeBlock, kCompositeBlocks) composite_backward_kernel(CompositeParams params, CompositeGradients grads) {
+__global__ void __launch_bounds__(kCompositeBlock, 5) composite_backward_kernel(CompositeParams params, CompositeGradients grads) {
     using Lanes = ChannelLanes<kLanes>;
     const int lane = lane_id(), channel = Lanes::channel(), channels = params.channels;
     const int64_t warps = static_cast<int64_t>(gridDim.x) * (kCompositeBlock / kWarp);

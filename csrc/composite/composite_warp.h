@@ -10,7 +10,6 @@
 namespace ldp {
 
 constexpr int kCompositeBlock = 128;
-constexpr int kCompositeBlocks = 8;  // at once on a multiprocessor: leaves 64 registers to a thread
 
 // The state of a ray at the begin of a chunk, the same in every lane.
 struct RayCarry {

@@ -105,6 +105,40 @@ def register(
     torch.library.register_fake(f"{NAMESPACE}::{name}", shapes, lib=LIBRARY)
 
 
+def register_in_place(name: str, *, reference: Callable[..., None], changed: tuple[int, ...]) -> None:
+    """Registers the implementations of a defined operator that changes arguments and returns nothing.
+
+    The native operator of the same name in csrc serves float32 (and float16, which is a shadow, on the CPU as well),
+    the reference float64 and machines without the extension. Versions of what was changed are counted up, so that
+    autograd notices.
+
+    Args:
+        name: the operator's name, without the namespace.
+        reference: the plain PyTorch implementation; takes the operator's arguments.
+        changed: positions of the arguments that are changed.
+    """
+    operator = OPERATORS[name]
+    fresh = operator.fake is None
+    operator.reference, operator.fake = reference, lambda *args, **kwargs: None
+    if not fresh:
+        return
+
+    def run(*args: Any) -> None:
+        assert operator.reference is not None
+        tensors = list(_tensors(args))
+        floating = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float16}
+        if use_native(tensors[0].device.type, floating):
+            _native.function(name)(*args)
+        else:
+            operator.reference(*args)
+        written = [args[i] for i in changed if args[i] is not None and not args[i].is_inference()]
+        torch.autograd.graph.increment_version(written)
+
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(name, run, key)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *args, **kwargs: None, lib=LIBRARY)
+
+
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
     """Registers the gradient of a registered operator (see `torch.library.register_autograd`)."""
     operator = OPERATORS[name]
