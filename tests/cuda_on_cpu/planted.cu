@@ -39,14 +39,14 @@ __global__ void static_shared_kernel(float* out, int excess) {
     LDP_SHARED(float, memory, 32);
     memory[threadIdx.x] = 1.0f;
     __syncthreads();
-    out[threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
+    out[blockIdx.x * 32 + threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
 }
 
 __global__ void dynamic_shared_kernel(float* out, int excess) {
     LDP_DYNAMIC_SHARED(float, memory);
     memory[threadIdx.x] = 1.0f;
     __syncthreads();
-    out[threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
+    out[blockIdx.x * 32 + threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
 }
 
 // Sums what a block left in shared memory, of which only the first `written` elements were written.
@@ -77,10 +77,10 @@ __global__ void local_kernel(float* out, int at) {
 
 __global__ void divergent_shuffle_kernel(float* out, int fault) {
     const int lane = lane_id();
-    if (fault == 1 && lane >= 16) return;                        // some lanes have left
-    if (fault == 2 && lane >= 16) __syncthreads();               // some lanes are elsewhere
-    if (fault == 3 && lane >= 16) __syncwarp();                  // another collective
-    out[lane] = fault == 4 ? __shfl_sync(0xffffu, 1.0f, 31)      // lanes that are not in the mask
+    if (fault == 1 && lane >= 16) return;                    // some lanes have left
+    if (fault == 2 && lane >= 16) __syncthreads();           // some lanes are elsewhere
+    if (fault == 3 && lane >= 16) __syncwarp();              // another collective
+    out[lane] = fault == 4 ? __shfl_sync(0xffffu, 1.0f, 31)  // lanes that are not in the mask
                            : shuffle_xor(static_cast<float>(lane), 16);
     if (fault == 2 && lane < 16) __syncthreads();
 }
@@ -91,7 +91,36 @@ __global__ void divergent_barrier_kernel(float* out) {
     out[threadIdx.x] = 1.0f;
 }
 
+// Adds up all values in one place, by an atomic or (the fault) by reading and writing.
+template <bool kAtomic>
+__global__ void total_kernel(const float* values, float* total, int size) {
+    const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= size) return;
+    if constexpr (kAtomic)
+        atomic_add(total, values[at]);
+    else
+        *total += values[at];
+}
+
+// Each block writes its place and, which is the fault, reads its neighbour's: another order shows only stale numbers.
+__global__ void neighbour_kernel(float* places, float* out) {
+    if (threadIdx.x == 0) places[blockIdx.x] = 1.0f;
+    __syncthreads();
+    if (threadIdx.x == 1) out[blockIdx.x] = places[(blockIdx.x + 1) % gridDim.x] * 0.0f;
+}
+
 }  // namespace
+
+void total(const float* values, float* sum, int size, bool atomic, cudaStream_t stream) {
+    if (atomic)
+        LDP_LAUNCH((total_kernel<true>), ceil_div(size, 64), 64, 0, stream, values, sum, size);
+    else
+        LDP_LAUNCH((total_kernel<false>), ceil_div(size, 64), 64, 0, stream, values, sum, size);
+}
+
+void neighbour(float* places, float* out, int blocks, cudaStream_t stream) {
+    LDP_LAUNCH(neighbour_kernel, blocks, 32, 0, stream, places, out);
+}
 
 void reduce(const float* values, float* sums, int size, bool barrier, cudaStream_t stream) {
     if (barrier)
@@ -119,7 +148,9 @@ void dynamic_shared(float* out, int excess, cudaStream_t stream) {
     LDP_LAUNCH(dynamic_shared_kernel, 2, 32, 32 * sizeof(float), stream, out, excess);
 }
 
-void sum_shared(float* out, int written, cudaStream_t stream) { LDP_LAUNCH(sum_shared_kernel, 1, 32, 0, stream, out, written); }
+void sum_shared(float* out, int written, cudaStream_t stream) {
+    LDP_LAUNCH(sum_shared_kernel, 1, 32, 0, stream, out, written);
+}
 
 void sum_global(const float* values, float* out, int size, cudaStream_t stream) {
     LDP_LAUNCH(sum_global_kernel, 1, 32, 0, stream, values, out, size);
@@ -131,7 +162,9 @@ void divergent_shuffle(float* out, int fault, cudaStream_t stream) {
     LDP_LAUNCH(divergent_shuffle_kernel, 1, 32, 0, stream, out, fault);
 }
 
-void partial_warp_shuffle(float* out, cudaStream_t stream) { LDP_LAUNCH(divergent_shuffle_kernel, 1, 24, 0, stream, out, 0); }
+void partial_warp_shuffle(float* out, cudaStream_t stream) {
+    LDP_LAUNCH(divergent_shuffle_kernel, 1, 24, 0, stream, out, 0);
+}
 
 void divergent_barrier(float* out, cudaStream_t stream) { LDP_LAUNCH(divergent_barrier_kernel, 1, 64, 0, stream, out); }
 
