@@ -43,7 +43,7 @@ FLAGS = (
     *SANITIZERS,
 )
 
-# A leak would be the driver's own; LeakSanitizer needs ptrace, which containers forbid. A fiber's stack has no fake one.
+# A leak would be the driver's own, and LeakSanitizer needs ptrace, which containers forbid. Fibers have no fake stacks.
 ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=0:exitcode=71:symbolize=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=72",
@@ -51,8 +51,13 @@ ENVIRONMENT = {
 
 
 @functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
+def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="cuda-on-cpu-")
+
+
+def folder() -> str:
+    """A folder for what is built, removed when the process ends."""
+    return _temporary().name
 
 
 @functools.cache
@@ -62,7 +67,7 @@ def find_compiler() -> str | None:
         compiler = shutil.which(name)
         if compiler is None:
             continue
-        command = [compiler, *SANITIZERS, "-x", "c++", "-", "-o", str(Path(_folder().name) / "probe")]
+        command = [compiler, *SANITIZERS, "-x", "c++", "-", "-o", str(Path(folder()) / "probe")]
         if subprocess.run(command, input="int main() {}", capture_output=True, text=True).returncode == 0:
             return compiler
     return None
@@ -86,7 +91,7 @@ def compile_object(source: Path, flags: tuple[str, ...] = ()) -> Path:
     Returns:
         The object file.
     """
-    descriptor, name = tempfile.mkstemp(suffix=".o", prefix=source.stem + "-", dir=_folder().name)
+    descriptor, name = tempfile.mkstemp(suffix=".o", prefix=source.stem + "-", dir=folder())
     os.close(descriptor)
     command = [_compiler(), *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", name]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -56,7 +56,7 @@ class MachineCode:
     @cached_property
     def opcodes(self) -> Counter[str]:
         """How often each instruction stands in the code, with its modifiers: `LDG.E.128`."""
-        return Counter(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]+)", self.sass, re.M))
+        return Counter(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Za-z0-9_.]+)", self.sass, re.M))
 
     def global_loads(self, bits: int | None = None) -> int:
         """Counts loads from global memory, of any width or of 128, 64, 32, 16 or 8 bits."""
