@@ -21,9 +21,12 @@ These functions expect checked arguments. The public calls, with checks, default
 
 from . import (
     combine_gradients,
+    composite,
     feature_matching,
+    fused_adam,
     guided_residual,
     hash_grid,
+    latent_field,
     latent_kl,
     march_rays,
     occupancy,
@@ -34,9 +37,12 @@ from . import (
 
 __all__ = [
     "combine_gradients",
+    "composite",
     "feature_matching",
+    "fused_adam",
     "guided_residual",
     "hash_grid",
+    "latent_field",
     "latent_kl",
     "march_rays",
     "occupancy",
