@@ -10,6 +10,12 @@
 #include <ldp/host_device.h>
 #include <ldp/random.h>
 
+#if defined(LDP_CUDA_ON_CPU)
+#include <ldp/device.h>
+#elif defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
+
 #include "../occupancy/grid.h"
 
 namespace ldp {
@@ -109,7 +115,15 @@ LDP_HOST_DEVICE void march_write(const MarchParams& params, const MarchRay& ray,
     params.steps[row] = step;
 }
 
-// march_cpu.cpp and march_cuda.cu.
+// Entry points, CPU: march_cpu.cpp.
 void march_rays_cpu(const MarchParams& params);
+
+#if defined(USE_CUDA) || defined(LDP_CUDA_ON_CPU)
+// march_samples.cu
+void march_rays_cuda(const MarchParams& params, cudaStream_t stream);
+
+// march_scan.cu: the number of samples of ray r, in ray_offsets[r + 1], becomes its offset, clipped to the capacity.
+void march_scan_cuda(const MarchParams& params, cudaStream_t stream);
+#endif
 
 }  // namespace ldp

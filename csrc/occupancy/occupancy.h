@@ -7,6 +7,12 @@
 #include <ldp/host_device.h>
 #include <ldp/random.h>
 
+#if defined(LDP_CUDA_ON_CPU)
+#include <ldp/device.h>
+#elif defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
+
 #include "grid.h"
 
 namespace ldp {
@@ -79,6 +85,9 @@ LDP_HOST_DEVICE float occupancy_density(float density) {
     return density < kLargestDensity ? larger(density, 0.0f) : kLargestDensity;
 }
 
+// Never below 0, whatever the average was: the maximum that follows compares bits.
+LDP_HOST_DEVICE float occupancy_decayed(float decay, float average) { return larger(mul_rn(decay, average), 0.0f); }
+
 LDP_HOST_DEVICE float occupancy_threshold(double sum, int64_t n_cells, float threshold) {
     const float mean = static_cast<float>(sum / static_cast<double>(n_cells));
     return mean < threshold ? mean : threshold;
@@ -91,9 +100,16 @@ LDP_HOST_DEVICE uint8_t occupancy_byte(const float* ema, float used) {
     return static_cast<uint8_t>(byte);
 }
 
-// occupancy_cpu.cpp
+// Entry points, CPU: occupancy_cpu.cpp.
 void occupancy_samples_cpu(const OccupancySamplesParams& params);
 void occupancy_update_cpu(const OccupancyUpdateParams& params);
 void occupancy_bits_cpu(const OccupancyBitsParams& params);
+
+#if defined(USE_CUDA) || defined(LDP_CUDA_ON_CPU)
+// occupancy_update.cu, occupancy_bits.cu
+void occupancy_samples_cuda(const OccupancySamplesParams& params, cudaStream_t stream);
+void occupancy_update_cuda(const OccupancyUpdateParams& params, cudaStream_t stream);
+void occupancy_bits_cuda(const OccupancyBitsParams& params, cudaStream_t stream);
+#endif
 
 }  // namespace ldp

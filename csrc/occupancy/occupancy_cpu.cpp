@@ -55,7 +55,7 @@ void occupancy_update_cpu(const OccupancyUpdateParams& params) {
     // A cell that was drawn twice decays once: both write the same.
     parallel_for(params.size, 1 << 14, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
-            atomic_store(params.updated + params.cells[i], mul_rn(params.decay, params.ema[params.cells[i]]));
+            atomic_store(params.updated + params.cells[i], occupancy_decayed(params.decay, params.ema[params.cells[i]]));
     });
     parallel_for(params.size, 1 << 14, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) atomic_max(params.updated + params.cells[i], occupancy_density(params.densities[i]));

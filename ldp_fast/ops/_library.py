@@ -6,6 +6,7 @@ An operator module does three things: `define` its schema, `register` its implem
 * CUDA: the Triton launcher or the native operator of csrc, found at the first call; the reference for float64.
 * CPU: the native operator where there is one and the floating tensors are float32 (shadows apart), else the
   reference (or the Triton launcher in Triton's interpreter, see `ldp_fast._settings`).
+* An operator with neither: the reference, everywhere.
 * Meta and fake tensors: the shape function.
 
 The shape function allocates the outputs of the launcher too (`launcher(*outputs, *arguments)`), so that shapes,
@@ -190,7 +191,9 @@ def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         outputs = operator.fake(*args, **kwargs)
         operator.native(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
         return outputs
-    if not _settings.use_triton(device.type, double=any(t.dtype == torch.float64 for t in tensors)):
+    if not operator.launcher or not _settings.use_triton(
+        device.type, double=any(t.dtype == torch.float64 for t in tensors)
+    ):
         return operator.reference(*args, **kwargs)
     launch = _launcher(operator.launcher)
     # Triton launches on the current device, which need not be the tensors'.

@@ -1,7 +1,6 @@
 // Fibers, barriers and collectives behind cuda_on_cpu.h, orders and comparisons behind testing.h.
 #include "cuda_on_cpu.h"
 
-#include <sanitizer/common_interface_defs.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -15,13 +14,22 @@
 #include <string>
 #include <vector>
 
+#include "races.h"
 #include "stack_switch.h"
 #include "testing.h"
+
+#ifdef LDP_RACES
+// Without AddressSanitizer nobody has to know which stack is in use.
+#define __sanitizer_start_switch_fiber(...)
+#define __sanitizer_finish_switch_fiber(fake_stack, ...) static_cast<void>(fake_stack)
+#else
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 namespace cuda_on_cpu {
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackBytes = 256 * 1024, kFibers = 1024;
 constexpr size_t kStaticLimit = 48 * 1024, kSharedLimit = 99 * 1024;  // the least of sm_80, sm_90 and sm_120
 
 struct Fiber {
@@ -38,6 +46,7 @@ struct Thread {
     unsigned mask = 0;
     void* request = nullptr;
     Complete complete = nullptr;
+    uint32_t warp_phase = 0;
 };
 
 struct Device {
@@ -51,6 +60,9 @@ struct Device {
     std::vector<void*> shared;
     size_t static_bytes = 0, dynamic_bytes = 0;
     void* dynamic = nullptr;
+    uint64_t block = 0;
+    uint32_t block_phase = 0;
+    char* stacks = nullptr;
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<Fiber*> idle;
     StackPointer scheduler{};
@@ -59,6 +71,7 @@ struct Device {
 };
 
 Device device;
+bool inside = false;  // of a thread of a kernel; valid before `device` is constructed
 
 void to_scheduler() {
     Fiber& own = *device.threads[device.running].fiber;
@@ -93,10 +106,16 @@ void fiber_main() {
 
 Fiber* take_fiber() {
     if (device.idle.empty()) {
+        if (device.stacks == nullptr) {
+            void* memory = mmap(nullptr, kFibers * kStackBytes, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (memory == MAP_FAILED) fail("no memory for the threads' stacks");
+            device.stacks = static_cast<char*>(memory);
+        }
         auto fiber = std::make_unique<Fiber>();
-        void* memory = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED || mprotect(memory, 4096, PROT_NONE) != 0) fail("no memory for a thread's stack");
-        fiber->stack = static_cast<char*>(memory);
+        fiber->stack = device.stacks + device.fibers.size() * kStackBytes;
+        // The lowest page is a wall, so that a stack that overflows ends the process.
+        if (mprotect(fiber->stack, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_NONE) != 0) fail("no wall below a stack");
         prepare_stack(fiber->pointer, fiber->stack, kStackBytes, &fiber_main);
         device.idle.push_back(fiber.get());
         device.fibers.push_back(std::move(fiber));
@@ -114,7 +133,9 @@ void resume(int index) {
     thread.state = Thread::kReady;
     void* fake_stack = nullptr;
     __sanitizer_start_switch_fiber(&fake_stack, thread.fiber->stack, kStackBytes);
+    inside = true;
     switch_stack(device.scheduler, thread.fiber->pointer);
+    inside = false;
     __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
     device.running = -1;
 }
@@ -151,6 +172,7 @@ void* poisoned_memory(size_t bytes) {
     void* data = nullptr;
     if (posix_memalign(&data, 16, bytes) != 0) fail("no shared memory");
     std::memset(data, current_order().poison, bytes);
+    note_memory(data, bytes);
     return data;
 }
 
@@ -162,6 +184,7 @@ void run_block(size_t shared_bytes, uint64_t& random) {
         device.threads[i].index = {linear % blockDim.x, linear / blockDim.x % blockDim.y, linear / (blockDim.x * blockDim.y)};
     }
     ++device.block_serial;
+    device.block_phase = 0;
     device.static_bytes = 0;
     device.dynamic_bytes = shared_bytes;
     device.dynamic = shared_bytes ? poisoned_memory(shared_bytes) : nullptr;
@@ -205,6 +228,19 @@ void fail(const char* format, ...) {
 
 int lane() { return device.running % 32; }
 
+#ifdef LDP_RACES
+bool in_kernel() { return inside; }
+
+Position position() {
+    return {device.block, static_cast<uint32_t>(device.running), device.block_phase, device.threads[device.running].warp_phase};
+}
+
+bool is_stack(const void* address) {
+    const auto* at = static_cast<const char*>(address);
+    return at >= device.stacks && at < device.stacks + kFibers * kStackBytes;
+}
+#endif
+
 void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context) {
     const uint64_t threads = uint64_t{block.x} * block.y * block.z;
     if (device.running >= 0) fail("a kernel cannot launch another one here");
@@ -220,7 +256,9 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
     std::vector<uint64_t> blocks(uint64_t{grid.x} * grid.y * grid.z);
     uint64_t random = current_order().seed;
     arrange(blocks, current_order().blocks, random);
+    note_launch();
     for (const uint64_t linear : blocks) {
+        device.block = linear;
         blockIdx = {static_cast<unsigned>(linear % grid.x), static_cast<unsigned>(linear / grid.x % grid.y),
                     static_cast<unsigned>(linear / (uint64_t{grid.x} * grid.y))};
         run_block(shared_bytes, random);
@@ -264,6 +302,7 @@ int barrier(const char* name, int predicate) {
         thread.state = Thread::kReady;
     }
     device.at_barrier = 0;
+    ++device.block_phase;
     return count;
 }
 
@@ -298,9 +337,15 @@ void collective(const char* name, unsigned mask, void* request, Complete complet
         return;
     }
     complete(requests, mask);
+    const bool orders_memory = complete == &detail::Sync::complete;
     for (int i = 0; i < 32; ++i)
-        if (mask >> i & 1u) device.threads[first + i].state = Thread::kReady;
+        if (mask >> i & 1u) {
+            device.threads[first + i].state = Thread::kReady;
+            if (orders_memory) ++device.threads[first + i].warp_phase;
+        }
 }
+
+void detail::Sync::complete(void* const*, unsigned) {}
 
 void detail::Ballot::complete(void* const* requests, unsigned mask) {
     unsigned result = 0;

@@ -3,8 +3,8 @@
 // The threads of a block are fibers, which change places only at barriers and warp collectives; blocks run one after
 // another. Under AddressSanitizer and UBSan every access is checked; shared memory and device_buffer are of the exact
 // size and poisoned. for_every_order (testing.h) runs kernels in several orders of threads and blocks and under two
-// poisons, so that missing barriers and uninitialised reads show as results that change. What is not seen: plain
-// read-modify-write where an atomic is needed (no two threads are ever inside one), missing memory fences, and what
+// poisons, so that missing barriers and uninitialised reads show as results that change. A second build of the same
+// driver finds data races by themselves, results apart (races.h). What is not seen: missing memory fences, and what
 // blocks that wait for each other would do (they hang).
 //
 // Stricter than a GPU: a warp collective or barrier that some of its threads never reach is an error, also when they
@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "cuda_words.h"
+#include "races.h"
 
 namespace cuda_on_cpu {
 
@@ -114,13 +115,16 @@ struct Match {
 };
 
 struct Sync {
-    static void complete(void* const*, unsigned) {}
+    static void complete(void* const*, unsigned mask);
 };
 
 unsigned ballot(const char* name, unsigned mask, int predicate);
 
 template <typename T, typename Change>
-T atomic(T* address, Change change) {
+__attribute__((no_sanitize("thread"))) T atomic(T* address, Change change) {
+#ifdef LDP_RACES
+    note_access(address, sizeof(T), true, true, __builtin_return_address(0));
+#endif
     const T old = *address;
     *address = change(old);
     return old;

@@ -5,12 +5,19 @@ Everything is compiled as C++ with LDP_CUDA_ON_CPU and LDP_NO_TORCH; objects and
 
     def test_kernels() -> None:
         harness.check(HERE / "foo_driver.cpp", ["foo/foo.cu", "foo/foo_cpu.cpp"])
+
+    def test_no_races() -> None:
+        harness.check_races(HERE / "foo_driver.cpp", ["foo/foo.cu", "foo/foo_cpu.cpp"])
+
+`check` runs under AddressSanitizer and UBSan. `check_races` runs another build of the same driver, which finds data
+races whatever the results are (races.h).
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,8 +30,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 RUNTIME = (HERE / "cuda_on_cpu.cpp", HERE / "testing.cpp")
+RACES_RUNTIME = (*RUNTIME, HERE / "races.cpp")
 
 SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+# The compiler announces accesses to a runtime of our own. At fixed addresses, so that addr2line finds the lines.
+RACES = ("-DLDP_RACES", "-fno-pie")
+ANNOUNCED = "-fsanitize=thread"
 FLAGS = (
     "-std=c++17",
     "-O1",
@@ -40,7 +51,6 @@ FLAGS = (
     f"-I{CSRC / 'include'}",
     f"-I{CSRC}",
     f"-I{HERE}",
-    *SANITIZERS,
 )
 
 # A leak would be the driver's own, and LeakSanitizer needs ptrace, which containers forbid. Fibers have no fake stacks.
@@ -81,12 +91,12 @@ def _compiler() -> str:
 
 
 @functools.cache
-def compile_object(source: Path, flags: tuple[str, ...] = ()) -> Path:
+def compile_object(source: Path, flags: tuple[str, ...] = SANITIZERS) -> Path:
     """Compiles one file, once a session.
 
     Args:
         source: a .cpp or .cu file.
-        flags: added to the command, such as "-DPLANTED=1".
+        flags: added to the command.
 
     Returns:
         The object file.
@@ -99,27 +109,32 @@ def compile_object(source: Path, flags: tuple[str, ...] = ()) -> Path:
     return Path(name)
 
 
-def build(driver: Path, sources: Sequence[str | Path] = (), flags: tuple[str, ...] = ()) -> Path:
+def build(
+    driver: Path, sources: Sequence[str | Path] = (), flags: tuple[str, ...] = (), *, races: bool = False
+) -> Path:
     """Builds a driver with the sources it calls.
 
     Args:
         driver: a .cpp file with a `main`.
         sources: .cu and .cpp files, relative to csrc (or absolute).
-        flags: for all of them.
+        flags: for all of them, such as "-DSOME_MACRO=1".
+        races: look for data races instead of bad accesses.
 
     Returns:
         The programme.
     """
     files = (driver, *(CSRC / source for source in sources))
-    return _link(tuple(compile_object(file, flags) for file in files) + tuple(map(compile_object, RUNTIME)))
+    own = (*RACES, ANNOUNCED) if races else SANITIZERS
+    runtime = [compile_object(file, RACES if races else SANITIZERS) for file in (RACES_RUNTIME if races else RUNTIME)]
+    objects = [compile_object(file, (*own, *flags)) for file in files]
+    return _link((*objects, *runtime), ("-no-pie",) if races else SANITIZERS)
 
 
 @functools.cache
-def _link(objects: tuple[Path, ...]) -> Path:
+def _link(objects: tuple[Path, ...], flags: tuple[str, ...]) -> Path:
     programme = objects[0].with_suffix("")
-    done = subprocess.run(
-        [_compiler(), *SANITIZERS, *map(str, objects), "-o", str(programme)], capture_output=True, text=True
-    )
+    command = [_compiler(), *flags, *map(str, objects), "-o", str(programme)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{programme.name} does not link:\n{done.stderr}"
     return programme
 
@@ -141,9 +156,30 @@ def run(
 
 def check(driver: Path, sources: Sequence[str | Path] = (), *arguments: str, flags: tuple[str, ...] = ()) -> str:
     """Builds and runs a driver that has to succeed. Returns what it printed."""
-    done = run(build(driver, sources, flags), *arguments)
+    return _succeed(build(driver, sources, flags), *arguments)
+
+
+def check_races(driver: Path, sources: Sequence[str | Path] = (), *arguments: str, flags: tuple[str, ...] = ()) -> str:
+    """The same in the build that finds data races."""
+    return _succeed(build(driver, sources, flags, races=True), *arguments)
+
+
+def _succeed(programme: Path, *arguments: str) -> str:
+    done = run(programme, *arguments)
     assert done.returncode == 0, (
-        f"{driver.name} {' '.join(arguments)}: expected exit code 0, got {done.returncode}\n"
-        f"{done.stdout[-4000:]}{done.stderr[-12000:]}"
+        f"{programme.name} {' '.join(arguments)}: expected exit code 0, got {done.returncode}\n"
+        f"{done.stdout[-4000:]}{with_lines(programme, done.stderr[-12000:])}"
     )
     return done.stdout
+
+
+def with_lines(programme: Path, report: str) -> str:
+    """Replaces the "pc 0x..." of a report on races by function and line, where there is an addr2line."""
+    tool = shutil.which("addr2line")
+
+    def line(match: re.Match[str]) -> str:
+        before = hex(int(match[1], 16) - 1)  # the call, not where it returns to
+        command = [str(tool), "-e", str(programme), "-f", "-C", "-s", before]
+        return ", ".join(subprocess.run(command, capture_output=True, text=True).stdout.split("\n")[:2])
+
+    return re.sub(r"pc (0x[0-9a-f]+)", line, report) if tool else report

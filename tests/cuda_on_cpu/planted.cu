@@ -39,14 +39,14 @@ __global__ void static_shared_kernel(float* out, int excess) {
     LDP_SHARED(float, memory, 32);
     memory[threadIdx.x] = 1.0f;
     __syncthreads();
-    out[threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
+    out[blockIdx.x * 32 + threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
 }
 
 __global__ void dynamic_shared_kernel(float* out, int excess) {
     LDP_DYNAMIC_SHARED(float, memory);
     memory[threadIdx.x] = 1.0f;
     __syncthreads();
-    out[threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
+    out[blockIdx.x * 32 + threadIdx.x] = memory[static_cast<int>(threadIdx.x) + excess];
 }
 
 // Sums what a block left in shared memory, of which only the first `written` elements were written.
@@ -91,7 +91,36 @@ __global__ void divergent_barrier_kernel(float* out) {
     out[threadIdx.x] = 1.0f;
 }
 
+// Adds up all values in one place, by an atomic or (the fault) by reading and writing.
+template <bool kAtomic>
+__global__ void total_kernel(const float* values, float* total, int size) {
+    const int at = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (at >= size) return;
+    if constexpr (kAtomic)
+        atomic_add(total, values[at]);
+    else
+        *total += values[at];
+}
+
+// Each block writes its place and, which is the fault, reads its neighbour's: another order shows only stale numbers.
+__global__ void neighbour_kernel(float* places, float* out) {
+    if (threadIdx.x == 0) places[blockIdx.x] = 1.0f;
+    __syncthreads();
+    if (threadIdx.x == 1) out[blockIdx.x] = places[(blockIdx.x + 1) % gridDim.x] * 0.0f;
+}
+
 }  // namespace
+
+void total(const float* values, float* sum, int size, bool atomic, cudaStream_t stream) {
+    if (atomic)
+        LDP_LAUNCH((total_kernel<true>), ceil_div(size, 64), 64, 0, stream, values, sum, size);
+    else
+        LDP_LAUNCH((total_kernel<false>), ceil_div(size, 64), 64, 0, stream, values, sum, size);
+}
+
+void neighbour(float* places, float* out, int blocks, cudaStream_t stream) {
+    LDP_LAUNCH(neighbour_kernel, blocks, 32, 0, stream, places, out);
+}
 
 void reduce(const float* values, float* sums, int size, bool barrier, cudaStream_t stream) {
     if (barrier)

@@ -71,6 +71,23 @@ void shuffle(int fault) {
     });
 }
 
+void total(bool atomic) {
+    const device_buffer<float> values(std::vector<float>(200, 1.0f));
+    for_every_order([&] {
+        device_buffer<float> sum{0.0f};
+        ldp::total(values.data(), sum.data(), 200, atomic, nullptr);
+        compare("total", sum, std::vector<float>{200.0f});
+    });
+}
+
+void neighbour() {
+    for_every_order([&] {
+        device_buffer<float> places(std::vector<float>(3, 0.0f)), out(3);
+        ldp::neighbour(places.data(), out.data(), 3, nullptr);
+        compare("out", out, std::vector<float>(3, 0.0f));
+    });
+}
+
 const std::map<std::string, std::function<void()>> kCases = {
     {"reduce", [] { reduce(true); }},
     {"reduce-without-barrier", [] { reduce(false); }},
@@ -80,11 +97,11 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"copy-one", [] { copy(1, 0, 0); }},
     {"copy-write-behind-the-end", [] { copy(130, 1, 0); }},
     {"copy-buffer-too-small", [] { copy(130, 0, 1); }},
-    {"static-shared", [] { ones(32, 1.0f, [](float* out) { ldp::static_shared(out, 0, nullptr); }); }},
-    {"static-shared-behind-the-end", [] { ones(32, 1.0f, [](float* out) { ldp::static_shared(out, 1, nullptr); }); }},
-    {"static-shared-before-the-start", [] { ones(32, 1.0f, [](float* out) { ldp::static_shared(out, -1, nullptr); }); }},
-    {"dynamic-shared", [] { ones(32, 1.0f, [](float* out) { ldp::dynamic_shared(out, 0, nullptr); }); }},
-    {"dynamic-shared-behind-the-end", [] { ones(32, 1.0f, [](float* out) { ldp::dynamic_shared(out, 1, nullptr); }); }},
+    {"static-shared", [] { ones(64, 1.0f, [](float* out) { ldp::static_shared(out, 0, nullptr); }); }},
+    {"static-shared-behind-the-end", [] { ones(64, 1.0f, [](float* out) { ldp::static_shared(out, 1, nullptr); }); }},
+    {"static-shared-before-the-start", [] { ones(64, 1.0f, [](float* out) { ldp::static_shared(out, -1, nullptr); }); }},
+    {"dynamic-shared", [] { ones(64, 1.0f, [](float* out) { ldp::dynamic_shared(out, 0, nullptr); }); }},
+    {"dynamic-shared-behind-the-end", [] { ones(64, 1.0f, [](float* out) { ldp::dynamic_shared(out, 1, nullptr); }); }},
     {"sum-shared", [] { ones(1, 32.0f, [](float* out) { ldp::sum_shared(out, 32, nullptr); }); }},
     {"sum-shared-uninitialised", [] { ones(1, 32.0f, [](float* out) { ldp::sum_shared(out, 31, nullptr); }); }},
     {"sum-global", [] { global_read(100); }},
@@ -98,6 +115,9 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"shuffle-outside-of-its-mask", [] { shuffle(4); }},
     {"shuffle-in-a-partial-warp", [] { ones(32, 0.0f, [](float* out) { ldp::partial_warp_shuffle(out, nullptr); }); }},
     {"barrier-after-threads-left", [] { ones(64, 1.0f, [](float* out) { ldp::divergent_barrier(out, nullptr); }); }},
+    {"total", [] { total(true); }},
+    {"total-without-atomics", [] { total(false); }},
+    {"read-of-another-block", neighbour},
     {"launch-nothing", [] { ldp::copy(nullptr, nullptr, -1, 0, nullptr); }},
     {"a-million-threads",
      [] {

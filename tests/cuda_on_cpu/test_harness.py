@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 import pytest
@@ -22,7 +23,16 @@ CORRECT = [
     "sum-global",
     "local",
     "shuffle",
+    "total",
 ]
+
+# Results may well be right: only the build for races sees these. Each with the lines of planted.cu that it names.
+RACES = {
+    "reduce-without-barrier": "reduce_kernel",
+    "reverse-warp-without-barrier": "reverse_warp_kernel",
+    "total-without-atomics": "total_kernel",
+    "read-of-another-block": "neighbour_kernel",
+}
 
 # Each: how the process ends, and words of its report.
 FAULTS = {
@@ -77,6 +87,28 @@ def test_faults_are_caught_in_each_order(case: str, order: str) -> None:
         assert f"[order: {order}]" in done.stderr
 
 
+@pytest.mark.parametrize("case", CORRECT)
+def test_correct_kernels_have_no_races(case: str) -> None:
+    harness.check_races(HERE / "planted_driver.cpp", [HERE / "planted.cu"], case)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("case", RACES)
+def test_races_are_found_in_each_order(case: str, order: str) -> None:
+    programme = harness.build(HERE / "planted_driver.cpp", [HERE / "planted.cu"], races=True)
+    done = harness.run(programme, case, environment={"LDP_CUDA_ORDER": order})
+    assert done.returncode == FAILED
+    assert "race at" in done.stderr and RACES[case] in done.stderr
+    if shutil.which("addr2line"):
+        assert "planted.cu:" in harness.with_lines(programme, done.stderr)
+
+
+@pytest.mark.parametrize("case", ["total-without-atomics", "read-of-another-block"])
+def test_some_races_show_in_no_result(case: str) -> None:
+    """Why there is a build for races: fibers are never inside of `x += y` two at a time."""
+    assert planted(case).returncode == 0
+
+
 @pytest.mark.parametrize("order", ["sideways,forward,1,ff", "forward", "forward,forward,1,fff"])
 def test_an_unknown_order_is_an_error(order: str) -> None:
     done = planted("reduce", LDP_CUDA_ORDER=order)
@@ -94,6 +126,11 @@ def test_a_million_threads() -> None:
 @pytest.mark.parametrize("case", ["warp", "atomics", "mma", "half-precision"])
 def test_warp_and_tensor_core_functions(case: str) -> None:
     harness.check(HERE / "warp_driver.cpp", [HERE / "warp.cu"], case)
+
+
+@pytest.mark.parametrize("case", ["warp", "atomics", "mma"])
+def test_warp_functions_have_no_races(case: str) -> None:
+    harness.check_races(HERE / "warp_driver.cpp", [HERE / "warp.cu"], case)
 
 
 def test_a_misaligned_pair_is_caught() -> None:

@@ -1,11 +1,14 @@
-"""Analytic latent fields with known renderings, written from the definitions and independent of the package."""
+"""Analytic latent fields with known renderings, and a field trained on one."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer, OccupancyGrid
 
 MAJOR, MINOR = 0.55, 0.25
 
@@ -45,3 +48,45 @@ class Ball(nn.Module):
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         density = self.inside * (positions.norm(dim=-1) < self.radius).to(positions.dtype)
         return density, positions.new_tensor(self.values).expand(len(positions), -1)
+
+
+@dataclass
+class TrainedTorus:
+    """What `train_torus` yields."""
+
+    renderer: LatentRenderer
+    occupancy: OccupancyGrid
+    truth: LatentRenderer
+    held_out: Cameras
+
+
+def train_torus(steps: int = 400, size: int = 32, views: int = 64) -> TrainedTorus:
+    """Learns the torus from `views` random views of size × size, four a step."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> Cameras:
+        return Cameras.sample(count, elevation=(-40.0, 80.0), radius=3.2, fov=38.0, generator=generator)
+
+    cameras, held_out = draw(views), draw(8)
+    truth = LatentRenderer(Torus(), steps_per_ray=256).eval()
+    with torch.no_grad():
+        targets = truth(cameras, size, size).latents
+    torch.manual_seed(0)
+    field = LatentField(HashGrid(n_levels=8, log2_table_size=14, base_resolution=8, finest_resolution=128), hidden=32)
+    occupancy = OccupancyGrid(resolution=64)
+    renderer = LatentRenderer(field, occupancy, steps_per_ray=96)
+    optimiser = FusedAdam(field.parameter_groups(2e-3), eps=1e-15)
+    for step in range(steps):
+        if step % 16 == 0:
+            occupancy.update(field)
+        chosen = torch.randint(views, (4,), generator=generator)
+        out = renderer(cameras[chosen], size, size, seed=step)
+        (out.latents - targets[chosen]).square().mean().backward()
+        optimiser.step()
+    return TrainedTorus(renderer, occupancy, truth, held_out)
+
+
+def decibels(seen: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio; the peak is the truth's range."""
+    peak = float(truth.max() - truth.min())
+    return 10 * math.log10(peak**2 / float((seen - truth).square().mean()))
