@@ -3,18 +3,12 @@
 #include "hash_grid.h"
 
 namespace ldp {
+namespace {
 
-<<<<<<< HEAD
-HashGridParams hash_grid_params(const char* op, const Tensor& positions, const Tensor& table, const OptionalTensor& shadow,
-                         const OptionalTensor& count, const std::vector<int64_t>& offsets,
-                         const std::vector<int64_t>& resolutions, const std::vector<double>& scales, double shift,
-                         bool hashed, bool smoothstep) {
-=======
 // The layout and the positions; `entries` and `features` are those of the table, or of its gradient.
 HashGridParams params_of(const char* op, const Tensor& positions, const OptionalTensor& count, int64_t entries, int64_t features,
                          const std::vector<int64_t>& offsets, const std::vector<int64_t>& resolutions,
                          const std::vector<double>& scales, double shift, bool hashed, bool smoothstep) {
->>>>>>> work-b
     const auto levels = static_cast<int64_t>(resolutions.size());
     check(levels >= 1 && levels <= kMaxLevels, op, "resolutions", "1 to 32 levels", std::to_string(levels));
     check(offsets.size() == resolutions.size() + 1, op, "offsets", "one more than resolutions", std::to_string(offsets.size()));
@@ -42,8 +36,6 @@ HashGridParams params_of(const char* op, const Tensor& positions, const Optional
     return params;
 }
 
-<<<<<<< HEAD
-=======
 void read_table(const char* op, HashGridParams& params, const Tensor& table, const OptionalTensor& shadow, const Tensor& positions) {
     const int64_t entries = table.size(0);
     params.table = data<float>(op, "table", table, {entries, params.n_features}, positions);
@@ -62,18 +54,22 @@ const float* gradient(const char* op, const HashGridParams& params, const Tensor
 
 }  // namespace
 
->>>>>>> work-b
+HashGridParams hash_grid_params(const char* op, const Tensor& positions, const Tensor& table, const OptionalTensor& shadow,
+                                const OptionalTensor& count, const std::vector<int64_t>& offsets,
+                                const std::vector<int64_t>& resolutions, const std::vector<double>& scales, double shift,
+                                bool hashed, bool smoothstep) {
+    HashGridParams params = params_of(op, positions, count, entries_of(op, table, 0), entries_of(op, table, 1), offsets,
+                                      resolutions, scales, shift, hashed, smoothstep);
+    read_table(op, params, table, shadow, positions);
+    return params;
+}
+
 void hash_grid_op(Tensor encoding, Tensor positions, Tensor table, OptionalTensor shadow, OptionalTensor count,
                   std::vector<int64_t> offsets, std::vector<int64_t> resolutions, std::vector<double> scales, double shift,
                   bool hashed, bool smoothstep) {
     constexpr const char* op = "hash_grid";
-<<<<<<< HEAD
-    const HashGridParams params = hash_grid_params(op, positions, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep);
-=======
-    HashGridParams params = params_of(op, positions, count, entries_of(op, table, 0), entries_of(op, table, 1), offsets,
-                                      resolutions, scales, shift, hashed, smoothstep);
-    read_table(op, params, table, shadow, positions);
->>>>>>> work-b
+    const HashGridParams params =
+        hash_grid_params(op, positions, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep);
     float* out = data<float>(op, "encoding", encoding, {params.size, params.n_levels * params.n_features}, positions);
     if (params.size == 0) return;
     LDP_DISPATCH(op, positions, hash_grid_cpu(params, out), hash_grid_cuda(params, out, stream));

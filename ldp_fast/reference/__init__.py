@@ -9,17 +9,13 @@ from .combine_gradients import combine_gradients
 from .composite import composite, composite_backward
 from .fused_adam import fused_adam
 from .guided_residual import guided_residual
-<<<<<<< HEAD
-from .hash_grid import hash_grid
-from .latent_field import latent_field, latent_field_backward
-=======
 from .hash_grid import (
     hash_grid,
     hash_grid_backward_positions,
     hash_grid_backward_positions_backward,
     hash_grid_backward_table,
 )
->>>>>>> work-b
+from .latent_field import latent_field, latent_field_backward
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 from .march_rays import march_rays
 from .occupancy import occupancy_bits, occupancy_samples, occupancy_update
@@ -35,14 +31,11 @@ __all__ = [
     "fused_adam",
     "guided_residual",
     "hash_grid",
-<<<<<<< HEAD
-    "latent_field",
-    "latent_field_backward",
-=======
     "hash_grid_backward_positions",
     "hash_grid_backward_positions_backward",
     "hash_grid_backward_table",
->>>>>>> work-b
+    "latent_field",
+    "latent_field_backward",
     "latent_kl",
     "latent_kl_backward",
     "march_rays",
