@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def textbook(
     """What one would write down: products of 1 − α, all pairs for the distortion; differentiable by autograd."""
     offsets: list[int] = ray_offsets.tolist()
     columns: list[list[Tensor]] = [[] for _ in NAMES]
-    for r, (first, last) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for r, (first, last) in enumerate(pairwise(offsets)):
         t, delta, c = distances[first:last], steps[first:last], values[first:last]
         alpha = 1 - torch.exp(-density[first:last] * delta)
         passed = torch.cumprod(torch.cat([alpha.new_ones(1), 1 - alpha]), 0)[:-1]
@@ -74,9 +75,8 @@ def textbook(
         for column, entry in zip(columns, row, strict=True):
             column.append(entry)
     if not columns[0]:
-        return [values.new_zeros(0, values.shape[1]), *(density.new_zeros(0) for _ in range(2)), torch.zeros_like(density)] + [
-            density.new_zeros(0) for _ in range(2)
-        ]
+        nothing = density.new_zeros(0)
+        return [values.new_zeros(0, values.shape[1]), nothing, nothing, torch.zeros_like(density), nothing, nothing]
     padding = density.new_zeros(len(density) - offsets[-1])
     weights = torch.cat([*columns[3], padding])
     return [weights if name == "weights" else torch.stack(column) for name, column in zip(NAMES, columns, strict=True)]

@@ -69,5 +69,7 @@ def sample_backward(inputs: dict[str, Any], which: int = 63) -> tuple[Any, ...]:
     """Arguments of `torch.ops.ldp_fast.composite_backward`: bit k of `which` gives output k a gradient."""
     arguments = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs.values())
     outputs = torch.ops.ldp_fast.composite(*arguments)
-    grads = [torch.linspace(-1, 1, x.numel()).to(x).view(x.shape) if which >> k & 1 else None for k, x in enumerate(outputs)]
+    grads = [
+        torch.linspace(-1, 1, x.numel()).to(x).view(x.shape) if which >> k & 1 else None for k, x in enumerate(outputs)
+    ]
     return (*grads, *arguments[:6], outputs[1], *arguments[6:])

@@ -104,9 +104,7 @@ def test_the_extension_and_the_reference_agree(monkeypatch: pytest.MonkeyPatch) 
     seed=st.integers(0, 1000),
 )
 def test_any_rays(counts: list[int], channels: int, density: float, background: bool, padding: int, seed: int) -> None:
-    inputs = sample_rays(
-        counts, channels=channels, density=density, background=background, padding=padding, seed=seed
-    )
+    inputs = sample_rays(counts, channels=channels, density=density, background=background, padding=padding, seed=seed)
     check_outputs(inputs)
     values, opacity, _, weights, distortion, emptiness = composite(**inputs)
     assert (weights >= 0).all() and (opacity <= 1 + 1e-6).all() and (distortion >= 0).all() and (emptiness >= 0).all()
