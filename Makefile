@@ -18,6 +18,8 @@ BENCHMARKS ?= not compile
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ldp-fast-installed
+CUDA_STAMP := $(VENV)/.ldp-fast-cuda-built
+SOURCES := setup.py $(wildcard csrc/*.cpp csrc/*.cu csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h csrc/*/*/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint format types bench gpu gpu-check clean
@@ -27,13 +29,20 @@ help:
 
 venv: $(STAMP)
 
-# The CUDA half is left out here: no target but `gpu` needs it, and compiling it for three architectures takes a while.
-$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.cu csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
+# The CUDA half is left out here: the demo does not need it, and compiling it for three architectures takes minutes.
+$(STAMP): pyproject.toml $(SOURCES)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel ninja pybind11
 	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --disable-pip-version-check "$(TORCH)"
 	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-0} $(PY) -m pip install --quiet --disable-pip-version-check \
 	  -e ".[apps,dev]" --no-build-isolation
+	touch $@
+
+# With the CUDA half where there is an nvcc, GPU or not, as a user of this machine would get it.
+$(CUDA_STAMP): $(STAMP)
+	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-auto} MAX_JOBS=$${MAX_JOBS:-2} $(PY) -m pip install --quiet \
+	  --disable-pip-version-check -e . --no-build-isolation --no-deps
+	$(VENV)/bin/ldp-fast env
 	touch $@
 
 demo: $(STAMP)
@@ -42,7 +51,7 @@ demo: $(STAMP)
 
 # The operators' tests run twice: with the backend a user of this machine gets, and with the Triton kernels in Triton's
 # interpreter, which has to be chosen before Triton is imported and so takes a process of its own.
-test: $(STAMP)
+test: $(CUDA_STAMP)
 	$(PY) -m pytest -q
 	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PY) -m pytest tests/ops tests/losses -q
 
@@ -81,4 +90,4 @@ gpu: gpu-check
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 	find ldp_fast kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
-	rm -f ldp_fast/_C.*.so ldp_fast/_C.*.pyd $(STAMP)
+	rm -f ldp_fast/_C.*.so ldp_fast/_C.*.pyd $(STAMP) $(CUDA_STAMP)

@@ -5,16 +5,76 @@
 // allocates and all memory is torch's own.
 #include <torch/csrc/stable/library.h>
 
+#include "adam/adam_op.h"
+#include "composite/composite_op.h"
+#include "field/field_op.h"
 #include "hash_grid/hash_grid_op.h"
+#include "march/march_op.h"
+#include "occupancy/occupancy_op.h"
 
 STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
     m.def(
         "hash_grid(Tensor(a!) encoding, Tensor positions, Tensor table, Tensor? shadow, Tensor? count, int[] offsets, "
         "int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+    m.def(
+        "hash_grid_backward_table(Tensor(a!) grad_table, Tensor(b!)? workspace, Tensor grad, Tensor positions, Tensor? count, "
+        "int[] offsets, int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+    m.def(
+        "hash_grid_backward_positions(Tensor(a!) grad_positions, Tensor grad, Tensor positions, Tensor table, Tensor? shadow, "
+        "Tensor? count, int[] offsets, int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+    m.def(
+        "latent_field(Tensor(a!) density, Tensor(b!) latents, Tensor(c!) encoding, Tensor(d!)? workspace, Tensor positions, "
+        "Tensor table, Tensor? shadow, Tensor weights, Tensor? count, int[] offsets, int[] resolutions, float[] scales, "
+        "float shift, bool hashed, bool smoothstep, float bound, int hidden, int layers, int channels, bool bias, bool sigmoid, "
+        "float blob_strength, float blob_std, bool half) -> ()");
+    m.def(
+        "latent_field_backward(Tensor(a!) grad_encoding, Tensor(b!) grad_weights, Tensor(c!) grad_positions, "
+        "Tensor(d!)? workspace, Tensor grad_density, Tensor grad_latents, Tensor positions, Tensor encoding, Tensor weights, "
+        "Tensor? count, int hidden, int layers, int channels, bool bias, bool sigmoid, float blob_strength, float blob_std, "
+        "bool half) -> ()");
+    m.def(
+        "march_rays(Tensor(a!) positions, Tensor(b!) distances, Tensor(c!) steps, Tensor(d!) ray_offsets, Tensor(e!) counts, "
+        "Tensor(f!) workspace, Tensor origins, Tensor directions, Tensor? bits, Tensor seed, float[] box, int resolution, "
+        "int cascades, float near, float far, float step, float cone_angle, float max_step, bool jitter, int capacity) -> ()");
+    m.def(
+        "occupancy_samples(Tensor(a!) cells, Tensor(b!) positions, Tensor ema, Tensor threshold, Tensor seed, int uniform, "
+        "int occupied, float[] box, int resolution, int cascades) -> ()");
+    m.def("occupancy_update(Tensor(a!) updated, Tensor ema, Tensor cells, Tensor densities, float decay) -> ()");
+    m.def("occupancy_bits(Tensor(a!) bits, Tensor(b!) used_threshold, Tensor(c!) workspace, Tensor ema, float threshold) -> ()");
+    m.def(
+        "composite(Tensor(a!) composited, Tensor(b!) opacity, Tensor(c!) depth, Tensor(d!) weights, Tensor(e!) distortion, "
+        "Tensor(f!) emptiness, Tensor density, Tensor values, Tensor distances, Tensor steps, Tensor ray_offsets, "
+        "Tensor? background, float early_stop, float emptiness_scale) -> ()");
+    m.def(
+        "composite_backward(Tensor(a!) grad_density, Tensor(b!) grad_samples, Tensor(c!) grad_background, "
+        "Tensor? grad_values, Tensor? grad_opacity, Tensor? grad_depth, Tensor? grad_weights, Tensor? grad_distortion, "
+        "Tensor? grad_emptiness, Tensor density, Tensor values, Tensor distances, Tensor steps, Tensor ray_offsets, "
+        "Tensor? background, Tensor opacity, float early_stop, float emptiness_scale) -> ()");
+    m.def(
+        "fused_adam(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!)? shadow, "
+        "Tensor(f!) step, Tensor lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled, "
+        "Tensor? grad_scale, Tensor? found_inf, bool zero_grad) -> ()");
 }
 
-// One function serves both devices: it looks at its tensors (LDP_DISPATCH).
-#define LDP_IMPLEMENT(m) m.impl("hash_grid", TORCH_BOX(&ldp::hash_grid_op));
+namespace {
 
-STABLE_TORCH_LIBRARY_IMPL(ldp_fast_native, CPU, m) { LDP_IMPLEMENT(m) }
-STABLE_TORCH_LIBRARY_IMPL(ldp_fast_native, CUDA, m) { LDP_IMPLEMENT(m) }
+// One function serves both devices: it looks at its tensors (LDP_DISPATCH).
+void implement(torch::stable::detail::StableLibrary& m) {
+    m.impl("hash_grid", TORCH_BOX(&ldp::hash_grid_op));
+    m.impl("hash_grid_backward_table", TORCH_BOX(&ldp::hash_grid_backward_table_op));
+    m.impl("hash_grid_backward_positions", TORCH_BOX(&ldp::hash_grid_backward_positions_op));
+    m.impl("latent_field", TORCH_BOX(&ldp::latent_field_op));
+    m.impl("latent_field_backward", TORCH_BOX(&ldp::latent_field_backward_op));
+    m.impl("march_rays", TORCH_BOX(&ldp::march_rays_op));
+    m.impl("occupancy_samples", TORCH_BOX(&ldp::occupancy_samples_op));
+    m.impl("occupancy_update", TORCH_BOX(&ldp::occupancy_update_op));
+    m.impl("occupancy_bits", TORCH_BOX(&ldp::occupancy_bits_op));
+    m.impl("composite", TORCH_BOX(&ldp::composite_op));
+    m.impl("composite_backward", TORCH_BOX(&ldp::composite_backward_op));
+    m.impl("fused_adam", TORCH_BOX(&ldp::fused_adam_op));
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ldp_fast_native, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(ldp_fast_native, CUDA, m) { implement(m); }

@@ -115,7 +115,7 @@ def backends() -> dict[str, Any]:
         "active": setting is not None,
         "why": "serves every tensor (LDP_FAST_BACKEND=reference)"
         if setting == "reference"
-        else "serves float64, and CPU tensors outside Triton's interpreter",
+        else "serves float64, and what neither Triton nor the extension serves on a CPU",
     }
     if setting is None:
         reference["why"] = "LDP_FAST_BACKEND is invalid"
@@ -128,7 +128,7 @@ def backends() -> dict[str, Any]:
             "active": _installed("tinycudann"),
             "why": "installed"
             if _installed("tinycudann")
-            else "not installed; optional, a baseline of benchmarks only",
+            else "not installed; optional: LatentField(backend='tcnn'), and a baseline of benchmarks",
         },
     }
 
@@ -169,7 +169,7 @@ def extension() -> dict[str, Any]:
         return {"active": False, "why": f"built, but does not load: {_line(error)}"}
     info = module.build_info()
     if info["cuda"] is None:
-        return {"active": True, "why": "built without CUDA", "build": info}
+        return {"active": True, "why": "built without CUDA: serves the renderer on CPU tensors", "build": info}
     codes = []
     for index in range(len(gpus())):
         try:

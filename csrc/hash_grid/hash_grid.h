@@ -6,9 +6,17 @@
 
 #include <ldp/host_device.h>
 
+#if defined(LDP_CUDA_ON_CPU)
+#include <ldp/device.h>
+#elif defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
+
 #include "layout.h"
 
 namespace ldp {
+
+constexpr int kMaxFeatures = 16;
 
 struct HashGridLevel {
     int64_t offset;       // first entry of the level in the table
@@ -55,8 +63,15 @@ LDP_HOST_DEVICE HashGridCell hash_grid_cell(float x, float scale, float shift, u
     return cell;
 }
 
+// index % size; divides only where it has to.
+LDP_HOST_DEVICE uint32_t hash_grid_wrap(uint32_t index, uint32_t size) {
+    if ((size & (size - 1)) == 0) return index & (size - 1);
+    return index < size ? index : index % size;
+}
+
 // Entry of a vertex within its level. The dense index is built axis by axis and stops growing once it has outrun the
-// level, exactly as tiny-cuda-nn does; a wrapped level with resolution^2 > size therefore ignores z.
+// level; a wrapped level with resolution^2 > size therefore ignores z, as in torch-ngp's tiled grids. Hashed levels are
+// those of tiny-cuda-nn, whose 32-bit strides choose the hash in the same cases.
 LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uint32_t resolution, uint32_t size, bool hashed) {
     uint32_t index = x;
     uint64_t stride = resolution;
@@ -69,10 +84,27 @@ LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uin
         stride *= resolution;
     }
     if (hashed && size < stride) index = x ^ (y * 2654435761u) ^ (z * 805459861u);
-    return index % size;
+    return hash_grid_wrap(index, size);
 }
 
-// float32 in and out; with a workspace where the backward needs one. Entry points, CPU: hash_grid_cpu.cpp.
-void hash_grid_cpu(const HashGridParams& params, float* encoding);  // [S, L*F]
+// float32 in and out. Rows from *count on: encoding and grad_positions become zero, grad is not read. Samples whose
+// gradient is zero at a level leave the table's alone (even where their position is NaN): early stops make many of them.
+// The table's gradient reads no table: params.table may be null.
+void hash_grid_cpu(const HashGridParams& params, float* encoding);                                              // [S, L*F]
+void hash_grid_backward_table_cpu(const HashGridParams& params, const float* grad, float* grad_table);          // [entries, F]
+void hash_grid_backward_positions_cpu(const HashGridParams& params, const float* grad, float* grad_positions);  // [S, 3]
+
+#if defined(USE_CUDA) || defined(LDP_CUDA_ON_CPU)
+void hash_grid_cuda(const HashGridParams& params, float* encoding, cudaStream_t stream);
+void hash_grid_backward_positions_cuda(const HashGridParams& params, const float* grad, float* grad_positions, cudaStream_t stream);
+
+// Adds to grad_table, which comes zeroed, in float32 atomics. With a workspace (zeroed, hash_grid_workspace(entries * F)
+// numbers) it adds in fixed point: the same bits in every run.
+void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table, int64_t* workspace,
+                                   cudaStream_t stream);
+#endif
+
+// Numbers of 64 bits: a fixed-point sum for every element of the table, and the largest gradient.
+inline int64_t hash_grid_workspace(int64_t elements) { return elements + 1; }
 
 }  // namespace ldp

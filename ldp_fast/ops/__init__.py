@@ -21,10 +21,15 @@ These functions expect checked arguments. The public calls, with checks, default
 
 from . import (
     combine_gradients,
+    composite,
     feature_matching,
+    fused_adam,
     guided_residual,
     hash_grid,
+    latent_field,
     latent_kl,
+    march_rays,
+    occupancy,
     perturb,
     residual_latents,
     score_distillation,
@@ -32,10 +37,15 @@ from . import (
 
 __all__ = [
     "combine_gradients",
+    "composite",
     "feature_matching",
+    "fused_adam",
     "guided_residual",
     "hash_grid",
+    "latent_field",
     "latent_kl",
+    "march_rays",
+    "occupancy",
     "perturb",
     "residual_latents",
     "score_distillation",

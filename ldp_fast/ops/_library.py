@@ -6,6 +6,7 @@ An operator module does three things: `define` its schema, `register` its implem
 * CUDA: the Triton launcher or the native operator of csrc, found at the first call; the reference for float64.
 * CPU: the native operator where there is one and the floating tensors are float32 (shadows apart), else the
   reference (or the Triton launcher in Triton's interpreter, see `ldp_fast._settings`).
+* An operator with neither: the reference, everywhere.
 * Meta and fake tensors: the shape function.
 
 The shape function allocates the outputs of the launcher too (`launcher(*outputs, *arguments)`), so that shapes,
@@ -104,6 +105,40 @@ def register(
     torch.library.register_fake(f"{NAMESPACE}::{name}", shapes, lib=LIBRARY)
 
 
+def register_in_place(name: str, *, reference: Callable[..., None], changed: tuple[int, ...]) -> None:
+    """Registers the implementations of a defined operator that changes arguments and returns nothing.
+
+    The native operator of the same name in csrc serves float32 (and float16, which is a shadow, on the CPU as well),
+    the reference float64 and machines without the extension. Versions of what was changed are counted up, so that
+    autograd notices.
+
+    Args:
+        name: the operator's name, without the namespace.
+        reference: the plain PyTorch implementation; takes the operator's arguments.
+        changed: positions of the arguments that are changed.
+    """
+    operator = OPERATORS[name]
+    fresh = operator.fake is None
+    operator.reference, operator.fake = reference, lambda *args, **kwargs: None
+    if not fresh:
+        return
+
+    def run(*args: Any) -> None:
+        assert operator.reference is not None
+        tensors = list(_tensors(args))
+        floating = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float16}
+        if use_native(tensors[0].device.type, floating):
+            _native.function(name)(*args)
+        else:
+            operator.reference(*args)
+        written = [args[i] for i in changed if args[i] is not None and not args[i].is_inference()]
+        torch.autograd.graph.increment_version(written)
+
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(name, run, key)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *args, **kwargs: None, lib=LIBRARY)
+
+
 def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
     """Registers the gradient of a registered operator (see `torch.library.register_autograd`)."""
     operator = OPERATORS[name]
@@ -156,7 +191,9 @@ def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
         outputs = operator.fake(*args, **kwargs)
         operator.native(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
         return outputs
-    if not _settings.use_triton(device.type, double=any(t.dtype == torch.float64 for t in tensors)):
+    if not operator.launcher or not _settings.use_triton(
+        device.type, double=any(t.dtype == torch.float64 for t in tensors)
+    ):
         return operator.reference(*args, **kwargs)
     launch = _launcher(operator.launcher)
     # Triton launches on the current device, which need not be the tensors'.

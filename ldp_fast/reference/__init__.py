@@ -6,9 +6,19 @@ numbers as well and check their arguments.
 """
 
 from .combine_gradients import combine_gradients
+from .composite import composite, composite_backward
+from .fused_adam import fused_adam
 from .guided_residual import guided_residual
-from .hash_grid import hash_grid
+from .hash_grid import (
+    hash_grid,
+    hash_grid_backward_positions,
+    hash_grid_backward_positions_backward,
+    hash_grid_backward_table,
+)
+from .latent_field import latent_field, latent_field_backward
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
+from .march_rays import march_rays
+from .occupancy import occupancy_bits, occupancy_samples, occupancy_update
 from .perturb import perturb
 from .residual_latents import residual_latents, residual_latents_backward
 from .score_distillation import score_distillation, score_distillation_backward
@@ -16,10 +26,22 @@ from .score_distillation import score_distillation, score_distillation_backward
 __all__ = [
     "KL_VARIANCE_FLOOR",
     "combine_gradients",
+    "composite",
+    "composite_backward",
+    "fused_adam",
     "guided_residual",
     "hash_grid",
+    "hash_grid_backward_positions",
+    "hash_grid_backward_positions_backward",
+    "hash_grid_backward_table",
+    "latent_field",
+    "latent_field_backward",
     "latent_kl",
     "latent_kl_backward",
+    "march_rays",
+    "occupancy_bits",
+    "occupancy_samples",
+    "occupancy_update",
     "perturb",
     "residual_latents",
     "residual_latents_backward",

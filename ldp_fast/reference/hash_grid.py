@@ -1,37 +1,38 @@
-"""Multiresolution hash grid encoding, in the convention of tiny-cuda-nn and instant-ngp.
+"""Multiresolution hash grid encoding, in the convention of tiny-cuda-nn and instant-ngp, and its gradients.
 
 y[s, l·F + f] = Σ_corners weight · table[offset_l + index_l(corner), f], with position·scale_l + shift as the place in
 the grid of level l. csrc/hash_grid/layout.h says how levels are laid out.
+
+The arguments that all functions share:
+
+    positions    [S, 3] in [0, 1]; outside, the grid goes on periodically, in a way that depends on the level
+    table        [entries, F] float32 or float64
+    shadow       [entries, F] float16, read instead of the table; or None
+    count        [1] int64, rows that are there, the rest being padding; None: all
+    offsets      L + 1 numbers, in entries
+    resolutions  L numbers, vertices along an axis
+    scales       L numbers, cells along an axis
+    shift        0.5 (tiny-cuda-nn) or 0 (vertices on the ends, a voxel grid's)
+    hashed       whether a level that does not fit is hashed, else wrapped ("tiled")
+    smoothstep   3t² − 2t³ instead of t
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 PRIMES = (1, 2654435761, 805459861)
+FAR = 2147483000.0  # cells further away have no number in 32 bits
 
 
 def _live(size: int, count: Tensor | None, like: Tensor) -> Tensor:
-    """1 for rows that are there, 0 for padding: [S, 1]."""
+    """Whether a row is there, not padding: [S, 1]."""
     rows = torch.arange(size, device=like.device)
-    live = torch.ones_like(rows) if count is None else rows < count
-    return live.to(like.dtype)[:, None]
-
-
-def _cell(positions: Tensor, scale: float, shift: float, smoothstep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower vertex, weight of the upper one, and its slope by the position in units of [0, 1]; each [S, 3]."""
-    at = positions * scale + shift
-    whole = at.floor()
-    if shift == 0.0:
-        whole = torch.where(whole == scale, whole - 1, whole)
-    t = at - whole
-    vertex = whole.nan_to_num(0.0).long()
-    if smoothstep:
-        return vertex, t * t * (3 - 2 * t), 6 * t * (1 - t) * scale
-    return vertex, t, torch.full_like(t, scale)
+    return (torch.ones_like(rows, dtype=torch.bool) if count is None else rows < count)[:, None]
 
 
 def _index(vertex: Tensor, resolution: int, size: int, hashed: bool) -> Tensor:
@@ -49,6 +50,82 @@ def _index(vertex: Tensor, resolution: int, size: int, hashed: bool) -> Tensor:
     return (index & 0xFFFFFFFF) % size
 
 
+@dataclass(frozen=True)
+class _Corner:
+    """One of the eight corners of every sample's cell.
+
+    Attributes:
+        index: entry in the table, [S].
+        factors: along each axis the weight, [S, 3].
+        slopes: their first derivatives by the position, [S, 3].
+        curvatures: their second derivatives, [S, 3].
+    """
+
+    index: Tensor
+    factors: Tensor
+    slopes: Tensor
+    curvatures: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """Product of the factors, [S, 1]."""
+        return self.factors.prod(-1, keepdim=True)
+
+    def gradient(self) -> Tensor:
+        """The weight's derivatives by the position, [S, 3]."""
+        f, g = self.factors, self.slopes
+        x, y, z = f.unbind(-1)
+        return torch.stack([g[:, 0] * y * z, x * g[:, 1] * z, x * y * g[:, 2]], -1)
+
+    def hessian_times(self, v: Tensor) -> Tensor:
+        """The weight's second derivatives by the position, times a vector: [S, 3] -> [S, 3]."""
+        (x, y, z), (dx, dy, dz), (ddx, ddy, ddz) = (t.unbind(-1) for t in (self.factors, self.slopes, self.curvatures))
+        xy, xz, yz = dx * dy * z, dx * y * dz, x * dy * dz
+        u, v_, w = v.unbind(-1)
+        return torch.stack(
+            [
+                ddx * y * z * u + xy * v_ + xz * w,
+                xy * u + x * ddy * z * v_ + yz * w,
+                xz * u + yz * v_ + x * y * ddz * w,
+            ],
+            -1,
+        )
+
+
+def _corners(
+    positions: Tensor,
+    offsets: Sequence[int],
+    resolutions: Sequence[int],
+    scales: Sequence[float],
+    shift: float,
+    hashed: bool,
+    smoothstep: bool,
+) -> Iterator[tuple[int, _Corner]]:
+    """All levels and the eight corners of each."""
+    for level, (resolution, scale) in enumerate(zip(resolutions, scales, strict=True)):
+        at = positions * scale + shift
+        whole = at.floor()
+        if shift == 0.0 and resolution > 1:
+            # On a grid with vertices on its ends the upper end belongs to the last cell.
+            whole = torch.where(whole == scale, whole - 1, whole)
+        t = at - whole
+        lower = torch.where(whole.abs() < FAR, whole, torch.zeros_like(whole)).long()
+        if smoothstep:
+            weight, slope, curvature = t * t * (3 - 2 * t), 6 * t * (1 - t) * scale, (6 - 12 * t) * scale**2
+        else:
+            weight, slope, curvature = t, torch.full_like(t, scale), torch.zeros_like(t)
+        for corner in range(8):
+            upper = torch.tensor([corner >> axis & 1 for axis in range(3)], device=positions.device)
+            sign = (2 * upper - 1).to(t.dtype)
+            index = _index(lower + upper, resolution, offsets[level + 1] - offsets[level], hashed)
+            factors = torch.where(upper.bool(), weight, 1 - weight)
+            yield level, _Corner(offsets[level] + index, factors, sign * slope, sign * curvature)
+
+
+def _values(table: Tensor, shadow: Tensor | None) -> Tensor:
+    return table if shadow is None else shadow.to(table.dtype)
+
+
 def hash_grid(
     positions: Tensor,
     table: Tensor,
@@ -61,33 +138,117 @@ def hash_grid(
     hashed: bool,
     smoothstep: bool,
 ) -> Tensor:
-    """Encodes positions.
-
-    Args:
-        positions: [S, 3] in [0, 1].
-        table: [entries, F].
-        shadow: [entries, F] float16, read instead of the table; or None.
-        count: [1] int64, rows that are there; the rest is padding and becomes zero. None: all.
-        offsets: L + 1 numbers, in entries.
-        resolutions: L numbers, vertices along an axis.
-        scales: L numbers, cells along an axis.
-        shift: 0.5 (tiny-cuda-nn) or 0 (vertices on the ends).
-        hashed: whether a level that does not fit is hashed, else wrapped.
-        smoothstep: 3t² − 2t³ instead of t.
+    """Encodes positions; the arguments are the module's.
 
     Returns:
-        [S, L·F] in the table's dtype; level-major.
+        [S, L·F] in the table's dtype, level-major; zero on padding. Gradients to positions and table, not to the
+        shadow, which passes them on to the table.
     """
-    values = (table if shadow is None else shadow.to(table.dtype)).to(positions.dtype)
-    out = []
-    for level, (resolution, scale) in enumerate(zip(resolutions, scales, strict=True)):
-        vertex, weight, _ = _cell(positions, scale, shift, smoothstep)
-        total = positions.new_zeros(len(positions), table.shape[1])
-        for corner in range(8):
-            upper = torch.tensor([corner >> axis & 1 for axis in range(3)], device=positions.device)
-            factor = torch.where(upper.bool(), weight, 1 - weight).prod(-1, keepdim=True)
-            index = _index(vertex + upper, resolution, offsets[level + 1] - offsets[level], hashed)
-            total = total + factor * values[offsets[level] + index]
-        out.append(total)
-    live = _live(len(positions), count, positions)
-    return torch.where(live > 0, torch.cat(out, dim=-1), 0).to(table.dtype)
+    values = _values(table, shadow)
+    out = [table.new_zeros(len(positions), table.shape[1]) for _ in resolutions]
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+        out[level] = out[level] + corner.weight.to(table.dtype) * values[corner.index]
+    return torch.where(_live(len(positions), count, positions), torch.cat(out, dim=-1), 0)
+
+
+def hash_grid_backward_table(
+    grad: Tensor,
+    positions: Tensor,
+    count: Tensor | None,
+    entries: int,
+    features: int,
+    offsets: Sequence[int],
+    resolutions: Sequence[int],
+    scales: Sequence[float],
+    shift: float,
+    hashed: bool,
+    smoothstep: bool,
+    deterministic: bool,
+) -> Tensor:
+    """Gradient by the table: Σ weight · grad over the samples that read an entry.
+
+    Args:
+        grad: [S, L·F], of the encoding. A sample whose gradient is zero at a level adds nothing there.
+        positions: and the others, the module's.
+        entries: of the table.
+        features: F.
+        deterministic: whether the sum must have the same bits in every run; only CUDA asks.
+
+    Returns:
+        [entries, F] in grad's dtype.
+    """
+    grads = torch.where(_live(len(positions), count, positions), grad, 0).split(features, -1)
+    out = grad.new_zeros(entries, features)
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+        g = grads[level]
+        term = torch.where((g != 0).any(-1, keepdim=True), corner.weight.to(grad.dtype) * g, 0)
+        out = out.index_add(0, corner.index, term)
+    return out
+
+
+def hash_grid_backward_positions(
+    grad: Tensor,
+    positions: Tensor,
+    table: Tensor,
+    shadow: Tensor | None,
+    count: Tensor | None,
+    offsets: Sequence[int],
+    resolutions: Sequence[int],
+    scales: Sequence[float],
+    shift: float,
+    hashed: bool,
+    smoothstep: bool,
+) -> Tensor:
+    """Gradient by the positions: Σ ∇weight · <grad, entry> over levels and corners.
+
+    Args:
+        grad: [S, L·F], of the encoding.
+        positions: and the others, the module's.
+
+    Returns:
+        [S, 3] in the positions' dtype, in units of [0, 1]; zero on padding.
+    """
+    values, grads = _values(table, shadow), grad.split(table.shape[1], -1)
+    out = torch.zeros_like(positions)
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+        out = out + corner.gradient() * (grads[level] * values[corner.index]).sum(-1, keepdim=True)
+    return torch.where(_live(len(positions), count, positions), out, 0)
+
+
+def hash_grid_backward_positions_backward(
+    grad_out: Tensor,
+    grad: Tensor,
+    positions: Tensor,
+    table: Tensor,
+    shadow: Tensor | None,
+    count: Tensor | None,
+    offsets: Sequence[int],
+    resolutions: Sequence[int],
+    scales: Sequence[float],
+    shift: float,
+    hashed: bool,
+    smoothstep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of <hash_grid_backward_positions(grad, positions, table), grad_out>: the double backward.
+
+    Args:
+        grad_out: [S, 3].
+        grad: [S, L·F], of the encoding.
+        positions: and the others, the module's.
+
+    Returns:
+        Gradients by grad [S, L·F], by positions [S, 3] and by table [entries, F]. Between cells the second derivative
+        has a jump that is left out, as everywhere.
+    """
+    live, features = _live(len(positions), count, positions), table.shape[1]
+    grad_out = torch.where(live, grad_out, 0)
+    values, grads = _values(table, shadow), torch.where(live, grad, 0).split(features, -1)
+    by_grad = [torch.zeros_like(g) for g in grads]
+    by_positions, by_table = torch.zeros_like(positions), torch.zeros_like(table)
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+        entry = values[corner.index]
+        along = (corner.gradient() * grad_out).sum(-1, keepdim=True)
+        by_grad[level] = by_grad[level] + along * entry
+        by_table = by_table.index_add(0, corner.index, along * grads[level])
+        by_positions = by_positions + corner.hessian_times(grad_out) * (grads[level] * entry).sum(-1, keepdim=True)
+    return torch.where(live, torch.cat(by_grad, -1), 0), torch.where(live, by_positions, 0), by_table

@@ -105,7 +105,7 @@ def test_an_extension_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_extension_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     found = extension(monkeypatch, build_info=lambda: {"cuda": None, "architectures": [], "compiler": "GCC"})
-    assert found["active"] and found["why"] == "built without CUDA"
+    assert found["active"] and found["why"].startswith("built without CUDA")
     assert "compiler GCC" in env_report.as_text({"backends": {"extension": found}})
 
 

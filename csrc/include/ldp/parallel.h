@@ -21,4 +21,13 @@ void parallel_for(int64_t size, int64_t grain, const Body& body) {
 #endif
 }
 
+// Threads that parallel_for may use.
+inline int thread_count() {
+#ifdef LDP_NO_TORCH
+    return 1;
+#else
+    return static_cast<int>(torch::stable::get_num_threads());
+#endif
+}
+
 }  // namespace ldp

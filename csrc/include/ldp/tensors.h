@@ -30,6 +30,11 @@ struct ScalarOf<float> {
     static constexpr const char* name = "float32";
 };
 template <>
+struct ScalarOf<double> {
+    static constexpr ScalarType value = ScalarType::Double;
+    static constexpr const char* name = "float64";
+};
+template <>
 struct ScalarOf<int32_t> {
     static constexpr ScalarType value = ScalarType::Int;
     static constexpr const char* name = "int32";

@@ -1,0 +1,54 @@
+#include <ldp/half_bits.h>
+#include <ldp/parallel.h>
+
+#include "adam.h"
+
+// Two instruction sets in one build, chosen when the extension is loaded. Sanitizers and ifuncs do not go together.
+#if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#define LDP_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3", "no-math-errno")))
+#else
+#define LDP_VECTORISED
+#endif
+
+namespace ldp {
+namespace {
+
+LDP_VECTORISED void update(const AdamParams& params, const AdamStep& step, int64_t begin, int64_t end) {
+    float *__restrict param = params.param, *__restrict grad = params.grad;
+    float *__restrict exp_avg = params.exp_avg, *__restrict exp_avg_sq = params.exp_avg_sq;
+    const AdamStep now = step;
+    const float beta1_rest = params.beta1_rest, beta2 = params.beta2, beta2_rest = params.beta2_rest, eps = params.eps;
+    for (int64_t i = begin; i < end; ++i) {
+        grad[i] /= now.scale;
+        float p = param[i], m = exp_avg[i], v = exp_avg_sq[i];
+        adam_element(now, beta1_rest, beta2, beta2_rest, eps, p, grad[i], m, v);
+        param[i] = p;
+        exp_avg[i] = m;
+        exp_avg_sq[i] = v;
+    }
+}
+
+LDP_VECTORISED void round_to_half(const float* __restrict param, uint16_t* __restrict shadow, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) shadow[i] = half_bits(param[i]);
+}
+
+}  // namespace
+
+void adam_cpu(const AdamParams& params) {
+    const AdamStep step = adam_step(params);
+    constexpr int64_t kPiece = 4096;  // of one array; all of them stay in the first cache until the shadow is written
+    parallel_for(params.size, 4 * kPiece, [&](int64_t first, int64_t last) {
+        for (int64_t begin = first; begin < last; begin += kPiece) {
+            const int64_t end = smaller(begin + kPiece, last);
+            if (!step.found_inf) {
+                update(params, step, begin, end);
+                if (params.shadow != nullptr) round_to_half(params.param, static_cast<uint16_t*>(params.shadow), begin, end);
+            }
+            if (params.zero_grad)
+                for (int64_t i = begin; i < end; ++i) params.grad[i] = 0.0f;
+        }
+    });
+    if (!step.found_inf) *params.step += 1.0f;
+}
+
+}  // namespace ldp

@@ -1,0 +1,124 @@
+// The part of the encoding that its three CPU loops share: entries and weights of a tile of samples at one level.
+//
+// Laid out with the sample innermost, so that the compiler makes vectors of it; what comes after, the gathers and the
+// scatters, is scalar and waits for memory.
+#pragma once
+
+#include <cstring>
+
+#include "cpu_target.h"
+#include "hash_grid.h"
+
+namespace ldp {
+
+constexpr uint32_t kFarBits = 0x4efffffbu;  // of the float 2147483000 rounds to; greater magnitudes and NaN have more
+
+constexpr int kTile = 128;  // samples: index and weight of a tile fit the first cache
+
+struct HashGridTile {
+    float position[3][kTile];
+    float weight[3][kTile];     // of the upper vertex
+    float slope[3][kTile];      // HashGridCell::slope; only where asked for
+    float corner_weight[8][kTile];
+    uint32_t vertex[3][kTile];
+    uint32_t index[8][kTile];   // entry within the level
+};
+
+LDP_INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+LDP_INLINE float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline int64_t hash_grid_count(const HashGridParams& params) {
+    const int64_t count = params.count != nullptr ? smaller(*params.count, params.size) : params.size;
+    return larger(count, int64_t{0});
+}
+
+LDP_INLINE void tile_positions(const HashGridParams& params, int64_t first, int samples, HashGridTile& tile) {
+    const float* x = params.positions + first * 3;
+    for (int i = 0; i < samples; ++i)
+        for (int d = 0; d < 3; ++d) tile.position[d][i] = x[i * 3 + d];
+    for (int i = samples; i < kTile; ++i)
+        for (int d = 0; d < 3; ++d) tile.position[d][i] = 0.0f;
+}
+
+// hash_grid_cell of every sample; the whole tile, so that the trip count is a constant.
+LDP_INLINE void tile_cells(const HashGridParams& params, const HashGridLevel& level, HashGridTile& tile, bool slopes) {
+    const float scale = level.scale, shift = params.shift;
+    const float last = shift == 0.0f && level.resolution > 1 ? scale : -1.0f;
+    for (int d = 0; d < 3; ++d) {
+        // floorf, and a choice between floats, would keep this loop from becoming vectors: they might trap.
+        for (int i = 0; i < kTile; ++i) {
+            const float at = fmaf(scale, tile.position[d][i], shift);
+            const uint32_t bits = bits_of(at), near = (bits & 0x7fffffffu) < kFarBits ? 0xffffffffu : 0u;
+            const float held = float_of(bits & near);
+            int32_t vertex = static_cast<int32_t>(held);
+            vertex -= static_cast<float>(vertex) > held;
+            vertex -= (static_cast<float>(vertex) == last) & (last >= 0.0f);
+            tile.vertex[d][i] = static_cast<uint32_t>(vertex);
+            tile.weight[d][i] = at - float_of((bits_of(static_cast<float>(vertex)) & near) | (bits & ~near));
+        }
+        if (slopes)
+            for (int i = 0; i < kTile; ++i) {
+                const float t = tile.weight[d][i];
+                tile.slope[d][i] = params.smoothstep ? 6.0f * t * (1.0f - t) * scale : scale;
+            }
+        if (params.smoothstep)
+            for (int i = 0; i < kTile; ++i) {
+                const float t = tile.weight[d][i];
+                tile.weight[d][i] = t * t * (3.0f - 2.0f * t);
+            }
+    }
+}
+
+template <bool kHash>
+LDP_INLINE void tile_raw_indices(uint32_t stride_y, uint32_t stride_z, uint32_t mask, HashGridTile& tile) {
+    for (int corner = 0; corner < 8; ++corner) {
+        const uint32_t dx = corner & 1, dy = corner >> 1 & 1, dz = corner >> 2;
+        for (int i = 0; i < kTile; ++i) {
+            const uint32_t x = tile.vertex[0][i] + dx;
+            const uint32_t y = (tile.vertex[1][i] + dy) * stride_y, z = (tile.vertex[2][i] + dz) * stride_z;
+            tile.index[corner][i] = (kHash ? x ^ y ^ z : x + y + z) & mask;
+        }
+    }
+}
+
+// hash_grid_index of every corner, without its division where the size is a power of two or nothing wraps.
+LDP_INLINE void tile_indices(const HashGridParams& params, const HashGridLevel& level, HashGridTile& tile) {
+    const uint32_t size = level.size, resolution = level.resolution;
+    const bool whole_y = resolution <= size, whole_z = static_cast<uint64_t>(resolution) * resolution <= size;
+    const uint64_t area = static_cast<uint64_t>(resolution) * resolution;
+    const uint64_t stride = whole_z ? area * resolution : whole_y ? area : resolution;
+    const bool power = (size & (size - 1)) == 0;
+    const uint32_t mask = power ? size - 1 : 0xffffffffu;
+    if (params.hashed && size < stride)
+        tile_raw_indices<true>(2654435761u, 805459861u, mask, tile);
+    else
+        tile_raw_indices<false>(whole_y ? resolution : 0u, whole_z ? static_cast<uint32_t>(area) : 0u, mask, tile);
+    if (power) return;
+    for (int corner = 0; corner < 8; ++corner) {
+        uint32_t wraps = 0;
+        for (int i = 0; i < kTile; ++i) wraps |= tile.index[corner][i] >= size ? 1u : 0u;
+        if (wraps != 0)
+            for (int i = 0; i < kTile; ++i)
+                if (tile.index[corner][i] >= size) tile.index[corner][i] %= size;
+    }
+}
+
+LDP_INLINE void tile_corner_weights(HashGridTile& tile) {
+    for (int corner = 0; corner < 8; ++corner)
+        for (int i = 0; i < kTile; ++i) {
+            const float x = tile.weight[0][i], y = tile.weight[1][i], z = tile.weight[2][i];
+            tile.corner_weight[corner][i] =
+                (corner & 1 ? x : 1.0f - x) * (corner & 2 ? y : 1.0f - y) * (corner & 4 ? z : 1.0f - z);
+        }
+}
+
+}  // namespace ldp

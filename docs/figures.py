@@ -1,0 +1,125 @@
+"""The figures of docs/renderer.md: `python docs/figures.py`, from the repository's root (minutes on two cores)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+IMAGES = ROOT / "docs" / "images"
+INK, FAINT = "#222222", "#8a8a8a"
+
+
+def box(axes: Axes, x: float, y: float, width: float, title: str, text: str, colour: str) -> None:
+    """A labelled box of the pipeline."""
+    patch = FancyBboxPatch((x, y), width, 1.0, boxstyle="round,pad=0.02,rounding_size=0.08", fc=colour, ec=INK, lw=1.0)
+    axes.add_patch(patch)
+    axes.text(x + width / 2, y + 0.68, title, ha="center", va="center", fontsize=10, weight="bold", color=INK)
+    axes.text(x + width / 2, y + 0.30, text, ha="center", va="center", fontsize=7.5, color=INK, linespacing=1.3)
+
+
+def pipeline() -> None:
+    """The way from cameras to latents, and back."""
+    figure, axes = plt.subplots(figsize=(11.5, 3.4))
+    stages = [
+        ("Cameras", "poses, intrinsics\nrays [R, 3]", "#f3efe6"),
+        ("March", "box, steps, jitter\nskips empty cells", "#e3edf7"),
+        ("Hash grid", "L levels, 8 corners\n[S, L·F]", "#e6f3e8"),
+        ("MLP", "density [S]\nlatents [S, C]", "#e6f3e8"),
+        ("Composite", "w = T·(1 − exp(−σδ))\nstop at T < 1e-4", "#f7e8e3"),
+        ("Latents", "[V, C, H, W]\nopacity, depth", "#f3efe6"),
+    ]
+    width, gap = 1.62, 0.32
+    for i, (title, text, colour) in enumerate(stages):
+        x = i * (width + gap)
+        box(axes, x, 1.0, width, title, text, colour)
+        if i:
+            axes.annotate("", (x - 0.03, 1.62), (x - gap + 0.03, 1.62), arrowprops={"arrowstyle": "->", "color": INK})
+        if i > 2:
+            axes.annotate(
+                "",
+                (x - gap + 0.03, 1.3),
+                (x - 0.03, 1.3),
+                arrowprops={"arrowstyle": "->", "color": "#b5482f", "ls": "--"},
+            )
+    march, grid = width + gap, 2 * (width + gap)
+    box(axes, march, -0.75, width, "Occupancy", "128³ bits, EMA of\nsampled densities", "#e3edf7")
+    axes.annotate(
+        "", (march + width / 2, 0.97), (march + width / 2, 0.29), arrowprops={"arrowstyle": "->", "color": INK}
+    )
+    box(axes, grid, -0.75, width, "FusedAdam", "moments, half shadow,\nzeroed gradient", "#f1e6f5")
+    dashed = {"arrowstyle": "->", "color": "#b5482f", "ls": "--"}
+    axes.annotate("", (grid + width / 2, 0.29), (grid + width / 2, 0.97), arrowprops=dashed)
+    box(axes, 4 * (width + gap), -0.75, width, "Background", "constant, learned,\nor of the direction", "#f7e8e3")
+    x = 4 * (width + gap) + width / 2
+    axes.annotate("", (x, 0.97), (x, 0.29), arrowprops={"arrowstyle": "->", "color": INK})
+    axes.text(
+        3 * (width + gap) + width / 2,
+        -0.25,
+        "solid: forward\ndashed: gradients",
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=FAINT,
+    )
+    axes.set_xlim(-0.1, 6 * (width + gap) - gap + 0.1)
+    axes.set_ylim(-0.9, 2.15)
+    axes.axis("off")
+    figure.savefig(IMAGES / "renderer.png", dpi=130, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+
+
+def picture(latents: Tensor, low: float, high: float) -> Tensor:
+    """Three channels of [C, H, W] as RGB."""
+    return ((latents[:3] - low) / (high - low)).clamp(0, 1).permute(1, 2, 0)
+
+
+def torus() -> None:
+    """The trained scene, on views held out."""
+    from tests.nerf.scenes import decibels, train_torus
+
+    result = train_torus()
+    # From the lowest to the highest of the eight, so that the pictures differ.
+    views = result.held_out[result.held_out.elevation.argsort()[torch.tensor([0, 2, 4, 6, 7])]]
+    with torch.no_grad():
+        seen = result.renderer.eval()(views, 64, 64, normals=True)
+        truth = result.truth(views, 64, 64)
+    low, high = float(truth.latents.min()), float(truth.latents.max())
+    figure, rows = plt.subplots(5, 5, figsize=(8, 8.2))
+    depth = seen.depth / seen.opacity.clamp(min=1e-3)
+    labels = ("truth", "rendered", "|difference| × 5", "depth", "normals")
+    for view in range(5):
+        opaque = seen.opacity[view, 0] > 0.5
+        shown = [
+            picture(truth.latents[view], low, high),
+            picture(seen.latents[view], low, high),
+            picture((truth.latents[view] - seen.latents[view]).abs() * 5, 0, high - low),
+            torch.where(opaque, depth[view, 0], torch.nan),
+            (seen.normals[view].permute(1, 2, 0) + 1) / 2 * opaque[..., None] + (~opaque[..., None]).float(),  # type: ignore[index]
+        ]
+        for row, image, label in zip(rows, shown, labels, strict=True):
+            row[view].imshow(image.clamp(0, 1) if image.dim() == 3 else image, cmap="viridis_r")
+            row[view].set_xticks([])
+            row[view].set_yticks([])
+            if view == 0:
+                row[view].set_ylabel(label)
+    figure.suptitle(f"Held out: {decibels(seen.latents, truth.latents):.1f} dB at 64×64, learned at 32×32", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(IMAGES / "torus.png", dpi=90, facecolor="white")
+    plt.close(figure)
+    print(f"held out: {decibels(seen.latents, truth.latents):.1f} dB")
+
+
+if __name__ == "__main__":
+    pipeline()
+    torus()

@@ -1,0 +1,125 @@
+"""Volume compositing of packed samples."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops import composite as _registers  # noqa: F401
+from . import _checks
+
+
+class Composited(NamedTuple):
+    """What compositing yields: per ray, and the weights per sample.
+
+    Attributes:
+        values: [R, C] Σ w·value + (1 − opacity)·background.
+        opacity: [R] Σ w.
+        depth: [R] Σ w·distance; not divided by the opacity.
+        weights: [S].
+        distortion: [R] Σᵢⱼ wᵢwⱼ|tᵢ − tⱼ| + ⅓ Σ wᵢ²δᵢ (mip-NeRF 360, Eq. 15; distances in world units).
+        emptiness: [R] Σ log(1 + scale·w) (SJC).
+    """
+
+    values: Tensor
+    opacity: Tensor
+    depth: Tensor
+    weights: Tensor
+    distortion: Tensor
+    emptiness: Tensor
+
+
+def composite_with_regularisers(
+    density: Tensor,
+    values: Tensor,
+    distances: Tensor,
+    steps: Tensor,
+    ray_offsets: Tensor,
+    *,
+    background: Tensor | None = None,
+    early_stop: float = 1e-4,
+    emptiness_scale: float = 10.0,
+) -> Composited:
+    """Composites packed samples along their rays.
+
+    α = 1 − exp(−density·step), T the product of 1 − α of the samples in front, w = T·α. Where T has fallen below
+    `early_stop` a ray ends: later samples weigh nothing and get no gradient. Gradients go to density, values and
+    background, from every output; none to distances and steps. Deterministic.
+
+    Args:
+        density: [S], per unit of distance, ≥ 0.
+        values: [S, C], C from 1 to 64.
+        distances: [S], along the ray.
+        steps: [S], lengths.
+        ray_offsets: [R + 1] int64; ray r has the samples offsets[r] … offsets[r + 1]; what is beyond is padding.
+        background: [R, C], [C], or None for zero.
+        early_stop: transmittance at which a ray ends; 0 never.
+        emptiness_scale: of `emptiness`.
+
+    Returns:
+        Composited.
+
+    Raises:
+        TypeError, ValueError: another dtype, shape or device, or a number out of range.
+    """
+    name = "composite"
+    _checks.tensor(name, "density", density, ("S",))
+    samples = len(density)
+    _checks.tensor(name, "values", values, (samples, "C"), density)
+    channels = _checks.whole(name, "channels of values", values.shape[1], 1, 64)
+    _checks.tensor(name, "distances", distances, (samples,), density)
+    _checks.tensor(name, "steps", steps, (samples,), density)
+    if not isinstance(ray_offsets, Tensor) or ray_offsets.dtype != torch.int64:
+        got = str(ray_offsets.dtype) if isinstance(ray_offsets, Tensor) else type(ray_offsets).__name__
+        _checks.fail(name, "ray_offsets", "an int64 tensor", got, TypeError)
+    if ray_offsets.dim() != 1 or len(ray_offsets) < 1 or ray_offsets.device != density.device:
+        _checks.fail(
+            name,
+            "ray_offsets",
+            f"shape [R + 1] on {density.device}",
+            f"{_checks.shape_text(ray_offsets)} on {ray_offsets.device}",
+        )
+    rays = len(ray_offsets) - 1
+    if background is not None:
+        if isinstance(background, Tensor) and background.dim() == 1:
+            background = background.expand(rays, -1)
+        _checks.tensor(name, "background", background, (rays, channels), density)
+    _checks.number(name, "early_stop", early_stop, 0.0)
+    _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
+    given = [density, values, distances, steps, *([] if background is None else [background])]
+    if len({t.dtype for t in given}) > 1:
+        _checks.fail(name, "values", "all tensors of one dtype", ", ".join(str(t.dtype) for t in given), TypeError)
+    return Composited(
+        *torch.ops.ldp_fast.composite(
+            density.contiguous(),
+            values.contiguous(),
+            distances.contiguous(),
+            steps.contiguous(),
+            ray_offsets.contiguous(),
+            None if background is None else background.contiguous(),
+            early_stop,
+            emptiness_scale,
+        )
+    )
+
+
+def composite(
+    density: Tensor,
+    values: Tensor,
+    distances: Tensor,
+    steps: Tensor,
+    ray_offsets: Tensor,
+    *,
+    background: Tensor | None = None,
+    early_stop: float = 1e-4,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Composites packed samples; arguments and errors of `composite_with_regularisers`.
+
+    Returns:
+        values [R, C], opacity [R], depth [R], weights [S].
+    """
+    return composite_with_regularisers(
+        density, values, distances, steps, ray_offsets, background=background, early_stop=early_stop
+    )[:4]

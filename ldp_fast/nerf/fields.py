@@ -1,0 +1,363 @@
+"""Fields: density and latents at every point of a box. `LatentField` is a hash grid with an MLP, `VoxelField` a grid.
+
+Positions are world coordinates in the box [−bound, bound]³. Densities are per world unit of length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import hash_grid as _hash_grid  # noqa: F401
+from ..ops import latent_field as _latent_field  # noqa: F401
+from . import _checks
+from .hash_grid import HashGrid, layout_arguments
+
+ACTIVATIONS = ("identity", "sigmoid")
+BACKENDS = ("ldp", "tcnn")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A Gaussian added to the logarithm of the density, so that an object starts in the middle.
+
+    latent-nerf's: 5·exp(−|x|² / (2·0.2²)).
+
+    Attributes:
+        strength: at the centre.
+        std: standard deviation, in world units.
+    """
+
+    strength: float = 5.0
+    std: float = 0.2
+
+
+def find_blob(what: str, density_bias: str | Blob | None) -> Blob:
+    """The blob of the argument `density_bias`: "blob", "none" (or None), or a Blob.
+
+    Raises:
+        ValueError: none of these, or a width that is not positive.
+    """
+    blob = (
+        {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
+        if not isinstance(density_bias, Blob)
+        else density_bias
+    )
+    if blob is None:
+        _checks.fail(what, "density_bias", "'blob', 'none' or a Blob", repr(density_bias))
+    _checks.number(what, "density_bias.strength", blob.strength)
+    _checks.number(what, "density_bias.std", blob.std, 0.0, open_low=True)
+    return blob
+
+
+class _Field(nn.Module):
+    """What both fields share: checks, chunked densities, gradients of the density."""
+
+    bound: float
+    channels: int
+
+    def _check(self, positions: Tensor, like: Tensor) -> None:
+        name = type(self).__name__
+        _checks.tensor(name, "positions", positions, ("S", 3), like)
+        if positions.dtype != like.dtype:
+            _checks.fail(name, "positions", f"the field's dtype, {like.dtype}", str(positions.dtype), TypeError)
+
+    @torch.no_grad()
+    def density(self, positions: Tensor, *, chunk: int = 2**18) -> Tensor:
+        """Densities without gradients, in chunks that bound the memory.
+
+        Args:
+            positions: [S, 3] world coordinates.
+            chunk: positions at a time.
+
+        Returns:
+            [S].
+        """
+        parts = [self(part)[0] for part in positions.split(_checks.whole("density", "chunk", chunk, 1))]
+        return torch.cat(parts) if parts else positions.new_empty(0)
+
+    def density_gradient(self, positions: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+        """The density and its gradient by the position.
+
+        Args:
+            positions: [S, 3] world coordinates.
+            create_graph: whether the gradient can be differentiated again (by positions and parameters).
+
+        Returns:
+            density [S]; gradient [S, 3], per world unit.
+        """
+        with torch.enable_grad():
+            x = positions if create_graph and positions.requires_grad else positions.detach().requires_grad_()
+            density = self._differentiable_density(x) if create_graph else self(x)[0]
+            (gradient,) = torch.autograd.grad(density.sum(), x, create_graph=create_graph)
+        return (density, gradient) if create_graph else (density.detach(), gradient)
+
+    def normals(self, positions: Tensor, *, create_graph: bool = False) -> Tensor:
+        """Unit vectors out of the object, −∇density / |∇density|; zero where the density does not change. [S, 3]."""
+        gradient = self.density_gradient(positions, create_graph=create_graph)[1]
+        return -F.normalize(gradient, dim=-1, eps=1e-12)
+
+    def _differentiable_density(self, positions: Tensor) -> Tensor:
+        return self(positions)[0]
+
+
+class LatentField(_Field):
+    """A hash grid and a small MLP: position -> density and C latent channels.
+
+    h = MLP(grid(x)); density = exp(h₀ + blob(x)); latents = h₁…h_C. The exponential is truncated: its gradient is taken
+    at no more than 15. On CUDA encoding and MLP are one kernel with float32 accumulation on tensor cores (float32
+    products in three TF32 parts; float16 products under autocast to float16); the encodings are saved and the MLP is
+    computed again in the backward. Gradients go to the table, the weights and the positions.
+
+    Args:
+        grid: the encoding; it becomes a part of this module.
+        hidden: units of a hidden layer, 16 to 128, a multiple of 16.
+        layers: hidden layers, 1 to 4.
+        channels: C, 1 to 15.
+        bias: whether the layers have one.
+        density_bias: "blob" (a Gaussian in the middle, see `Blob`), "none", or a Blob.
+        bound: half the side of the box.
+        activation: of the channels: "identity" for latents, "sigmoid" for RGB.
+        backend: "ldp", or "tcnn" for tiny-cuda-nn's encoding and MLP (`ldp_fast.nerf.tcnn`).
+
+    Attributes:
+        grid: the HashGrid.
+        weights: [P] parameter: layer after layer, each [out, in] row by row, then its bias.
+
+    Raises:
+        ValueError: an argument out of range, or a configuration that tiny-cuda-nn does not have.
+        ImportError: backend "tcnn" without tiny-cuda-nn; says how to install it.
+    """
+
+    def __init__(
+        self,
+        grid: HashGrid,
+        hidden: int = 64,
+        layers: int = 2,
+        channels: int = 4,
+        bias: bool = False,
+        density_bias: str | Blob | None = "blob",
+        *,
+        bound: float = 1.0,
+        activation: str = "identity",
+        backend: str = "ldp",
+    ):
+        super().__init__()
+        name = "LatentField"
+        if not isinstance(grid, HashGrid):
+            _checks.fail(name, "grid", "a HashGrid", type(grid).__name__, TypeError)
+        if _checks.whole(name, "hidden", hidden, 16, 128) % 16:
+            _checks.fail(name, "hidden", "a multiple of 16", str(hidden))
+        self.grid = grid
+        self.hidden, self.layers = hidden, _checks.whole(name, "layers", layers, 1, 4)
+        self.channels, self.bias = _checks.whole(name, "channels", channels, 1, 15), bool(bias)
+        self.blob = find_blob(name, density_bias)
+        self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
+        self.activation = _checks.choice(name, "activation", activation, ACTIVATIONS)
+        self.backend = _checks.choice(name, "backend", backend, BACKENDS)
+        parts = []
+        for rows, columns in self.shapes:
+            # Kaiming's uniform initialisation with a gain of 1 keeps the first densities near the blob's.
+            limit = 1 / math.sqrt(columns)
+            parts.append(torch.empty(rows * columns).uniform_(-limit, limit))
+            if self.bias:
+                parts.append(torch.zeros(rows))
+        self.weights = nn.Parameter(torch.cat(parts))
+        if backend == "tcnn":
+            from .tcnn import TcnnNetwork
+
+            self.network = TcnnNetwork(self)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(out, in) of every layer."""
+        inner = [(self.hidden, self.hidden)] * (self.layers - 1)
+        return [(self.hidden, self.grid.n_outputs), *inner, (1 + self.channels, self.hidden)]
+
+    def linear_layers(self, weights: Tensor | None = None) -> list[tuple[Tensor, Tensor | None]]:
+        """Views of the flat weights: matrix [out, in] and bias [out] (or None) of every layer."""
+        flat, at, found = self.weights if weights is None else weights, 0, []
+        for rows, columns in self.shapes:
+            matrix = flat[at : at + rows * columns].view(rows, columns)
+            at += rows * columns
+            bias = flat[at : at + rows] if self.bias else None
+            at += rows if self.bias else 0
+            found.append((matrix, bias))
+        return found
+
+    def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Density and channels.
+
+        Args:
+            positions: [S, 3] world coordinates in [−bound, bound]³, of the parameters' dtype.
+            count: [1] int64: how many rows are there, the rest being padding. None: all.
+
+        Returns:
+            density [S] ≥ 0; channels [S, C]; both zero on padding.
+
+        Raises:
+            TypeError, ValueError: positions of another dtype, shape or device.
+        """
+        self.grid.check("LatentField", positions)
+        if self.backend == "tcnn":
+            return self._finish(self.network(self._unit(positions)), positions, count)
+        half = self.grid.half_wanted()
+        density, channels, _ = torch.ops.ldp_fast.latent_field(
+            positions.contiguous(),
+            self.grid.table,
+            self.grid.shadow() if half else None,
+            self.weights,
+            count,
+            *self.grid.layout,
+            self.bound,
+            self.hidden,
+            self.layers,
+            self.channels,
+            self.bias,
+            self.activation == "sigmoid",
+            self.blob.strength,
+            self.blob.std,
+            half,
+        )
+        return density, channels
+
+    def _unit(self, positions: Tensor) -> Tensor:
+        return (positions + self.bound) / (2 * self.bound)
+
+    def unfused(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`forward` from the hash grid's operator and torch's own layers: slower, and differentiable twice."""
+        self.grid.check("LatentField", positions)
+        x = torch.ops.ldp_fast.hash_grid(
+            self._unit(positions).contiguous(), self.grid.table, None, count, *self.grid.layout
+        )
+        matrices = self.linear_layers()
+        for matrix, bias in matrices[:-1]:
+            x = F.relu(F.linear(x, matrix, bias))
+        return self._finish(F.linear(x, *matrices[-1]), positions, count)
+
+    def _finish(self, outputs: Tensor, positions: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
+        outputs = outputs.to(positions.dtype)
+        blob = self.blob.strength * (-positions.square().sum(-1) / (2 * self.blob.std**2)).exp()
+        density, channels = truncated_exp(outputs[:, 0] + blob), outputs[:, 1:]
+        channels = channels.sigmoid() if self.activation == "sigmoid" else channels
+        if count is not None:
+            live = torch.arange(len(positions), device=positions.device) < count
+            density, channels = torch.where(live, density, 0), torch.where(live[:, None], channels, 0)
+        return density, channels
+
+    def _differentiable_density(self, positions: Tensor) -> Tensor:
+        return self.unfused(positions)[0]
+
+    def parameter_groups(self, lr: float, grid_lr: float | None = None) -> list[dict[str, Any]]:
+        """Parameter groups for an optimiser: the table with its own rate (ten times the rest's, as latent-nerf)."""
+        if self.backend == "tcnn":
+            return [{"params": [self.network.params], "lr": lr}]
+        return [
+            {"params": [self.grid.table], "lr": 10 * lr if grid_lr is None else grid_lr},
+            {"params": [self.weights], "lr": lr},
+        ]
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.layers} hidden layers of {self.hidden}, {self.channels} channels ({self.activation}), "
+            f"bias={self.bias}, {self.blob}, bound={self.bound:g}, backend={self.backend!r}"
+        )
+
+
+class _TruncatedExp(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clamp(max=LARGEST_EXPONENT).exp()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad * ctx.saved_tensors[0].clamp(-15, 15).exp()
+
+
+# exp stays finite in float32.
+LARGEST_EXPONENT = 80.0
+
+
+def truncated_exp(x: Tensor) -> Tensor:
+    """exp(x), with its gradient taken at x clamped to ±15: no density explodes for want of a finite gradient."""
+    return _TruncatedExp.apply(x)
+
+
+class VoxelField(_Field):
+    """A dense grid of density and latents, interpolated trilinearly: the voxel field of SJC, without a network.
+
+    density = softplus(σ + shift), σ the interpolated first feature; latents are the others. Vertices stand on the ends
+    of the box (SJC's stand half a voxel inside, with zeros around). The grid is the dense case of the hash grid's
+    operators: float32 gradients, bit-equal where theirs are.
+
+    Args:
+        resolution: vertices along an axis, 2 to 512.
+        channels: C, 1 to 15.
+        bound: half the side of the box.
+        density_shift: added before the softplus; SJC's −10 makes space nearly empty at first.
+        density_bias: "none", "blob" or a Blob, added to σ.
+        latent_scale: standard deviation of the first latents.
+
+    Attributes:
+        table: [entries, 1 + C] parameter; entry x + R·(y + R·z).
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        resolution: int = 100,
+        channels: int = 4,
+        *,
+        bound: float = 1.0,
+        density_shift: float = -10.0,
+        density_bias: str | Blob | None = "none",
+        latent_scale: float = 1.0,
+    ):
+        super().__init__()
+        name = "VoxelField"
+        self.resolution = _checks.whole(name, "resolution", resolution, 2, 512)
+        self.channels = _checks.whole(name, "channels", channels, 1, 15)
+        self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
+        self.density_shift = _checks.number(name, "density_shift", density_shift)
+        self.blob = find_blob(name, density_bias)
+        _checks.number(name, "latent_scale", latent_scale, 0.0)
+        entries = -(-(resolution**3) // 8) * 8
+        table = torch.randn(entries, 1 + channels) * latent_scale
+        table[:, 0] = 0
+        self.table = nn.Parameter(table)
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """The layout, as the operators take it: one dense level with vertices on the ends."""
+        return layout_arguments([0, len(self.table)], [self.resolution], [self.resolution - 1.0], 0.0, False, False)
+
+    def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Density and channels, as `LatentField.forward`."""
+        self._check(positions, self.table)
+        unit = (positions + self.bound) / (2 * self.bound)
+        features = torch.ops.ldp_fast.hash_grid(unit.contiguous(), self.table, None, count, *self.layout)
+        sigma = features[:, 0]
+        if self.blob.strength:
+            sigma = sigma + self.blob.strength * (-positions.square().sum(-1) / (2 * self.blob.std**2)).exp()
+        density = F.softplus(sigma + self.density_shift)
+        if count is not None:
+            density = torch.where(torch.arange(len(positions), device=positions.device) < count, density, 0)
+        return density, features[:, 1:]
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimiser."""
+        return [{"params": [self.table], "lr": lr}]
+
+    def extra_repr(self) -> str:
+        return f"{self.resolution}³, {self.channels} channels, bound={self.bound:g}, shift={self.density_shift:g}"

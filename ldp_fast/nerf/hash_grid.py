@@ -1,0 +1,170 @@
+"""The multiresolution hash grid as a module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import hash_grid as _registers  # noqa: F401
+from ..ops._native import required
+from . import _checks
+
+INTERPOLATIONS = ("linear", "smoothstep")
+KINDS = ("hash", "tiled")
+INITIAL = 1e-4  # tiny-cuda-nn's: entries start uniform in ±1e-4
+
+
+def layout_arguments(
+    offsets: Sequence[int],
+    resolutions: Sequence[int],
+    scales: Sequence[float],
+    shift: float,
+    hashed: bool,
+    smooth: bool,
+) -> tuple[Any, ...]:
+    """The arguments with which the operators are told a layout, in their order."""
+    return list(offsets), list(resolutions), list(scales), shift, hashed, smooth
+
+
+class HashGrid(nn.Module):
+    """Multiresolution hash grid encoding in the convention of tiny-cuda-nn and instant-ngp: parameters load unchanged.
+
+    Level l has scale b·2^(l·log₂s) − 1 and ceil(scale) + 1 vertices along an axis; a position x is at x·scale + ½. A
+    level is dense where it fits into T entries and hashed (or wrapped: `kind="tiled"`) where not; the levels stand one
+    after another in the table. The layout is computed in C++ (csrc/hash_grid/layout.h).
+
+    The table gets gradients in float32, on every device; positions get them too, correct on every level, and can be
+    differentiated twice. Under CUDA autocast to float16 a half-precision copy of the table is read instead
+    (`shadow`). Gradients are bit-equal from run to run on a CPU, and on a GPU under
+    `torch.use_deterministic_algorithms(True)`.
+
+    Args:
+        n_levels: L, 1 to 32.
+        n_features: F, features of an entry: 1, 2, 4 or 8.
+        log2_table_size: log₂ T.
+        base_resolution: b, of the coarsest level.
+        finest_resolution: of the finest level; s = (finest / b)^(1 / (L − 1)).
+        interpolation: "linear", or "smoothstep" (continuous gradients).
+        kind: "hash" or "tiled" (wrapped dense, as latent-nerf has).
+
+    Attributes:
+        table: [entries, F] parameter, float32.
+
+    Raises:
+        ValueError: an argument out of range.
+        RuntimeError: the compiled extension is missing.
+    """
+
+    def __init__(
+        self,
+        n_levels: int = 16,
+        n_features: int = 2,
+        log2_table_size: int = 19,
+        base_resolution: int = 16,
+        finest_resolution: int = 2048,
+        interpolation: str = "linear",
+        kind: str = "hash",
+    ):
+        super().__init__()
+        name = "HashGrid"
+        if n_features not in (1, 2, 4, 8):
+            _checks.fail(name, "n_features", "1, 2, 4 or 8", repr(n_features))
+        _checks.whole(name, "n_levels", n_levels, 1, 32)
+        _checks.whole(name, "log2_table_size", log2_table_size, 3, 30)
+        _checks.whole(name, "base_resolution", base_resolution, 2)
+        _checks.whole(name, "finest_resolution", finest_resolution, base_resolution)
+        _checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
+        _checks.choice(name, "kind", kind, KINDS)
+        growth = math.exp(math.log(finest_resolution / base_resolution) / (n_levels - 1)) if n_levels > 1 else 1.0
+        layout = required(name).HashGridLayout(n_levels, log2_table_size, base_resolution, growth)
+        self.n_levels, self.n_features, self.log2_table_size = n_levels, n_features, log2_table_size
+        self.base_resolution, self.finest_resolution = base_resolution, finest_resolution
+        self.interpolation, self.kind, self.per_level_scale = interpolation, kind, growth
+        self.offsets: list[int] = layout.offsets
+        self.resolutions: list[int] = layout.resolutions
+        self.scales: list[float] = layout.scales
+        self.dense: list[bool] = layout.dense
+        self.table = nn.Parameter(torch.empty(self.offsets[-1], n_features).uniform_(-INITIAL, INITIAL))
+        self._shadow: Tensor | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """L·F, the width of the encoding."""
+        return self.n_levels * self.n_features
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """The layout, as the operators take it."""
+        smooth = self.interpolation == "smoothstep"
+        return layout_arguments(self.offsets, self.resolutions, self.scales, 0.5, self.kind == "hash", smooth)
+
+    def shadow(self) -> Tensor:
+        """The table in float16, [entries, F]; made anew only when the table has changed since.
+
+        `FusedAdam` writes it in the pass that changes the table, and marks it fresh: `shadow._source_version` is the
+        table's `_version` it belongs to.
+        """
+        version, held = self.table._version, self._shadow
+        if held is None or held.device != self.table.device or held.shape != self.table.shape:
+            held = self._shadow = torch.empty_like(self.table, dtype=torch.float16)
+            held._source_version = -1  # type: ignore[attr-defined]
+        if held._source_version != version:  # type: ignore[attr-defined]
+            with torch.no_grad():
+                held.copy_(self.table)
+            held._source_version = version  # type: ignore[attr-defined]
+        return held
+
+    def half_wanted(self) -> bool:
+        """Whether the half-precision table is read: on CUDA, under autocast to float16."""
+        return (
+            self.table.is_cuda
+            and torch.is_autocast_enabled("cuda")
+            and torch.get_autocast_dtype("cuda") == torch.float16
+        )
+
+    def check(self, what: str, positions: Tensor) -> None:
+        """Checks positions and the table's own dtype.
+
+        Raises:
+            TypeError, ValueError: as `forward`.
+        """
+        if self.table.dtype not in _checks.FLOATING:
+            _checks.fail(
+                what, "table", "float32 (or float64); float16 is its shadow's", str(self.table.dtype), TypeError
+            )
+        _checks.tensor(what, "positions", positions, ("S", 3), self.table)
+        if positions.dtype != self.table.dtype:
+            _checks.fail(what, "positions", f"the table's dtype, {self.table.dtype}", str(positions.dtype), TypeError)
+
+    def forward(self, positions: Tensor, count: Tensor | None = None) -> Tensor:
+        """Encodes positions.
+
+        Args:
+            positions: [S, 3] in [0, 1], of the table's dtype and device. Outside, the grid goes on periodically.
+            count: [1] int64 on the same device: how many rows are there, the rest being padding. None: all.
+
+        Returns:
+            [S, L·F] in the table's dtype, level-major; zero on padding.
+
+        Raises:
+            TypeError: another dtype.
+            ValueError: another shape or device.
+        """
+        self.check("HashGrid", positions)
+        half = self.shadow() if self.half_wanted() else None
+        return torch.ops.ldp_fast.hash_grid(positions.contiguous(), self.table, half, count, *self.layout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy counts its table's versions anew, so that a shadow taken along could seem fresh and be stale.
+        return {**self.__dict__, "_shadow": None}
+
+    def extra_repr(self) -> str:
+        entries, last = self.offsets[-1], self.resolutions[-1]
+        return (
+            f"{self.n_levels} levels × {self.n_features} features, {self.kind}, {self.interpolation}, "
+            f"resolutions {self.resolutions[0]} to {last}, {entries} entries"
+        )

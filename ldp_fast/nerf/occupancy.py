@@ -1,0 +1,130 @@
+"""The occupancy grid: which cells of space the marcher may skip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import occupancy as _registers  # noqa: F401
+from . import _checks
+
+
+class HasDensity(Protocol):
+    """A field, as far as the occupancy grid knows it."""
+
+    def density(self, positions: Tensor) -> Tensor: ...
+
+
+class OccupancyGrid(nn.Module):
+    """Bits that say where a step through space may absorb something, from a moving average of sampled densities.
+
+    A cell's average is max(decay · average, density · step at a random point of the cell); it is occupied where that
+    exceeds min(threshold, mean of all averages) (instant-ngp's rule: optical thickness, 0.01). With several cascades, cascade k of K covers the
+    outermost box scaled about its centre by 2^(k − K + 1), each with as many cells. Everything stays on the device and
+    nothing waits for it; random points are counted on from a seed, so that a run can be repeated and resumed.
+
+    Until the first update everything counts as occupied.
+
+    Args:
+        bound: half the side of the outermost box.
+        resolution: cells along an axis, a power of two, 8 to 512.
+        cascades: K, 1 to 8.
+        threshold: of the optical thickness, density · step: 0.01 skips what absorbs less than one per cent.
+        step: the length of a step, in world units; by default the box's diagonal over 256, as `LatentRenderer` has it.
+        decay: of the average at an update, in (0, 1].
+        seed: of the random points.
+
+    Attributes:
+        average: [K·resolution³] float32 buffer of optical thicknesses, in Morton order within a cascade.
+        bits: [K·resolution³ / 8] uint8 buffer.
+        used_threshold: [1] float32 buffer, what the last update used.
+        updates: [1] int64 buffer, how many there were.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        bound: float = 1.0,
+        resolution: int = 128,
+        cascades: int = 1,
+        *,
+        threshold: float = 0.01,
+        step: float | None = None,
+        decay: float = 0.95,
+        seed: int = 0,
+    ):
+        super().__init__()
+        name = "OccupancyGrid"
+        self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
+        if _checks.whole(name, "resolution", resolution, 8, 512) & (resolution - 1):
+            _checks.fail(name, "resolution", "a power of two", str(resolution))
+        self.resolution, self.cascades = resolution, _checks.whole(name, "cascades", cascades, 1, 8)
+        self.threshold = _checks.number(name, "threshold", threshold, 0.0)
+        diagonal = 2 * math.sqrt(3) * self.bound
+        self.step = _checks.number(name, "step", diagonal / 256 if step is None else step, 0.0, open_low=True)
+        self.decay = _checks.number(name, "decay", decay, 0.0, open_low=True)
+        if self.decay > 1:
+            _checks.fail(name, "decay", "a number in (0, 1]", repr(decay))
+        self.seed = _checks.whole(name, "seed", seed, 0)
+        cells = cascades * resolution**3
+        self.average: Tensor
+        self.bits: Tensor
+        self.used_threshold: Tensor
+        self.updates: Tensor
+        self.register_buffer("average", torch.zeros(cells))
+        self.register_buffer("bits", torch.full((cells // 8,), 255, dtype=torch.uint8))
+        self.register_buffer("used_threshold", torch.zeros(1))
+        self.register_buffer("updates", torch.zeros(1, dtype=torch.int64))
+
+    @property
+    def box(self) -> list[float]:
+        """The outermost box: minimum and maximum, as the operators take it."""
+        return [-self.bound] * 3 + [self.bound] * 3
+
+    @torch.no_grad()
+    def update(self, field: HasDensity | Callable[[Tensor], Tensor], *, full: bool = True) -> None:
+        """Samples the density and renews the bits.
+
+        Args:
+            field: has `density(positions [n, 3]) -> [n]`, or is such a function; world coordinates.
+            full: every cell once; else as many as a quarter of the cells drawn at random and as many again among the
+                occupied ones (instant-ngp's later updates).
+
+        Raises:
+            ValueError: densities of another shape than [n].
+        """
+        quarter = self.average.numel() // 4
+        seed = self.updates + self.seed * 2**32
+        cells, positions = torch.ops.ldp_fast.occupancy_samples(
+            self.average,
+            self.used_threshold,
+            seed,
+            0 if full else quarter,
+            0 if full else quarter,
+            self.box,
+            self.resolution,
+            self.cascades,
+        )
+        density = field.density(positions) if hasattr(field, "density") else field(positions)
+        if density.shape != cells.shape:
+            _checks.fail("OccupancyGrid", "field", f"densities of shape [{len(cells)}]", _checks.shape_text(density))
+        density = (density * self.step).to(self.average.dtype).contiguous()
+        self.average.copy_(torch.ops.ldp_fast.occupancy_update(self.average, cells, density, self.decay))
+        bits, used = torch.ops.ldp_fast.occupancy_bits(self.average, self.threshold)
+        self.bits.copy_(bits)
+        self.used_threshold.copy_(used)
+        self.updates.add_(1)
+
+    def occupied_share(self) -> Tensor:
+        """The share of occupied cells, [] float32 on the device."""
+        ones = sum((self.bits >> i & 1).sum(dtype=torch.float32) for i in range(8))
+        return ones / self.average.numel()  # type: ignore[operator, return-value]
+
+    def extra_repr(self) -> str:
+        return f"{self.resolution}³ × {self.cascades}, bound={self.bound:g}, threshold={self.threshold:g}"

@@ -1,0 +1,203 @@
+"""Adam that updates parameters, moments and half-precision shadows, and zeroes the gradients, in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..ops import fused_adam as _registers  # noqa: F401
+
+Shadow = Tensor | Callable[[], Tensor]
+
+
+class FusedAdam(Optimizer):
+    """Adam or AdamW by `torch.ops.ldp_fast.fused_adam`: each value is read once and written once.
+
+    The numbers are those of `torch.optim.Adam`, up to rounding. All state is on the parameters' device and nothing
+    waits for it, so a step can be captured in a CUDA graph: take one step before, so that the state exists, and give
+    `lr` as a tensor if it is to change between replays (a float is written to the device where `step` is called).
+    Works with learning rate schedulers and `torch.amp.GradScaler`: steps with non-finite gradients change nothing
+    and do not count. Deterministic.
+
+    `zero_grad` leaves every gradient allocated and zero, so that the next backward adds into it and a loop needs no
+    `optimizer.zero_grad()`. Turn it off to look at gradients after a step.
+
+    A shadow is a float16 copy of a parameter that a GPU reads instead of it. It is equal to the rounded parameter
+    after every step, and `shadow._source_version` is then the `_version` of the parameter it belongs to: whoever
+    holds it need not cast again while they are equal (`HashGrid.shadow` does so).
+
+    Args:
+        params: parameters or parameter groups; float32 (float64 by plain PyTorch), contiguous.
+        lr: learning rate, a float or a tensor of one element (float32, on the parameters' device).
+        betas: decay of the two moments, in [0, 1).
+        eps: added to the denominator.
+        weight_decay: factor of the parameter in the gradient, or, decoupled, of its shrinking.
+        decoupled: weight decay as in AdamW.
+        zero_grad: zero the gradients in the same pass.
+        shadows: by parameter, a float16 tensor of its shape, or a function that returns one.
+
+    Raises:
+        TypeError: a parameter or shadow of another dtype.
+        ValueError: a number out of range, a parameter that is not contiguous, or a shadow of another shape.
+    """
+
+    _step_supports_amp_scaling = True
+    _shadows: dict[Tensor, Shadow]
+    _rates: dict[tuple[int, torch.device, torch.dtype], tuple[float, Tensor]]
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-15,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        zero_grad: bool = True,
+        shadows: Mapping[Tensor, Shadow] | None = None,
+    ):
+        self._shadows, self._rates = dict(shadows or {}), {}
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "zero_grad": zero_grad,
+            # Read by load_state_dict: the step counter stays on the device.
+            "capturable": True,
+        }
+        super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # A copied or unpickled optimiser has other parameters; what was kept by parameter does not belong to them.
+        self.__dict__.setdefault("_shadows", {})
+        self._rates = {}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters with settings of their own (see `torch.optim.Optimizer.add_param_group`)."""
+        super().add_param_group(param_group)
+        try:
+            _check(self.param_groups[-1])
+        except (TypeError, ValueError):
+            del self.param_groups[-1]
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Takes a step with the gradients that are there.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            What the closure returned, None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        for place, group in enumerate(self.param_groups):
+            beta1, beta2 = group["betas"]
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                if param.grad.is_sparse:
+                    raise RuntimeError("FusedAdam: grad: expected a dense gradient, got a sparse one")
+                state, shadow = self._state_of(param), self._shadow_of(param)
+                torch.ops.ldp_fast.fused_adam(
+                    param,
+                    param.grad,
+                    state["exp_avg"],
+                    state["exp_avg_sq"],
+                    shadow,
+                    state["step"],
+                    self._rate(place, group["lr"], param),
+                    float(beta1),
+                    float(beta2),
+                    float(group["eps"]),
+                    float(group["weight_decay"]),
+                    group["decoupled"],
+                    _on(grad_scale, param.device),
+                    _on(found_inf, param.device),
+                    group["zero_grad"],
+                )
+                if shadow is not None:
+                    shadow._source_version = param._version  # type: ignore[attr-defined]
+        return loss
+
+    def _state_of(self, param: Tensor) -> dict[str, Any]:
+        state = self.state[param]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return state
+
+    def _shadow_of(self, param: Tensor) -> Tensor | None:
+        """The shadow, equal to the rounded parameter: a step that is skipped leaves it as it is."""
+        kept = self._shadows.get(param)
+        if kept is None:
+            return None
+        shadow = kept if isinstance(kept, Tensor) else kept()
+        if shadow.dtype != torch.float16:
+            raise TypeError(f"FusedAdam: shadows: expected float16, got {shadow.dtype}")
+        if shadow.shape != param.shape or shadow.device != param.device:
+            wanted, got = (f"{list(x.shape)} on {x.device}" for x in (param, shadow))
+            raise ValueError(f"FusedAdam: shadows: expected the parameter's shape and device, {wanted}, got {got}")
+        if getattr(shadow, "_source_version", None) != param._version:
+            shadow.copy_(param)
+        return shadow
+
+    def _rate(self, place: int, lr: float | Tensor, param: Tensor) -> Tensor:
+        """The learning rate of a group, like a parameter; written to its device only when it has changed."""
+        device, dtype = param.device, param.dtype
+        if isinstance(lr, Tensor):
+            return lr.to(device=device, dtype=dtype, non_blocking=True)
+        value, tensor = self._rates.get((place, device, dtype), (None, None))
+        if tensor is None:
+            tensor = torch.empty((), dtype=dtype, device=device)
+        if value != lr:
+            tensor.fill_(lr)
+            self._rates[place, device, dtype] = (float(lr), tensor)
+        return tensor
+
+
+def _on(value: Tensor | float | None, device: torch.device) -> Tensor | None:
+    """A scalar of a GradScaler on a device, float32."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        return torch.full((), float(value), dtype=torch.float32, device=device)
+    return value.to(device=device, dtype=torch.float32, non_blocking=True)
+
+
+def _check(group: dict[str, Any]) -> None:
+    """Checks a parameter group."""
+
+    def fail(argument: str, expected: str, got: Any) -> None:
+        raise ValueError(f"FusedAdam: {argument}: expected {expected}, got {got}")
+
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            fail("lr", "a tensor of one element", f"shape {list(lr.shape)}")
+    elif not (lr >= 0 and math.isfinite(lr)):
+        fail("lr", "a finite number of at least 0", lr)
+    if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
+        fail("betas", "two numbers in [0, 1)", group["betas"])
+    for name in ("eps", "weight_decay"):
+        if not (group[name] >= 0 and math.isfinite(group[name])):
+            fail(name, "a finite number of at least 0", group[name])
+    for param in group["params"]:
+        if param.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"FusedAdam: params: expected float32 or float64, got {param.dtype}")
+        if not param.is_contiguous():
+            fail("params", "contiguous tensors", f"strides {list(param.stride())} for shape {list(param.shape)}")

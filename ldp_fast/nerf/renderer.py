@@ -1,0 +1,307 @@
+"""The renderer: cameras in, latents out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _checks
+from .cameras import Cameras
+from .compositing import Composited, composite_with_regularisers
+from .marching import RaySamples, check_box, march_rays
+from .occupancy import OccupancyGrid
+
+OVERFLOWS = ("error", "report")
+Background = Tensor | nn.Module | Callable[[Tensor, int, int], Tensor]
+
+
+class SampleOverflow(RuntimeError):
+    """More samples than the buffers hold: far samples of the last rays are missing from the picture."""
+
+
+@dataclass(frozen=True)
+class RenderStatistics:
+    """What a rendering needed; it lies on the device, and reading it waits for the device.
+
+    Attributes:
+        counts: [2] int64: samples written, samples there were.
+        capacity: samples the buffers held.
+        rays: number of rays.
+    """
+
+    counts: Tensor
+    capacity: int
+    rays: int
+
+    @property
+    def overflowed(self) -> Tensor:
+        """[] bool on the device: whether samples are missing."""
+        return self.counts[1] > self.capacity
+
+    def check(self) -> None:
+        """Waits for the counts.
+
+        Raises:
+            SampleOverflow: samples are missing; says how many the buffers should hold.
+        """
+        if not self.counts.is_meta:
+            raise_overflow(int(self.counts[1]), self.capacity, self.rays)
+
+
+def raise_overflow(required: int, capacity: int, rays: int) -> None:
+    """Raises SampleOverflow if more was required than there was room for."""
+    if required > capacity:
+        raise SampleOverflow(
+            f"LatentRenderer: max_samples: expected at least {required} for these {rays} rays, got {capacity}; "
+            f"raise it, or lower steps_per_ray, the resolution or the number of views, or update the occupancy grid"
+        )
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """What was rendered.
+
+    Attributes:
+        latents: [V, C, H, W] with the background.
+        opacity: [V, 1, H, W] in [0, 1].
+        depth: [V, 1, H, W] Σ w·distance, world units; not divided by the opacity.
+        statistics: counts of samples.
+        distortion: [V, 1, H, W], per ray (see `composite_with_regularisers`).
+        emptiness: [V, 1, H, W], per ray.
+        weights: [M] of the packed samples.
+        samples: the packed samples themselves.
+        normals: [V, 3, H, W] Σ w·normal in world coordinates, if asked for; without gradients.
+    """
+
+    latents: Tensor
+    opacity: Tensor
+    depth: Tensor
+    statistics: RenderStatistics
+    distortion: Tensor
+    emptiness: Tensor
+    weights: Tensor
+    samples: RaySamples
+    normals: Tensor | None = None
+
+
+class LatentRenderer(nn.Module):
+    """Renders a field: rays are marched through occupied space, the field is evaluated at the samples and composited.
+
+    Args:
+        field: positions [M, 3], count -> density [M], channels [M, C]: LatentField, VoxelField, or a module of yours
+            (with an attribute `bound`, or give `box`).
+        occupancy: skips empty space; its `update` is the caller's to call.
+        background: None (zero), a tensor [C] or [V, C, H, W], or a module of `ldp_fast.nerf.background`.
+        max_samples: capacity of the sample buffers; by default rays × (steps_per_ray + 1), which cannot overflow.
+        steps_per_ray: a step is the box's diagonal over this, so that no ray has more samples.
+        near, far: distances between which to march, in world units.
+        cone_angle: steps grow with the distance by this factor; 0: they do not.
+        early_stop: transmittance at which a ray ends; 0: never.
+        emptiness_scale: of the emptiness regulariser.
+        jitter: shift the samples of each ray at random. None: while training.
+        box: minimum and maximum of the marched space, six numbers; the field's [−bound, bound]³ by default.
+        overflow: "error": raise SampleOverflow when samples do not fit — at once on a CPU; on a GPU, which is not
+            waited for, at a later call, when the count has arrived. "report": leave it to `statistics`.
+
+    Raises:
+        ValueError: an argument out of range, an inverted box.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        occupancy: OccupancyGrid | None = None,
+        background: Background | None = None,
+        max_samples: int | None = None,
+        *,
+        steps_per_ray: int = 256,
+        near: float = 0.0,
+        far: float = math.inf,
+        cone_angle: float = 0.0,
+        early_stop: float = 1e-4,
+        emptiness_scale: float = 10.0,
+        jitter: bool | None = None,
+        box: Sequence[float] | None = None,
+        overflow: str = "error",
+    ):
+        super().__init__()
+        name = "LatentRenderer"
+        self.field, self.occupancy = field, occupancy
+        self.background: Any
+        if isinstance(background, Tensor):
+            self.register_buffer("background", background)
+        else:
+            self.background = background
+        self.max_samples = None if max_samples is None else _checks.whole(name, "max_samples", max_samples, 1)
+        self.steps_per_ray = _checks.whole(name, "steps_per_ray", steps_per_ray, 1)
+        self.near = _checks.number(name, "near", near, 0.0)
+        if not far > near:
+            _checks.fail(name, "far", f"a number above near, {near:g}", repr(far))
+        self.far = float(far)
+        self.cone_angle = _checks.number(name, "cone_angle", cone_angle, 0.0)
+        self.early_stop = _checks.number(name, "early_stop", early_stop, 0.0)
+        self.emptiness_scale = _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
+        self.jitter = jitter
+        if box is None and not hasattr(field, "bound"):
+            _checks.fail(name, "box", "six numbers for a field without an attribute `bound`", "None")
+        bound = getattr(field, "bound", 0.0)
+        self.box = check_box(name, [-bound] * 3 + [bound] * 3 if box is None else box)
+        if occupancy is not None and occupancy.box != self.box:
+            _checks.fail(name, "occupancy", f"a grid of the box {self.box}", f"one of {occupancy.box}")
+        self.overflow = _checks.choice(name, "overflow", overflow, OVERFLOWS)
+        self._awaited: tuple[Tensor, torch.cuda.Event, int, int] | None = None
+
+    @property
+    def step(self) -> float:
+        """The (smallest) length of a step, in world units."""
+        return math.dist(self.box[:3], self.box[3:]) / self.steps_per_ray
+
+    def forward(
+        self,
+        cameras: Cameras,
+        height: int = 64,
+        width: int = 64,
+        *,
+        seed: int | Tensor = 0,
+        background: Tensor | None = None,
+        normals: bool = False,
+    ) -> RenderOutput:
+        """Renders V views.
+
+        Args:
+            cameras: V of them, on the field's device.
+            height, width: of the picture in pixels (of latents).
+            seed: of the jitter: a number, or an int64 tensor [1] on the device.
+            background: instead of the renderer's own: [C] or [V, C, H, W].
+            normals: whether to render normals too (one more pass over the field).
+
+        Returns:
+            RenderOutput. Gradients go to the field's and the background's parameters.
+
+        Raises:
+            SampleOverflow: `max_samples` is too small (see `overflow`).
+            TypeError, ValueError: cameras or a background of another dtype, shape or device.
+        """
+        if not isinstance(cameras, Cameras):
+            _checks.fail("LatentRenderer", "cameras", "Cameras", type(cameras).__name__, TypeError)
+        self._report_awaited()
+        origins, directions = cameras.rays(height, width)
+        rays, like = len(origins), next(self.field.parameters(), origins)
+        if like.device != origins.device:
+            _checks.fail(
+                "LatentRenderer", "cameras", f"cameras on the field's device, {like.device}", f"on {origins.device}"
+            )
+        capacity = self.max_samples or rays * (self.steps_per_ray + 1)
+        samples = march_rays(
+            origins.float(),
+            directions.float(),
+            capacity=capacity,
+            step=self.step,
+            box=self.box,
+            occupancy=self.occupancy,
+            near=self.near,
+            far=self.far,
+            cone_angle=self.cone_angle,
+            jitter=self.training if self.jitter is None else self.jitter,
+            seed=seed,
+        )
+        statistics = RenderStatistics(samples.counts, capacity, rays)
+        self._watch(statistics)
+        if samples.counts.device.type == "cpu" and not torch.compiler.is_compiling():
+            samples = samples.cut(int(samples.counts[0]))  # no padding is carried along where nothing waits for a count
+        positions = samples.positions.to(like.dtype)
+        density, values = self.field(positions, samples.counts[:1])
+        result = composite_with_regularisers(
+            density,
+            values,
+            samples.distances.to(density.dtype),
+            samples.steps.to(density.dtype),
+            samples.ray_offsets,
+            background=self._background(directions, height, width, values, background),
+            early_stop=self.early_stop,
+            emptiness_scale=self.emptiness_scale,
+        )
+        turned = self._normals(positions, samples, result) if normals else None
+        return _pictures(result, turned, (len(cameras), height, width), statistics, samples)
+
+    def _background(
+        self, directions: Tensor, height: int, width: int, values: Tensor, given: Tensor | None
+    ) -> Tensor | None:
+        behind = self.background if given is None else given
+        if behind is None:
+            return None
+        if not isinstance(behind, Tensor):
+            behind = behind(directions.to(values.dtype), height, width)
+        elif behind.dim() == 4:
+            views, channels = len(directions) // (height * width), values.shape[1]
+            if behind.shape != (views, channels, height, width):
+                want = f"shape [C] or [{views}, {channels}, {height}, {width}]"
+                _checks.fail("LatentRenderer", "background", want, _checks.shape_text(behind))
+            behind = behind.permute(0, 2, 3, 1).reshape(-1, channels)
+        return behind.to(values.dtype)
+
+    def _normals(self, positions: Tensor, samples: RaySamples, result: Composited) -> Tensor:
+        if not hasattr(self.field, "normals"):
+            _checks.fail("LatentRenderer", "normals", "a field with a method `normals`", type(self.field).__name__)
+        vectors = self.field.normals(positions)
+        weights = result.weights.detach()
+        rays = torch.arange(len(samples.ray_offsets) - 1, device=positions.device)
+        # Padding has weight zero, so that it may go to any ray.
+        sample = torch.arange(len(positions), device=positions.device)
+        ray = (torch.searchsorted(samples.ray_offsets, sample, right=True) - 1).clamp(0, max(len(rays) - 1, 0))
+        return vectors.new_zeros(len(rays), 3).index_add_(0, ray, weights[:, None] * vectors)
+
+    def _watch(self, statistics: RenderStatistics) -> None:
+        if self.overflow != "error" or self.max_samples is None or torch.compiler.is_compiling():
+            return
+        counts = statistics.counts
+        if counts.device.type == "cpu":
+            statistics.check()
+        elif counts.is_cuda and not torch.cuda.is_current_stream_capturing():
+            copied = torch.empty(2, dtype=torch.int64, pin_memory=True).copy_(counts, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._awaited = copied, event, statistics.capacity, statistics.rays
+
+    def _report_awaited(self) -> None:
+        if self._awaited is None or torch.compiler.is_compiling():
+            return
+        copied, event, capacity, rays = self._awaited
+        if event.query():
+            self._awaited = None
+            raise_overflow(int(copied[1]), capacity, rays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_awaited": None}
+
+    def extra_repr(self) -> str:
+        limit = "rays × steps" if self.max_samples is None else self.max_samples
+        return f"steps_per_ray={self.steps_per_ray}, max_samples={limit}, early_stop={self.early_stop:g}"
+
+
+def _pictures(
+    result: Composited,
+    normals: Tensor | None,
+    size: tuple[int, int, int],
+    statistics: RenderStatistics,
+    samples: RaySamples,
+) -> RenderOutput:
+    def picture(values: Tensor) -> Tensor:
+        return values.view(*size, -1).permute(0, 3, 1, 2).contiguous()
+
+    return RenderOutput(
+        latents=picture(result.values),
+        opacity=picture(result.opacity),
+        depth=picture(result.depth),
+        statistics=statistics,
+        distortion=picture(result.distortion),
+        emptiness=picture(result.emptiness),
+        weights=result.weights,
+        samples=samples,
+        normals=None if normals is None else picture(normals),
+    )

@@ -1,0 +1,169 @@
+"""`LatentField(backend="tcnn")`: tiny-cuda-nn computes encoding and MLP; parameters go both ways.
+
+tiny-cuda-nn keeps one flat vector: the network's matrices first, each [out, in] row by row with its sizes padded up to
+16 (inputs beyond the encoding are padded with ones, which have weights; outputs beyond those asked for are dropped),
+then the table, level after level, as ours. It works in float16 with float16 gradients and has no biases.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _checks
+
+if TYPE_CHECKING:
+    from .fields import LatentField
+
+INSTALL = "pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch"
+PADDING = 16
+WIDTHS = (16, 32, 64, 128)
+
+
+def load() -> Any:
+    """Returns the module tinycudann.
+
+    Raises:
+        ImportError: it cannot be imported; says how to install it.
+    """
+    try:
+        return importlib.import_module("tinycudann")
+    except (ImportError, OSError) as error:  # it raises OSError where there is no GPU
+        raise ImportError(
+            "LatentField: backend: expected tiny-cuda-nn for 'tcnn', but tinycudann cannot be imported "
+            f"({' '.join(str(error).split())}); install it with `{INSTALL}` (it needs a GPU and nvcc), "
+            "or use backend='ldp'"
+        ) from error
+
+
+def configurations(field: LatentField) -> tuple[dict[str, Any], dict[str, Any]]:
+    """tiny-cuda-nn's configurations of a field's encoding and network.
+
+    Raises:
+        ValueError: the field has something that tiny-cuda-nn has not.
+    """
+    grid = field.grid
+    if field.bias:
+        _checks.fail("LatentField", "bias", "False for backend 'tcnn', whose layers have none", "True")
+    if field.hidden not in WIDTHS:
+        _checks.fail("LatentField", "hidden", f"one of {WIDTHS} for backend 'tcnn'", str(field.hidden))
+    if grid.kind != "hash":
+        # Its tiled levels have base_resolution³ entries, ours as many as fit into T.
+        _checks.fail("LatentField", "grid.kind", "'hash' for backend 'tcnn'", repr(grid.kind))
+    encoding = {
+        "otype": "HashGrid",
+        "n_levels": grid.n_levels,
+        "n_features_per_level": grid.n_features,
+        "log2_hashmap_size": grid.log2_table_size,
+        "base_resolution": grid.base_resolution,
+        "per_level_scale": grid.per_level_scale,
+        "interpolation": grid.interpolation.capitalize(),
+    }
+    network = {
+        "otype": "FullyFusedMLP",
+        "activation": "ReLU",
+        "output_activation": "None",
+        "n_neurons": field.hidden,
+        "n_hidden_layers": field.layers,
+    }
+    return encoding, network
+
+
+def _padded(size: int) -> int:
+    return -(-size // PADDING) * PADDING
+
+
+def to_tcnn(field: LatentField) -> Tensor:
+    """The field's parameters as tiny-cuda-nn's flat vector, float32."""
+    parts = []
+    with torch.no_grad():
+        for matrix, _ in field.linear_layers():
+            rows, columns = matrix.shape
+            padded = matrix.new_zeros(_padded(rows), _padded(columns))
+            padded[:rows, :columns] = matrix
+            parts.append(padded.flatten())
+        return torch.cat([*parts, field.grid.table.flatten()]).float()
+
+
+def from_tcnn(field: LatentField, parameters: Tensor) -> None:
+    """Writes tiny-cuda-nn's flat vector into a field's own parameters.
+
+    What stands for padding is dropped; weights of padded inputs have to be zero, for such an input is one.
+
+    Raises:
+        ValueError: a vector of another size, or with weights on padded inputs.
+    """
+    sizes = [_padded(rows) * _padded(columns) for rows, columns in field.shapes]
+    wanted = sum(sizes) + field.grid.table.numel()
+    if parameters.dim() != 1 or len(parameters) != wanted:
+        _checks.fail("from_tcnn", "parameters", f"shape [{wanted}]", _checks.shape_text(parameters))
+    *matrices, table = parameters.detach().split([*sizes, field.grid.table.numel()])
+    with torch.no_grad():
+        for (ours, _), theirs in zip(field.linear_layers(), matrices, strict=True):
+            rows, columns = ours.shape
+            theirs = theirs.view(_padded(rows), _padded(columns))
+            if theirs[:rows, columns:].any():
+                _checks.fail("from_tcnn", "parameters", "no weights on padded inputs", "some that are not zero")
+            ours.copy_(theirs[:rows, :columns])
+        field.grid.table.copy_(table.view_as(field.grid.table))
+
+
+class TcnnNetwork(nn.Module):
+    """tiny-cuda-nn's encoding and network for a field. The parameters trained are its own, `params`.
+
+    The field's table and weights are frozen; `pull` copies what was trained into them (`state_dict` does so by itself),
+    `push` the other way (`load_state_dict` does).
+
+    Args:
+        field: a LatentField under construction.
+
+    Raises:
+        ImportError: no tiny-cuda-nn.
+        ValueError: a configuration it does not have.
+    """
+
+    def __init__(self, field: LatentField):
+        super().__init__()
+        encoding, network = configurations(field)
+        self.inner = load().NetworkWithInputEncoding(
+            n_input_dims=3, n_output_dims=1 + field.channels, encoding_config=encoding, network_config=network
+        )
+        field.grid.table.requires_grad_(False)
+        field.weights.requires_grad_(False)
+        # Not as a submodule: the field holds this module.
+        object.__setattr__(self, "_field", field)
+        self.push()
+        field.register_state_dict_pre_hook(lambda *_: self.pull())
+        field.register_load_state_dict_post_hook(lambda *_: self.push())
+
+    @property
+    def params(self) -> nn.Parameter:
+        """tiny-cuda-nn's flat vector."""
+        return self.inner.params
+
+    @torch.no_grad()
+    def push(self) -> None:
+        """The field's parameters -> tiny-cuda-nn."""
+        self.params.copy_(to_tcnn(self._field))
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        """tiny-cuda-nn's parameters -> the field's own. Weights on padded inputs are dropped with their inputs."""
+        from_tcnn(self._field, _without_padding(self._field, self.params.detach().float()))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """[S, 3] in [0, 1] -> [S, 1 + C]."""
+        return self.inner(positions)
+
+
+def _without_padding(field: LatentField, parameters: Tensor) -> Tensor:
+    """Weights of padded inputs set to zero; only the first layer has such inputs that are not zero themselves."""
+    parameters, at = parameters.clone(), 0
+    for rows, columns in field.shapes:
+        size = _padded(rows) * _padded(columns)
+        parameters[at : at + size].view(_padded(rows), _padded(columns))[:, columns:] = 0
+        at += size
+    return parameters

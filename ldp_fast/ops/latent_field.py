@@ -1,0 +1,116 @@
+"""`torch.ops.ldp_fast.latent_field` and its backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from . import _native
+from ._library import backward_of, define, register, register_autograd, register_no_gradient
+from .hash_grid import SCHEMA as LAYOUT
+
+NETWORK = (
+    "int hidden, int layers, int channels, bool bias, bool sigmoid, float blob_strength, float blob_std, bool half"
+)
+
+LAYOUT_ARGUMENTS = slice(5, 11)  # of latent_field: offsets to smoothstep
+BOUND = 11
+NETWORK_ARGUMENTS = slice(12, 20)
+
+
+def _fake(positions: Tensor, table: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = (positions, table, *rest)
+    _, resolutions = arguments[LAYOUT_ARGUMENTS][:2]
+    _, _, channels, *_, half = arguments[NETWORK_ARGUMENTS]
+    size = positions.shape[0]
+    encoding = table.new_empty(size, len(resolutions) * table.shape[1], dtype=torch.float16 if half else None)
+    return positions.new_empty(size), positions.new_empty(size, channels), encoding
+
+
+def _fake_backward(
+    grad_density: Tensor, grad_latents: Tensor, positions: Tensor, encoding: Tensor, weights: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return weights.new_empty(encoding.shape), torch.empty_like(weights), torch.empty_like(positions)
+
+
+def _workspace(like: Tensor, encoding: int, hidden: int, layers: int, channels: int, sums: bool) -> Tensor | None:
+    """What the CUDA kernels need beside their outputs (csrc/field/field_cuda.h): the weights as fragments want them
+    and, for the backward, one sum of their gradients for each block. None on a CPU."""
+    if like.device.type != "cuda":
+        return None
+    units = next(n for n in (16, 32, 64, 128) if n >= hidden)
+    inputs, outputs = -(-encoding // 16) * 16, -(-(1 + channels) // 8) * 8
+    packed = units * (inputs + 9) + (layers - 1) * units * (units + 9) + outputs * (units + 9)
+    blocks = 2 * torch.cuda.get_device_properties(like.device).multi_processor_count
+    return like.new_empty(packed * (1 + min(blocks, max(1, -(-like.shape[0] // 16)))) if sums else packed)
+
+
+def _run_native(density: Tensor, latents: Tensor, encoding: Tensor, *arguments: Any) -> None:
+    positions, half = arguments[0], arguments[-1]
+    if half and positions.device.type == "cpu":
+        results = reference.latent_field(*arguments)
+        for output, result in zip((density, latents, encoding), results, strict=True):
+            output.copy_(result)
+        return
+    workspace = _workspace(positions, encoding.shape[1], *arguments[NETWORK_ARGUMENTS][:3], sums=False)
+    _native.function("latent_field")(density, latents, encoding, workspace, *arguments)
+
+
+def _run_native_backward(grad_encoding: Tensor, grad_weights: Tensor, grad_positions: Tensor, *arguments: Any) -> None:
+    positions, encoding = arguments[2:4]
+    workspace = _workspace(positions, encoding.shape[1], *arguments[6:9], sums=True)
+    _native.function("latent_field_backward")(grad_encoding, grad_weights, grad_positions, workspace, *arguments)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    positions, table, shadow, weights, count = inputs[:5]
+    ctx.save_for_backward(positions, table, shadow, weights, count, output[2])
+    ctx.layout, ctx.bound, ctx.network = inputs[LAYOUT_ARGUMENTS], inputs[BOUND], inputs[NETWORK_ARGUMENTS]
+    ctx.mark_non_differentiable(output[2])
+
+
+def _backward(ctx: Any, grad_density: Tensor, grad_latents: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    positions, table, shadow, weights, count, encoding = ctx.saved_tensors
+    to_positions, to_table, _, to_weights = ctx.needs_input_grad[:4]
+    none = (None,) * len(ctx.needs_input_grad)
+    if not (to_positions or to_table or to_weights):
+        return none
+    ops = torch.ops.ldp_fast
+    grad_encoding, grad_weights, grad_positions = ops.latent_field_backward(
+        grad_density.contiguous(), grad_latents.contiguous(), positions, encoding, weights, count, *ctx.network
+    )
+    grad_table = None
+    if to_positions or to_table:
+        unit = (positions + ctx.bound) / (2 * ctx.bound)
+    if to_table:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        grad_table = ops.hash_grid_backward_table(grad_encoding, unit, count, *table.shape, *ctx.layout, deterministic)
+    if to_positions:
+        through_grid = ops.hash_grid_backward_positions(grad_encoding, unit, table, shadow, count, *ctx.layout)
+        grad_positions = grad_positions + through_grid / (2 * ctx.bound)
+    return (
+        grad_positions if to_positions else None,
+        grad_table,
+        None,
+        grad_weights if to_weights else None,
+        *none[4:],
+    )
+
+
+define(
+    "latent_field(Tensor positions, Tensor table, Tensor? shadow, Tensor weights, Tensor? count, "
+    f"{LAYOUT}, float bound, {NETWORK}) -> (Tensor, Tensor, Tensor)"
+)
+define(
+    "latent_field_backward(Tensor grad_density, Tensor grad_latents, Tensor positions, Tensor encoding, "
+    f"Tensor weights, Tensor? count, {NETWORK}) -> (Tensor, Tensor, Tensor)"
+)
+register("latent_field", reference=reference.latent_field, fake=_fake, native=_run_native)
+register(
+    "latent_field_backward", reference=reference.latent_field_backward, fake=_fake_backward, native=_run_native_backward
+)
+register_autograd("latent_field", _backward, _setup_context)
+register_no_gradient("latent_field_backward", backward_of("latent_field"))
