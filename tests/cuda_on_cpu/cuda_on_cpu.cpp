@@ -309,7 +309,8 @@ int barrier(const char* name, int predicate) {
     }
     int count = 0;
     for (const Thread& thread : device.threads) {
-        if (thread.at != name && std::strcmp(thread.at, name) != 0) fail("%s, but other threads are in %s", name, thread.at);
+        if (thread.at != name && std::strcmp(thread.at, name) != 0)
+            fail("%s, but other threads are in %s", name, thread.at);
         count += thread.predicate;
     }
     for (Thread& thread : device.threads) {
