@@ -38,8 +38,11 @@ struct Sample {
           table(random_floats(elements, 2)),
           grad(random_floats(size * width, 3)) {
         if (kind == Positions::kRays)
-            for (int64_t s = 0; s < size; ++s)
+            for (int64_t s = 0; s < size; ++s) {
                 for (int d = 0; d < 3; ++d) positions[s * 3 + d] = 0.2f + 0.11f * d + 0.009f * static_cast<float>(s % 48);
+                // Lanes without a gradient, at the ends of runs too.
+                for (int64_t i = 0; s % 3 == 2 && i < width; ++i) grad[s * width + i] = 0.0f;
+            }
         if (kind == Positions::kFar && size > 4) {
             const float far[] = {1e30f, -1e30f, INFINITY, NAN, -3e9f};
             for (int i = 0; i < 5; ++i) positions[i * 3 + i % 3] = far[i];

@@ -25,3 +25,8 @@ SOURCES = [
 @pytest.mark.parametrize("case", ["kinds", "sizes", "features", "misaligned", "half_shadow", "magnitudes"])
 def test_kernels_agree_with_the_cpu(case: str) -> None:
     harness.check(DRIVER, SOURCES, case)
+
+
+@pytest.mark.parametrize("case", ["sizes", "features"])
+def test_no_two_threads_write_without_atomics(case: str) -> None:
+    harness.check_races(DRIVER, SOURCES, case)
