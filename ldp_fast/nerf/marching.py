@@ -137,7 +137,7 @@ def march_rays(
             None if occupancy is None else occupancy.bits,
             seed_tensor(name, seed, origins.device),
             box,
-            1 if occupancy is None else occupancy.resolution,
+            128 if occupancy is None else occupancy.resolution,  # not looked at without bits
             1 if occupancy is None else occupancy.cascades,
             near,
             far,

@@ -86,8 +86,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 define(
-    f"composite({SAMPLES}, float early_stop, float emptiness_scale) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"composite({SAMPLES}, float early_stop, float emptiness_scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 define(
     f"composite_backward({GRADIENTS}, {SAMPLES}, Tensor opacity, float early_stop, float emptiness_scale) "

@@ -12,7 +12,9 @@ from . import _native
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 from .hash_grid import SCHEMA as LAYOUT
 
-NETWORK = "int hidden, int layers, int channels, bool bias, bool sigmoid, float blob_strength, float blob_std, bool half"
+NETWORK = (
+    "int hidden, int layers, int channels, bool bias, bool sigmoid, float blob_strength, float blob_std, bool half"
+)
 
 LAYOUT_ARGUMENTS = slice(5, 11)  # of latent_field: offsets to smoothstep
 BOUND = 11
@@ -57,9 +59,7 @@ def _run_native(density: Tensor, latents: Tensor, encoding: Tensor, *arguments: 
     _native.function("latent_field")(density, latents, encoding, workspace, *arguments)
 
 
-def _run_native_backward(
-    grad_encoding: Tensor, grad_weights: Tensor, grad_positions: Tensor, *arguments: Any
-) -> None:
+def _run_native_backward(grad_encoding: Tensor, grad_weights: Tensor, grad_positions: Tensor, *arguments: Any) -> None:
     positions, encoding = arguments[2:4]
     workspace = _workspace(positions, encoding.shape[1], *arguments[6:9], sums=True)
     _native.function("latent_field_backward")(grad_encoding, grad_weights, grad_positions, workspace, *arguments)

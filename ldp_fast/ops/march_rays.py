@@ -60,4 +60,6 @@ define(
     "-> (Tensor positions, Tensor distances, Tensor steps, Tensor ray_offsets, Tensor counts)"
 )
 register("march_rays", reference=reference.march_rays, fake=_fake, native=_run_native)
-register_no_gradient("march_rays", "which cells a ray crosses is not differentiable; cameras are not optimised through it")
+register_no_gradient(
+    "march_rays", "which cells a ray crosses is not differentiable; cameras are not optimised through it"
+)

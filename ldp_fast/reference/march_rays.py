@@ -130,9 +130,7 @@ def _lattice(
     return enter + share * _step(enter, lengths), torch.where(hit, leave, -1.0)
 
 
-def _points(
-    first: Tensor, end: Tensor, lengths: tuple[float, float, float]
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _points(first: Tensor, end: Tensor, lengths: tuple[float, float, float]) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yields the first ray of a chunk of rays, and their lattices' t and dt [rays, points], points after end included."""
     rays = (first < end).nonzero()[:, 0]
     if len(rays) == 0:

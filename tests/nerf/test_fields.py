@@ -101,6 +101,7 @@ def test_position_gradients_by_differences(make: object) -> None:
 def test_a_loss_on_normals_reaches_the_parameters(make: object) -> None:
     field, x = make().double(), places(20, torch.float64) * 0.9  # type: ignore[operator]
     table = field.grid.table if isinstance(field, LatentField) else field.table
+    torch.nn.init.normal_(table, std=0.5)
     _, gradient = field.density_gradient(x, create_graph=True)
     direction = torch.randn(table.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

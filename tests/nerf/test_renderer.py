@@ -156,15 +156,15 @@ def test_normals_point_outwards() -> None:
     class Soft(VoxelField):
         pass
 
-    field = Soft(33, density_shift=0.0)
+    field = Soft(65, density_shift=0.0)
     with torch.no_grad():
-        axis = torch.linspace(-1, 1, 33)
+        axis = torch.linspace(-1, 1, 65)
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        field.table[: 33**3, 0] = (60 * (0.5 - (x**2 + y**2 + z**2).sqrt())).flatten()
+        field.table[: 65**3, 0] = (60 * (0.25 - (x**2 + y**2 + z**2))).flatten()
     out = LatentRenderer(field, steps_per_ray=200).eval()(Cameras.orbit(0.0, 0.0, 3.0, 25.0), 11, 11, normals=True)
     assert out.normals is not None
     middle = out.normals[0, :, 5, 5]
-    assert middle[2] > 0.98 and middle[:2].abs().max() < 0.05, "towards the camera at +z"
+    assert middle[2] > 0.98 and middle[:2].abs().max() < 0.1, "towards the camera at +z"
     assert out.normals[0, 0, 5, 8] > 0.2 and out.normals[0, 1, 2, 5] > 0.2
 
 
