@@ -29,10 +29,11 @@ def _fake(
     jitter: bool,
     capacity: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = max(0, capacity)  # the native operator has a sentence for less
     return (
-        origins.new_empty(capacity, 3),
-        origins.new_empty(capacity),
-        origins.new_empty(capacity),
+        origins.new_empty(rows, 3),
+        origins.new_empty(rows),
+        origins.new_empty(rows),
         origins.new_empty(origins.shape[0] + 1, dtype=torch.int64),
         origins.new_empty(2, dtype=torch.int64),
     )
