@@ -56,8 +56,8 @@ def _run_native(
 
 
 define(
-    "march_rays(Tensor origins, Tensor directions, Tensor? bits, Tensor seed, float[] box, int resolution, int cascades, "
-    "float near, float far, float step, float cone_angle, float max_step, bool jitter, int capacity) "
+    "march_rays(Tensor origins, Tensor directions, Tensor? bits, Tensor seed, float[] box, int resolution, "
+    "int cascades, float near, float far, float step, float cone_angle, float max_step, bool jitter, int capacity) "
     "-> (Tensor positions, Tensor distances, Tensor steps, Tensor ray_offsets, Tensor counts)"
 )
 register("march_rays", reference=reference.march_rays, fake=_fake, native=_run_native)
