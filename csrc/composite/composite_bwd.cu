@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kCompositeBlock, 5) composite_backward_kernel(
             }
 
             float of_colour = 0.0f;
-#pragma unroll
+#pragma unroll 8
             for (int turn = 0; turn < kLanes; ++turn) {
                 const int k = Lanes::sample(turn);
                 const float weight = broadcast(sample.weight, k);

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kCompositeBlock, 8) composite_kernel(Composite
                 if (params.emptiness_scale != 0.0f) emptiness += log1pf(params.emptiness_scale * sample.weight);
             }
             const int counting = static_cast<int>(smaller<int64_t>(stop, range.end - base));
-#pragma unroll
+#pragma unroll 8
             for (int turn = 0; turn < kLanes; ++turn) {
                 const int k = Lanes::sample(turn);
                 const float weight = broadcast(sample.weight, k);

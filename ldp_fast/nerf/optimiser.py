@@ -48,7 +48,7 @@ class FusedAdam(Optimizer):
 
     _step_supports_amp_scaling = True
     _shadows: dict[Tensor, Shadow]
-    _rates: dict[tuple[int, torch.device], tuple[float, Tensor]]
+    _rates: dict[tuple[int, torch.device, torch.dtype], tuple[float, Tensor]]
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class FusedAdam(Optimizer):
                     state["exp_avg_sq"],
                     shadow,
                     state["step"],
-                    self._rate(place, group["lr"], param.device),
+                    self._rate(place, group["lr"], param),
                     float(beta1),
                     float(beta2),
                     float(group["eps"]),
@@ -156,16 +156,17 @@ class FusedAdam(Optimizer):
             shadow.copy_(param)
         return shadow
 
-    def _rate(self, place: int, lr: float | Tensor, device: torch.device) -> Tensor:
-        """The learning rate on a device; written there only when it has changed."""
+    def _rate(self, place: int, lr: float | Tensor, param: Tensor) -> Tensor:
+        """The learning rate of a group, like a parameter; written to its device only when it has changed."""
+        device, dtype = param.device, param.dtype
         if isinstance(lr, Tensor):
-            return lr.to(device=device, dtype=torch.float32, non_blocking=True)
-        value, tensor = self._rates.get((place, device), (None, None))
+            return lr.to(device=device, dtype=dtype, non_blocking=True)
+        value, tensor = self._rates.get((place, device, dtype), (None, None))
         if tensor is None:
-            tensor = torch.empty((), dtype=torch.float32, device=device)
+            tensor = torch.empty((), dtype=dtype, device=device)
         if value != lr:
             tensor.fill_(lr)
-            self._rates[place, device] = (float(lr), tensor)
+            self._rates[place, device, dtype] = (float(lr), tensor)
         return tensor
 
 

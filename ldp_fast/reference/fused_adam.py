@@ -37,7 +37,7 @@ def fused_adam(
         exp_avg_sq: v, like p.
         shadow: float16 of as many elements, p rounded; or None.
         step: [] or [1] float32, steps taken so far; counts up.
-        lr: [] or [1] float32.
+        lr: [] or [1], like p.
         beta1: β₁.
         beta2: β₂.
         eps: ε.

@@ -1,0 +1,250 @@
+"""FusedAdam as a torch.optim.Optimizer: the same steps as Adam, schedulers, scaling, checkpoints, shadows."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ldp_fast.nerf.optimiser import FusedAdam
+
+BETAS = (0.9, 0.99)
+
+
+def parameters(sizes: tuple[int, ...] = (1001, 8)) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
+
+
+def set_gradients(params: list[nn.Parameter], step: int, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(100 + step)
+    for param in params:
+        spread = torch.logspace(-6, 3, param.numel())
+        grad = scale * spread * torch.randn(param.shape, generator=generator)
+        param.grad = grad if param.grad is None else param.grad.copy_(grad)
+
+
+def run(optimiser: Any, params: list[nn.Parameter], steps: range) -> None:
+    for step in steps:
+        set_gradients(params, step)
+        optimiser.step()
+
+
+@pytest.mark.parametrize("decoupled, weight_decay", [(False, 0.0), (False, 0.05), (True, 0.05)])
+def test_fifty_steps_are_adams(decoupled: bool, weight_decay: float) -> None:
+    ours, theirs = parameters(), parameters()
+    make = torch.optim.AdamW if decoupled else torch.optim.Adam
+    options: dict[str, Any] = {"lr": 1e-2, "betas": BETAS, "eps": 1e-15, "weight_decay": weight_decay}
+    a, b = FusedAdam(ours, decoupled=decoupled, **options), make(theirs, **options)
+    run(a, ours, range(50))
+    run(b, theirs, range(50))
+    for mine, other in zip(ours, theirs, strict=True):
+        # Parameters are near 1: four units in the last place of that after fifty roundings.
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=5e-7)
+        # Moments in units of their own gradients, so that the small ones count.
+        unit = torch.logspace(-6, 3, len(mine), dtype=torch.float64) + (0.0 if decoupled else weight_decay)
+        for name, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
+            x, y = (optimiser.state[p][name] / unit**power for optimiser, p in ((a, mine), (b, other)))
+            torch.testing.assert_close(x, y, rtol=3e-6, atol=3e-6)
+        assert a.state[mine]["step"] == 50 and not mine.grad.any()
+    assert not torch.allclose(ours[0], parameters()[0], atol=1e-2)
+
+
+def test_float64_parameters() -> None:
+    ours, theirs = ([nn.Parameter(p.detach().double()) for p in parameters()] for _ in range(2))
+    a, b = FusedAdam(ours), torch.optim.Adam(theirs, lr=1e-2, betas=BETAS, eps=1e-15)
+    for step in range(5):
+        for params, optimiser in ((ours, a), (theirs, b)):
+            for p in params:
+                p.grad = torch.full_like(p, 1.0 + step)
+            optimiser.step()
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-8, atol=1e-9)
+
+
+def test_the_gradient_stays_and_is_added_into() -> None:
+    (param,) = parameters((5,))
+    optimiser = FusedAdam([param])
+    (param * 2).sum().backward()
+    grad = param.grad
+    optimiser.step()
+    assert param.grad is grad and not grad.any()
+    (param * 3).sum().backward()
+    assert param.grad is grad and torch.equal(grad, torch.full((5,), 3.0))
+
+
+def test_without_zeroing_the_gradient_is_left() -> None:
+    (param,) = parameters((5,))
+    optimiser = FusedAdam([param], zero_grad=False)
+    param.grad = torch.ones(5)
+    optimiser.step()
+    assert torch.equal(param.grad, torch.ones(5))
+
+
+def test_a_closure_and_parameters_without_gradient() -> None:
+    with_gradient, without = parameters((5, 5))
+    optimiser = FusedAdam([with_gradient, without])
+    before = without.clone()
+
+    def closure() -> Tensor:
+        loss = with_gradient.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimiser.step(closure) > 0
+    assert torch.equal(without, before) and without not in optimiser.state
+
+
+def test_groups_have_settings_of_their_own() -> None:
+    ours, theirs = parameters((9, 9)), parameters((9, 9))
+    settings = [{"lr": 1e-1}, {"betas": (0.5, 0.9), "weight_decay": 0.1, "lr": 1e-3}]
+    a = FusedAdam([{"params": [p], **s} for p, s in zip(ours, settings, strict=True)])
+    b = torch.optim.Adam([{"params": [p], **s} for p, s in zip(theirs, settings, strict=True)], betas=BETAS, eps=1e-15)
+    run(a, ours, range(5))
+    run(b, theirs, range(5))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_schedulers(as_tensor: bool) -> None:
+    ours, theirs = parameters(), parameters()
+    a = FusedAdam(ours, lr=torch.tensor(1e-2) if as_tensor else 1e-2)
+    b = torch.optim.Adam(theirs, lr=1e-2, betas=BETAS, eps=1e-15)
+    for params, optimiser in ((ours, a), (theirs, b)):
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.7)
+        for step in range(10):
+            set_gradients(params, step)
+            optimiser.step()
+            scheduler.step()
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-6, atol=5e-7)
+    assert float(a.param_groups[0]["lr"]) == pytest.approx(1e-2 * 0.7**10)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_checkpoint_goes_on_with_the_same_bits(pickled: bool) -> None:
+    through, first = parameters(), parameters()
+    optimiser = FusedAdam(through, weight_decay=0.1)
+    run(optimiser, through, range(10))
+    before = FusedAdam(first, weight_decay=0.1)
+    run(before, first, range(5))
+    saved = before.state_dict()
+    if pickled:
+        buffer = io.BytesIO()
+        torch.save(saved, buffer)
+        buffer.seek(0)
+        saved = torch.load(buffer, weights_only=True)
+    second = [nn.Parameter(p.detach().clone()) for p in first]
+    after = FusedAdam(second, lr=99.0)
+    after.load_state_dict(saved)
+    assert after.param_groups[0]["lr"] == 1e-2 and after.param_groups[0]["weight_decay"] == 0.1
+    for a, b in zip(first, second, strict=True):
+        assert all(torch.equal(before.state[a][k], after.state[b][k]) for k in ("step", "exp_avg", "exp_avg_sq"))
+        assert after.state[b]["step"].dtype == torch.float32
+    run(after, second, range(5, 10))
+    assert all(torch.equal(a, b) for a, b in zip(through, second, strict=True))
+
+
+def test_a_copy_works() -> None:
+    params = parameters((5,))
+    optimiser = FusedAdam(params)
+    run(optimiser, params, range(2))
+    twin = copy.deepcopy(optimiser)
+    other = twin.param_groups[0]["params"]
+    run(optimiser, params, range(2, 4))
+    run(twin, other, range(2, 4))
+    assert other[0] is not params[0] and torch.equal(other[0], params[0])
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+def test_grad_scaler_skips_what_overflowed(unscale: bool) -> None:
+    ours, theirs = parameters(), parameters()
+    results = []
+    optimisers = (FusedAdam(ours), torch.optim.Adam(theirs, lr=1e-2, betas=BETAS, eps=1e-15))
+    for params, optimiser in zip((ours, theirs), optimisers, strict=True):
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
+        scaler.scale(torch.ones(()))  # makes the scale's tensor
+        for step in range(8):
+            set_gradients(params, step, scale=scaler.get_scale())
+            if step in (2, 5):
+                params[0].grad[0] = float("inf")
+            if unscale:
+                scaler.unscale_(optimiser)
+            scaler.step(optimiser)
+            scaler.update()
+        results.append(scaler.get_scale())
+    assert results[0] == results[1]
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-6, atol=5e-7)
+    assert optimisers[0].state[ours[0]]["step"] == 6 and optimisers[1].state[theirs[0]]["step"] == 6
+
+
+def test_a_shadow_is_kept_equal_and_known_to_be_fresh() -> None:
+    params = parameters()
+    shadow = torch.full((1001,), float("nan"), dtype=torch.float16)
+    optimiser = FusedAdam(params, shadows={params[0]: shadow})
+    for step in range(3):
+        run(optimiser, params, range(step, step + 1))
+        assert torch.equal(shadow, params[0].half()) and shadow._source_version == params[0]._version
+    with torch.no_grad():
+        params[0].mul_(2)
+    assert shadow._source_version != params[0]._version
+
+
+def test_a_stale_shadow_is_mended_even_when_the_step_is_skipped() -> None:
+    (param,) = parameters((9,))
+    shadow = torch.zeros(9, dtype=torch.float16)
+    optimiser = FusedAdam([param], shadows={param: lambda: shadow})
+    optimiser.found_inf = torch.ones(())
+    param.grad = torch.ones(9)
+    optimiser.step()
+    assert torch.equal(param, parameters((9,))[0]) and torch.equal(shadow, param.half())
+    assert shadow._source_version == param._version
+
+
+def test_the_grids_shadow() -> None:
+    """HashGrid.shadow() after a step: the same tensor, nothing to cast."""
+    from ldp_fast.nerf.hash_grid import HashGrid
+
+    grid = HashGrid(n_levels=2, log2_table_size=5, base_resolution=2, finest_resolution=4)
+    optimiser = FusedAdam([grid.table], shadows={grid.table: grid.shadow})
+    grid.table.grad = torch.ones_like(grid.table)
+    optimiser.step()
+    shadow = grid._shadow
+    version = shadow._version
+    assert grid.shadow() is shadow and shadow._version == version, "cast again"
+    assert torch.equal(shadow, grid.table.half())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"lr": -1.0}, ValueError, "lr: expected a finite number of at least 0, got -1.0"),
+        ({"lr": torch.zeros(2)}, ValueError, r"lr: expected a tensor of one element, got shape \[2\]"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"betas: expected two numbers in \[0, 1\)"),
+        ({"eps": float("nan")}, ValueError, "eps: expected a finite number of at least 0"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay: expected a finite number of at least 0"),
+    ],
+)
+def test_wrong_settings_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"FusedAdam: {message}"):
+        FusedAdam(parameters(), **options)
+
+
+def test_wrong_parameters_are_named() -> None:
+    with pytest.raises(TypeError, match=r"FusedAdam: params: expected float32 or float64, got torch\.float16"):
+        FusedAdam([torch.zeros(3, dtype=torch.float16)])
+    with pytest.raises(ValueError, match="FusedAdam: params: expected contiguous tensors, got strides"):
+        FusedAdam([torch.zeros(3, 2).t()])
+    (param,) = parameters((5,))
+    param.grad = torch.ones(5)
+    with pytest.raises(TypeError, match=r"FusedAdam: shadows: expected float16, got torch\.float32"):
+        FusedAdam([param], shadows={param: torch.zeros(5)}).step()
+    with pytest.raises(ValueError, match="FusedAdam: shadows: expected the parameter's shape and device"):
+        FusedAdam([param], shadows={param: torch.zeros(4).half()}).step()
+    table = nn.Embedding(4, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="FusedAdam: grad: expected a dense gradient, got a sparse one"):
+        FusedAdam(table.parameters()).step()
