@@ -3,8 +3,9 @@
 
 #include "adam.h"
 
-// Two instruction sets in one build, chosen when the extension is loaded. Sanitizers and ifuncs do not go together.
-#if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+// Three instruction sets in one build, chosen when the extension is loaded. Sanitizers and ifuncs do not go together.
+#if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
 #define LDP_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3", "no-math-errno")))
 #else
 #define LDP_VECTORISED
@@ -14,8 +15,8 @@ namespace ldp {
 namespace {
 
 LDP_VECTORISED void update(const AdamParams& params, const AdamStep& step, int64_t begin, int64_t end) {
-    float *__restrict param = params.param, *__restrict grad = params.grad;
-    float *__restrict exp_avg = params.exp_avg, *__restrict exp_avg_sq = params.exp_avg_sq;
+    float* __restrict param = params.param, * __restrict grad = params.grad;
+    float* __restrict exp_avg = params.exp_avg, * __restrict exp_avg_sq = params.exp_avg_sq;
     const AdamStep now = step;
     const float beta1_rest = params.beta1_rest, beta2 = params.beta2, beta2_rest = params.beta2_rest, eps = params.eps;
     for (int64_t i = begin; i < end; ++i) {
@@ -28,7 +29,8 @@ LDP_VECTORISED void update(const AdamParams& params, const AdamStep& step, int64
     }
 }
 
-LDP_VECTORISED void round_to_half(const float* __restrict param, uint16_t* __restrict shadow, int64_t begin, int64_t end) {
+LDP_VECTORISED void round_to_half(const float* __restrict param, uint16_t* __restrict shadow, int64_t begin,
+                                  int64_t end) {
     for (int64_t i = begin; i < end; ++i) shadow[i] = half_bits(param[i]);
 }
 
@@ -42,7 +44,8 @@ void adam_cpu(const AdamParams& params) {
             const int64_t end = smaller(begin + kPiece, last);
             if (!step.found_inf) {
                 update(params, step, begin, end);
-                if (params.shadow != nullptr) round_to_half(params.param, static_cast<uint16_t*>(params.shadow), begin, end);
+                if (params.shadow != nullptr)
+                    round_to_half(params.param, static_cast<uint16_t*>(params.shadow), begin, end);
             }
             if (params.zero_grad)
                 for (int64_t i = begin; i < end; ++i) params.grad[i] = 0.0f;

@@ -73,7 +73,8 @@ void composite_backward_cpu(const CompositeParams& params, const CompositeGradie
             double transmittance = 1.0, opacity = 0.0, before = 0.0;
             for (int64_t i = range.begin; i < range.end && !(transmittance < params.early_stop); ++i) {
                 const double x = static_cast<double>(params.density[i]) * params.steps[i], e = std::exp(-x);
-                if (i > range.begin) before += (static_cast<double>(params.distances[i]) - params.distances[i - 1]) * opacity;
+                if (i > range.begin)
+                    before += (static_cast<double>(params.distances[i]) - params.distances[i - 1]) * opacity;
                 samples.push_back({transmittance, transmittance * opacity_of(x, e), before});
                 opacity += samples.back().weight;
                 transmittance *= e;
@@ -85,15 +86,16 @@ void composite_backward_cpu(const CompositeParams& params, const CompositeGradie
             const RayGradients of_ray = composite_ray_gradients(grads, ray);
             const float* background = params.background != nullptr ? params.background + ray * channels : nullptr;
             const float* of_values = grads.values != nullptr ? grads.values + ray * channels : nullptr;
-            double after = 0.0;                              // sum_{j>i} w_j dL/dw_j
-            double weight_after = 0.0, apart_after = 0.0;    // sum_{j>i} w_j and sum_{j>i} w_j (t_j - t_i)
-            double behind = transmittance;                   // T_{i+1}
+            double after = 0.0;                            // sum_{j>i} w_j dL/dw_j
+            double weight_after = 0.0, apart_after = 0.0;  // sum_{j>i} w_j and sum_{j>i} w_j (t_j - t_i)
+            double behind = transmittance;                 // T_{i+1}
             for (int64_t i = stop - 1; i >= range.begin; --i) {
                 const Sample& sample = samples[i - range.begin];
                 if (i + 1 < stop)
                     apart_after += (static_cast<double>(params.distances[i + 1]) - params.distances[i]) * weight_after;
-                double grad_weight = composite_weight_gradient<double>(of_ray, sample.weight, params.distances[i], params.steps[i],
-                                                                       sample.apart + apart_after, params.emptiness_scale);
+                double grad_weight =
+                    composite_weight_gradient<double>(of_ray, sample.weight, params.distances[i], params.steps[i],
+                                                      sample.apart + apart_after, params.emptiness_scale);
                 if (grads.weights != nullptr) grad_weight += grads.weights[i];
                 const float* value = params.values + i * channels;
                 float* out = grads.grad_values + i * channels;

@@ -215,7 +215,7 @@ __device__ __forceinline__ void encoding_chunk(const FieldParams& params, const 
         }
 }
 
-template <typename P>
+template <typename P, bool kStaged>
 __global__ void __launch_bounds__(kMaxWarps * 32)
     field_backward_kernel(FieldParams params, FieldPack pack, Plan plan, const float* packed, Inputs in, Gradients out) {
     LDP_DYNAMIC_SHARED(float, shared);
@@ -223,8 +223,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32)
     float* const own_sums = out.sums + int64_t{blockIdx.x} * pack.floats();
     float* const sums = plan.sums < 0 ? own_sums : shared + plan.sums;
     for (int i = static_cast<int>(threadIdx.x); i < pack.floats(); i += threads) sums[i] = 0.0f;
-    if (plan.weights >= 0) field_stage(shared + plan.weights, packed, pack.bytes(false));
-    const float* const weights = plan.weights < 0 ? packed : shared + plan.weights;
+    if (kStaged) field_stage(shared + plan.weights, packed, pack.bytes(false));
+    const float* const weights = kStaged ? shared + plan.weights : packed;
     const float* const biases = params.bias ? weights + pack.weights() : nullptr;
 
     __syncthreads();
@@ -362,7 +362,10 @@ void backward(const FieldParams& params, const FieldWorkspace& workspace, const 
     const auto blocks = static_cast<int>(
         larger<int64_t>(1, smaller(smaller<int64_t>(room, int64_t{2} * multiprocessors()), ceil_div(params.size, plan.rows()))));
     out.sums = workspace.data + pack.floats();
-    LDP_LAUNCH((field_backward_kernel<P>), blocks, plan.warps * 32, bytes, stream, params, pack, plan, workspace.data, in, out);
+    if (plan.weights >= 0)
+        LDP_LAUNCH((field_backward_kernel<P, true>), blocks, plan.warps * 32, bytes, stream, params, pack, plan, workspace.data, in, out);
+    else
+        LDP_LAUNCH((field_backward_kernel<P, false>), blocks, plan.warps * 32, bytes, stream, params, pack, plan, workspace.data, in, out);
     const auto sum_blocks = static_cast<int>(ceil_div(field_weights(params), kWeights));
     LDP_LAUNCH(field_sum_kernel, sum_blocks, kWeights * kSlices, 0, stream, params, pack, out.sums, blocks, grad_weights);
 }

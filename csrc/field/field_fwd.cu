@@ -93,17 +93,17 @@ __device__ __forceinline__ void write_outputs(const FieldParams& params, const O
     }
 }
 
-template <typename P, int kUnits>
+template <typename P, int kUnits, bool kStaged>
 __global__ void __launch_bounds__(kThreads)
-    field_forward_kernel(FieldParams params, HashGridParams grid, FieldPack pack, const float* packed, bool staged, Outputs to) {
+    field_forward_kernel(FieldParams params, HashGridParams grid, FieldPack pack, const float* packed, Outputs to) {
     constexpr int kTiles = kUnits / 8;
     LDP_SHARED(HashGridLevel, levels, kMaxLevels);
     LDP_DYNAMIC_SHARED(float, shared);
     // Lanes of a warp look up different levels: from the constant bank that would be one after another.
     for (int l = static_cast<int>(threadIdx.x); l < grid.n_levels; l += kThreads) levels[l] = grid.levels[l];
-    if (staged) field_stage(shared, packed, pack.bytes(P::kHalf));
+    if (kStaged) field_stage(shared, packed, pack.bytes(P::kHalf));
     __syncthreads();
-    const auto* const weights = reinterpret_cast<const typename P::Weight*>(staged ? shared : packed);
+    const auto* const weights = reinterpret_cast<const typename P::Weight*>(kStaged ? shared : packed);
     const float* const biases = params.bias ? reinterpret_cast<const float*>(weights + pack.weights()) : nullptr;
 
     const int lane = lane_id(), pair_column = FragmentC::col(lane, 0);
@@ -159,17 +159,21 @@ void forward(const FieldParams& params, const HashGridParams& grid, float* packe
     const FieldPack pack = field_pack(params);
     field_pack_cuda(params, pack, P::kHalf, packed, stream);
     const int bytes = pack.bytes(P::kHalf);
-    const bool staged = bytes <= field_shared_limit();
     const auto blocks = static_cast<unsigned>(
         smaller<int64_t>(ceil_div(params.size, kRows * kWarps), int64_t{3} * multiprocessors()));
-#define LDP_FIELD_FORWARD(units)                                                                                        \
-    LDP_LAUNCH((field_forward_kernel<P, units>), blocks, kThreads, staged ? bytes : 0, stream, params, grid, pack, packed, \
-               staged, to)
+#define LDP_FIELD_FORWARD(units, staged)                                                                                      \
+    LDP_LAUNCH((field_forward_kernel<P, units, staged>), blocks, kThreads, staged ? bytes : 0, stream, params, grid, pack, packed, \
+               to)
+    // Up to 64 units the largest network has room, even on sm_120.
     switch (pack.units) {
-        case 16: LDP_FIELD_FORWARD(16); break;
-        case 32: LDP_FIELD_FORWARD(32); break;
-        case 64: LDP_FIELD_FORWARD(64); break;
-        default: LDP_FIELD_FORWARD(128);
+        case 16: LDP_FIELD_FORWARD(16, true); break;
+        case 32: LDP_FIELD_FORWARD(32, true); break;
+        case 64: LDP_FIELD_FORWARD(64, true); break;
+        default:
+            if (bytes <= field_shared_limit())
+                LDP_FIELD_FORWARD(128, true);
+            else
+                LDP_FIELD_FORWARD(128, false);
     }
 #undef LDP_FIELD_FORWARD
 }

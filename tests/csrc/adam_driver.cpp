@@ -28,8 +28,13 @@ struct State {
         return values;
     }
     State(size_t n, size_t first)
-        : size(n), shift(first), param(framed(n, first, 1, -1, 1)), grad(framed(n, first, 2, -1, 1)),
-          exp_avg(framed(n, first, 3, -1, 1)), exp_avg_sq(framed(n, first, 4, 0, 1)), step{3.0f},
+        : size(n),
+          shift(first),
+          param(framed(n, first, 1, -1, 1)),
+          grad(framed(n, first, 2, -1, 1)),
+          exp_avg(framed(n, first, 3, -1, 1)),
+          exp_avg_sq(framed(n, first, 4, 0, 1)),
+          step{3.0f},
           shadow(std::vector<uint16_t>(n + first + 1, uint16_t{0x1234})) {
         grad[first + n / 2] = 1e-24f;  // its square is nothing
     }
@@ -64,7 +69,8 @@ void run(size_t size, const Options& options) {
     ldp::adam_cpu(expected.params(options, lr.data(), scale.data(), found.data()));
     ldp::adam_cpu(expected.params(options, lr.data(), scale.data(), found.data()));
     for (size_t i = 0; options.shadow && !options.found_inf && i < size; ++i)
-        expect(expected.shadow[options.shift + i] == ldp::half_bits(expected.param[options.shift + i]), "a rounded shadow");
+        expect(expected.shadow[options.shift + i] == ldp::half_bits(expected.param[options.shift + i]),
+               "a rounded shadow");
     for_every_order([&] {
         State got(size, options.shift);
         ldp::adam_cuda(got.params(options, lr.data(), scale.data(), found.data()), nullptr);
