@@ -2,9 +2,9 @@
 
     python -m pytest benchmarks/bench_hash_grid.py
 
-Sizes: 262 144 samples are 64×64 rays of 64. `rays` are samples along random rays, `scattered` has nothing in common from
-sample to sample. On CUDA the inputs are larger than the cache (a table of 49 MB), and the timed call ends with a
-synchronisation. What the hardware allows is measured by `bench_memory_limits.py`.
+262 144 samples are 64×64 rays of 64. Samples follow one another along random rays (`rays`), or have nothing in common
+(`scattered`). On CUDA the timed call ends with a synchronisation. What the hardware allows is measured by
+`python -m benchmarks.microbenchmarks`.
 """
 
 from __future__ import annotations
