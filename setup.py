@@ -124,6 +124,7 @@ def build_arguments() -> dict[str, Any]:
     # No errno: with it a loop with a square root does not become vector code.
     host = [*(["-O0", "-g"] if debug else ["-O3"]), "-ffp-contract=off", "-fno-math-errno"]
     flags = {"cxx": host, "nvcc": ["-O0", "-g", "-G"] if debug else ["-O3", "-lineinfo"]}
+    includes = [str((CSRC / "include").resolve())]
     libraries: dict[str, list[str]] = {}
     if nvcc is not None:
         home = toolkit(nvcc)
@@ -134,12 +135,13 @@ def build_arguments() -> dict[str, Any]:
         macros.append(("USE_CUDA", None))
         flags["nvcc"].append(f"--threads={jobs('NVCC_THREADS')}")
         sources += sorted(str(p) for p in CSRC.rglob("*.cu"))
+        includes.append(str(home / "include"))  # host code asks the runtime for the current device
         # The static runtime: the extension then loads on machines without a CUDA toolkit, and beside any torch.
         libraries = {"library_dirs": [str(home / "lib64")], "libraries": ["cudart_static", "dl", "rt", "pthread"]}
     module = cpp_extension.CppExtension(
         "ldp_fast._C",
         sources,
-        include_dirs=[str((CSRC / "include").resolve())],
+        include_dirs=includes,
         define_macros=macros,
         extra_compile_args=flags,
         **libraries,

@@ -89,4 +89,22 @@ void latent_field_backward_cpu(const FieldParams& params, const float* grad_dens
                                float* grad_weights,     // [P]
                                float* grad_positions);  // [S, 3], through the blob only
 
+// CUDA: field_fwd.cu, field_bwd.cu. Beside the outputs they need the weights in another layout, and the backward sums of
+// their gradients, one for each block: as many blocks run as there is room for.
+struct FieldWorkspace {
+    float* data;
+    int64_t floats;
+};
+
+#if defined(USE_CUDA) || defined(LDP_CUDA_ON_CPU)
+void latent_field_cuda(const FieldParams& params, const HashGridParams& grid, const FieldWorkspace& workspace, float* density,
+                       float* latents,
+                       void* encoding,  // [S, E] float, or half if params.half
+                       cudaStream_t stream);
+
+void latent_field_backward_cuda(const FieldParams& params, const FieldWorkspace& workspace, const float* grad_density,
+                                const float* grad_latents, const void* encoding, float* grad_encoding, float* grad_weights,
+                                float* grad_positions, cudaStream_t stream);
+#endif
+
 }  // namespace ldp

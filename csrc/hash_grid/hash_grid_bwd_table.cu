@@ -12,12 +12,16 @@
 // are not finite make their element NaN.
 #include <ldp/warp.h>
 
+#include <cfloat>
+
 #include "hash_grid_device.h"
 
 namespace ldp {
 namespace {
 
 constexpr int kAggregatedLevels = 8;
+
+__device__ __forceinline__ bool finite(float value) { return fabsf(value) <= FLT_MAX; }
 
 // The power of two that turns gradients into integers.
 __device__ __forceinline__ int fixed_point_shift(const float* largest, int64_t count) {
@@ -52,7 +56,7 @@ struct FixedSums {
     __device__ __forceinline__ void add(int64_t element, const float* value) const {
 #pragma unroll
         for (int f = 0; f < kCount; ++f) {
-            if (isfinite(value[f]))
+            if (finite(value[f]))
                 atomic_add(sums + element + f, static_cast<unsigned long long>(__double2ll_rn(value[f] * scale)));
             else
                 table[element + f] = nanf("");
@@ -137,7 +141,7 @@ __global__ void __launch_bounds__(kHashGridThreads)
     float found = 0.0f;
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += stride) {
         const float magnitude = fabsf(grad[i]);
-        if (isfinite(magnitude)) found = larger(found, magnitude);
+        if (finite(magnitude)) found = larger(found, magnitude);
     }
     found = warp_max(found);
     if (lane_id() == 0 && found > 0.0f) atomic_max(largest, found);

@@ -36,18 +36,6 @@ HashGridParams params_of(const char* op, const Tensor& positions, const Optional
     return params;
 }
 
-void read_table(const char* op, HashGridParams& params, const Tensor& table, const OptionalTensor& shadow, const Tensor& positions) {
-    const int64_t entries = table.size(0);
-    params.table = data<float>(op, "table", table, {entries, params.n_features}, positions);
-    params.shadow = half_data_or_null(op, "shadow", shadow, {entries, params.n_features}, positions);
-    check(params.shadow == nullptr || positions.is_cuda(), op, "shadow", "none on a CPU", "one");
-}
-
-int64_t entries_of(const char* op, const Tensor& table, int axis) {
-    check(table.dim() == 2, op, "table", "shape [entries, F]", shape_of(table));
-    return table.size(axis);
-}
-
 const float* gradient(const char* op, const HashGridParams& params, const Tensor& grad, const Tensor& positions) {
     return data<float>(op, "grad", grad, {params.size, params.n_levels * params.n_features}, positions);
 }
@@ -58,9 +46,13 @@ HashGridParams hash_grid_params(const char* op, const Tensor& positions, const T
                                 const OptionalTensor& count, const std::vector<int64_t>& offsets,
                                 const std::vector<int64_t>& resolutions, const std::vector<double>& scales, double shift,
                                 bool hashed, bool smoothstep) {
-    HashGridParams params = params_of(op, positions, count, entries_of(op, table, 0), entries_of(op, table, 1), offsets,
-                                      resolutions, scales, shift, hashed, smoothstep);
-    read_table(op, params, table, shadow, positions);
+    check(table.dim() == 2, op, "table", "shape [entries, F]", shape_of(table));
+    const int64_t entries = table.size(0), features = table.size(1);
+    HashGridParams params =
+        params_of(op, positions, count, entries, features, offsets, resolutions, scales, shift, hashed, smoothstep);
+    params.table = data<float>(op, "table", table, {entries, features}, positions);
+    params.shadow = half_data_or_null(op, "shadow", shadow, {entries, features}, positions);
+    check(params.shadow == nullptr || positions.is_cuda(), op, "shadow", "none on a CPU", "one");
     return params;
 }
 
@@ -79,7 +71,8 @@ void hash_grid_backward_table_op(Tensor grad_table, OptionalTensor workspace, Te
                                  OptionalTensor count, std::vector<int64_t> offsets, std::vector<int64_t> resolutions,
                                  std::vector<double> scales, double shift, bool hashed, bool smoothstep) {
     constexpr const char* op = "hash_grid_backward_table";
-    const int64_t entries = entries_of(op, grad_table, 0), features = entries_of(op, grad_table, 1);
+    check(grad_table.dim() == 2, op, "grad_table", "shape [entries, F]", shape_of(grad_table));
+    const int64_t entries = grad_table.size(0), features = grad_table.size(1);
     const HashGridParams params =
         params_of(op, positions, count, entries, features, offsets, resolutions, scales, shift, hashed, smoothstep);
     float* out = data<float>(op, "grad_table", grad_table, {entries, features}, positions);
@@ -94,9 +87,8 @@ void hash_grid_backward_positions_op(Tensor grad_positions, Tensor grad, Tensor 
                                      OptionalTensor count, std::vector<int64_t> offsets, std::vector<int64_t> resolutions,
                                      std::vector<double> scales, double shift, bool hashed, bool smoothstep) {
     constexpr const char* op = "hash_grid_backward_positions";
-    HashGridParams params = params_of(op, positions, count, entries_of(op, table, 0), entries_of(op, table, 1), offsets,
-                                      resolutions, scales, shift, hashed, smoothstep);
-    read_table(op, params, table, shadow, positions);
+    const HashGridParams params =
+        hash_grid_params(op, positions, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep);
     float* out = data<float>(op, "grad_positions", grad_positions, {params.size, 3}, positions);
     const float* g = gradient(op, params, grad, positions);
     if (params.size == 0) return;

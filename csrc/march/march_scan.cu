@@ -1,8 +1,8 @@
 // Offsets of rays: an exclusive prefix sum of the samples' counts, clipped to the capacity, in whole numbers.
 //
-// A block sums a tile of 4096 rays (march_tile_sums), one block scans the sums of the tiles (march_scan_tiles), then
-// every block scans its own tile and adds what stands before it (march_scan_rays). Up to one tile, which is 64 x 64 rays,
-// the last kernel is all there is. No block waits for another one, and no atomics: the order of rays is always the same.
+// A block sums a tile of 4096 rays (march_tile_sums), one warp scans the sums of the tiles (march_scan_tiles: 256 for a
+// million rays), then every block scans its own tile and adds what stands before it (march_scan_rays). Up to one tile,
+// which is 64 x 64 rays, the last kernel is all there is. No block waits for another one, and there are no atomics.
 #include <ldp/launch.h>
 #include <ldp/warp.h>
 
@@ -43,13 +43,14 @@ __global__ void __launch_bounds__(kBlock) march_tile_sums(MarchParams params) {
     if (threadIdx.x == 0) params.tile_sums[blockIdx.x] = total;
 }
 
-__global__ void __launch_bounds__(kBlock) march_scan_tiles(int64_t* tile_sums, int64_t n_tiles) {
-    LDP_SHARED(int64_t, shared, kWarpsInBlock);
-    int64_t before = 0, total = 0;
-    for (int64_t base = 0; base < n_tiles; base += kBlock, before += total) {
-        const int64_t i = base + threadIdx.x;
-        const int64_t sum = block_exclusive_sum(i < n_tiles ? tile_sums[i] : 0, shared, total);
-        if (i < n_tiles) tile_sums[i] = before + sum;
+__global__ void __launch_bounds__(kWarp) march_scan_tiles(int64_t* tile_sums, int64_t n_tiles) {
+    int64_t before = 0;
+    for (int64_t base = 0; base < n_tiles; base += kWarp) {
+        const int64_t i = base + lane_id();
+        const int64_t sum = i < n_tiles ? tile_sums[i] : 0;
+        const int64_t inclusive = inclusive_sum(sum);
+        if (i < n_tiles) tile_sums[i] = before + inclusive - sum;
+        before += broadcast(inclusive, kWarp - 1);
     }
 }
 
@@ -83,7 +84,7 @@ void march_scan_cuda(const MarchParams& params, cudaStream_t stream) {
     const int64_t tiles = larger<int64_t>(ceil_div(params.n_rays, kScanTile), 1);
     if (tiles > 1) {
         LDP_LAUNCH(march_tile_sums, static_cast<unsigned>(tiles), kBlock, 0, stream, params);
-        LDP_LAUNCH(march_scan_tiles, 1, kBlock, 0, stream, params.tile_sums, tiles);
+        LDP_LAUNCH(march_scan_tiles, 1, kWarp, 0, stream, params.tile_sums, tiles);
     }
     LDP_LAUNCH(march_scan_rays, static_cast<unsigned>(tiles), kBlock, 0, stream, params, tiles == 1);
 }

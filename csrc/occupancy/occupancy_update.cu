@@ -1,8 +1,8 @@
 // Which cells the field is asked about, and what becomes of the answers: a thread per sample.
 //
-// Sampling reads up to ten averages at random, writes 20 bytes. The update writes three times, each kernel what the next
-// one starts from: a copy; the decayed average of every sampled cell (a cell that was drawn twice gets the same number
-// twice); the largest answer, by atomics on non-negative floats, whose order does not matter.
+// Sampling reads up to ten averages at random, writes 20 bytes. The update writes three times, each kernel what the
+// next one starts from: a copy; the decayed average of every sampled cell (a cell that was drawn twice gets the same
+// number twice); the largest answer, by atomics on non-negative floats, whose order does not matter.
 #include <ldp/launch.h>
 #include <ldp/warp.h>
 
@@ -31,14 +31,16 @@ __global__ void __launch_bounds__(kBlock) occupancy_copy(OccupancyUpdateParams p
 __global__ void __launch_bounds__(kBlock) occupancy_decay(OccupancyUpdateParams params) {
     for (int64_t i = first_item(); i < params.size; i += stride()) {
         const int64_t cell = params.cells[i];
-        if (cell >= 0 && cell < params.n_cells) params.updated[cell] = occupancy_decayed(params.decay, params.ema[cell]);
+        if (cell < 0 || cell >= params.n_cells) continue;
+        params.updated[cell] = occupancy_decayed(params.decay, params.ema[cell]);
     }
 }
 
 __global__ void __launch_bounds__(kBlock) occupancy_raise(OccupancyUpdateParams params) {
     for (int64_t i = first_item(); i < params.size; i += stride()) {
         const int64_t cell = params.cells[i];
-        if (cell >= 0 && cell < params.n_cells) atomic_max(params.updated + cell, occupancy_density(params.densities[i]));
+        if (cell < 0 || cell >= params.n_cells) continue;
+        atomic_max(params.updated + cell, occupancy_density(params.densities[i]));
     }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,10 +20,10 @@ class HasDensity(Protocol):
 
 
 class OccupancyGrid(nn.Module):
-    """Bits that say where the density may be above a threshold, from a moving average of sampled densities.
+    """Bits that say where a step through space may absorb something, from a moving average of sampled densities.
 
-    A cell's average is max(decay · average, density at a random point of the cell); it is occupied where that exceeds
-    min(threshold, mean of all averages) (instant-ngp's rule). With several cascades, cascade k of K covers the
+    A cell's average is max(decay · average, density · step at a random point of the cell); it is occupied where that
+    exceeds min(threshold, mean of all averages) (instant-ngp's rule: optical thickness, 0.01). With several cascades, cascade k of K covers the
     outermost box scaled about its centre by 2^(k − K + 1), each with as many cells. Everything stays on the device and
     nothing waits for it; random points are counted on from a seed, so that a run can be repeated and resumed.
 
@@ -32,12 +33,13 @@ class OccupancyGrid(nn.Module):
         bound: half the side of the outermost box.
         resolution: cells along an axis, a power of two, 8 to 512.
         cascades: K, 1 to 8.
-        threshold: of the density, per world unit.
+        threshold: of the optical thickness, density · step: 0.01 skips what absorbs less than one per cent.
+        step: the length of a step, in world units; by default the box's diagonal over 256, as `LatentRenderer` has it.
         decay: of the average at an update, in (0, 1].
         seed: of the random points.
 
     Attributes:
-        average: [K·resolution³] float32 buffer, in Morton order within a cascade.
+        average: [K·resolution³] float32 buffer of optical thicknesses, in Morton order within a cascade.
         bits: [K·resolution³ / 8] uint8 buffer.
         used_threshold: [1] float32 buffer, what the last update used.
         updates: [1] int64 buffer, how many there were.
@@ -53,6 +55,7 @@ class OccupancyGrid(nn.Module):
         cascades: int = 1,
         *,
         threshold: float = 0.01,
+        step: float | None = None,
         decay: float = 0.95,
         seed: int = 0,
     ):
@@ -63,6 +66,8 @@ class OccupancyGrid(nn.Module):
             _checks.fail(name, "resolution", "a power of two", str(resolution))
         self.resolution, self.cascades = resolution, _checks.whole(name, "cascades", cascades, 1, 8)
         self.threshold = _checks.number(name, "threshold", threshold, 0.0)
+        diagonal = 2 * math.sqrt(3) * self.bound
+        self.step = _checks.number(name, "step", diagonal / 256 if step is None else step, 0.0, open_low=True)
         self.decay = _checks.number(name, "decay", decay, 0.0, open_low=True)
         if self.decay > 1:
             _checks.fail(name, "decay", "a number in (0, 1]", repr(decay))
@@ -109,7 +114,7 @@ class OccupancyGrid(nn.Module):
         density = field.density(positions) if hasattr(field, "density") else field(positions)
         if density.shape != cells.shape:
             _checks.fail("OccupancyGrid", "field", f"densities of shape [{len(cells)}]", _checks.shape_text(density))
-        density = density.to(self.average.dtype).contiguous()
+        density = (density * self.step).to(self.average.dtype).contiguous()
         self.average.copy_(torch.ops.ldp_fast.occupancy_update(self.average, cells, density, self.decay))
         bits, used = torch.ops.ldp_fast.occupancy_bits(self.average, self.threshold)
         self.bits.copy_(bits)

@@ -120,7 +120,7 @@ def latent_field(
     out = _activations(encoding.to(weights.dtype), net, half)[-1]
     density = (out[:, 0] + _blob(positions, blob_strength, blob_std)).clamp(max=LARGEST_EXPONENT).exp()
     latents = out[:, 1:].sigmoid() if sigmoid else out[:, 1:]
-    live = _live(len(positions), count, positions) > 0
+    live = _live(len(positions), count, positions)
     return torch.where(live[:, 0], density, 0), torch.where(live, latents, 0), encoding
 
 
@@ -163,7 +163,7 @@ def latent_field_backward(
     if sigmoid:
         y = out[:, 1:].sigmoid()
         grad_out = grad_latents * y * (1 - y)
-    live = _live(len(positions), count, positions) > 0
+    live = _live(len(positions), count, positions)
     grad = torch.where(live, torch.cat([(grad_density * exponent.exp())[:, None], grad_out], dim=1), 0)
     grad_positions = positions.new_zeros(positions.shape)
     if blob_strength != 0.0:

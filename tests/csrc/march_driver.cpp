@@ -49,7 +49,7 @@ Scene scene_of(const Case& c) {
         if (r % 29 == 7) v[0] = v[1] = v[2] = 0.0f;
         if (r % 29 == 9) v[1] = NAN;
         if (r % 29 == 13) o[0] = HUGE_VALF;
-        if (r % 29 == 17) v[2] = 1e-42f;
+        if (r % 29 == 17 && r % 11 != 3) v[2] = 1e-42f;
         if (!c.aimed) o[0] = 5.0f, v[0] = 1.0f;
     }
     const size_t bytes = static_cast<size_t>(c.cascades) << (3 * c.log2_resolution) >> 3;
@@ -101,10 +101,12 @@ void agrees(const Case& c) {
     if (c.room == Room::kExact) capacity = required;
     if (c.room == Room::kShort) capacity = required * 2 / 3;
     const Samples expected = on_cpu(c, scene, capacity);
-    std::printf("%s: %lld samples, capacity %lld\n", c.name, static_cast<long long>(required), static_cast<long long>(capacity));
-    expect(expected.counts[0] == std::min(capacity, required) && expected.counts[1] == required, "counts of what is there");
-    if (c.aimed && c.bits != Bits::kEmpty && c.rays > 0) expect(required > c.rays / 3, "samples on many rays");
-    else expect(required == 0, "no samples");
+    std::fprintf(stderr, "%s: %lld samples, capacity %lld\n", c.name, static_cast<long long>(required),
+                 static_cast<long long>(capacity));
+    expect(expected.counts[0] == std::min(capacity, required), "as many samples as there is room for");
+    expect(expected.counts[1] == required, "the number of samples that were found");
+    const bool some = c.aimed && c.bits != Bits::kEmpty && c.rays > 0;
+    expect(some ? required > c.rays / 3 : required == 0, some ? "samples on many rays" : "no samples");
     for_every_order([&] {
         const device_buffer<float> origins(scene.origins), directions(scene.directions);
         const device_buffer<uint8_t> bits(scene.bits);
@@ -132,7 +134,7 @@ void agrees(const Case& c) {
     });
 }
 
-// More tiles than the block that scans their sums has threads.
+// More tiles than the warp that scans their sums has lanes.
 void scans(int64_t rays, int64_t capacity) {
     device_buffer<int64_t> offsets(static_cast<size_t>(rays) + 1), counts(2);
     device_buffer<int64_t> tiles(static_cast<size_t>((rays + ldp::kScanTile - 1) / ldp::kScanTile));
@@ -181,6 +183,6 @@ int main() {
         {"two tiles of rays", 4100, Bits::kRandom, Room::kShort, 1, 0.0f, true, 3, 0.5f},
     };
     for (const Case& c : cases) agrees(c);
-    scans(1025 * ldp::kScanTile + 3, 1 << 30);
+    scans(33 * ldp::kScanTile + 3, 1 << 30);
     return 0;
 }

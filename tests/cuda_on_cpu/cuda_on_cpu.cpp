@@ -49,11 +49,16 @@ struct Thread {
     uint32_t warp_phase = 0;
 };
 
+struct Warp {
+    unsigned lanes = 0, left = 0, waiting = 0;  // one bit a lane: there at all, left the kernel, in a collective
+};
+
 struct Device {
     const char* kernel = "";
     void (*body)(void*) = nullptr;
     void* context = nullptr;
     std::vector<Thread> threads;
+    std::vector<Warp> warps;
     std::vector<int> sequence;
     int running = -1, alive = 0, at_barrier = 0;
     uint64_t block_serial = 0;
@@ -85,11 +90,13 @@ void leave() {
     Thread& own = device.threads[device.running];
     own.state = Thread::kDone;
     --device.alive;
-    const int first = device.running / 32 * 32, last = std::min<int>(first + 32, static_cast<int>(device.threads.size()));
-    for (int i = first; i < last; ++i)
-        if (device.threads[i].state == Thread::kCollective && (device.threads[i].mask >> (device.running - first) & 1u))
-            fail("a lane has left the kernel while lane %d waits for it in %s with mask %08x", i - first, device.threads[i].at,
-                 device.threads[i].mask);
+    const int first = device.running / 32 * 32;
+    Warp& warp = device.warps[first / 32];
+    warp.left |= 1u << (device.running - first);
+    for (int i = 0; i < 32 && warp.waiting != 0; ++i)
+        if ((warp.waiting >> i & 1u) && (device.threads[first + i].mask & warp.left))
+            fail("a lane has left the kernel while lane %d waits for it in %s with mask %08x", i,
+                 device.threads[first + i].at, device.threads[first + i].mask);
     if (device.at_barrier) fail("a thread has left the kernel while others wait for it at a barrier");
     device.idle.push_back(own.fiber);
 }
@@ -115,7 +122,8 @@ Fiber* take_fiber() {
         auto fiber = std::make_unique<Fiber>();
         fiber->stack = device.stacks + device.fibers.size() * kStackBytes;
         // The lowest page is a wall, so that a stack that overflows ends the process.
-        if (mprotect(fiber->stack, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_NONE) != 0) fail("no wall below a stack");
+        if (mprotect(fiber->stack, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_NONE) != 0)
+            fail("no wall below a stack");
         prepare_stack(fiber->pointer, fiber->stack, kStackBytes, &fiber_main);
         device.idle.push_back(fiber.get());
         device.fibers.push_back(std::move(fiber));
@@ -161,8 +169,9 @@ void arrange(std::vector<T>& sequence, Arrangement arrangement, uint64_t& state)
     for (const Thread& thread : device.threads)
         if (thread.state != Thread::kDone && named++ < 8) {
             char line[160];
-            std::snprintf(line, sizeof(line), "\n    thread (%u, %u, %u) in %s, mask %08x", thread.index.x, thread.index.y,
-                          thread.index.z, thread.at, thread.state == Thread::kCollective ? thread.mask : 0xffffffffu);
+            std::snprintf(line, sizeof(line), "\n    thread (%u, %u, %u) in %s, mask %08x", thread.index.x,
+                          thread.index.y, thread.index.z, thread.at,
+                          thread.state == Thread::kCollective ? thread.mask : 0xffffffffu);
             waiting += line;
         }
     fail("deadlock: %d threads wait in different places, among them%s", device.alive, waiting.c_str());
@@ -181,8 +190,11 @@ void run_block(size_t shared_bytes, uint64_t& random) {
     device.threads.assign(size, Thread());
     for (int i = 0; i < size; ++i) {
         const auto linear = static_cast<unsigned>(i);
-        device.threads[i].index = {linear % blockDim.x, linear / blockDim.x % blockDim.y, linear / (blockDim.x * blockDim.y)};
+        device.threads[i].index = {linear % blockDim.x, linear / blockDim.x % blockDim.y,
+                                   linear / (blockDim.x * blockDim.y)};
     }
+    device.warps.assign((size + 31) / 32, Warp());
+    for (int i = 0; i < size; ++i) device.warps[i / 32].lanes |= 1u << i % 32;
     ++device.block_serial;
     device.block_phase = 0;
     device.static_bytes = 0;
@@ -213,8 +225,8 @@ void fail(const char* format, ...) {
     std::fflush(stdout);
     std::fprintf(stderr, "cuda_on_cpu: ");
     if (device.running >= 0)
-        std::fprintf(stderr, "%s, block (%u, %u, %u), thread (%u, %u, %u): ", device.kernel, blockIdx.x, blockIdx.y, blockIdx.z,
-                     threadIdx.x, threadIdx.y, threadIdx.z);
+        std::fprintf(stderr, "%s, block (%u, %u, %u), thread (%u, %u, %u): ", device.kernel, blockIdx.x, blockIdx.y,
+                     blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
     else if (*device.kernel)
         std::fprintf(stderr, "%s, block (%u, %u, %u): ", device.kernel, blockIdx.x, blockIdx.y, blockIdx.z);
     va_list arguments;
@@ -232,7 +244,8 @@ int lane() { return device.running % 32; }
 bool in_kernel() { return inside; }
 
 Position position() {
-    return {device.block, static_cast<uint32_t>(device.running), device.block_phase, device.threads[device.running].warp_phase};
+    return {device.block, static_cast<uint32_t>(device.running), device.block_phase,
+            device.threads[device.running].warp_phase};
 }
 
 bool is_stack(const void* address) {
@@ -244,8 +257,8 @@ bool is_stack(const void* address) {
 void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* context) {
     const uint64_t threads = uint64_t{block.x} * block.y * block.z;
     if (device.running >= 0) fail("a kernel cannot launch another one here");
-    if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 ||
-        grid.z > 65535)
+    if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu ||
+        grid.y > 65535 || grid.z > 65535)
         throw std::runtime_error(std::string(name) + ": invalid configuration argument");
     if (shared_bytes > kSharedLimit) throw std::runtime_error(std::string(name) + ": invalid argument");
     device.kernel = name;
@@ -269,7 +282,8 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
 void* static_shared(SharedSite& site, size_t bytes) {
     if (site.block != device.block_serial) {
         device.static_bytes += (bytes + 15) / 16 * 16;
-        if (device.static_bytes > kStaticLimit) fail("more than 48 KiB of static shared memory: %zu bytes", device.static_bytes);
+        if (device.static_bytes > kStaticLimit)
+            fail("more than 48 KiB of static shared memory: %zu bytes", device.static_bytes);
         if (device.static_bytes + device.dynamic_bytes > kSharedLimit)
             fail("more than 99 KiB of shared memory: %zu bytes", device.static_bytes + device.dynamic_bytes);
         site.block = device.block_serial;
@@ -284,7 +298,8 @@ void* dynamic_shared() { return device.dynamic; }
 int barrier(const char* name, int predicate) {
     Thread& own = device.threads[device.running];
     if (device.alive != static_cast<int>(device.threads.size()))
-        fail("%s, but %zu threads have left the kernel", name, device.threads.size() - static_cast<size_t>(device.alive));
+        fail("%s, but %zu threads have left the kernel", name,
+             device.threads.size() - static_cast<size_t>(device.alive));
     own.at = name;
     own.predicate = predicate != 0;
     if (++device.at_barrier < device.alive) {
@@ -294,7 +309,8 @@ int barrier(const char* name, int predicate) {
     }
     int count = 0;
     for (const Thread& thread : device.threads) {
-        if (std::strcmp(thread.at, name) != 0) fail("%s, but other threads are in %s", name, thread.at);
+        if (thread.at != name && std::strcmp(thread.at, name) != 0)
+            fail("%s, but other threads are in %s", name, thread.at);
         count += thread.predicate;
     }
     for (Thread& thread : device.threads) {
@@ -315,27 +331,27 @@ void collective(const char* name, unsigned mask, void* request, Complete complet
     own.request = request;
     own.complete = complete;
     own.state = Thread::kCollective;
+    Warp& warp = device.warps[first / 32];
+    if (const unsigned absent = mask & ~warp.lanes; absent)
+        fail("%s with mask %08x, but the block has no lane %d in this warp", name, mask, __builtin_ctz(absent));
+    if (const unsigned left = mask & warp.left; left)
+        fail("%s with mask %08x, but lane %d has left the kernel", name, mask, __builtin_ctz(left));
+    warp.waiting |= 1u << self;
+    bool all_here = (warp.waiting & mask) == mask;
     void* requests[32] = {};
-    bool complete_warp = true;
-    for (int i = 0; i < 32; ++i) {
+    for (int i = 0; i < 32 && all_here; ++i) {
         if (!(mask >> i & 1u)) continue;
-        if (first + i >= static_cast<int>(device.threads.size()))
-            fail("%s with mask %08x, but the block has no lane %d in this warp", name, mask, i);
         const Thread& other = device.threads[first + i];
-        if (other.state == Thread::kDone) fail("%s with mask %08x, but lane %d has left the kernel", name, mask, i);
-        if (other.state != Thread::kCollective) {
-            complete_warp = false;
-            continue;
-        }
-        if (other.mask == mask && other.complete != complete)
+        all_here = other.mask == mask;
+        if (all_here && other.complete != complete)
             fail("%s by lane %d, but lane %d is in %s with the same mask", name, self, i, other.at);
-        if (other.mask != mask) complete_warp = false;
         requests[i] = other.request;
     }
-    if (!complete_warp) {
+    if (!all_here) {
         to_scheduler();
         return;
     }
+    warp.waiting &= ~mask;
     complete(requests, mask);
     const bool orders_memory = complete == &detail::Sync::complete;
     for (int i = 0; i < 32; ++i)

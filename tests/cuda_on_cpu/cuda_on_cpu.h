@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the CPU, for tests: <ldp/device.h> includes this instead of CUDA where LDP_CUDA_ON_CPU is defined.
+// Runs CUDA kernels on the CPU, for tests: with LDP_CUDA_ON_CPU <ldp/device.h> includes this instead of CUDA.
 //
 // The threads of a block are fibers, which change places only at barriers and warp collectives; blocks run one after
 // another. Under AddressSanitizer and UBSan every access is checked; shared memory and device_buffer are of the exact
@@ -77,7 +77,8 @@ struct Shuffle {
         for (int i = 0; i < 32; ++i)
             if (mask >> i & 1u) {
                 auto& own = *static_cast<Shuffle*>(requests[i]);
-                if (!(mask >> own.source & 1u)) fail("lane %d shuffles from lane %d, which takes no part", i, own.source);
+                if (!(mask >> own.source & 1u))
+                    fail("lane %d shuffles from lane %d, which takes no part", i, own.source);
                 own.value = values[own.source];
             }
     }
@@ -86,7 +87,8 @@ struct Shuffle {
 template <typename T>
 T shuffle(const char* name, unsigned mask, T value, int source, int width) {
     static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 2));
-    if (width < 1 || width > 32 || (width & (width - 1))) fail("%s: expected a width of 1, 2, 4, 8, 16 or 32, got %d", name, width);
+    if (width < 1 || width > 32 || (width & (width - 1)))
+        fail("%s: expected a width of 1, 2, 4, 8, 16 or 32, got %d", name, width);
     Shuffle<T> request{value, source};
     collective(name, mask, &request, &Shuffle<T>::complete);
     return request.value;
@@ -169,25 +171,29 @@ unsigned __match_any_sync(unsigned mask, T value) {
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
     const int own = ::cuda_on_cpu::lane();
-    return ::cuda_on_cpu::detail::shuffle("__shfl_sync", mask, value, (own & ~(width - 1)) | (source & (width - 1)), width);
+    return ::cuda_on_cpu::detail::shuffle("__shfl_sync", mask, value, (own & ~(width - 1)) | (source & (width - 1)),
+                                          width);
 }
 
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
     const int own = ::cuda_on_cpu::lane(), source = own - static_cast<int>(delta);
-    return ::cuda_on_cpu::detail::shuffle("__shfl_up_sync", mask, value, source < (own & ~(width - 1)) ? own : source, width);
+    return ::cuda_on_cpu::detail::shuffle("__shfl_up_sync", mask, value, source < (own & ~(width - 1)) ? own : source,
+                                          width);
 }
 
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
     const int own = ::cuda_on_cpu::lane(), source = own + static_cast<int>(delta);
-    return ::cuda_on_cpu::detail::shuffle("__shfl_down_sync", mask, value, source > (own | (width - 1)) ? own : source, width);
+    return ::cuda_on_cpu::detail::shuffle("__shfl_down_sync", mask, value, source > (own | (width - 1)) ? own : source,
+                                          width);
 }
 
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
     const int own = ::cuda_on_cpu::lane(), source = own ^ lanes;
-    return ::cuda_on_cpu::detail::shuffle("__shfl_xor_sync", mask, value, source > (own | (width - 1)) ? own : source, width);
+    return ::cuda_on_cpu::detail::shuffle("__shfl_xor_sync", mask, value, source > (own | (width - 1)) ? own : source,
+                                          width);
 }
 
 template <typename T, typename V>
@@ -196,11 +202,13 @@ T atomicAdd(T* address, V value) {
 }
 template <typename T, typename V>
 T atomicMax(T* address, V value) {
-    return ::cuda_on_cpu::detail::atomic(address, [&](T old) { return old < static_cast<T>(value) ? static_cast<T>(value) : old; });
+    return ::cuda_on_cpu::detail::atomic(
+        address, [&](T old) { return old < static_cast<T>(value) ? static_cast<T>(value) : old; });
 }
 template <typename T, typename V>
 T atomicMin(T* address, V value) {
-    return ::cuda_on_cpu::detail::atomic(address, [&](T old) { return static_cast<T>(value) < old ? static_cast<T>(value) : old; });
+    return ::cuda_on_cpu::detail::atomic(
+        address, [&](T old) { return static_cast<T>(value) < old ? static_cast<T>(value) : old; });
 }
 template <typename T, typename V>
 T atomicOr(T* address, V value) {

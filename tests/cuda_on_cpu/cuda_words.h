@@ -29,12 +29,12 @@ inline uint3 threadIdx{0, 0, 0}, blockIdx{0, 0, 0};
 inline dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
-#define LDP_VECTOR_TYPES(scalar, name)                                                                           \
-    struct alignas(2 * sizeof(scalar)) name##2 { scalar x, y; };                                                 \
-    struct name##3 { scalar x, y, z; };                                                                          \
-    struct alignas(sizeof(scalar) < 4 ? 4 * sizeof(scalar) : 16) name##4 { scalar x, y, z, w; };                 \
-    inline name##2 make_##name##2(scalar x, scalar y) { return {x, y}; }                                         \
-    inline name##3 make_##name##3(scalar x, scalar y, scalar z) { return {x, y, z}; }                            \
+#define LDP_VECTOR_TYPES(scalar, name)                                                           \
+    struct alignas(2 * sizeof(scalar)) name##2 { scalar x, y; };                                 \
+    struct name##3 { scalar x, y, z; };                                                          \
+    struct alignas(sizeof(scalar) < 4 ? 4 * sizeof(scalar) : 16) name##4 { scalar x, y, z, w; }; \
+    inline name##2 make_##name##2(scalar x, scalar y) { return {x, y}; }                         \
+    inline name##3 make_##name##3(scalar x, scalar y, scalar z) { return {x, y, z}; }            \
     inline name##4 make_##name##4(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
 
 LDP_VECTOR_TYPES(float, float)
@@ -193,8 +193,8 @@ inline void __stcs(T* pointer, T value) {
     *pointer = value;
 }
 
-#define LDP_MIN_MAX(type)                                          \
-    inline type min(type a, type b) { return b < a ? b : a; }      \
+#define LDP_MIN_MAX(type)                                     \
+    inline type min(type a, type b) { return b < a ? b : a; } \
     inline type max(type a, type b) { return a < b ? b : a; }
 LDP_MIN_MAX(int)
 LDP_MIN_MAX(unsigned)

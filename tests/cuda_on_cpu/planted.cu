@@ -77,10 +77,10 @@ __global__ void local_kernel(float* out, int at) {
 
 __global__ void divergent_shuffle_kernel(float* out, int fault) {
     const int lane = lane_id();
-    if (fault == 1 && lane >= 16) return;                        // some lanes have left
-    if (fault == 2 && lane >= 16) __syncthreads();               // some lanes are elsewhere
-    if (fault == 3 && lane >= 16) __syncwarp();                  // another collective
-    out[lane] = fault == 4 ? __shfl_sync(0xffffu, 1.0f, 31)      // lanes that are not in the mask
+    if (fault == 1 && lane >= 16) return;                    // some lanes have left
+    if (fault == 2 && lane >= 16) __syncthreads();           // some lanes are elsewhere
+    if (fault == 3 && lane >= 16) __syncwarp();              // another collective
+    out[lane] = fault == 4 ? __shfl_sync(0xffffu, 1.0f, 31)  // lanes that are not in the mask
                            : shuffle_xor(static_cast<float>(lane), 16);
     if (fault == 2 && lane < 16) __syncthreads();
 }
@@ -148,7 +148,9 @@ void dynamic_shared(float* out, int excess, cudaStream_t stream) {
     LDP_LAUNCH(dynamic_shared_kernel, 2, 32, 32 * sizeof(float), stream, out, excess);
 }
 
-void sum_shared(float* out, int written, cudaStream_t stream) { LDP_LAUNCH(sum_shared_kernel, 1, 32, 0, stream, out, written); }
+void sum_shared(float* out, int written, cudaStream_t stream) {
+    LDP_LAUNCH(sum_shared_kernel, 1, 32, 0, stream, out, written);
+}
 
 void sum_global(const float* values, float* out, int size, cudaStream_t stream) {
     LDP_LAUNCH(sum_global_kernel, 1, 32, 0, stream, values, out, size);
@@ -160,7 +162,9 @@ void divergent_shuffle(float* out, int fault, cudaStream_t stream) {
     LDP_LAUNCH(divergent_shuffle_kernel, 1, 32, 0, stream, out, fault);
 }
 
-void partial_warp_shuffle(float* out, cudaStream_t stream) { LDP_LAUNCH(divergent_shuffle_kernel, 1, 24, 0, stream, out, 0); }
+void partial_warp_shuffle(float* out, cudaStream_t stream) {
+    LDP_LAUNCH(divergent_shuffle_kernel, 1, 24, 0, stream, out, 0);
+}
 
 void divergent_barrier(float* out, cudaStream_t stream) { LDP_LAUNCH(divergent_barrier_kernel, 1, 64, 0, stream, out); }
 

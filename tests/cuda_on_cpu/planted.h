@@ -1,4 +1,4 @@
-// Kernels with and without faults (planted.cu). Where an argument is named after a fault, its zero (or true) is correct.
+// Kernels with and without faults (planted.cu): `excess` and `fault` are, correctly, 0, the bools true.
 #pragma once
 
 #include <ldp/device.h>
@@ -12,11 +12,11 @@ void static_shared(float* out, int excess, cudaStream_t stream);   // out: 64 ti
 void dynamic_shared(float* out, int excess, cudaStream_t stream);  // out: 64 times 1
 void sum_shared(float* out, int written, cudaStream_t stream);     // correct: 32
 void sum_global(const float* values, float* out, int size, cudaStream_t stream);
-void local(float* out, int at, cudaStream_t stream);               // 64 elements; correct: 0 to 3
+void local(float* out, int at, cudaStream_t stream);                 // 64 elements; correct: 0 to 3
 void divergent_shuffle(float* out, int fault, cudaStream_t stream);  // 32 elements
 void partial_warp_shuffle(float* out, cudaStream_t stream);
 void total(const float* values, float* sum, int size, bool atomic, cudaStream_t stream);  // sum: added to
-void neighbour(float* places, float* out, int blocks, cudaStream_t stream);              // out: 0; always a race
+void neighbour(float* places, float* out, int blocks, cudaStream_t stream);               // out: 0; always a race
 void divergent_barrier(float* out, cudaStream_t stream);
 
 }  // namespace ldp

@@ -49,10 +49,11 @@ bool ordered(const Position& a, const Position& b) {
 
 void against(const Access& old, const Access& now, const void* address, bool old_writes, bool now_writes) {
     if (old.launch != now.launch || (old.atomic && now.atomic) || ordered(old.by, now.by)) return;
-    fail("race at %p: this thread %s it (pc %p); thread %u of block %llu (both counted linearly) %s it (pc %p) and no barrier lies "
-         "between",
-         address, now.atomic ? "changes" : now_writes ? "writes" : "reads", now.where, old.by.thread,
-         static_cast<unsigned long long>(old.by.block), old.atomic ? "changed" : old_writes ? "wrote" : "read", old.where);
+    const char* does = now.atomic ? "changes" : now_writes ? "writes" : "reads";
+    const char* did = old.atomic ? "changed" : old_writes ? "wrote" : "read";
+    fail("race at %p: this thread %s it (pc %p), and no barrier is between that and thread %u of block %llu (counted "
+         "linearly), which %s it (pc %p)",
+         address, does, now.where, old.by.thread, static_cast<unsigned long long>(old.by.block), did, old.where);
 }
 
 }  // namespace
@@ -76,7 +77,8 @@ void note_access(const void* address, size_t bytes, bool writes, bool atomic, co
             }
             byte.write = now;
         } else {
-            if (byte.reads[0].launch == launches && !same_thread(byte.reads[0].by, now.by)) byte.reads[1] = byte.reads[0];
+            if (byte.reads[0].launch == launches && !same_thread(byte.reads[0].by, now.by))
+                byte.reads[1] = byte.reads[0];
             byte.reads[0] = now;
         }
     }
@@ -85,17 +87,17 @@ void note_access(const void* address, size_t bytes, bool writes, bool atomic, co
 }  // namespace cuda_on_cpu
 
 // What the compiler calls. The names are those of the ThreadSanitizer runtime, which is not linked.
-#define LDP_ACCESS(name, bytes, writes)                                                                      \
-    extern "C" void __tsan_##name(void* address) {                                                           \
-        ::cuda_on_cpu::note_access(address, bytes, writes, false, __builtin_return_address(0));              \
+#define LDP_ACCESS(name, bytes, writes)                                                         \
+    extern "C" void __tsan_##name(void* address) {                                              \
+        ::cuda_on_cpu::note_access(address, bytes, writes, false, __builtin_return_address(0)); \
     }
-#define LDP_ACCESSES(bytes)                              \
-    LDP_ACCESS(read##bytes, bytes, false)                \
-    LDP_ACCESS(write##bytes, bytes, true)                \
-    LDP_ACCESS(unaligned_read##bytes, bytes, false)      \
-    LDP_ACCESS(unaligned_write##bytes, bytes, true)      \
-    LDP_ACCESS(volatile_read##bytes, bytes, false)       \
-    LDP_ACCESS(volatile_write##bytes, bytes, true)       \
+#define LDP_ACCESSES(bytes)                                  \
+    LDP_ACCESS(read##bytes, bytes, false)                    \
+    LDP_ACCESS(write##bytes, bytes, true)                    \
+    LDP_ACCESS(unaligned_read##bytes, bytes, false)          \
+    LDP_ACCESS(unaligned_write##bytes, bytes, true)          \
+    LDP_ACCESS(volatile_read##bytes, bytes, false)           \
+    LDP_ACCESS(volatile_write##bytes, bytes, true)           \
     LDP_ACCESS(unaligned_volatile_read##bytes, bytes, false) \
     LDP_ACCESS(unaligned_volatile_write##bytes, bytes, true)
 LDP_ACCESSES(1)

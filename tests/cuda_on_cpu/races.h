@@ -26,7 +26,7 @@ Position position();
 bool is_stack(const void* address);  // a thread's own memory
 
 void note_access(const void* address, size_t bytes, bool writes, bool atomic, const void* where);
-void note_launch();                            // what came before is ordered before what comes
+void note_launch();                                   // what came before is ordered before what comes
 void note_memory(const void* address, size_t bytes);  // it is new
 
 #else

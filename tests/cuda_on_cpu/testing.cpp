@@ -7,7 +7,9 @@ namespace cuda_on_cpu {
 namespace {
 
 const char* name_of(Arrangement arrangement) {
-    return arrangement == Arrangement::kForward ? "forward" : arrangement == Arrangement::kReverse ? "reverse" : "random";
+    return arrangement == Arrangement::kForward   ? "forward"
+           : arrangement == Arrangement::kReverse ? "reverse"
+                                                  : "random";
 }
 
 Arrangement arrangement_of(const std::string& name) {
@@ -20,7 +22,8 @@ Order parse(const std::string& text) {
     char threads[16] = "", blocks[16] = "";
     uint64_t seed = 0;
     unsigned poison = 0;
-    if (std::sscanf(text.c_str(), "%15[a-z],%15[a-z],%" SCNu64 ",%x", threads, blocks, &seed, &poison) != 4 || poison > 255)
+    if (std::sscanf(text.c_str(), "%15[a-z],%15[a-z],%" SCNu64 ",%x", threads, blocks, &seed, &poison) != 4 ||
+        poison > 255)
         fail("LDP_CUDA_ORDER: expected threads,blocks,seed,poison as in reverse,random,7,7b, got %s", text.c_str());
     return {arrangement_of(threads), arrangement_of(blocks), seed, static_cast<unsigned char>(poison)};
 }
@@ -34,8 +37,8 @@ Order& current_order() {
 
 std::string describe(const Order& order) {
     char text[80];
-    std::snprintf(text, sizeof(text), "%s,%s,%" PRIu64 ",%02x", name_of(order.threads), name_of(order.blocks), order.seed,
-                  static_cast<unsigned>(order.poison));
+    std::snprintf(text, sizeof(text), "%s,%s,%" PRIu64 ",%02x", name_of(order.threads), name_of(order.blocks),
+                  order.seed, static_cast<unsigned>(order.poison));
     return text;
 }
 
@@ -44,8 +47,11 @@ const std::vector<Order>& orders() {
         const char* chosen = std::getenv("LDP_CUDA_ORDER");
         if (chosen != nullptr && *chosen) return std::vector<Order>{parse(chosen)};
         constexpr auto forward = Arrangement::kForward, reverse = Arrangement::kReverse, random = Arrangement::kRandom;
-        return std::vector<Order>{{forward, forward, 1, 0xff}, {reverse, reverse, 1, 0x7b}, {forward, reverse, 1, 0x7b},
-                                  {random, random, 1, 0xff},   {random, random, 2, 0x7b}};
+        return std::vector<Order>{{forward, forward, 1, 0xff},
+                                  {reverse, reverse, 1, 0x7b},
+                                  {forward, reverse, 1, 0x7b},
+                                  {random, random, 1, 0xff},
+                                  {random, random, 2, 0x7b}};
     }();
     return all;
 }

@@ -15,7 +15,7 @@ enum class Arrangement { kForward, kReverse, kRandom };
 struct Order {
     Arrangement threads = Arrangement::kForward;
     Arrangement blocks = Arrangement::kForward;
-    uint64_t seed = 1;          // of the random ones
+    uint64_t seed = 1;            // of the random ones
     unsigned char poison = 0xff;  // every byte of fresh memory: 0xff is NaN and -1, 0x7b is about 1e36 (half: 61 280)
 };
 

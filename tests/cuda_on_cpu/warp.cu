@@ -22,7 +22,8 @@ __global__ void warp_kernel(const float* values, const int* keys, WarpOut out, i
     out.run_sum[at] = run_sum(value, heads);
     out.run_start[at] = run_start(heads);
     out.run_end[at] = is_run_end(heads);
-    out.votes[at] = (ballot(value > 0.0f) & lanes_below()) | (any(value > 0.9f) ? 1u << 31 : 0u) | (all(value > -2.0f) ? 1u << 30 : 0u);
+    out.votes[at] = (ballot(value > 0.0f) & lanes_below()) | (any(value > 0.9f) ? 1u << 31 : 0u) |
+                    (all(value > -2.0f) ? 1u << 30 : 0u);
     out.reversed[at] = broadcast(keys[at], 31 - lane_id());
 }
 
@@ -39,11 +40,13 @@ __global__ void atomics_kernel(const float* values, AtomicOut out, int size) {
 }
 
 __device__ void load(FragmentC& c, const float* from) {
-    for (int i = 0; i < FragmentC::kElements; ++i) c.elements[i] = from[FragmentC::row(lane_id(), i) * 8 + FragmentC::col(lane_id(), i)];
+    for (int i = 0; i < FragmentC::kElements; ++i)
+        c.elements[i] = from[FragmentC::row(lane_id(), i) * 8 + FragmentC::col(lane_id(), i)];
 }
 
 __device__ void store(const FragmentC& c, float* to) {
-    for (int i = 0; i < FragmentC::kElements; ++i) to[FragmentC::row(lane_id(), i) * 8 + FragmentC::col(lane_id(), i)] = c.elements[i];
+    for (int i = 0; i < FragmentC::kElements; ++i)
+        to[FragmentC::row(lane_id(), i) * 8 + FragmentC::col(lane_id(), i)] = c.elements[i];
 }
 
 __global__ void mma_half_kernel(const half* a_matrix, const half* b_matrix, float* c_matrix) {
@@ -51,8 +54,12 @@ __global__ void mma_half_kernel(const half* a_matrix, const half* b_matrix, floa
     FragmentA<half> a;
     FragmentB<half> b;
     FragmentC c;
-    const auto a_at = [&](int i) { return a_matrix[FragmentA<half>::row(lane, i) * 16 + FragmentA<half>::col(lane, i)]; };
-    const auto b_at = [&](int i) { return b_matrix[FragmentB<half>::row(lane, i) * 8 + FragmentB<half>::col(lane, i)]; };
+    const auto a_at = [&](int i) {
+        return a_matrix[FragmentA<half>::row(lane, i) * 16 + FragmentA<half>::col(lane, i)];
+    };
+    const auto b_at = [&](int i) {
+        return b_matrix[FragmentB<half>::row(lane, i) * 8 + FragmentB<half>::col(lane, i)];
+    };
 #pragma unroll
     for (int i = 0; i < 4; ++i) a.pairs[i] = __halves2half2(a_at(2 * i), a_at(2 * i + 1));
 #pragma unroll
@@ -91,7 +98,9 @@ void atomics(const float* values, const AtomicOut& out, int size, cudaStream_t s
     LDP_LAUNCH(atomics_kernel, multiprocessors(), 96, 0, stream, values, out, size);
 }
 
-void mma_half(const half* a, const half* b, float* c, cudaStream_t stream) { LDP_LAUNCH(mma_half_kernel, 1, 32, 0, stream, a, b, c); }
+void mma_half(const half* a, const half* b, float* c, cudaStream_t stream) {
+    LDP_LAUNCH(mma_half_kernel, 1, 32, 0, stream, a, b, c);
+}
 
 void mma_tf32(const float* a, const float* b, float* c, bool split, cudaStream_t stream) {
     if (split)

@@ -18,7 +18,8 @@ void warp() {
     const device_buffer<float> values(random_floats(kSize, 4));
     device_buffer<int> keys(kSize);
     for (int i = 0; i < kSize; ++i) keys[i] = i < 32 ? i * i / 50 : i < 64 ? 7 : i;
-    std::vector<float> sum(kSize), largest(kSize), inclusive(kSize), exclusive(kSize), suffix(kSize), exclusive_suffix(kSize);
+    std::vector<float> sum(kSize), largest(kSize), inclusive(kSize), exclusive(kSize), suffix(kSize),
+        exclusive_suffix(kSize);
     std::vector<float> product(kSize), run_sum(kSize);
     std::vector<unsigned> heads(kSize), votes(kSize);
     std::vector<int> run_start(kSize), run_end(kSize), reversed(kSize);
@@ -59,8 +60,8 @@ void warp() {
         device_buffer<unsigned> u0(kSize), u1(kSize);
         device_buffer<int> i0(kSize), i1(kSize), i2(kSize);
         ldp::warp(values.data(), keys.data(),
-                  {f0.data(), f1.data(), f2.data(), f3.data(), f4.data(), f5.data(), f6.data(), f7.data(), u0.data(), u1.data(),
-                   i0.data(), i1.data(), i2.data()},
+                  {f0.data(), f1.data(), f2.data(), f3.data(), f4.data(), f5.data(), f6.data(), f7.data(), u0.data(),
+                   u1.data(), i0.data(), i1.data(), i2.data()},
                   kSize, nullptr);
         compare("sum", f0, sum, 1e-5);
         for (int i = 0; i < kSize; ++i) expect(f0[i] == f0[i / 32 * 32], "the same sum in every lane");
@@ -89,7 +90,8 @@ void atomics() {
     for_every_order([&] {
         device_buffer<float> one{1.0f}, pair{1.0f, 2.0f}, quad{1.0f, 2.0f, 3.0f, 4.0f}, largest{0.5f};
         device_buffer<unsigned long long> whole{0};
-        ldp::atomics(values.data(), {one.data(), pair.data(), quad.data(), whole.data(), largest.data()}, kSize, nullptr);
+        ldp::atomics(values.data(), {one.data(), pair.data(), quad.data(), whole.data(), largest.data()}, kSize,
+                     nullptr);
         compare("one", one, std::vector<float>{total + 1});
         compare("pair", pair, std::vector<float>{total + 1, 2 * total + 2});
         compare("quad", quad, std::vector<float>{total + 1, 2 * total + 2, 3 * total + 3, 4 * total + 4});
@@ -138,12 +140,14 @@ void mma() {
         for (uint64_t seed = 10; seed < 20; ++seed) {
             const auto a16 = whole_numbers(256, seed), b16 = whole_numbers(128, seed + 100);
             device_buffer<float> out(c);
-            ldp::mma_half(device_buffer<ldp::half>(halves(a16)).data(), device_buffer<ldp::half>(halves(b16)).data(), out.data(), nullptr);
+            ldp::mma_half(device_buffer<ldp::half>(halves(a16)).data(), device_buffer<ldp::half>(halves(b16)).data(),
+                          out.data(), nullptr);
             compare("half", out, product(a16, b16, c, 16));
 
             const auto a8 = whole_numbers(128, seed), b8 = whole_numbers(64, seed + 100);
             device_buffer<float> tf32(c), split(c);
-            ldp::mma_tf32(device_buffer<float>(a8).data(), device_buffer<float>(b8).data(), tf32.data(), false, nullptr);
+            ldp::mma_tf32(device_buffer<float>(a8).data(), device_buffer<float>(b8).data(), tf32.data(), false,
+                          nullptr);
             compare("tf32", tf32, product(a8, b8, c, 8));
 
             const auto a = random_floats(128, seed), b = random_floats(64, seed + 100);
@@ -169,7 +173,8 @@ void half_precision() {
     for (unsigned bits = 0; bits < 0x7c00; ++bits) {
         const float value = ldp::half_value(static_cast<uint16_t>(bits));
         const int exponent = static_cast<int>(bits >> 10), fraction = static_cast<int>(bits & 0x3ff);
-        const float defined = std::ldexp(static_cast<float>(exponent ? 1024 + fraction : fraction), std::max(exponent, 1) - 25);
+        const float defined =
+            std::ldexp(static_cast<float>(exponent ? 1024 + fraction : fraction), std::max(exponent, 1) - 25);
         expect(value == defined, "a half's value to be its definition's");
         const float next = bits == 0x7bff ? 65536.0f : ldp::half_value(static_cast<uint16_t>(bits + 1));
         const float middle = value + (next - value) / 2;
@@ -179,11 +184,13 @@ void half_precision() {
             expect(rounded(value) == (bits | sign), "a half to round to itself");
             expect(rounded(middle) == ((bits + (bits & 1)) | sign), "the middle to round to even");
             expect(rounded(std::nextafter(middle, 0.0f)) == (bits | sign), "what is below the middle to round down");
-            expect(rounded(std::nextafter(middle, 1e6f)) == ((bits + 1) | sign), "what is above the middle to round up");
+            expect(rounded(std::nextafter(middle, 1e6f)) == ((bits + 1) | sign),
+                   "what is above the middle to round up");
         }
     }
     expect(ldp::half_bits(INFINITY) == 0x7c00 && ldp::half_bits(-1e30f) == 0xfc00, "overflow to give infinity");
-    expect(std::isnan(ldp::half_value(ldp::half_bits(NAN))) && std::isinf(ldp::half_value(0xfc00)), "NaN and infinity to stay");
+    expect(std::isnan(ldp::half_value(ldp::half_bits(NAN))) && std::isinf(ldp::half_value(0xfc00)),
+           "NaN and infinity to stay");
 }
 
 const std::map<std::string, std::function<void()>> kCases = {

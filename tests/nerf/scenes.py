@@ -60,7 +60,7 @@ class TrainedTorus:
     held_out: Cameras
 
 
-def train_torus(steps: int = 400, size: int = 32, views: int = 64) -> TrainedTorus:
+def train_torus(steps: int = 300, size: int = 32, views: int = 64) -> TrainedTorus:
     """Learns the torus from `views` random views of size × size, four a step."""
     generator = torch.Generator().manual_seed(0)
 
@@ -73,11 +73,11 @@ def train_torus(steps: int = 400, size: int = 32, views: int = 64) -> TrainedTor
         targets = truth(cameras, size, size).latents
     torch.manual_seed(0)
     field = LatentField(HashGrid(n_levels=8, log2_table_size=14, base_resolution=8, finest_resolution=128), hidden=32)
-    occupancy = OccupancyGrid(resolution=64)
+    occupancy = OccupancyGrid(resolution=32)
     renderer = LatentRenderer(field, occupancy, steps_per_ray=96)
-    optimiser = FusedAdam(field.parameter_groups(2e-3), eps=1e-15)
+    optimiser = FusedAdam(field.parameter_groups(4e-3), eps=1e-15)
     for step in range(steps):
-        if step % 16 == 0:
+        if step % 4 == 0:
             occupancy.update(field)
         chosen = torch.randint(views, (4,), generator=generator)
         out = renderer(cameras[chosen], size, size, seed=step)

@@ -164,7 +164,7 @@ def test_normals_point_outwards() -> None:
     out = LatentRenderer(field, steps_per_ray=200).eval()(Cameras.orbit(0.0, 0.0, 3.0, 25.0), 11, 11, normals=True)
     assert out.normals is not None
     middle = out.normals[0, :, 5, 5]
-    assert middle[2] > 0.98 and middle[:2].abs().max() < 0.05, "towards the camera at +z"
+    assert middle[2] > 0.98 and middle[:2].abs().max() < 0.1, "towards the camera at +z"
     assert out.normals[0, 0, 5, 8] > 0.2 and out.normals[0, 1, 2, 5] > 0.2
 
 

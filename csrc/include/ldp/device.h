@@ -18,8 +18,8 @@
 // An array `type name[count]` in shared memory, 16-byte aligned. `name` may be a pointer: no sizeof.
 #define LDP_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 
-// A pointer `type* name` to the shared memory the launch asked for, 16-byte aligned. Every use in a kernel is the start.
-#define LDP_DYNAMIC_SHARED(type, name)                               \
+// A pointer `type* name` to the shared memory the launch asked for, 16-byte aligned; the same in every use.
+#define LDP_DYNAMIC_SHARED(type, name)                                  \
     extern __shared__ __align__(16) unsigned char ldp_dynamic_shared[]; \
     type* const name = reinterpret_cast<type*>(ldp_dynamic_shared)
 #endif

@@ -1,5 +1,5 @@
 // Starts kernels: LDP_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...), template kernels in parentheses,
-// LDP_LAUNCH((kernel<4, true>), ...). No synchronisation; what CUDA says against the launch itself becomes an exception.
+// LDP_LAUNCH((kernel<4, true>), ...). No synchronisation; what CUDA has against the launch itself is thrown.
 #pragma once
 
 #include <ldp/device.h>
@@ -44,8 +44,9 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
             cudaStream_t stream, Arguments&&... arguments) {
     constexpr size_t kWithoutAsking = 48 * 1024;
     if (shared_bytes > kWithoutAsking)
-        check_cuda(name, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              static_cast<int>(shared_bytes)));
+        check_cuda(name,
+                   cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
     kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
     check_cuda(name, cudaGetLastError());
 }

@@ -1,7 +1,7 @@
 // Tensor cores: C += A B on a warp's tiles, float32 sums. Inputs half (16 x 8 x 16) or tf32 (16 x 8 x 8).
 //
-// A tile is spread over the 32 lanes: element i of a lane's fragment is the tile's element (row(lane, i), col(lane, i)).
-// A is [16 rows m, K], B [K, 8 columns n], C [16, 8]; K is 16 for half and 8 for float. These positions are PTX's (ISA,
+// A tile is spread over the 32 lanes: element i of a lane's fragment is the tile's (row(lane, i), col(lane, i)). A is
+// [16 rows m, K], B [K, 8 columns n], C [16, 8]; K is 16 for half and 8 for float. These positions are PTX's (ISA,
 // "Matrix Fragments for mma.m16n8k16" and "...k8"); kernels, the host meaning and the tests all ask the functions here.
 #pragma once
 
@@ -65,8 +65,12 @@ struct FragmentB<float> {
     LDP_HOST_DEVICE static int col(int lane, int /*i*/) { return lane / 4; }
 };
 
-__device__ __forceinline__ half element(const FragmentA<half>& a, int i) { return i % 2 ? a.pairs[i / 2].y : a.pairs[i / 2].x; }
-__device__ __forceinline__ half element(const FragmentB<half>& b, int i) { return i % 2 ? b.pairs[i / 2].y : b.pairs[i / 2].x; }
+__device__ __forceinline__ half element(const FragmentA<half>& a, int i) {
+    return i % 2 ? a.pairs[i / 2].y : a.pairs[i / 2].x;
+}
+__device__ __forceinline__ half element(const FragmentB<half>& b, int i) {
+    return i % 2 ? b.pairs[i / 2].y : b.pairs[i / 2].x;
+}
 
 #ifdef LDP_CUDA_ON_CPU
 
@@ -136,17 +140,20 @@ __device__ __forceinline__ float to_tf32(float value) {
 __device__ __forceinline__ unsigned register_of(half2 pair) { return *reinterpret_cast<const unsigned*>(&pair); }
 
 __device__ __forceinline__ void mma_m16n8k16(FragmentC& c, const FragmentA<half>& a, const FragmentB<half>& b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c.elements[0]), "+f"(c.elements[1]), "+f"(c.elements[2]), "+f"(c.elements[3])
         : "r"(register_of(a.pairs[0])), "r"(register_of(a.pairs[1])), "r"(register_of(a.pairs[2])),
           "r"(register_of(a.pairs[3])), "r"(register_of(b.pairs[0])), "r"(register_of(b.pairs[1])));
 }
 
 __device__ __forceinline__ void mma_m16n8k8(FragmentC& c, const FragmentA<float>& a, const FragmentB<float>& b) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c.elements[0]), "+f"(c.elements[1]), "+f"(c.elements[2]), "+f"(c.elements[3])
         : "r"(__float_as_uint(a.elements[0])), "r"(__float_as_uint(a.elements[1])), "r"(__float_as_uint(a.elements[2])),
-          "r"(__float_as_uint(a.elements[3])), "r"(__float_as_uint(b.elements[0])), "r"(__float_as_uint(b.elements[1])));
+          "r"(__float_as_uint(a.elements[3])), "r"(__float_as_uint(b.elements[0])),
+          "r"(__float_as_uint(b.elements[1])));
 }
 
 #endif

@@ -1,0 +1,197 @@
+// The field's forward in one kernel. A warp takes 16 samples. Each lane gathers, from the table, just those pairs of
+// features that the first product wants from it, writes them out for the backward, and multiplies: encodings go from the
+// table to the tensor cores, and activations from layer to layer, through registers alone. Weights lie in shared memory
+// (or, where they are too many for it, come through the first-level cache). Reads 12 bytes and 8 L entries a sample;
+// writes its encoding, density and latents. Persistent blocks stride over all samples; padding is written as zeros.
+#include <ldp/launch.h>
+
+#include "field_cuda.h"
+#include "field_encode.h"
+
+namespace ldp {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32, kRows = 16;
+
+struct Outputs {
+    float* density;  // [S]
+    float* latents;  // [S, C]
+    void* encoding;  // [S, E] float or half
+};
+
+template <bool kHalf>
+__device__ __forceinline__ void write_pair(void* encoding, int64_t row, int column, int columns, float2 pair) {
+    const int64_t at = row * columns + column;
+    if (kHalf) {
+        half* const to = static_cast<half*>(encoding) + at;
+        if (columns % 2 == 0) {
+            if (column < columns) store_as(to, to_half2(pair.x, pair.y));
+            return;
+        }
+        if (column < columns) to[0] = to_half(pair.x);
+        if (column + 1 < columns) to[1] = to_half(pair.y);
+    } else {
+        float* const to = static_cast<float*>(encoding) + at;
+        if (columns % 2 == 0) {
+            if (column < columns) store_as(to, pair);
+            return;
+        }
+        if (column < columns) to[0] = pair.x;
+        if (column + 1 < columns) to[1] = pair.y;
+    }
+}
+
+template <int kTiles>
+__device__ __forceinline__ void rectify(FragmentC (&values)[kTiles]) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+        for (int i = 0; i < FragmentC::kElements; ++i) values[t].elements[i] = field_relu(values[t].elements[i]);
+}
+
+// A lane's part of a step, of activations in registers.
+template <typename P, int kTiles>
+__device__ __forceinline__ typename P::A operand(const FragmentC (&values)[kTiles], int step) {
+    typename P::A a;
+#pragma unroll
+    for (int pair = 0; pair < P::kDepth / 8; ++pair) {
+        const FragmentC& from = values[step * (P::kDepth / 8) + pair];
+        P::set(a, pair, make_float2(from.elements[0], from.elements[1]), make_float2(from.elements[2], from.elements[3]));
+    }
+    return a;
+}
+
+template <typename P, int kIn, int kOut>
+__device__ __forceinline__ void layer(const FragmentC (&in)[kIn], FragmentC (&out)[kOut], const typename P::Weight* weights,
+                                      int stride, const float* bias) {
+    field_start(out, bias);
+#pragma unroll
+    for (int step = 0; step < kIn * 8 / P::kDepth; ++step)
+        field_step<P>(out, operand<P>(in, step), weights + step * P::kDepth, stride);
+}
+
+template <typename P>
+__device__ __forceinline__ void write_outputs(const FieldParams& params, const Outputs& to, const FragmentC& h, int64_t first,
+                                              int64_t count, int tile) {
+    const int lane = lane_id();
+#pragma unroll
+    for (int i = 0; i < FragmentC::kElements; ++i) {
+        const int64_t row = first + FragmentC::row(lane, i);
+        const int column = tile * 8 + FragmentC::col(lane, i);
+        if (row >= params.size || column > params.channels) continue;
+        float value = 0.0f;
+        if (row < count && column == 0) {
+            const float* const x = params.positions + row * 3;
+            value = field_density(h.elements[i] + field_blob(params, x[0], x[1], x[2]));
+        } else if (row < count) {
+            value = params.sigmoid ? field_sigmoid(h.elements[i]) : h.elements[i];
+        }
+        if (column == 0)
+            to.density[row] = value;
+        else
+            to.latents[row * params.channels + column - 1] = value;
+    }
+}
+
+template <typename P, int kUnits, bool kStaged>
+__global__ void __launch_bounds__(kThreads)
+    field_forward_kernel(FieldParams params, HashGridParams grid, FieldPack pack, const float* packed, Outputs to) {
+    constexpr int kTiles = kUnits / 8;
+    LDP_SHARED(HashGridLevel, levels, kMaxLevels);
+    LDP_DYNAMIC_SHARED(float, shared);
+    // Lanes of a warp look up different levels: from the constant bank that would be one after another.
+    for (int l = static_cast<int>(threadIdx.x); l < grid.n_levels; l += kThreads) levels[l] = grid.levels[l];
+    if (kStaged) field_stage(shared, packed, pack.bytes(P::kHalf));
+    __syncthreads();
+    const auto* const weights = reinterpret_cast<const typename P::Weight*>(kStaged ? shared : packed);
+    const float* const biases = params.bias ? reinterpret_cast<const float*>(weights + pack.weights()) : nullptr;
+
+    const int lane = lane_id(), pair_column = FragmentC::col(lane, 0);
+    const int64_t count = field_count(params), tiles = ceil_div(params.size, kRows);
+    for (int64_t tile = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; tile < tiles; tile += int64_t{gridDim.x} * kWarps) {
+        const int64_t first = tile * kRows;
+        float unit[2][3];
+        int64_t rows[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            rows[r] = first + FragmentC::row(lane, 2 * r);
+#pragma unroll
+            for (int d = 0; d < 3; ++d)
+                unit[r][d] = rows[r] < count ? field_unit(params.positions[rows[r] * 3 + d], params.bound) : 0.0f;
+        }
+        FragmentC hidden[kTiles];
+        field_start(hidden, biases);
+        for (int step = 0; step < pack.inputs / P::kDepth; ++step) {
+            typename P::A a;
+#pragma unroll
+            for (int pair = 0; pair < P::kDepth / 8; ++pair) {
+                const int column = step * P::kDepth + pair * 8 + pair_column;
+                float2 encoded[2];
+#pragma unroll
+                for (int r = 0; r < 2; ++r) {
+                    encoded[r] = rows[r] < count ? field_encode(grid, levels, unit[r], column) : make_float2(0.0f, 0.0f);
+                    if (rows[r] < params.size) write_pair<P::kHalf>(to.encoding, rows[r], column, params.encoding, encoded[r]);
+                }
+                P::set(a, pair, encoded[0], encoded[1]);
+            }
+            field_step<P>(hidden, a, weights + step * P::kDepth, pack.stride(0));
+        }
+        rectify(hidden);
+        for (int l = 1; l < pack.layers; ++l) {
+            FragmentC next[kTiles];
+            layer<P>(hidden, next, weights + pack.weight(l), pack.stride(l), biases ? biases + pack.bias(l) : nullptr);
+            rectify(next);
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t) hidden[t] = next[t];
+        }
+        for (int t = 0; t < pack.outputs / 8; ++t) {
+            FragmentC h[1];
+            const int l = pack.layers;
+            layer<P>(hidden, h, weights + pack.weight(l) + t * 8 * pack.stride(l), pack.stride(l),
+                     biases ? biases + pack.bias(l) + t * 8 : nullptr);
+            write_outputs<P>(params, to, h[0], first, count, t);
+        }
+    }
+}
+
+template <typename P>
+void forward(const FieldParams& params, const HashGridParams& grid, float* packed, const Outputs& to, cudaStream_t stream) {
+    const FieldPack pack = field_pack(params);
+    field_pack_cuda(params, pack, P::kHalf, packed, stream);
+    const int bytes = pack.bytes(P::kHalf);
+    const auto blocks = static_cast<unsigned>(
+        smaller<int64_t>(ceil_div(params.size, kRows * kWarps), int64_t{3} * multiprocessors()));
+#define LDP_FIELD_FORWARD(units, staged)                                                                                      \
+    LDP_LAUNCH((field_forward_kernel<P, units, staged>), blocks, kThreads, staged ? bytes : 0, stream, params, grid, pack, packed, \
+               to)
+    // Up to 64 units the largest network has room, even on sm_120.
+    switch (pack.units) {
+        case 16: LDP_FIELD_FORWARD(16, true); break;
+        case 32: LDP_FIELD_FORWARD(32, true); break;
+        case 64: LDP_FIELD_FORWARD(64, true); break;
+        default:
+            if (bytes <= field_shared_limit())
+                LDP_FIELD_FORWARD(128, true);
+            else
+                LDP_FIELD_FORWARD(128, false);
+    }
+#undef LDP_FIELD_FORWARD
+}
+
+}  // namespace
+
+void latent_field_cuda(const FieldParams& params, const HashGridParams& grid, const FieldWorkspace& workspace, float* density,
+                       float* latents, void* encoding, cudaStream_t stream) {
+    const int64_t needed = field_pack(params).floats();
+    if (workspace.floats < needed)
+        throw std::runtime_error("latent_field: workspace: expected " + std::to_string(needed) + " floats or more, got " +
+                                 std::to_string(workspace.floats));
+    if (params.size == 0) return;
+    const Outputs to{density, latents, encoding};
+    if (params.half)
+        forward<HalfProducts>(params, grid, workspace.data, to, stream);
+    else
+        forward<FloatProducts>(params, grid, workspace.data, to, stream);
+}
+
+}  // namespace ldp

@@ -1,0 +1,78 @@
+"""The field's CUDA kernels, run on the CPU under sanitizers and in every order, and the machine code they become."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda_on_cpu import harness
+from tests.cuda_on_cpu.sass import ARCHITECTURES, Kernels, machine_code
+
+DRIVER = harness.ROOT / "tests" / "csrc" / "field_driver.cpp"
+ROOM = harness.CSRC / "field"
+KERNELS = ("field_pack.cu", "field_fwd.cu", "field_bwd.cu")
+SOURCES = [
+    *(f"field/{name}" for name in (*KERNELS, "field_cpu.cpp")),
+    *sorted(f"hash_grid/{path.name}" for path in (harness.CSRC / "hash_grid").glob("*_cpu.cpp")),
+]
+
+# size, count, hidden, layers, channels, features, levels, flags (see the driver)
+CASES = {
+    "latent-nerf": "150 -1 64 2 4 2 16 b",
+    "one-sample": "1 -1 64 2 4 2 16 -",
+    "no-samples": "0 -1 32 1 4 2 4 b",
+    "all-padding": "40 0 32 1 4 2 4 b",
+    "count-below-size": "100 37 32 2 4 2 8 -",
+    "count-above-size": "20 50 16 1 4 2 8 -",
+    "a-whole-tile": "64 -1 16 1 3 4 2 s",
+    "rgb": "70 65 64 2 3 2 16 bs",
+    "narrow-and-deep": "90 -1 16 3 4 2 8 b",
+    "four-layers": "33 -1 32 4 4 2 8 -",
+    "odd-width": "33 -1 48 2 15 8 3 b",
+    "odd-features": "35 -1 32 2 5 5 3 bs",
+    "one-feature": "35 -1 32 1 1 1 7 0",
+    "widest": "40 -1 128 2 4 4 32 b",
+    "one-block": "300 -1 16 1 4 2 4 t",
+    "several-tiles-a-block": "500 481 16 1 4 2 4 b",
+    "shadow": "40 -1 32 2 4 2 8 w",
+}
+HALF = {
+    "latent-nerf": "150 -1 64 2 4 2 16 bh",
+    "one-sample": "1 -1 64 1 4 2 16 h",
+    "no-samples": "0 -1 32 1 4 2 4 h",
+    "count-below-size": "100 37 32 3 4 2 8 h",
+    "rgb": "70 65 16 2 3 2 16 bsh",
+    "odd-features": "35 -1 32 2 9 5 3 bh",
+    "widest": "20 -1 128 2 4 4 32 h",
+    "shadow": "40 -1 48 2 4 8 4 whb",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float32_kernels_agree_with_the_cpu(case: str) -> None:
+    harness.check(DRIVER, SOURCES, *CASES[case].split())
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_half_kernels_agree_with_loops_that_round_likewise(case: str) -> None:
+    harness.check(DRIVER, SOURCES, *HALF[case].split())
+
+
+def code(name: str, architecture: int) -> Kernels:
+    return machine_code(ROOM / name, architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_products_are_tensor_core_instructions(architecture: int) -> None:
+    for name in ("field_fwd.cu", "field_bwd.cu"):
+        kernel = "field_forward_kernel" if name == "field_fwd.cu" else "field_backward_kernel"
+        for instance in code(name, architecture).named(kernel):
+            half = "HalfProducts" in instance.name
+            wanted = "HMMA.16816.F32" if half else "HMMA.1688.F32.TF32"
+            assert any(opcode.startswith(wanted) for opcode in instance.opcodes), instance.name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", KERNELS)
+def test_nothing_is_in_local_memory(name: str, architecture: int) -> None:
+    for kernel, instance in code(name, architecture).items():
+        assert instance.local_accesses() == 0, kernel
