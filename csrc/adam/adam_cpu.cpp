@@ -6,7 +6,7 @@
 // Three instruction sets in one build, chosen when the extension is loaded. Sanitizers and ifuncs do not go together.
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && \
     !defined(__SANITIZE_THREAD__)
-#define LDP_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3", "no-math-errno")))
+#define LDP_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define LDP_VECTORISED
 #endif
@@ -29,8 +29,7 @@ LDP_VECTORISED void update(const AdamParams& params, const AdamStep& step, int64
     }
 }
 
-LDP_VECTORISED void round_to_half(const float* __restrict param, uint16_t* __restrict shadow, int64_t begin,
-                                  int64_t end) {
+void round_to_half(const float* __restrict param, uint16_t* __restrict shadow, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) shadow[i] = half_bits(param[i]);
 }
 
@@ -38,7 +37,7 @@ LDP_VECTORISED void round_to_half(const float* __restrict param, uint16_t* __res
 
 void adam_cpu(const AdamParams& params) {
     const AdamStep step = adam_step(params);
-    constexpr int64_t kPiece = 4096;  // of one array; all of them stay in the first cache until the shadow is written
+    constexpr int64_t kPiece = 2048;  // of one array; all of them stay in the cache until shadow and zeros are written
     parallel_for(params.size, 4 * kPiece, [&](int64_t first, int64_t last) {
         for (int64_t begin = first; begin < last; begin += kPiece) {
             const int64_t end = smaller(begin + kPiece, last);
