@@ -1,5 +1,6 @@
-#include <ldp/half_bits.h>
 #include <ldp/parallel.h>
+
+#include <cstring>
 
 #include "adam.h"
 
@@ -29,8 +30,22 @@ LDP_VECTORISED void update(const AdamParams& params, const AdamStep& step, int64
     }
 }
 
+// What half_bits (ldp/half_bits.h) does, with less to branch on: several times as fast over a table.
+inline uint16_t rounded(float value) {
+    uint32_t bits, subnormal;
+    memcpy(&bits, &value, 4);
+    const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+    const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    // The last place of a subnormal half is that of a float near 0.5, which rounds.
+    const float shifted = fabsf(value) + 0.5f;
+    memcpy(&subnormal, &shifted, 4);
+    uint32_t half = magnitude < 0x38800000u ? subnormal - 0x3f000000u : normal;
+    half = magnitude >= 0x477ff000u ? 0x7c00u : half;
+    return static_cast<uint16_t>(magnitude > 0x7f800000u ? 0x7fffu : sign | half);
+}
+
 void round_to_half(const float* __restrict param, uint16_t* __restrict shadow, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) shadow[i] = half_bits(param[i]);
+    for (int64_t i = begin; i < end; ++i) shadow[i] = rounded(param[i]);
 }
 
 }  // namespace
