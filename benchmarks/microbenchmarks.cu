@@ -53,7 +53,9 @@ void good(const char* what, cudaError_t status) { ldp::check_cuda(what, status);
 double seconds_of(int kind, uint32_t entries, long long accesses, int rounds) {
     const long long threads = kind == 2 ? entries / 4 : accesses / kAccesses;
     const auto blocks = static_cast<unsigned>(ldp::ceil_div(threads, kThreads));
-    void (*const kernel)(float*, uint32_t, uint32_t) = kind == 0 ? scatter_kernel : kind == 1 ? gather_kernel : copy_kernel;
+    void (*const kernel)(float*, uint32_t, uint32_t) = kind == 0   ? scatter_kernel
+                                                       : kind == 1 ? gather_kernel
+                                                                   : copy_kernel;
     float* table = nullptr;
     cudaStream_t stream = nullptr;
     cudaEvent_t start = nullptr, end = nullptr;

@@ -34,12 +34,14 @@ struct Sample {
           elements(layout.offsets.back() * grid.n_features),
           width(grid.n_levels * grid.n_features),
           count({live}),
-          positions(random_floats(size * 3, 1, kind == Positions::kFar ? -4.0f : 0.0f, kind == Positions::kFar ? 5.0f : 1.0f)),
+          positions(random_floats(size * 3, 1, kind == Positions::kFar ? -4.0f : 0.0f,
+                                  kind == Positions::kFar ? 5.0f : 1.0f)),
           table(random_floats(elements, 2)),
           grad(random_floats(size * width, 3)) {
         if (kind == Positions::kRays)
             for (int64_t s = 0; s < size; ++s) {
-                for (int d = 0; d < 3; ++d) positions[s * 3 + d] = 0.2f + 0.11f * d + 0.009f * static_cast<float>(s % 48);
+                for (int d = 0; d < 3; ++d)
+                    positions[s * 3 + d] = 0.2f + 0.11f * d + 0.009f * static_cast<float>(s % 48);
                 // Lanes without a gradient, at the ends of runs too.
                 for (int64_t i = 0; s % 3 == 2 && i < width; ++i) grad[s * width + i] = 0.0f;
             }
@@ -172,7 +174,8 @@ void magnitudes() {
         for_every_order([&] {
             device_buffer<float> fixed = zeros(sample.elements);
             device_buffer<int64_t> workspace(std::vector<int64_t>(ldp::hash_grid_workspace(sample.elements), 0));
-            ldp::hash_grid_backward_table_cuda(sample.params, sample.grad.data(), fixed.data(), workspace.data(), nullptr);
+            ldp::hash_grid_backward_table_cuda(sample.params, sample.grad.data(), fixed.data(), workspace.data(),
+                                               nullptr);
             compare("scaled gradients", fixed, by_table, 1e-4 * magnitude + 3e-45, 1e-4);
         });
     }
