@@ -1,3 +1,4 @@
+#include <ldp/huge_pages.h>
 #include <ldp/parallel.h>
 
 #include <algorithm>
@@ -249,6 +250,7 @@ void latent_field_cpu(const FieldParams& params, const HashGridParams& grid, flo
 void latent_field_backward_cpu(const FieldParams& params, const float* grad_density, const float* grad_latents,
                                const float* encoding, float* grad_encoding, float* grad_weights, float* grad_positions) {
     const int64_t count = live(params), width = params.encoding;
+    prefer_huge_pages(grad_encoding, params.size * width * int64_t{sizeof(float)});
     std::fill(grad_encoding + count * width, grad_encoding + params.size * width, 0.0f);
     std::fill(grad_positions + count * 3, grad_positions + params.size * 3, 0.0f);
 
