@@ -2,6 +2,7 @@
 #include <ldp/parallel.h>
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "field.h"
@@ -214,10 +215,12 @@ void differentiate(const FieldParams& params, const float* x, float grad_density
 void latent_field_cpu(const FieldParams& params, const HashGridParams& grid, float* density, float* latents, float* encoding) {
     const int64_t count = live(params);
     {
-        std::vector<float> unit(static_cast<size_t>(count) * 3);
-        for (size_t i = 0; i < unit.size(); ++i) unit[i] = field_unit(params.positions[i], params.bound);
+        const std::unique_ptr<float[]> unit(new float[static_cast<size_t>(count) * 3]);
+        parallel_for(count * 3, 16384, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) unit[i] = field_unit(params.positions[i], params.bound);
+        });
         HashGridParams there = grid;
-        there.positions = unit.data();
+        there.positions = unit.get();
         there.size = count;
         there.count = nullptr;
         hash_grid_cpu(there, encoding);

@@ -17,27 +17,41 @@ struct Range {
     uint32_t size;
 };
 
+// What one thread does.
+struct Work {
+    int level[kMaxLevels];
+    int levels;
+    bool whole;   // all entries of its levels
+    Range range;  // else those of its only level
+};
+
 template <int kF>
 struct Scatter {
-    LDP_INLINE static void run(const HashGridParams* params, const float* grad, float* grad_table, int l, Range range) {
+    LDP_INLINE static void run(const HashGridParams* params, const float* grad, float* grad_table, const Work* work) {
         const int features = kF > 0 ? kF : params->n_features;
         const int64_t width = static_cast<int64_t>(params->n_levels) * features, count = hash_grid_count(*params);
-        const HashGridLevel& level = params->levels[l];
-        // In a level of an even size x and x + 1 are two entries, wrapped or not: a pair is read and written at once.
-        const bool whole = range.size == level.size && level.size % 2 == 0;
-        float* out = grad_table + level.offset * features;
         HashGridTile tile{};
-        for (int64_t first = 0; first < count; first += kTile) {
-            const int samples = static_cast<int>(smaller<int64_t>(kTile, count - first));
-            tile_positions(*params, first, samples, tile);
-            tile_cells(*params, level, tile, false);
-            tile_indices(*params, level, tile);
-            tile_face_weights(tile);
-            const float* g = grad + first * width + l * features;
-            if (whole)
-                add<true>(tile, g, out, samples, width, features, range);
-            else
-                add<false>(tile, g, out, samples, width, features, range);
+        for (int group = 0, next; group < work->levels; group = next) {
+            next = end_of_group(*params, work->level, group, work->levels);
+            for (int64_t first = 0; first < count; first += kTile) {
+                const int samples = static_cast<int>(smaller<int64_t>(kTile, count - first));
+                tile_positions(*params, first, samples, tile);
+                for (int at = group; at < next; ++at) {
+                    const int l = work->level[at];
+                    const HashGridLevel& level = params->levels[l];
+                    tile_cells(*params, level, tile, false);
+                    tile_indices(*params, level, tile);
+                    tile_face_weights(tile);
+                    const float* g = grad + first * width + l * features;
+                    float* out = grad_table + level.offset * features;
+                    // In a level of an even size x and x + 1 are two entries, wrapped or not: a pair is read and
+                    // written at once.
+                    if (work->whole && level.size % 2 == 0)
+                        add<true>(tile, g, out, samples, width, features, work->range);
+                    else
+                        add<false>(tile, g, out, samples, width, features, work->range);
+                }
+            }
         }
     }
 
@@ -86,14 +100,43 @@ struct Scatter {
     }
 };
 
-void scatter(const HashGridParams& params, const float* grad, float* grad_table, int l, Range range) {
-    switch (params.n_features) {
-        case 1: return run_widest<Scatter<1>>(&params, grad, grad_table, l, range);
-        case 2: return run_widest<Scatter<2>>(&params, grad, grad_table, l, range);
-        case 4: return run_widest<Scatter<4>>(&params, grad, grad_table, l, range);
-        case 8: return run_widest<Scatter<8>>(&params, grad, grad_table, l, range);
-        default: return run_widest<Scatter<0>>(&params, grad, grad_table, l, range);
+void scatter(const HashGridParams& params, const float* grad, float* grad_table, const Work& work) {
+    for (int at = 0; at < work.levels; ++at) {
+        const HashGridLevel& level = params.levels[work.level[at]];
+        const Range range = work.whole ? Range{0, level.size} : work.range;
+        memset(grad_table + (level.offset + range.first) * params.n_features, 0,
+               static_cast<size_t>(range.size) * params.n_features * sizeof(float));
     }
+    switch (params.n_features) {
+        case 1: return run_widest<Scatter<1>>(&params, grad, grad_table, &work);
+        case 2: return run_widest<Scatter<2>>(&params, grad, grad_table, &work);
+        case 4: return run_widest<Scatter<4>>(&params, grad, grad_table, &work);
+        case 8: return run_widest<Scatter<8>>(&params, grad, grad_table, &work);
+        default: return run_widest<Scatter<0>>(&params, grad, grad_table, &work);
+    }
+}
+
+// Levels that the caches close to a core do not hold take about twice as long.
+int cost(const HashGridParams& params, int l) {
+    const int64_t bytes = int64_t{params.levels[l].size} * params.n_features * int64_t{sizeof(float)};
+    return bytes <= kGroupBytes ? 1 : 2;
+}
+
+// The levels of every thread: the dearest are dealt first, each to the thread that has least.
+void deal_levels(const HashGridParams& params, int threads, Work* work) {
+    int sum[kMaxLevels] = {}, owner[kMaxLevels];
+    for (const int wanted : {2, 1})
+        for (int l = 0; l < params.n_levels; ++l) {
+            if (cost(params, l) != wanted) continue;
+            int least = 0;
+            for (int t = 1; t < threads; ++t)
+                if (sum[t] < sum[least]) least = t;
+            sum[least] += wanted;
+            owner[l] = least;
+        }
+    // In ascending order, so that small levels, which share a pass, are neighbours.
+    for (int t = 0; t < threads; ++t) work[t].whole = true;
+    for (int l = 0; l < params.n_levels; ++l) work[owner[l]].level[work[owner[l]].levels++] = l;
 }
 
 }  // namespace
@@ -102,18 +145,22 @@ void hash_grid_backward_table_cpu(const HashGridParams& params, const float* gra
     const int levels = params.n_levels;
     const HashGridLevel& last = params.levels[levels - 1];
     prefer_huge_pages(grad_table, (last.offset + last.size) * params.n_features * int64_t{sizeof(float)});
-    const int64_t parts = (static_cast<int64_t>(thread_count()) + levels - 1) / levels;
+    const int threads = thread_count();
+    if (threads <= levels) {
+        Work work[kMaxLevels] = {};
+        deal_levels(params, threads, work);
+        parallel_for(threads, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t item = begin; item < end; ++item) scatter(params, grad, grad_table, work[item]);
+        });
+        return;
+    }
+    const int64_t parts = (static_cast<int64_t>(threads) + levels - 1) / levels;
     parallel_for(levels * parts, 1, [&](int64_t begin, int64_t end) {
         for (int64_t item = begin; item < end; ++item) {
-            // A thread gets neighbouring items: coarse levels, which the cache holds, alternate with fine ones.
-            const int64_t place = item / parts, part = item % parts;
-            const auto l = static_cast<int>(place % 2 == 0 ? place / 2 : levels - 1 - place / 2);
-            const HashGridLevel& level = params.levels[l];
-            const auto from = static_cast<uint32_t>(level.size * part / parts);
-            const Range range{from, static_cast<uint32_t>(level.size * (part + 1) / parts) - from};
-            memset(grad_table + (level.offset + range.first) * params.n_features, 0,
-                   static_cast<size_t>(range.size) * params.n_features * sizeof(float));
-            if (range.size > 0) scatter(params, grad, grad_table, l, range);
+            const int64_t l = item / parts, part = item % parts, size = params.levels[l].size;
+            const auto from = static_cast<uint32_t>(size * part / parts);
+            const Range range{from, static_cast<uint32_t>(size * (part + 1) / parts) - from};
+            if (range.size > 0) scatter(params, grad, grad_table, {{static_cast<int>(l)}, 1, false, range});
         }
     });
 }

@@ -18,6 +18,10 @@ constexpr int kTile = 128;  // samples: index and weight of a tile fit the first
 // Samples between asking for memory and using it: entries are anywhere, rows are too far apart to be foreseen.
 constexpr int kEntriesAhead = 16, kRowsAhead = 32;
 
+// Bytes of entries that stay near a core: levels that have no more than this together share a pass over the samples,
+// for a pass has to fetch all rows of the encoding (or its gradient), whose lines hold eight levels.
+constexpr int64_t kGroupBytes = int64_t{1} << 21;
+
 struct HashGridTile {
     float position[3][kTile];
     float weight[3][kTile];     // of the upper vertex
@@ -59,6 +63,16 @@ LDP_INLINE void prefetch_entries(const HashGridTile& tile, int i, const float* t
 inline int64_t hash_grid_count(const HashGridParams& params) {
     const int64_t count = params.count != nullptr ? smaller(*params.count, params.size) : params.size;
     return larger(count, int64_t{0});
+}
+
+// The end of the group of levels that begins at place `begin` of the list.
+inline int end_of_group(const HashGridParams& params, const int* level, int begin, int end) {
+    int64_t bytes = 0;
+    for (int at = begin; at < end; ++at) {
+        bytes += int64_t{params.levels[level[at]].size} * params.n_features * int64_t{sizeof(float)};
+        if (at > begin && bytes > kGroupBytes) return at;
+    }
+    return end;
 }
 
 LDP_INLINE void tile_positions(const HashGridParams& params, int64_t first, int samples, HashGridTile& tile) {
