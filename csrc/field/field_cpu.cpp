@@ -38,6 +38,7 @@ struct PackedField {
 
 // Tiles [kTile, stride]: the input, every hidden layer, the output.
 struct FieldTile {
+    const float* input;  // activation[0], or the encodings themselves where they are as wide
     float* activation[kMaxFieldLayers + 1];
     int64_t stride[kMaxFieldLayers + 1];
 };
@@ -180,8 +181,16 @@ FieldTile tile_of(const PackedField& net, std::vector<float>& memory) {
     return tile;
 }
 
+// Whether rows of the caller's are laid out as a tile is.
+bool fits(const FieldTile& tile, int width, int rows) { return width == tile.stride[0] && rows % 8 == 0; }
+
 // Puts encodings into the tile, zeros below the last; returns the rows to compute.
-int fill(const FieldTile& tile, const float* encoding, int width, int rows) {
+int fill(FieldTile& tile, const float* encoding, int width, int rows) {
+    if (fits(tile, width, rows)) {
+        tile.input = encoding;
+        return rows;
+    }
+    tile.input = tile.activation[0];
     const int computed = up_to(rows, 8);
     for (int r = 0; r < computed; ++r) {
         float* const to = tile.activation[0] + r * tile.stride[0];
@@ -233,7 +242,7 @@ void latent_field_cpu(const FieldParams& params, const HashGridParams& grid, flo
     const PackedField net = pack(params, weights);
     parallel_for((count + kTile - 1) / kTile, 16, [&](int64_t begin, int64_t end) {
         std::vector<float> memory;
-        const FieldTile tile = tile_of(net, memory);
+        FieldTile tile = tile_of(net, memory);
         for (int64_t t = begin; t < end; ++t) {
             const int64_t first = t * kTile;
             const int rows = static_cast<int>(smaller<int64_t>(kTile, count - first));
@@ -267,7 +276,7 @@ void latent_field_backward_cpu(const FieldParams& params, const float* grad_dens
     std::vector<float> sums(static_cast<size_t>(net.gradients * chunks), 0.0f);
     parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
         std::vector<float> memory;
-        const FieldTile tile = tile_of(net, memory);
+        FieldTile tile = tile_of(net, memory);
         std::vector<float> grad_input(static_cast<size_t>(kTile * net.at[0].in));
         const int64_t stride = tile.stride[net.layers + 1];
         for (int64_t t = begin * in_chunk; t < smaller(end * in_chunk, tiles); ++t) {
@@ -282,8 +291,10 @@ void latent_field_backward_cpu(const FieldParams& params, const float* grad_dens
                               h + r * stride, grad_positions + s * 3);
             }
             std::fill(h + rows * stride, h + computed * stride, 0.0f);
-            kernels().backward(net, tile, computed, sums.data() + t / in_chunk * net.gradients,
-                               {grad_input.data(), net.at[0].in});
+            const bool direct = fits(tile, params.encoding, rows);
+            float* const grad = direct ? grad_encoding + first * width : grad_input.data();
+            kernels().backward(net, tile, computed, sums.data() + t / in_chunk * net.gradients, {grad, net.at[0].in});
+            if (direct) continue;
             for (int r = 0; r < rows; ++r)
                 std::copy_n(grad_input.data() + int64_t{r} * net.at[0].in, width, grad_encoding + (first + r) * width);
         }

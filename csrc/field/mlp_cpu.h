@@ -100,7 +100,7 @@ static void panel(Factor a, int rows, const float* b, int64_t b_stride, int dept
                                         c.data + m * c.stride, c.stride);
 }
 
-// C [rows, columns]; rows a multiple of 8, columns of 16. Sixteen sums or so, for as many as the pipelines hold.
+// C [rows, columns]; rows and columns multiples of 8. Sixteen sums or so, for as many as the pipelines hold.
 template <Finish kFinish>
 static void product(Factor a, int rows, const float* b, int64_t b_stride, int depth, const float* bias, Matrix c, int columns) {
     for (int n = 0; n < columns;) {
@@ -113,9 +113,16 @@ static void product(Factor a, int rows, const float* b, int64_t b_stride, int de
         } else if (kLanes == 16 && columns - n >= 32) {
             panel<kFinish, 8, 32 / kLanes>(a, rows, right, b_stride, depth, start, to);
             n += 32;
-        } else {
+        } else if (columns - n >= 16) {
             panel<kFinish, kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2, 16 / kLanes>(a, rows, right, b_stride, depth, start, to);
             n += 16;
+        } else {
+#if LDP_LANES == 16
+            avx2::panel<kFinish, 8, 1>(a, rows, right, b_stride, depth, start, to);
+#else
+            panel<kFinish, kLanes == 8 ? 8 : 4, 8 / kLanes>(a, rows, right, b_stride, depth, start, to);
+#endif
+            n += 8;
         }
     }
 }
@@ -124,12 +131,12 @@ static void product(Factor a, int rows, const float* b, int64_t b_stride, int de
 static void forward(const PackedField& net, const FieldTile& tile, int rows) {
     for (int l = 0; l <= net.layers; ++l) {
         const PackedLayer& layer = net.at[l];
-        const Factor input{tile.activation[l], tile.stride[l], 1};
+        const Factor input{l == 0 ? tile.input : tile.activation[l], tile.stride[l], 1};
         const Matrix out{tile.activation[l + 1], tile.stride[l + 1]};
         if (l < net.layers)
             product<Finish::kRelu>(input, rows, layer.transposed, layer.out, layer.depth, layer.bias, out, layer.out);
         else
-            product<Finish::kStore>(input, rows, layer.transposed, layer.out, layer.depth, layer.bias, out, layer.out);
+            product<Finish::kStore>(input, rows, layer.transposed, layer.out, layer.depth, layer.bias, out, layer.out_used);
     }
 }
 
@@ -140,8 +147,8 @@ static void backward(const PackedField& net, const FieldTile& tile, int rows, fl
         const PackedLayer& layer = net.at[l];
         const float* const grad = tile.activation[l + 1];
         const int64_t stride = tile.stride[l + 1];
-        product<Finish::kAdd>({grad, 1, stride}, layer.out_used, tile.activation[l], tile.stride[l], rows, nullptr,
-                              {grad_packed + layer.offset, layer.in}, layer.in);
+        product<Finish::kAdd>({grad, 1, stride}, layer.out_used, l == 0 ? tile.input : tile.activation[l],
+                              tile.stride[l], rows, nullptr, {grad_packed + layer.offset, layer.in}, layer.in);
         if (layer.bias != nullptr)
             for (int r = 0; r < rows; ++r)
                 for (int n = 0; n < layer.out; ++n) grad_packed[layer.bias_offset + n] += grad[r * stride + n];
