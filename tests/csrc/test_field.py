@@ -43,6 +43,7 @@ HALF = {
     "rgb": "70 65 16 2 3 2 16 bsh",
     "odd-features": "35 -1 32 2 9 5 3 bh",
     "widest": "20 -1 128 2 4 4 32 h",
+    "largest": "17 -1 128 4 4 4 32 bh",
     "shadow": "40 -1 48 2 4 8 4 whb",
 }
 
@@ -66,7 +67,8 @@ def test_narrower_cpus_agree_too(lanes: int) -> None:
 
 @pytest.mark.parametrize("case", ["several-tiles-a-block", "narrow-and-deep"])
 def test_kernels_have_no_races(case: str) -> None:
-    harness.check_races(DRIVER, SOURCES, *CASES[case].split())
+    # The CPU backend's static initialisers would ask ThreadSanitizer's runtime, which this build replaces.
+    harness.check_races(DRIVER, SOURCES, *CASES[case].split(), flags=("-fno-threadsafe-statics",))
 
 
 def code(name: str, architecture: int) -> Kernels:
