@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import ldp_fast.ops  # noqa: F401  (registers them)
+
 BOX = [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]
 UNEVEN_BOX = [-1.0, -2.0, 0.5, 1.5, 1.0, 1.25]
 

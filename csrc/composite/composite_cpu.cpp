@@ -7,7 +7,11 @@
 namespace ldp {
 namespace {
 
-constexpr int64_t kRaysPerTask = 64;
+// Rays of a task: enough samples that starting a thread is worth it.
+int64_t rays_per_task(const CompositeParams& params) {
+    constexpr int64_t kSamples = 16384;
+    return larger<int64_t>(1, kSamples * params.rays / larger<int64_t>(1, params.samples));
+}
 
 // 1 - exp(-x) from e = exp(-x): the difference keeps float32's digits down to x = 1e-4, the series below.
 double opacity_of(double x, double e) { return x < 1e-4 ? x * (1.0 - x * (0.5 - x / 6.0)) : 1.0 - e; }
@@ -25,7 +29,7 @@ void zero_padding(const CompositeParams& params, float* rows, int64_t width) {
 void composite_cpu(const CompositeParams& params, const CompositeOutputs& outputs) {
     const int channels = params.channels;
     zero_padding(params, outputs.weights, 1);
-    parallel_for(params.rays, kRaysPerTask, [&](int64_t first_ray, int64_t last_ray) {
+    parallel_for(params.rays, rays_per_task(params), [&](int64_t first_ray, int64_t last_ray) {
         for (int64_t ray = first_ray; ray < last_ray; ++ray) {
             const SampleRange range = composite_range(params, ray);
             double values[kMaxChannels] = {};
@@ -65,7 +69,7 @@ void composite_backward_cpu(const CompositeParams& params, const CompositeGradie
     struct Sample {
         double transmittance, weight, apart;  // apart: sum_{j<i} w_j (t_i - t_j)
     };
-    parallel_for(params.rays, kRaysPerTask, [&](int64_t first_ray, int64_t last_ray) {
+    parallel_for(params.rays, rays_per_task(params), [&](int64_t first_ray, int64_t last_ray) {
         std::vector<Sample> samples;
         for (int64_t ray = first_ray; ray < last_ray; ++ray) {
             const SampleRange range = composite_range(params, ray);

@@ -216,7 +216,7 @@ __device__ __forceinline__ void encoding_chunk(const FieldParams& params, const 
 }
 
 template <typename P, bool kStaged>
-__global__ void __launch_bounds__(kMaxWarps * 32)
+__global__ void __launch_bounds__(kMaxWarps * 32, 2)
     field_backward_kernel(FieldParams params, FieldPack pack, Plan plan, const float* packed, Inputs in, Gradients out) {
     LDP_DYNAMIC_SHARED(float, shared);
     const int warp = static_cast<int>(threadIdx.x) / 32, threads = static_cast<int>(blockDim.x), rows = plan.rows();

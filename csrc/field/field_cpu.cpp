@@ -72,7 +72,12 @@ int up_to(int size, int multiple) { return (size + multiple - 1) / multiple * mu
 #undef LDP_ISA
 #undef LDP_LANES
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Tests define LDP_MOST_LANES to have the narrower ones run too.
+#ifndef LDP_MOST_LANES
+#define LDP_MOST_LANES 16
+#endif
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && LDP_MOST_LANES > 4
 #define LDP_X86_VARIANTS
 #include <immintrin.h>
 
@@ -106,7 +111,7 @@ struct Kernels {
 const Kernels& kernels() {
     static const Kernels chosen = [] {
 #ifdef LDP_X86_VARIANTS
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        if (LDP_MOST_LANES >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512bw"))
             return Kernels{avx512::forward, avx512::backward};
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Kernels{avx2::forward, avx2::backward};

@@ -94,7 +94,7 @@ __device__ __forceinline__ void write_outputs(const FieldParams& params, const O
 }
 
 template <typename P, int kUnits, bool kStaged>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kUnits <= 64 ? 2 : 1)
     field_forward_kernel(FieldParams params, HashGridParams grid, FieldPack pack, const float* packed, Outputs to) {
     constexpr int kTiles = kUnits / 8;
     LDP_SHARED(HashGridLevel, levels, kMaxLevels);

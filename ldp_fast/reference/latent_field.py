@@ -1,7 +1,8 @@
 """The latent field: hash grid encoding, small ReLU network, truncated exponential, latents.
 
     e = hash_grid((x + bound) / (2 bound)),  a_0 = e,  a_l = relu(W_l a_{l-1} + b_l),  h = W_out a_n + b_out
-    density = exp(min(h_0 + blob(x), 80)),  latents = h_1.. or their sigmoid,  blob(x) = strength · exp(−|x|² / (2 std²))
+    density = exp(min(h_0 + blob(x), 80)),  latents = h_1.. or their sigmoid
+    blob(x) = strength · exp(−|x|² / (2 std²))
 
 The density's slope is exp of the exponent clamped to [−15, 15], torch-ngp's truncated exponential, so that a density
 that ran away can come back; the forward stops at 80, where float32 is still finite, in every dtype. The blob is
@@ -10,6 +11,7 @@ latent-nerf's density prior (strength 5, std 0.2).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -43,13 +45,13 @@ def split_weights(
         ValueError: the number of weights is another.
     """
     widths = [encoding, *[hidden] * layers, 1 + channels]
-    sizes = [n for i, o in zip(widths, widths[1:], strict=False) for n in (i * o, o if bias else 0)]
+    sizes = [n for i, o in itertools.pairwise(widths) for n in (i * o, o if bias else 0)]
     if weights.shape != (sum(sizes),):
         raise ValueError(f"latent_field: weights: expected shape [{sum(sizes)}], got {list(weights.shape)}")
     parts = weights.split(sizes)
     return [
         (parts[2 * n].view(o, i), parts[2 * n + 1] if bias else None)
-        for n, (i, o) in enumerate(zip(widths, widths[1:], strict=False))
+        for n, (i, o) in enumerate(itertools.pairwise(widths))
     ]
 
 

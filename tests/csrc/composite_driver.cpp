@@ -68,6 +68,9 @@ void run(const Scene& scene) {
     for (size_t i = offsets.back(); i < size; ++i) density[i] = steps[i] = distances[i] = NAN;  // padding
     for (int64_t i = 0; i < scene.leading; ++i) density[i] = steps[i] = distances[i] = NAN;
     if (scene.opaque_at >= 0) density[scene.opaque_at] = HUGE_VALF;
+    // What is behind a stop may hold anything.
+    if (scene.opaque_at >= 0 && scene.early_stop > 0.0f)
+        for (int64_t i = scene.opaque_at + 1; i < offsets[1]; ++i) density[i] = NAN;
     if (scene.short_buffer) size /= 2;
     density.resize(size);
     steps.resize(size);

@@ -57,6 +57,18 @@ def test_half_kernels_agree_with_loops_that_round_likewise(case: str) -> None:
     harness.check(DRIVER, SOURCES, *HALF[case].split())
 
 
+@pytest.mark.parametrize("lanes", [4, 8])
+def test_narrower_cpus_agree_too(lanes: int) -> None:
+    """The kernels are compared with the widest instructions this CPU has; here with those of lesser ones."""
+    for case in ("latent-nerf", "odd-features", "narrow-and-deep"):
+        harness.check(DRIVER, SOURCES, *CASES[case].split(), flags=(f"-DLDP_MOST_LANES={lanes}",))
+
+
+@pytest.mark.parametrize("case", ["several-tiles-a-block", "narrow-and-deep"])
+def test_kernels_have_no_races(case: str) -> None:
+    harness.check_races(DRIVER, SOURCES, *CASES[case].split())
+
+
 def code(name: str, architecture: int) -> Kernels:
     return machine_code(ROOM / name, architecture)
 

@@ -1,0 +1,310 @@
+"""latent_field: against a network written with torch.nn.functional, gradients against float64 and themselves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ldp_fast import ops, reference
+from ldp_fast.ops import _native
+from ldp_fast.reference.latent_field import split_weights
+
+from ..samples_hash_grid import Grid
+from ..samples_latent_field import FIELDS, Field, backward_arguments, forward_arguments, off_faces, sample
+from ..tolerances import GRADIENT, OUTPUT, assert_close
+from .common import bitwise_equal
+
+assert ops.latent_field
+
+compiled = pytest.mark.skipif(_native.extension() is None, reason="the extension ldp_fast._C was not built")
+INPUTS = ("positions", "table", "weights")
+
+
+def field(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.ldp_fast.latent_field(*arguments)
+
+
+def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.ldp_fast.latent_field_backward(*arguments)
+
+
+def double(made: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in made.items()}
+
+
+def naive(made: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """What one would write in PyTorch, for autograd to differentiate; exponents have to stay within ±15."""
+    positions, bound = made["positions"], made["bound"]
+    hidden, layers, channels, bias, sigmoid, strength, std, _ = made["network"]
+    x = reference.hash_grid((positions + bound) / (2 * bound), made["table"], None, None, *made["layout"])
+    rest = made["weights"]
+    widths = [x.shape[1], *[hidden] * layers, 1 + channels]
+    for n, (i, o) in enumerate(itertools.pairwise(widths)):
+        matrix, rest = rest[: i * o].view(o, i), rest[i * o :]
+        offset, rest = (rest[:o], rest[o:]) if bias else (None, rest)
+        x = F.linear(x, matrix, offset)
+        x = F.relu(x) if n < layers else x
+    assert rest.numel() == 0
+    blob = strength * torch.exp(-(positions**2).sum(-1) / (2 * std**2))
+    return torch.exp(x[:, 0] + blob), torch.sigmoid(x[:, 1:]) if sigmoid else x[:, 1:]
+
+
+def gradients(outputs: tuple[Tensor, ...], made: dict[str, Any]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(outputs[:2], [made[n] for n in INPUTS], (made["grad_density"], made["grad_latents"]))
+
+
+def with_gradients(made: dict[str, Any]) -> dict[str, Any]:
+    return made | {name: made[name].detach().clone().requires_grad_() for name in INPUTS}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_agrees_with_float64(name: str, poisoned: None) -> None:
+    made = off_faces(sample(FIELDS[name]))
+    ours, eager, truth = (with_gradients(m) for m in (made, made, double(made)))
+    result, wanted, exact = field(*forward_arguments(ours)), naive(eager), naive(truth)
+    for x, e, t, what in zip(result, wanted, exact, ("density", "latents"), strict=False):
+        assert_close(x, e, t, factor=OUTPUT, what=what)
+    grads = (gradients(r, m) for r, m in ((result, ours), (wanted, eager), (exact, truth)))
+    for x, e, t, what in zip(*grads, INPUTS, strict=True):
+        assert_close(x, e, t, factor=GRADIENT, what=what)
+
+
+@compiled
+@settings(max_examples=40, deadline=None)
+@given(
+    hidden=st.sampled_from(range(16, 129, 16)),
+    layers=st.integers(1, 4),
+    channels=st.integers(1, 15),
+    features=st.sampled_from([1, 2, 3, 4, 8]),
+    levels=st.integers(1, 16),
+    bias=st.booleans(),
+    sigmoid=st.booleans(),
+    size=st.integers(0, 200),
+    count=st.none() | st.integers(0, 220),
+    seed=st.integers(0, 99),
+)
+def test_the_extension_agrees_with_the_reference(
+    hidden, layers, channels, features, levels, bias, sigmoid, size, count, seed
+) -> None:
+    grid = Grid(n_levels=levels, n_features=features, growth=1.2)
+    shape = Field(grid, hidden, layers, channels, bias, sigmoid)
+    made = sample(shape, size, seed=seed, count=count)
+    result = field(*forward_arguments(made))
+    eager, truth = (reference.latent_field(*forward_arguments(m)) for m in (made, double(made)))
+    # The same encodings for all: what differs then is the network.
+    grads = backward(*backward_arguments(made, result[2]))
+    eager_grads, true_grads = (
+        reference.latent_field_backward(*backward_arguments(m, result[2].to(m["weights"].dtype)))
+        for m in (made, double(made))
+    )
+    for x, e, t in zip(result[:2], eager[:2], truth[:2], strict=True):
+        assert_close(x, e, t, factor=OUTPUT)
+    # A unit whose sum is nearly 0 may be on in one arithmetic and off in another.
+    margin = nearest_to_a_kink(made, result[2], shape)
+    for x, e, t in zip(grads, eager_grads, true_grads, strict=True):
+        if margin > 1e-6:
+            assert_close(x, e, t, factor=GRADIENT)
+
+
+def nearest_to_a_kink(made: dict[str, Any], encoding: Tensor, shape: Field) -> float:
+    """The smallest |sum| that a ReLU sees, in float64."""
+    x, nearest = encoding.double(), math.inf
+    net = split_weights(made["weights"].double(), x.shape[1], *made["network"][:4])
+    for matrix, offset in net[:-1]:
+        x = F.linear(x, matrix, offset)
+        nearest = min(nearest, float(x[x != 0].abs().min()) if x.any() else math.inf)
+        x = x.relu()
+    return nearest
+
+
+@pytest.mark.parametrize("name", ["rgb", "latent_nerf", "one_channel"])
+def test_gradcheck(name: str) -> None:
+    shape = FIELDS[name]
+    small = Field(Grid(2, 2, 4, 3), 16, min(shape.layers, 2), shape.channels, shape.bias, shape.sigmoid, 2.0, 0.5, 1.5)
+    made = with_gradients(off_faces(sample(small, 6, dtype=torch.float64, count=5)))
+    rest = forward_arguments(made)
+
+    def function(positions: Tensor, table: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        return field(positions, table, None, weights, *rest[4:])[:2]
+
+    torch.autograd.gradcheck(function, tuple(made[n] for n in INPUTS))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_opcheck(half: bool) -> None:
+    made = with_gradients(sample(FIELDS["latent_nerf"], 20, count=17))
+    torch.library.opcheck(torch.ops.ldp_fast.latent_field.default, forward_arguments(made, half))
+    made = sample(FIELDS["latent_nerf"], 20, count=17)
+    encoding = field(*forward_arguments(made, half))[2]
+    torch.library.opcheck(torch.ops.ldp_fast.latent_field_backward.default, backward_arguments(made, encoding, half))
+
+
+def test_the_exponential_is_truncated() -> None:
+    made = sample(Field(blob_strength=0.0, bias=True), 4)
+    for exponent in (-200.0, -15.0, 0.0, 15.0, 79.0, 81.0, 1e5):
+        made["weights"].zero_()
+        made["weights"][-5] = exponent
+        density, _, encoding = field(*forward_arguments(made))
+        assert torch.allclose(density, torch.tensor(min(exponent, 80.0)).exp()) and density.isfinite().all()
+        slope = math.exp(max(-15.0, min(15.0, exponent)))
+        grad_bias = backward(*backward_arguments(made, encoding))[1][-5]
+        assert torch.allclose(grad_bias, made["grad_density"].sum() * slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 100, 149, 150, 999])
+def test_padding_is_zero_and_contributes_nothing(count: int, poisoned: None) -> None:
+    made = sample(FIELDS["latent_nerf"], count=count)
+    live = min(count, 150)
+    for name in ("positions", "grad_density", "grad_latents"):
+        made[name][live:] = math.nan
+    outputs = field(*forward_arguments(made))
+    grads = backward(*backward_arguments(made, outputs[2]))
+    assert all(t[live:].eq(0).all() for t in (*outputs, grads[0], grads[2]))
+    short = made | {n: made[n][:live] for n in ("positions", "grad_density", "grad_latents")} | {"count": None}
+    alone = field(*forward_arguments(short))
+    assert all(bitwise_equal(x[:live], y) for x, y in zip(outputs, alone, strict=True))
+    alone_grads = backward(*backward_arguments(short, alone[2]))
+    assert bitwise_equal(grads[0][:live], alone_grads[0]) and bitwise_equal(grads[1], alone_grads[1])
+
+
+def test_nan_stays_in_its_row_and_reaches_the_weights() -> None:
+    made = sample(FIELDS["default"])
+    made["positions"][70] = math.nan
+    density, latents, encoding = field(*forward_arguments(made))
+    rows = torch.arange(len(density)) == 70
+    assert density.isnan().eq(rows).all() and latents.isnan().eq(rows[:, None]).all()
+    grad_encoding, grad_weights, _ = backward(*backward_arguments(made, encoding))
+    assert grad_encoding[~rows].isfinite().all() and grad_encoding[70].isnan().any() and grad_weights.isnan().any()
+
+
+@compiled
+@pytest.mark.parametrize("size", [1, 64, 5000])
+def test_any_number_of_threads_gives_the_same_bits(size: int) -> None:
+    made = sample(FIELDS["latent_nerf"], size)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            outputs = field(*forward_arguments(made))
+            results.append((*outputs, *backward(*backward_arguments(made, outputs[2]))))
+    finally:
+        torch.set_num_threads(before)
+    assert all(bitwise_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("wanted", [("positions",), ("table",), ("weights",), ("table", "weights")])
+def test_only_what_is_asked_for_is_computed(wanted: tuple[str, ...]) -> None:
+    class Record(TorchDispatchMode):
+        names: list[str]
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.name().removeprefix("ldp_fast::"))
+            return func(*args, **(kwargs or {}))
+
+    made = sample(FIELDS["default"], 10)
+    for name in wanted:
+        made[name].requires_grad_()
+    density, latents, _ = field(*forward_arguments(made))
+    with Record() as record:
+        record.names = []
+        (density.sum() + latents.sum()).backward()
+    assert ("hash_grid_backward_table" in record.names) == ("table" in wanted)
+    assert ("hash_grid_backward_positions" in record.names) == ("positions" in wanted)
+    assert all((made[name].grad is not None) == (name in wanted) for name in INPUTS)
+
+
+def test_half_products_on_a_cpu_are_the_reference() -> None:
+    made = sample(FIELDS["latent_nerf"])
+    result, exact = field(*forward_arguments(made, half=True)), field(*forward_arguments(made))
+    assert result[2].dtype == torch.float16 and torch.allclose(result[2].float(), exact[2], rtol=1e-3, atol=1e-6)
+    for x, y in zip(result, reference.latent_field(*forward_arguments(made, half=True)), strict=True):
+        assert bitwise_equal(x, y)
+    assert not torch.equal(result[1], exact[1]) and torch.allclose(result[1], exact[1], atol=5e-3)
+    grads = backward(*backward_arguments(made, result[2], half=True))
+    for x, y in zip(grads, backward(*backward_arguments(made, exact[2])), strict=True):
+        assert (x - y).norm() < 1e-2 * y.norm()
+
+
+@compiled
+@pytest.mark.parametrize(
+    "position, value, message",
+    [
+        (3, torch.zeros(7), "weights: expected shape \\[7365\\], got \\[7\\]"),
+        (0, torch.zeros(4, 2), "positions: expected shape \\[4, 3\\], got \\[4, 2\\]"),
+        (11, 0.0, "bound: expected a number above 0"),
+        (12, 20, "hidden: expected a multiple of 16 from 16 to 128, got 20"),
+        (13, 5, "layers: expected 1 to 4, got 5"),
+        (14, 16, "channels: expected 1 to 15, got 16"),
+        (18, 0.0, "blob_std: expected a number above 0"),
+    ],
+)
+def test_wrong_arguments_are_named(position: int, value: Any, message: str) -> None:
+    arguments = list(forward_arguments(sample(Field(Grid(n_levels=16, growth=1.2), bias=True))))
+    arguments[position] = value
+    message = message.replace("7365", str(Field(Grid(n_levels=16), bias=True).n_weights))
+    with pytest.raises(RuntimeError, match=f"latent_field: {message}"):
+        field(*arguments)
+
+
+def test_the_backward_is_differentiated_elsewhere() -> None:
+    made = with_gradients(sample(FIELDS["default"], 4))
+    (grad,) = torch.autograd.grad(field(*forward_arguments(made))[0].sum(), made["weights"], create_graph=True)
+    with pytest.raises(RuntimeError, match="latent_field can be differentiated once"):
+        grad.sum().backward()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_gpu_agrees_with_float64(name: str, half: bool, poisoned: None) -> None:
+    made = off_faces(sample(FIELDS[name], 1000, device="cuda", count=990))
+    result = field(*forward_arguments(made, half))
+    grads = backward(*backward_arguments(made, result[2], half))
+    eager, truth = (reference.latent_field(*forward_arguments(m, half)) for m in (made, double(made)))
+    for x, e, t in zip(result[:2], eager[:2], truth[:2], strict=True):
+        assert_close(x, e, t, factor=OUTPUT) if not half else torch.testing.assert_close(x, e, rtol=4e-3, atol=4e-3)
+    rest = backward_arguments(made, result[2], half), backward_arguments(double(made), result[2].double(), half)
+    for x, e, t in zip(grads, *(reference.latent_field_backward(*r) for r in rest), strict=True):
+        if half:
+            assert (x - e).norm() <= 4e-3 * e.norm()
+        else:
+            assert_close(x, e, t, factor=GRADIENT)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [False, True])
+def test_a_gpu_gives_the_same_bits_every_time(half: bool) -> None:
+    made = sample(FIELDS["latent_nerf"], 50_000, device="cuda")
+    encoding = field(*forward_arguments(made, half))[2]
+    first = backward(*backward_arguments(made, encoding, half))
+    for _ in range(10):
+        again = backward(*backward_arguments(made, encoding, half))
+        assert all(bitwise_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.gpu
+def test_a_captured_graph_follows_its_inputs() -> None:
+    made, other = (
+        sample(FIELDS["default"], 5000, device="cuda", seed=seed, count=n) for seed, n in ((0, 4000), (1, 50))
+    )
+    wanted = field(*forward_arguments(other))
+    wanted = (*wanted, *backward(*backward_arguments(other, wanted[2])))
+    field(*forward_arguments(made))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = field(*forward_arguments(made))
+        result = (*result, *backward(*backward_arguments(made, result[2])))
+    for name, value in other.items():
+        if isinstance(value, Tensor):
+            made[name].copy_(value)
+    graph.replay()
+    assert all(bitwise_equal(a, b) for a, b in zip(result, wanted, strict=True))
