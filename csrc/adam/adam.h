@@ -1,7 +1,8 @@
 // One step of Adam in one pass: the parameters of the kernels and the formula they share.
 //
-// m <- m + (1 - beta1) (g - m), v <- beta2 v + (1 - beta2) g^2, p <- p - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps):
-// torch.optim.Adam's formula. Weight decay adds decay * p to g, or, decoupled (AdamW), first scales p by 1 - lr decay.
+// torch.optim.Adam's formula: m <- m + (1 - beta1) (g - m), v <- beta2 v + (1 - beta2) g^2,
+// p <- p - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps).
+// Weight decay adds decay * p to g, or, decoupled (AdamW), first scales p by 1 - lr decay.
 #pragma once
 
 #include <ldp/host_device.h>
@@ -23,8 +24,8 @@ struct AdamParams {
     int64_t size;             // N
     float beta1_rest;         // 1 - beta1, rounded once
     float beta2;
-    float beta2_rest;         // 1 - beta2
-    float log_beta1;          // natural logarithms: 1 - beta^t = -expm1(t log(beta)) keeps its digits for beta near 1
+    float beta2_rest;  // 1 - beta2
+    float log_beta1;   // natural logarithms: 1 - beta^t = -expm1(t log(beta)) keeps its digits for beta near 1
     float log_beta2;
     float eps;
     float weight_decay;
@@ -55,8 +56,8 @@ LDP_HOST_DEVICE AdamStep adam_step(const AdamParams& params) {
 }
 
 // Updates one element; `grad` is unscaled.
-LDP_HOST_DEVICE void adam_element(const AdamStep& step, float beta1_rest, float beta2, float beta2_rest, float eps, float& param,
-                                  float grad, float& exp_avg, float& exp_avg_sq) {
+LDP_HOST_DEVICE void adam_element(const AdamStep& step, float beta1_rest, float beta2, float beta2_rest, float eps,
+                                  float& param, float grad, float& exp_avg, float& exp_avg_sq) {
     param *= step.kept;
     // Not added where it is zero: an infinite parameter times zero is NaN.
     if (step.coupled_decay != 0.0f) grad += step.coupled_decay * param;

@@ -7,39 +7,42 @@
 namespace ldp {
 namespace {
 
+constexpr const char* op = "fused_adam";
+
+void check_kind(const char* argument, const Tensor& tensor, const Tensor& param) {
+    check(tensor.scalar_type() == ScalarType::Float, op, argument, "float32", "another dtype");
+    const bool same_device =
+        tensor.is_cuda() == param.is_cuda() && (!param.is_cuda() || tensor.get_device() == param.get_device());
+    check(same_device, op, argument, "a tensor on the device of the parameter", "one elsewhere");
+}
+
 // A tensor of any shape with as many elements as the parameter has.
 float* array(const char* argument, const Tensor& tensor, const Tensor& param) {
-    constexpr const char* op = "fused_adam";
-    check(tensor.scalar_type() == ScalarType::Float, op, argument, "float32", "another dtype");
+    check_kind(argument, tensor, param);
     check(tensor.numel() == param.numel(), op, argument, "the parameter's shape " + shape_of(param), shape_of(tensor));
     check(tensor.is_contiguous(), op, argument, "a contiguous tensor", "strides");
-    check(tensor.is_cuda() == param.is_cuda() && (!param.is_cuda() || tensor.get_device() == param.get_device()), op, argument,
-          "a tensor on the device of the parameter", "one elsewhere");
     return static_cast<float*>(tensor.data_ptr());
 }
 
 // One number on the parameter's device: shape [] or [1].
 float* scalar(const char* argument, const Tensor& tensor, const Tensor& param) {
-    constexpr const char* op = "fused_adam";
-    check(tensor.scalar_type() == ScalarType::Float, op, argument, "float32", "another dtype");
+    check_kind(argument, tensor, param);
     check(tensor.numel() == 1, op, argument, "one element", shape_of(tensor));
-    check(tensor.is_cuda() == param.is_cuda() && (!param.is_cuda() || tensor.get_device() == param.get_device()), op, argument,
-          "a tensor on the device of the parameter", "one elsewhere");
     return static_cast<float*>(tensor.data_ptr());
 }
 
 }  // namespace
 
-void fused_adam_op(Tensor param, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq, OptionalTensor shadow, Tensor step, Tensor lr,
-                   double beta1, double beta2, double eps, double weight_decay, bool decoupled, OptionalTensor grad_scale,
-                   OptionalTensor found_inf, bool zero_grad) {
+void fused_adam_op(Tensor param, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq, OptionalTensor shadow, Tensor step,
+                   Tensor lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled,
+                   OptionalTensor grad_scale, OptionalTensor found_inf, bool zero_grad) {
     AdamParams params{};
     params.size = param.numel();
     params.param = array("param", param, param);
     params.grad = array("grad", grad, param);
     params.exp_avg = array("exp_avg", exp_avg, param);
     params.exp_avg_sq = array("exp_avg_sq", exp_avg_sq, param);
-    params.shadow = half_data_or_null("fused_adam", "shadow", shadow, {params.size}, param);
+    params.shadow = half_data_or_null(op, "shadow", shadow, {params.size}, param);
     params.step = scalar("step", step, param);
     params.lr = scalar("lr", lr, param);
     params.grad_scale = grad_scale.has_value() ? scalar("grad_scale", *grad_scale, param) : nullptr;
@@ -53,7 +56,7 @@ void fused_adam_op(Tensor param, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq,
     params.weight_decay = static_cast<float>(weight_decay);
     params.decoupled = decoupled;
     params.zero_grad = zero_grad;
-    LDP_DISPATCH("fused_adam", param, adam_cpu(params), adam_cuda(params, stream));
+    LDP_DISPATCH(op, param, adam_cpu(params), adam_cuda(params, stream));
 }
 
 }  // namespace ldp

@@ -5,8 +5,8 @@
 
 namespace ldp {
 
-void fused_adam_op(Tensor param, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq, OptionalTensor shadow, Tensor step, Tensor lr,
-                   double beta1, double beta2, double eps, double weight_decay, bool decoupled, OptionalTensor grad_scale,
-                   OptionalTensor found_inf, bool zero_grad);
+void fused_adam_op(Tensor param, Tensor grad, Tensor exp_avg, Tensor exp_avg_sq, OptionalTensor shadow, Tensor step,
+                   Tensor lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled,
+                   OptionalTensor grad_scale, OptionalTensor found_inf, bool zero_grad);
 
 }  // namespace ldp

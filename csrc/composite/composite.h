@@ -4,10 +4,10 @@
 // alpha_i = 1 - exp(-sigma_i delta_i), T_i = exp(-sum_{j<i} sigma_j delta_j), w_i = T_i alpha_i, up to the first sample
 // with T_i < early_stop, which does not count, nor does any after it. NaN is not smaller than anything: it never stops.
 //
-// The distortion of mip-NeRF 360 (Eq. 15), sum_ij w_i w_j |t_i - t_j| + 1/3 sum_i w_i^2 delta_i, needs linear time: with
-// rising distances sum_{j<i} w_j (t_i - t_j) = A_i, and A_i = A_{i-1} + (t_i - t_{i-1}) (1 - T_i), because the weights
-// before i add up to 1 - T_i. All terms are positive, so nothing cancels, however far away the samples are. The sum over
-// j > i runs backwards in the same way.
+// The distortion (mip-NeRF 360, Eq. 15), sum_ij w_i w_j |t_i - t_j| + 1/3 sum_i w_i^2 delta_i, takes linear time: with
+// rising distances A_i = sum_{j<i} w_j (t_i - t_j) is A_{i-1} + (t_i - t_{i-1}) (1 - T_i), because the weights before i
+// add up to 1 - T_i. All terms are positive, so nothing cancels, however far away the samples are. The sum over j > i
+// runs backwards in the same way.
 #pragma once
 
 #include <ldp/host_device.h>
@@ -71,13 +71,14 @@ struct RayGradients {
 
 LDP_HOST_DEVICE RayGradients composite_ray_gradients(const CompositeGradients& grads, int64_t ray) {
     return {grads.opacity != nullptr ? grads.opacity[ray] : 0.0f, grads.depth != nullptr ? grads.depth[ray] : 0.0f,
-            grads.distortion != nullptr ? grads.distortion[ray] : 0.0f, grads.emptiness != nullptr ? grads.emptiness[ray] : 0.0f};
+            grads.distortion != nullptr ? grads.distortion[ray] : 0.0f,
+            grads.emptiness != nullptr ? grads.emptiness[ray] : 0.0f};
 }
 
 // Real is float on the device and double on the host; `apart` = sum_j w_j |t_i - t_j|.
 template <typename Real>
-LDP_HOST_DEVICE Real composite_weight_gradient(const RayGradients& grad, Real weight, Real distance, Real step, Real apart,
-                                               Real emptiness_scale) {
+LDP_HOST_DEVICE Real composite_weight_gradient(const RayGradients& grad, Real weight, Real distance, Real step,
+                                               Real apart, Real emptiness_scale) {
     const Real distortion = Real(2) * apart + Real(2) / Real(3) * weight * step;
     return grad.opacity + grad.depth * distance + grad.distortion * distortion +
            grad.emptiness * emptiness_scale / (Real(1) + emptiness_scale * weight);

@@ -3,8 +3,8 @@
 // With G_i = dL/dw_i: dL/dsigma_i = delta_i (G_i T_{i+1} - sum_{j>i} w_j G_j). The sum is a scan from behind, carried
 // from chunk to chunk; total minus prefix would lose the small gradients of the last samples. Transmittance is not
 // stored by the forward pass: a first sweep over density and steps, in the forward's order and so with its bits, finds
-// the stop and leaves the carry of chunk k in lane k mod 32. When the walk back has used up the last 32 of them (rays of
-// more than 1024 samples) the sweep is repeated up to there.
+// the stop and leaves the carry of chunk k in lane k mod 32. When the walk back has used up the last 32 of them (rays
+// of more than 1024 samples) the sweep is repeated up to there.
 //
 // Reads density and steps twice, distances and values once; writes the gradients of density and values once (zeros
 // after the stop and on padding too) and the background's. No atomics: the same bits every time.
@@ -15,8 +15,8 @@ namespace {
 
 // Runs the forward scans over the first `chunks` chunks at most. Returns how many samples count, of those seen.
 template <bool kApart>
-__device__ __forceinline__ int64_t composite_sweep(const CompositeParams& params, const SampleRange& range, int64_t chunks,
-                                                   RayCarry& mine) {
+__device__ __forceinline__ int64_t composite_sweep(const CompositeParams& params, const SampleRange& range,
+                                                   int64_t chunks, RayCarry& mine) {
     const int lane = lane_id();
     RayCarry carry;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -30,7 +30,8 @@ __device__ __forceinline__ int64_t composite_sweep(const CompositeParams& params
 }
 
 template <int kLanes, int kParts, bool kApart>
-__global__ void __launch_bounds__(kCompositeBlock, 5) composite_backward_kernel(CompositeParams params, CompositeGradients grads) {
+__global__ void __launch_bounds__(kCompositeBlock, 5)
+    composite_backward_kernel(CompositeParams params, CompositeGradients grads) {
     using Lanes = ChannelLanes<kLanes>;
     const int lane = lane_id(), channel = Lanes::channel(), channels = params.channels;
     const int64_t warps = static_cast<int64_t>(gridDim.x) * (kCompositeBlock / kWarp);
@@ -53,7 +54,8 @@ __global__ void __launch_bounds__(kCompositeBlock, 5) composite_backward_kernel(
         }
 
         RayCarry carries;
-        const int64_t counting = composite_sweep<kApart>(params, range, ceil_div(range.end - range.begin, kWarp), carries);
+        const int64_t counting =
+            composite_sweep<kApart>(params, range, ceil_div(range.end - range.begin, kWarp), carries);
         const int64_t stop = range.begin + counting, chunks = ceil_div(counting, kWarp);
         composite_zero_rows(grads.grad_density, stop, range.end, 1);
         composite_zero_rows(grads.grad_values, stop, range.end, channels);
@@ -109,14 +111,15 @@ __global__ void __launch_bounds__(kCompositeBlock, 5) composite_backward_kernel(
 
             float grad_weight = 0.0f;
             if (sample.counts) {
-                grad_weight = of_colour + composite_weight_gradient(of_ray, sample.weight, sample.distance, sample.step, apart,
-                                                                    params.emptiness_scale);
+                grad_weight = of_colour + composite_weight_gradient(of_ray, sample.weight, sample.distance, sample.step,
+                                                                    apart, params.emptiness_scale);
                 if (grads.weights != nullptr) grad_weight += grads.weights[i];
             }
             const float term = sample.counts ? grad_weight * sample.weight : 0.0f;
             const float sum_after = after + exclusive_suffix_sum(term);
             if (sample.counts)
-                grads.grad_density[i] = sample.step * (grad_weight * expf(-(sample.optical_depth + sample.x)) - sum_after);
+                grads.grad_density[i] =
+                    sample.step * (grad_weight * expf(-(sample.optical_depth + sample.x)) - sum_after);
             after = broadcast(sum_after + term, 0);
         }
     }
@@ -127,15 +130,15 @@ __global__ void __launch_bounds__(kCompositeBlock, 5) composite_backward_kernel(
 void composite_backward_cuda(const CompositeParams& params, const CompositeGradients& grads, void* stream) {
     const dim3 grid = composite_grid(params), block(kCompositeBlock);
     const auto on = static_cast<cudaStream_t>(stream);
-    if (grads.distortion != nullptr) {
-#define LDP_KERNEL(lanes, parts) LDP_LAUNCH((composite_backward_kernel<lanes, parts, true>), grid, block, 0, on, params, grads)
-        LDP_COMPOSITE_SWITCH(params.channels, LDP_KERNEL);
+#define LDP_KERNEL(lanes, parts)                                                                             \
+    do {                                                                                                     \
+        if (grads.distortion != nullptr)                                                                     \
+            LDP_LAUNCH((composite_backward_kernel<lanes, parts, true>), grid, block, 0, on, params, grads);  \
+        else                                                                                                 \
+            LDP_LAUNCH((composite_backward_kernel<lanes, parts, false>), grid, block, 0, on, params, grads); \
+    } while (false)
+    LDP_COMPOSITE_SWITCH(params.channels, LDP_KERNEL);
 #undef LDP_KERNEL
-    } else {
-#define LDP_KERNEL(lanes, parts) LDP_LAUNCH((composite_backward_kernel<lanes, parts, false>), grid, block, 0, on, params, grads)
-        LDP_COMPOSITE_SWITCH(params.channels, LDP_KERNEL);
-#undef LDP_KERNEL
-    }
 }
 
 }  // namespace ldp

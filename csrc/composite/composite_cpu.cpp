@@ -7,7 +7,11 @@
 namespace ldp {
 namespace {
 
-constexpr int64_t kRaysPerTask = 64;
+// Rays of a task: enough samples that starting a thread is worth it.
+int64_t rays_per_task(const CompositeParams& params) {
+    constexpr int64_t kSamples = 16384;
+    return larger<int64_t>(1, kSamples * params.rays / larger<int64_t>(1, params.samples));
+}
 
 // 1 - exp(-x) from e = exp(-x): the difference keeps float32's digits down to x = 1e-4, the series below.
 double opacity_of(double x, double e) { return x < 1e-4 ? x * (1.0 - x * (0.5 - x / 6.0)) : 1.0 - e; }
@@ -25,7 +29,7 @@ void zero_padding(const CompositeParams& params, float* rows, int64_t width) {
 void composite_cpu(const CompositeParams& params, const CompositeOutputs& outputs) {
     const int channels = params.channels;
     zero_padding(params, outputs.weights, 1);
-    parallel_for(params.rays, kRaysPerTask, [&](int64_t first_ray, int64_t last_ray) {
+    parallel_for(params.rays, rays_per_task(params), [&](int64_t first_ray, int64_t last_ray) {
         for (int64_t ray = first_ray; ray < last_ray; ++ray) {
             const SampleRange range = composite_range(params, ray);
             double values[kMaxChannels] = {};
@@ -65,7 +69,7 @@ void composite_backward_cpu(const CompositeParams& params, const CompositeGradie
     struct Sample {
         double transmittance, weight, apart;  // apart: sum_{j<i} w_j (t_i - t_j)
     };
-    parallel_for(params.rays, kRaysPerTask, [&](int64_t first_ray, int64_t last_ray) {
+    parallel_for(params.rays, rays_per_task(params), [&](int64_t first_ray, int64_t last_ray) {
         std::vector<Sample> samples;
         for (int64_t ray = first_ray; ray < last_ray; ++ray) {
             const SampleRange range = composite_range(params, ray);
@@ -73,7 +77,8 @@ void composite_backward_cpu(const CompositeParams& params, const CompositeGradie
             double transmittance = 1.0, opacity = 0.0, before = 0.0;
             for (int64_t i = range.begin; i < range.end && !(transmittance < params.early_stop); ++i) {
                 const double x = static_cast<double>(params.density[i]) * params.steps[i], e = std::exp(-x);
-                if (i > range.begin) before += (static_cast<double>(params.distances[i]) - params.distances[i - 1]) * opacity;
+                if (i > range.begin)
+                    before += (static_cast<double>(params.distances[i]) - params.distances[i - 1]) * opacity;
                 samples.push_back({transmittance, transmittance * opacity_of(x, e), before});
                 opacity += samples.back().weight;
                 transmittance *= e;
@@ -85,15 +90,16 @@ void composite_backward_cpu(const CompositeParams& params, const CompositeGradie
             const RayGradients of_ray = composite_ray_gradients(grads, ray);
             const float* background = params.background != nullptr ? params.background + ray * channels : nullptr;
             const float* of_values = grads.values != nullptr ? grads.values + ray * channels : nullptr;
-            double after = 0.0;                              // sum_{j>i} w_j dL/dw_j
-            double weight_after = 0.0, apart_after = 0.0;    // sum_{j>i} w_j and sum_{j>i} w_j (t_j - t_i)
-            double behind = transmittance;                   // T_{i+1}
+            double after = 0.0;                            // sum_{j>i} w_j dL/dw_j
+            double weight_after = 0.0, apart_after = 0.0;  // sum_{j>i} w_j and sum_{j>i} w_j (t_j - t_i)
+            double behind = transmittance;                 // T_{i+1}
             for (int64_t i = stop - 1; i >= range.begin; --i) {
                 const Sample& sample = samples[i - range.begin];
                 if (i + 1 < stop)
                     apart_after += (static_cast<double>(params.distances[i + 1]) - params.distances[i]) * weight_after;
-                double grad_weight = composite_weight_gradient<double>(of_ray, sample.weight, params.distances[i], params.steps[i],
-                                                                       sample.apart + apart_after, params.emptiness_scale);
+                double grad_weight =
+                    composite_weight_gradient<double>(of_ray, sample.weight, params.distances[i], params.steps[i],
+                                                      sample.apart + apart_after, params.emptiness_scale);
                 if (grads.weights != nullptr) grad_weight += grads.weights[i];
                 const float* value = params.values + i * channels;
                 float* out = grads.grad_values + i * channels;

@@ -13,7 +13,8 @@ namespace ldp {
 namespace {
 
 template <int kLanes, int kParts>
-__global__ void __launch_bounds__(kCompositeBlock, 8) composite_kernel(CompositeParams params, CompositeOutputs outputs) {
+__global__ void __launch_bounds__(kCompositeBlock, 8)
+    composite_kernel(CompositeParams params, CompositeOutputs outputs) {
     using Lanes = ChannelLanes<kLanes>;
     const int lane = lane_id(), channel = Lanes::channel(), channels = params.channels;
     const int64_t warps = static_cast<int64_t>(gridDim.x) * (kCompositeBlock / kWarp);

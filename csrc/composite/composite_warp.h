@@ -83,20 +83,28 @@ struct ChannelLanes {
 // Enough warps for every ray, up to some waves of blocks; what is more is walked over in strides.
 inline dim3 composite_grid(const CompositeParams& params) {
     constexpr int64_t kWarps = kCompositeBlock / kWarp, kMostBlocks = 1 << 14;
-    const int64_t for_rays = ceil_div(params.rays, kWarps), for_padding = ceil_div(params.samples, int64_t{kCompositeBlock} * 16);
+    const int64_t for_rays = ceil_div(params.rays, kWarps),
+                  for_padding = ceil_div(params.samples, int64_t{kCompositeBlock} * 16);
     return dim3(static_cast<unsigned>(larger<int64_t>(1, smaller(larger(for_rays, for_padding), kMostBlocks))));
 }
 
 // Calls with the number of lanes a sample's channels take, and whether there are more than 32 channels.
-#define LDP_COMPOSITE_SWITCH(channels, KERNEL)      \
-    do {                                            \
-        if ((channels) <= 1) KERNEL(1, 1);          \
-        else if ((channels) <= 2) KERNEL(2, 1);     \
-        else if ((channels) <= 4) KERNEL(4, 1);     \
-        else if ((channels) <= 8) KERNEL(8, 1);     \
-        else if ((channels) <= 16) KERNEL(16, 1);   \
-        else if ((channels) <= 32) KERNEL(32, 1);   \
-        else KERNEL(32, 2);                         \
+#define LDP_COMPOSITE_SWITCH(channels, KERNEL) \
+    do {                                       \
+        if ((channels) <= 1)                   \
+            KERNEL(1, 1);                      \
+        else if ((channels) <= 2)              \
+            KERNEL(2, 1);                      \
+        else if ((channels) <= 4)              \
+            KERNEL(4, 1);                      \
+        else if ((channels) <= 8)              \
+            KERNEL(8, 1);                      \
+        else if ((channels) <= 16)             \
+            KERNEL(16, 1);                     \
+        else if ((channels) <= 32)             \
+            KERNEL(32, 1);                     \
+        else                                   \
+            KERNEL(32, 2);                     \
     } while (false)
 
 }  // namespace ldp

@@ -25,7 +25,7 @@ void run_anywhere(Arguments... arguments) {
 // Calls Kernel::run, which has to be always_inline with all that it calls: only so does it become AVX2 code.
 template <typename Kernel, typename... Arguments>
 void run_widest(Arguments... arguments) {
-    static const bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     wide ? run_avx2<Kernel>(arguments...) : run_anywhere<Kernel>(arguments...);
 }
 

@@ -52,7 +52,8 @@ LDP_HOST_DEVICE HashGridCell hash_grid_cell(float x, float scale, float shift, u
     float whole = floorf(at);
     // On a grid with vertices on its ends the upper end belongs to the last cell.
     if (shift == 0.0f && whole == scale && resolution > 1) whole -= 1.0f;
-    // A float beyond int32 has no defined conversion: NaN and far away positions take cell 0, and NaN stays in the weight.
+    // A float beyond int32 has no defined conversion: NaN and far away positions take cell 0, and the weight
+    // stays NaN.
     const bool representable = whole > -2147483000.0f && whole < 2147483000.0f;
     const float t = at - whole;
     HashGridCell cell;
@@ -72,7 +73,8 @@ LDP_HOST_DEVICE uint32_t hash_grid_wrap(uint32_t index, uint32_t size) {
 // Entry of a vertex within its level. The dense index is built axis by axis and stops growing once it has outrun the
 // level; a wrapped level with resolution^2 > size therefore ignores z, as in torch-ngp's tiled grids. Hashed levels are
 // those of tiny-cuda-nn, whose 32-bit strides choose the hash in the same cases.
-LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uint32_t resolution, uint32_t size, bool hashed) {
+LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uint32_t resolution, uint32_t size,
+                                         bool hashed) {
     uint32_t index = x;
     uint64_t stride = resolution;
     if (stride <= size) {
@@ -88,20 +90,22 @@ LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uin
 }
 
 // float32 in and out. Rows from *count on: encoding and grad_positions become zero, grad is not read. Samples whose
-// gradient is zero at a level leave the table's alone (even where their position is NaN): early stops make many of them.
-// The table's gradient reads no table: params.table may be null.
-void hash_grid_cpu(const HashGridParams& params, float* encoding);                                              // [S, L*F]
-void hash_grid_backward_table_cpu(const HashGridParams& params, const float* grad, float* grad_table);          // [entries, F]
-void hash_grid_backward_positions_cpu(const HashGridParams& params, const float* grad, float* grad_positions);  // [S, 3]
+// gradient is zero at a level leave the table's alone (even where their position is NaN): early stops make many of
+// them. The table's gradient reads no table: params.table may be null.
+void hash_grid_cpu(const HashGridParams& params, float* encoding);  // [S, L*F]
+void hash_grid_backward_table_cpu(const HashGridParams& params, const float* grad, float* grad_table);  // [entries, F]
+void hash_grid_backward_positions_cpu(const HashGridParams& params, const float* grad,
+                                      float* grad_positions);  // [S, 3]
 
 #if defined(USE_CUDA) || defined(LDP_CUDA_ON_CPU)
 void hash_grid_cuda(const HashGridParams& params, float* encoding, cudaStream_t stream);
-void hash_grid_backward_positions_cuda(const HashGridParams& params, const float* grad, float* grad_positions, cudaStream_t stream);
+void hash_grid_backward_positions_cuda(const HashGridParams& params, const float* grad, float* grad_positions,
+                                       cudaStream_t stream);
 
-// Adds to grad_table, which comes zeroed, in float32 atomics. With a workspace (zeroed, hash_grid_workspace(entries * F)
-// numbers) it adds in fixed point: the same bits in every run.
-void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table, int64_t* workspace,
-                                   cudaStream_t stream);
+// Adds to grad_table, which comes zeroed, in float32 atomics; with a workspace (zeroed, as many numbers as
+// hash_grid_workspace says) in fixed point: the same bits in every run.
+void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table,
+                                   int64_t* workspace, cudaStream_t stream);
 #endif
 
 // Numbers of 64 bits: a fixed-point sum for every element of the table, and the largest gradient.

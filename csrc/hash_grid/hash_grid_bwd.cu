@@ -43,9 +43,12 @@ __global__ void __launch_bounds__(kHashGridThreads)
             // Differences along an axis, interpolated along the other two.
             const auto blend = [](float a, float b, float weight) { return (1.0f - weight) * a + weight * b; };
             const float u = at.x.weight, v = at.y.weight, w = at.z.weight;
-            x += at.x.slope * blend(blend(dot[1] - dot[0], dot[3] - dot[2], v), blend(dot[5] - dot[4], dot[7] - dot[6], v), w);
-            y += at.y.slope * blend(blend(dot[2] - dot[0], dot[3] - dot[1], u), blend(dot[6] - dot[4], dot[7] - dot[5], u), w);
-            z += at.z.slope * blend(blend(dot[4] - dot[0], dot[5] - dot[1], u), blend(dot[6] - dot[2], dot[7] - dot[3], u), v);
+            x += at.x.slope *
+                 blend(blend(dot[1] - dot[0], dot[3] - dot[2], v), blend(dot[5] - dot[4], dot[7] - dot[6], v), w);
+            y += at.y.slope *
+                 blend(blend(dot[2] - dot[0], dot[3] - dot[1], u), blend(dot[6] - dot[4], dot[7] - dot[5], u), w);
+            z += at.z.slope *
+                 blend(blend(dot[4] - dot[0], dot[5] - dot[1], u), blend(dot[6] - dot[2], dot[7] - dot[3], u), v);
         }
         float* out = grad_positions + s * 3;
         out[0] = x;
@@ -55,7 +58,8 @@ __global__ void __launch_bounds__(kHashGridThreads)
 }
 
 template <typename Entry>
-void run(const HashGridParams& params, const Entry* table, const float* grad, float* grad_positions, cudaStream_t stream) {
+void run(const HashGridParams& params, const Entry* table, const float* grad, float* grad_positions,
+         cudaStream_t stream) {
     const bool aligned = hash_grid_aligned(params.n_features, sizeof(Entry), table) &&
                          hash_grid_aligned(params.n_features, sizeof(float), grad);
     LDP_BY_FEATURES(params.n_features, aligned,
@@ -65,7 +69,8 @@ void run(const HashGridParams& params, const Entry* table, const float* grad, fl
 
 }  // namespace
 
-void hash_grid_backward_positions_cuda(const HashGridParams& params, const float* grad, float* grad_positions, cudaStream_t stream) {
+void hash_grid_backward_positions_cuda(const HashGridParams& params, const float* grad, float* grad_positions,
+                                       cudaStream_t stream) {
     if (params.size == 0) return;
     if (params.shadow != nullptr)
         run(params, static_cast<const half*>(params.shadow), grad, grad_positions, stream);

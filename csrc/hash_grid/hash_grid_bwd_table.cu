@@ -8,9 +8,11 @@
 //
 // The deterministic mode adds integers, whose sums do not depend on their order: 64-bit fixed point, with the place of
 // the point from the largest gradient. An entry gets at most the sum of all |gradients| of one feature, S * 2^e, so 62
-// bits above the smallest step hold it without overflow; at S = 2^18 a step is 2^-44 of the largest gradient. Terms that
-// are not finite make their element NaN.
+// bits above the smallest step hold it without overflow; at S = 2^18 a step is 2^-44 of the largest gradient. Terms
+// that are not finite make their element NaN.
 #include <ldp/warp.h>
+
+#include <cfloat>
 
 #include "hash_grid_device.h"
 
@@ -18,6 +20,8 @@ namespace ldp {
 namespace {
 
 constexpr int kAggregatedLevels = 8;
+
+__device__ __forceinline__ bool finite(float value) { return fabsf(value) <= FLT_MAX; }
 
 // The power of two that turns gradients into integers.
 __device__ __forceinline__ int fixed_point_shift(const float* largest, int64_t count) {
@@ -52,7 +56,7 @@ struct FixedSums {
     __device__ __forceinline__ void add(int64_t element, const float* value) const {
 #pragma unroll
         for (int f = 0; f < kCount; ++f) {
-            if (isfinite(value[f]))
+            if (finite(value[f]))
                 atomic_add(sums + element + f, static_cast<unsigned long long>(__double2ll_rn(value[f] * scale)));
             else
                 table[element + f] = nanf("");
@@ -62,11 +66,13 @@ struct FixedSums {
 
 // Eight corners of one sample, kCount features of its entries from `feature` on.
 template <int kCount, typename Sums>
-__device__ __forceinline__ void add_corners(const HashGridPlace& at, const HashGridLevel& level, bool hashed, int features,
-                                            int feature, const float* g, bool active, bool aggregate, const Sums& sums) {
+__device__ __forceinline__ void add_corners(const HashGridPlace& at, const HashGridLevel& level, bool hashed,
+                                            int features, int feature, const float* g, bool active, bool aggregate,
+                                            const Sums& sums) {
     unsigned heads = kAllLanes;
     if (aggregate)
-        heads = run_heads(at.x.vertex) | run_heads(at.y.vertex) | run_heads(at.z.vertex) | run_heads(static_cast<int>(active));
+        heads = run_heads(at.x.vertex) | run_heads(at.y.vertex) | run_heads(at.z.vertex) |
+                run_heads(static_cast<int>(active));
     const bool runs = heads != kAllLanes, adds = active && (!runs || is_run_end(heads));
 #pragma unroll
     for (int corner = 0; corner < 8; ++corner) {
@@ -137,7 +143,7 @@ __global__ void __launch_bounds__(kHashGridThreads)
     float found = 0.0f;
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += stride) {
         const float magnitude = fabsf(grad[i]);
-        if (isfinite(magnitude)) found = larger(found, magnitude);
+        if (finite(magnitude)) found = larger(found, magnitude);
     }
     found = warp_max(found);
     if (lane_id() == 0 && found > 0.0f) atomic_max(largest, found);
@@ -154,14 +160,15 @@ __global__ void __launch_bounds__(kHashGridThreads)
 
 }  // namespace
 
-void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table, int64_t* workspace,
-                                   cudaStream_t stream) {
+void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table,
+                                   int64_t* workspace, cudaStream_t stream) {
     if (params.size == 0) return;
     const dim3 grid(hash_grid_blocks(params.size), static_cast<unsigned>(params.n_levels)), block(kHashGridThreads);
     const bool aligned = hash_grid_aligned(params.n_features, sizeof(float), grad, grad_table);
     if (workspace == nullptr) {
-        LDP_BY_FEATURES(params.n_features, aligned,
-                        LDP_LAUNCH((hash_grid_backward_table_kernel<kF>), grid, block, 0, stream, params, grad, grad_table));
+        LDP_BY_FEATURES(
+            params.n_features, aligned,
+            LDP_LAUNCH((hash_grid_backward_table_kernel<kF>), grid, block, 0, stream, params, grad, grad_table));
         return;
     }
     const HashGridLevel& last = params.levels[params.n_levels - 1];
@@ -171,10 +178,10 @@ void hash_grid_backward_table_cuda(const HashGridParams& params, const float* gr
     const int64_t gradients = params.size * params.n_levels * params.n_features;
     LDP_LAUNCH(hash_grid_largest_kernel, dim3(hash_grid_blocks(gradients)), block, 0, stream, params, grad, largest);
     LDP_BY_FEATURES(params.n_features, aligned,
-                    LDP_LAUNCH((hash_grid_backward_table_fixed_kernel<kF>), grid, block, 0, stream, params, grad, grad_table,
-                               sums, largest));
-    LDP_LAUNCH(hash_grid_from_fixed_kernel, dim3(hash_grid_blocks(elements)), block, 0, stream, params, elements, sums, largest,
-               grad_table);
+                    LDP_LAUNCH((hash_grid_backward_table_fixed_kernel<kF>), grid, block, 0, stream, params, grad,
+                               grad_table, sums, largest));
+    LDP_LAUNCH(hash_grid_from_fixed_kernel, dim3(hash_grid_blocks(elements)), block, 0, stream, params, elements, sums,
+               largest, grad_table);
 }
 
 }  // namespace ldp

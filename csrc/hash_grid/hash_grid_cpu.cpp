@@ -124,7 +124,8 @@ void over_samples(const HashGridParams& params, Arguments... arguments) {
 // Rows of padding become zero.
 void clear_padding(const HashGridParams& params, float* rows, int64_t width) {
     const int64_t count = hash_grid_count(params);
-    if (count < params.size) memset(rows + count * width, 0, static_cast<size_t>((params.size - count) * width) * sizeof(float));
+    if (count < params.size)
+        memset(rows + count * width, 0, static_cast<size_t>((params.size - count) * width) * sizeof(float));
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// Encoding: one thread for a sample at a level, the level being blockIdx.y, so that the blocks that run at one time read
-// one level's entries (4 MB in float32, 2 MB in half), which stay in L2. A thread reads its position (12 bytes, once a
-// level), eight entries as vectors, and writes F floats of the row [L*F]. The gathers are the cost: 8 sectors a thread.
+// Encoding: one thread for a sample at a level, the level being blockIdx.y, so that the blocks that run at one time
+// read one level's entries (4 MB in float32, 2 MB in half), which stay in L2. A thread reads its position (12 bytes,
+// once a level), eight entries as vectors, and writes F floats of the row [L*F]. The cost are the gathers: 8 sectors.
 #include "hash_grid_device.h"
 
 namespace ldp {
@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kHashGridThreads) hash_grid_kernel(const HashG
                 store_as(out, make_float2(sum[0], sum[1]));
             } else {
 #pragma unroll
-                for (int f = 0; f < kF; f += 4) store_as(out + f, make_float4(sum[f], sum[f + 1], sum[f + 2], sum[f + 3]));
+                for (int f = 0; f < kF; f += 4)
+                    store_as(out + f, make_float4(sum[f], sum[f + 1], sum[f + 2], sum[f + 3]));
             }
         } else {
             for (int f = 0; f < features; ++f) {
@@ -60,8 +61,9 @@ void run(const HashGridParams& params, const Entry* table, float* encoding, cuda
     const dim3 grid(hash_grid_blocks(params.size), static_cast<unsigned>(params.n_levels));
     const bool aligned = hash_grid_aligned(params.n_features, sizeof(Entry), table) &&
                          hash_grid_aligned(params.n_features, sizeof(float), encoding);
-    LDP_BY_FEATURES(params.n_features, aligned,
-                    LDP_LAUNCH((hash_grid_kernel<kF, Entry>), grid, dim3(kHashGridThreads), 0, stream, params, encoding));
+    LDP_BY_FEATURES(
+        params.n_features, aligned,
+        LDP_LAUNCH((hash_grid_kernel<kF, Entry>), grid, dim3(kHashGridThreads), 0, stream, params, encoding));
 }
 
 }  // namespace

@@ -27,17 +27,21 @@ inline HashGridLayout hash_grid_layout(int n_levels, int log2_table_size, int ba
     const auto refuse = [](const std::string& argument, const std::string& expected, const std::string& got) {
         throw std::invalid_argument("HashGridLayout: " + argument + ": expected " + expected + ", got " + got);
     };
-    if (n_levels < 1 || n_levels > kMaxLevels) refuse("n_levels", "1 to " + std::to_string(kMaxLevels), std::to_string(n_levels));
-    if (log2_table_size < 3 || log2_table_size > 30) refuse("log2_table_size", "3 to 30", std::to_string(log2_table_size));
+    if (n_levels < 1 || n_levels > kMaxLevels)
+        refuse("n_levels", "1 to " + std::to_string(kMaxLevels), std::to_string(n_levels));
+    if (log2_table_size < 3 || log2_table_size > 30)
+        refuse("log2_table_size", "3 to 30", std::to_string(log2_table_size));
     if (base_resolution < 2) refuse("base_resolution", "at least 2", std::to_string(base_resolution));
-    if (!(per_level_scale >= 1.0) || !std::isfinite(per_level_scale)) refuse("per_level_scale", "a finite number of at least 1", std::to_string(per_level_scale));
+    if (!(per_level_scale >= 1.0) || !std::isfinite(per_level_scale))
+        refuse("per_level_scale", "a finite number of at least 1", std::to_string(per_level_scale));
 
     HashGridLayout layout;
     layout.offsets.push_back(0);
     const float log2_scale = std::log2(static_cast<float>(per_level_scale));
     const int64_t table = int64_t{1} << log2_table_size;
     for (int level = 0; level < n_levels; ++level) {
-        const float scale = std::exp2(static_cast<float>(level) * log2_scale) * static_cast<float>(base_resolution) - 1.0f;
+        const float scale =
+            std::exp2(static_cast<float>(level) * log2_scale) * static_cast<float>(base_resolution) - 1.0f;
         if (scale > 1e6f) refuse("finest resolution", "at most a million", std::to_string(scale));
         const int64_t resolution = static_cast<int64_t>(std::ceil(scale)) + 1;
         const int64_t vertices = resolution * resolution * resolution;

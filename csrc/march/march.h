@@ -1,8 +1,8 @@
 // Ray marching: the parameters of the kernels and the maths they share.
 //
-// A ray o + t d enters the box at t_in and leaves it at t_out. Its lattice t_0 < t_1 < ... starts at t_in + u * dt(t_in)
-// with u = 1/2, or a random number of its own (jitter), so that a sample stands for a step around it. Lattice points
-// before t_out whose cell is occupied are samples. Fixed steps: t_i = t_0 + i * step. Cone-angled steps:
+// A ray o + t d enters the box at t_in and leaves it at t_out. Its lattice t_0 < t_1 < ... starts at
+// t_in + u * dt(t_in), with u = 1/2 or a random number of its own (jitter), so that a sample stands for a step around
+// it. Lattice points before t_out whose cell is occupied are samples. Fixed steps: t_i = t_0 + i * step. Cone-angled:
 // t_{i+1} = t_i + dt(t_i), dt(t) = clamp(t * cone_angle, step, max_step). Every operation is rounded once and never
 // contracted: CPU, GPU and the reference in Python find the same samples, bit for bit.
 #pragma once
@@ -77,7 +77,8 @@ LDP_HOST_DEVICE MarchRay march_ray(const MarchParams& params, int64_t r) {
         enter = larger(smaller(a, b), enter);
         leave = smaller(larger(a, b), leave);
     }
-    const float share = params.jitter ? random_uniform(static_cast<uint64_t>(*params.seed), static_cast<uint64_t>(r)) : 0.5f;
+    float share = 0.5f;
+    if (params.jitter) share = random_uniform(static_cast<uint64_t>(*params.seed), static_cast<uint64_t>(r));
     ray.first = add_rn(enter, mul_rn(share, march_step(params, enter)));
     ray.end = hit && moves && enter < leave ? leave : -1.0f;
     return ray;

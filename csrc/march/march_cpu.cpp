@@ -6,8 +6,8 @@
 
 #include "march.h"
 
-// The best vector instructions of the machine, found when the library is loaded. (A sanitizer starts too late for that.)
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && !defined(LDP_NO_TORCH)
+// With AVX2 where the machine has it, found out when the library is loaded. (A sanitizer starts too late for that.)
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && !defined(LDP_NO_TORCH)
 #define LDP_VECTORISED __attribute__((target_clones("avx2", "default")))
 #else
 #define LDP_VECTORISED

@@ -5,10 +5,10 @@
 
 namespace ldp {
 
-void march_rays_op(Tensor positions, Tensor distances, Tensor steps, Tensor ray_offsets, Tensor counts, Tensor workspace,
-                   Tensor origins, Tensor directions, OptionalTensor bits, Tensor seed, std::vector<double> box,
-                   int64_t resolution, int64_t cascades, double near, double far, double step, double cone_angle,
-                   double max_step, bool jitter, int64_t capacity) {
+void march_rays_op(Tensor positions, Tensor distances, Tensor steps, Tensor ray_offsets, Tensor counts,
+                   Tensor workspace, Tensor origins, Tensor directions, OptionalTensor bits, Tensor seed,
+                   std::vector<double> box, int64_t resolution, int64_t cascades, double near, double far, double step,
+                   double cone_angle, double max_step, bool jitter, int64_t capacity) {
     constexpr const char* op = "march_rays";
     MarchParams params{};
     params.grid = checked_grid(op, box, resolution, cascades);
@@ -16,11 +16,14 @@ void march_rays_op(Tensor positions, Tensor distances, Tensor steps, Tensor ray_
     check(near >= 0.0 && std::isfinite(near), op, "near", "a finite number of at least 0", std::to_string(near));
     check(far > near, op, "far", "a number above near", std::to_string(far));
     params.step = static_cast<float>(step);
-    check(params.step > 0.0f && std::isfinite(params.step), op, "step", "a finite number above 0", std::to_string(step));
+    check(params.step > 0.0f && std::isfinite(params.step), op, "step", "a finite number above 0",
+          std::to_string(step));
     const double diagonal = std::hypot(box[3] - box[0], box[4] - box[1], box[5] - box[2]);
-    check(diagonal / step < kMaxLattice, op, "step", "less than " + std::to_string(kMaxLattice) + " steps along the box's diagonal",
+    check(diagonal / step < kMaxLattice, op, "step",
+          "less than " + std::to_string(kMaxLattice) + " steps along the box's diagonal",
           std::to_string(diagonal / step));
-    check(cone_angle >= 0.0 && std::isfinite(cone_angle), op, "cone_angle", "a finite number of at least 0", std::to_string(cone_angle));
+    check(cone_angle >= 0.0 && std::isfinite(cone_angle), op, "cone_angle", "a finite number of at least 0",
+          std::to_string(cone_angle));
     check(cone_angle == 0.0 || max_step >= step, op, "max_step", "at least step", std::to_string(max_step));
 
     params.n_rays = origins.size(0);

@@ -17,7 +17,10 @@ constexpr int kBlock = 128;
 constexpr int kWarpsInBlock = kBlock / kWarp;
 constexpr int kBlocksOnMultiprocessor = 16;
 
-__device__ __forceinline__ int64_t first_ray() { return static_cast<int64_t>(blockIdx.x) * kWarpsInBlock + threadIdx.x / kWarp; }
+__device__ __forceinline__ int64_t first_ray() {
+    return static_cast<int64_t>(blockIdx.x) * kWarpsInBlock + threadIdx.x / kWarp;
+}
+
 __device__ __forceinline__ int64_t next_ray() { return static_cast<int64_t>(gridDim.x) * kWarpsInBlock; }
 
 // Calls visit(samples, distance, step) for every 32 points until it returns false: bit i of `samples` says whether lane
@@ -97,11 +100,12 @@ template <bool kCone, bool kBits>
 void march(const MarchParams& params, cudaStream_t stream) {
     const int64_t most = static_cast<int64_t>(multiprocessors()) * kBlocksOnMultiprocessor;
     const int64_t for_rays = ceil_div(params.n_rays, kWarpsInBlock);
-    if (params.n_rays > 0)
-        LDP_LAUNCH((march_count<kCone, kBits>), static_cast<unsigned>(smaller(for_rays, most)), kBlock, 0, stream, params);
+    const int64_t for_rows = ceil_div(params.capacity, int64_t{8} * kBlock);
+    const unsigned count_blocks = static_cast<unsigned>(smaller(for_rays, most));
+    const unsigned write_blocks = static_cast<unsigned>(smaller(larger(for_rays, for_rows), most));
+    if (params.n_rays > 0) LDP_LAUNCH((march_count<kCone, kBits>), count_blocks, kBlock, 0, stream, params);
     march_scan_cuda(params, stream);
-    const int64_t for_rows = larger(for_rays, ceil_div(params.capacity, int64_t{8} * kBlock));
-    LDP_LAUNCH((march_write_samples<kCone, kBits>), static_cast<unsigned>(smaller(for_rows, most)), kBlock, 0, stream, params);
+    LDP_LAUNCH((march_write_samples<kCone, kBits>), write_blocks, kBlock, 0, stream, params);
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Where the cells of an occupancy grid are: K cascades of res^3 cells, each in Morton order, x in the lowest bit.
 //
-// Cascade k is the outermost box scaled about its centre by 2^(k - K + 1). A point is first given a place q in a uniform
+// Cascade k is the outermost box scaled about its centre by 2^(k - K + 1). A point is first given a place in a uniform
 // grid of the finest cells, res * 2^(K-1) along an axis, and everything after that is whole numbers: the cascades nest
-// exactly, and since every float operation up to q is monotonic, so is q along a ray.
+// exactly.
 #pragma once
 
 #include <ldp/host_device.h>
@@ -65,7 +65,9 @@ LDP_HOST_DEVICE int grid_place(const GridGeometry& grid, int d, float x) {
 }
 
 // Whole finest cells between a place and the centre: a place is in cascade k if it is less than res/2 * 2^k away.
-LDP_HOST_DEVICE int grid_distance(int place, int centre) { return place >= centre ? place - centre : centre - 1 - place; }
+LDP_HOST_DEVICE int grid_distance(int place, int centre) {
+    return place >= centre ? place - centre : centre - 1 - place;
+}
 
 // The cell of the finest cascade that contains a place: index into [K, res^3].
 LDP_HOST_DEVICE int64_t grid_cell(const GridGeometry& grid, int x, int y, int z) {
@@ -75,8 +77,9 @@ LDP_HOST_DEVICE int64_t grid_cell(const GridGeometry& grid, int x, int y, int z)
     int cascade = 0;
     for (int k = 0; k + 1 < grid.cascades; ++k) cascade += away >= half << k;
     const int start = centre - (half << cascade);
-    const uint32_t code = morton(static_cast<uint32_t>((x - start) >> cascade), static_cast<uint32_t>((y - start) >> cascade),
-                                 static_cast<uint32_t>((z - start) >> cascade));
+    const uint32_t code =
+        morton(static_cast<uint32_t>((x - start) >> cascade), static_cast<uint32_t>((y - start) >> cascade),
+               static_cast<uint32_t>((z - start) >> cascade));
     return (static_cast<int64_t>(cascade) << (3 * grid.log2_resolution)) + code;
 }
 

@@ -1,7 +1,7 @@
 // Occupancy grid: which cells the march may skip. Parameters of the kernels and the maths they share.
 //
-// A cell's density is an exponential moving average of what the field said at random points of it (instant-ngp), and its
-// bit says whether that is above a threshold. Letters: N = K * res^3 cells (grid.h), n samples.
+// A cell's density is an exponential moving average of what the field said at random points of it (instant-ngp), and
+// its bit says whether that is above a threshold. Letters: N = K * res^3 cells (grid.h), n samples.
 #pragma once
 
 #include <ldp/host_device.h>

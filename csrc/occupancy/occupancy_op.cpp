@@ -43,10 +43,12 @@ void occupancy_bits_op(Tensor bits, Tensor used, Tensor workspace, Tensor ema, d
     check(threshold >= 0.0, op, "threshold", "at least 0", std::to_string(threshold));
     params.ema = data<float>(op, "ema", ema, {-1}, ema);
     params.n_cells = ema.size(0);
-    check(params.n_cells > 0 && params.n_cells % 8 == 0, op, "ema", "a multiple of 8 cells", std::to_string(params.n_cells));
+    check(params.n_cells > 0 && params.n_cells % 8 == 0, op, "ema", "a multiple of 8 cells",
+          std::to_string(params.n_cells));
     params.bits = data<uint8_t>(op, "bits", bits, {params.n_cells / 8}, ema);
     params.used = data<float>(op, "used_threshold", used, {1}, ema);
-    params.partial = data<double>(op, "workspace", workspace, {(params.n_cells + kMeanTile - 1) / kMeanTile}, ema);
+    const int64_t tiles = (params.n_cells + kMeanTile - 1) / kMeanTile;
+    params.partial = data<double>(op, "workspace", workspace, {tiles}, ema);
     params.threshold = static_cast<float>(threshold);
     LDP_DISPATCH(op, ema, occupancy_bits_cpu(params), occupancy_bits_cuda(params, stream));
 }

@@ -1,10 +1,10 @@
-// Which cells the field is asked about, and what becomes of the answers: a thread per sample.
+// Which cells the field is asked about, and what becomes of the answers.
 //
-// Sampling reads up to ten averages at random, writes 20 bytes. The update writes three times, each kernel what the next
-// one starts from: a copy; the decayed average of every sampled cell (a cell that was drawn twice gets the same number
-// twice); the largest answer, by atomics on non-negative floats, whose order does not matter.
+// Sampling, a thread per sample, reads up to ten averages at random and writes 20 bytes. The update clears its output
+// (a thread per cell), leaves the largest answer there (a thread per sample; an integer maximum, whose order does not
+// matter), and puts it together with the old average (a thread per cell): 8 bytes written and 8 read a cell, and one
+// scattered access a sample.
 #include <ldp/launch.h>
-#include <ldp/warp.h>
 
 #include "occupancy.h"
 
@@ -24,21 +24,28 @@ __global__ void __launch_bounds__(kBlock) occupancy_sample_cells(OccupancySample
     for (int64_t i = first_item(); i < params.size; i += stride()) occupancy_sample(params, i);
 }
 
-__global__ void __launch_bounds__(kBlock) occupancy_copy(OccupancyUpdateParams params) {
-    for (int64_t i = first_item(); i < params.n_cells; i += stride()) params.updated[i] = params.ema[i];
-}
+// Where there was no answer. Answers are not negative, so that their bits are greater.
+constexpr int kNoAnswer = -1;
 
-__global__ void __launch_bounds__(kBlock) occupancy_decay(OccupancyUpdateParams params) {
-    for (int64_t i = first_item(); i < params.size; i += stride()) {
-        const int64_t cell = params.cells[i];
-        if (cell >= 0 && cell < params.n_cells) params.updated[cell] = occupancy_decayed(params.decay, params.ema[cell]);
-    }
+__global__ void __launch_bounds__(kBlock) occupancy_clear(OccupancyUpdateParams params) {
+    int* const answers = reinterpret_cast<int*>(params.updated);
+    for (int64_t i = first_item(); i < params.n_cells; i += stride()) answers[i] = kNoAnswer;
 }
 
 __global__ void __launch_bounds__(kBlock) occupancy_raise(OccupancyUpdateParams params) {
+    int* const answers = reinterpret_cast<int*>(params.updated);
     for (int64_t i = first_item(); i < params.size; i += stride()) {
         const int64_t cell = params.cells[i];
-        if (cell >= 0 && cell < params.n_cells) atomic_max(params.updated + cell, occupancy_density(params.densities[i]));
+        if (cell < 0 || cell >= params.n_cells) continue;
+        atomicMax(answers + cell, __float_as_int(occupancy_density(params.densities[i])));
+    }
+}
+
+__global__ void __launch_bounds__(kBlock) occupancy_settle(OccupancyUpdateParams params) {
+    for (int64_t i = first_item(); i < params.n_cells; i += stride()) {
+        const float answer = params.updated[i], average = params.ema[i];
+        const bool sampled = __float_as_int(answer) != kNoAnswer;
+        params.updated[i] = sampled ? larger(occupancy_decayed(params.decay, average), answer) : average;
     }
 }
 
@@ -50,10 +57,9 @@ void occupancy_samples_cuda(const OccupancySamplesParams& params, cudaStream_t s
 
 void occupancy_update_cuda(const OccupancyUpdateParams& params, cudaStream_t stream) {
     if (params.n_cells == 0) return;
-    LDP_LAUNCH(occupancy_copy, blocks(params.n_cells), kBlock, 0, stream, params);
-    if (params.size == 0) return;
-    LDP_LAUNCH(occupancy_decay, blocks(params.size), kBlock, 0, stream, params);
-    LDP_LAUNCH(occupancy_raise, blocks(params.size), kBlock, 0, stream, params);
+    LDP_LAUNCH(occupancy_clear, blocks(params.n_cells), kBlock, 0, stream, params);
+    if (params.size > 0) LDP_LAUNCH(occupancy_raise, blocks(params.size), kBlock, 0, stream, params);
+    LDP_LAUNCH(occupancy_settle, blocks(params.n_cells), kBlock, 0, stream, params);
 }
 
 }  // namespace ldp

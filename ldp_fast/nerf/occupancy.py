@@ -23,9 +23,10 @@ class OccupancyGrid(nn.Module):
     """Bits that say where a step through space may absorb something, from a moving average of sampled densities.
 
     A cell's average is max(decay · average, density · step at a random point of the cell); it is occupied where that
-    exceeds min(threshold, mean of all averages) (instant-ngp's rule: optical thickness, 0.01). With several cascades, cascade k of K covers the
-    outermost box scaled about its centre by 2^(k − K + 1), each with as many cells. Everything stays on the device and
-    nothing waits for it; random points are counted on from a seed, so that a run can be repeated and resumed.
+    exceeds min(threshold, mean of all averages) (instant-ngp's rule: optical thickness, 0.01). With several cascades,
+    cascade k of K covers the outermost box scaled about its centre by 2^(k − K + 1), each with as many cells.
+    Everything stays on the device and nothing waits for it; random points are counted on from a seed, so that a run
+    can be repeated and resumed.
 
     Until the first update everything counts as occupied.
 

@@ -26,11 +26,9 @@ def _fake(
     early_stop: float,
     emptiness_scale: float,
 ) -> tuple[Tensor, ...]:
-    like = {"dtype": compute_dtype(density, values, distances, steps, background), "device": density.device}
-    n_rays = ray_offsets.shape[0] - 1
-    composited = torch.empty(n_rays, values.shape[1], **like)
-    opacity, depth, distortion, emptiness = (torch.empty(n_rays, **like) for _ in range(4))
-    return composited, opacity, depth, torch.empty(density.shape[0], **like), distortion, emptiness
+    dtype, n_rays = compute_dtype(density, values, distances, steps, background), ray_offsets.shape[0] - 1
+    shapes = ((n_rays, values.shape[1]), (n_rays,), (n_rays,), (density.shape[0],), (n_rays,), (n_rays,))
+    return tuple(torch.empty(shape, dtype=dtype, device=density.device) for shape in shapes)
 
 
 def _fake_backward(

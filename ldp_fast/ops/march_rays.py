@@ -29,10 +29,11 @@ def _fake(
     jitter: bool,
     capacity: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = max(0, capacity)  # the native operator has a sentence for less
     return (
-        origins.new_empty(capacity, 3),
-        origins.new_empty(capacity),
-        origins.new_empty(capacity),
+        origins.new_empty(rows, 3),
+        origins.new_empty(rows),
+        origins.new_empty(rows),
         origins.new_empty(origins.shape[0] + 1, dtype=torch.int64),
         origins.new_empty(2, dtype=torch.int64),
     )
@@ -55,8 +56,8 @@ def _run_native(
 
 
 define(
-    "march_rays(Tensor origins, Tensor directions, Tensor? bits, Tensor seed, float[] box, int resolution, int cascades, "
-    "float near, float far, float step, float cone_angle, float max_step, bool jitter, int capacity) "
+    "march_rays(Tensor origins, Tensor directions, Tensor? bits, Tensor seed, float[] box, int resolution, "
+    "int cascades, float near, float far, float step, float cone_angle, float max_step, bool jitter, int capacity) "
     "-> (Tensor positions, Tensor distances, Tensor steps, Tensor ray_offsets, Tensor counts)"
 )
 register("march_rays", reference=reference.march_rays, fake=_fake, native=_run_native)

@@ -25,7 +25,7 @@ def _samples_fake(
     resolution: int,
     cascades: int,
 ) -> tuple[Tensor, Tensor]:
-    size = cascades * resolution**3 if uniform == 0 and occupied == 0 else uniform + occupied
+    size = cascades * resolution**3 if uniform == 0 and occupied == 0 else max(0, uniform + occupied)
     return ema.new_empty(size, dtype=torch.int64), ema.new_empty(size, 3)
 
 

@@ -57,36 +57,41 @@ class _Corner:
     Attributes:
         index: entry in the table, [S].
         factors: along each axis the weight, [S, 3].
-        slopes: their first derivatives by the position, [S, 3].
-        curvatures: their second derivatives, [S, 3].
+        sign: +1 along an axis where this is the upper vertex, else −1, [3].
+        slope: first derivative by the position of an upper vertex's factor, [S, 3].
+        curvature: its second derivative, [S, 3].
     """
 
     index: Tensor
     factors: Tensor
-    slopes: Tensor
-    curvatures: Tensor
+    sign: Tensor
+    slope: Tensor
+    curvature: Tensor
 
     @property
     def weight(self) -> Tensor:
         """Product of the factors, [S, 1]."""
-        return self.factors.prod(-1, keepdim=True)
+        x, y, z = self.factors.split(1, -1)
+        return x * y * z
 
     def gradient(self) -> Tensor:
         """The weight's derivatives by the position, [S, 3]."""
-        f, g = self.factors, self.slopes
-        x, y, z = f.unbind(-1)
+        g = self.sign * self.slope
+        x, y, z = self.factors.unbind(-1)
         return torch.stack([g[:, 0] * y * z, x * g[:, 1] * z, x * y * g[:, 2]], -1)
 
     def hessian_times(self, v: Tensor) -> Tensor:
         """The weight's second derivatives by the position, times a vector: [S, 3] -> [S, 3]."""
-        (x, y, z), (dx, dy, dz), (ddx, ddy, ddz) = (t.unbind(-1) for t in (self.factors, self.slopes, self.curvatures))
+        x, y, z = self.factors.unbind(-1)
+        dx, dy, dz = (self.sign * self.slope).unbind(-1)
+        ddx, ddy, ddz = (self.sign * self.curvature).unbind(-1)
         xy, xz, yz = dx * dy * z, dx * y * dz, x * dy * dz
-        u, v_, w = v.unbind(-1)
+        a, b, c = v.unbind(-1)
         return torch.stack(
             [
-                ddx * y * z * u + xy * v_ + xz * w,
-                xy * u + x * ddy * z * v_ + yz * w,
-                xz * u + yz * v_ + x * y * ddz * w,
+                ddx * y * z * a + xy * b + xz * c,
+                xy * a + x * ddy * z * b + yz * c,
+                xz * a + yz * b + x * y * ddz * c,
             ],
             -1,
         )
@@ -119,7 +124,7 @@ def _corners(
             sign = (2 * upper - 1).to(t.dtype)
             index = _index(lower + upper, resolution, offsets[level + 1] - offsets[level], hashed)
             factors = torch.where(upper.bool(), weight, 1 - weight)
-            yield level, _Corner(offsets[level] + index, factors, sign * slope, sign * curvature)
+            yield level, _Corner(offsets[level] + index, factors, sign, slope, curvature)
 
 
 def _values(table: Tensor, shadow: Tensor | None) -> Tensor:

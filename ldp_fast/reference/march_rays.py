@@ -1,7 +1,7 @@
 """Ray marching: from rays to packed samples in occupied cells, bit for bit as csrc/march finds them.
 
-A ray o + t·d enters the box at t_in and leaves it at t_out. Its lattice starts at t_0 = t_in + u·dt(t_in), with u = ½, or
-with a random number of the ray's own (jitter), so that a sample stands for a step around it:
+A ray o + t·d enters the box at t_in and leaves it at t_out. Its lattice starts at t_0 = t_in + u·dt(t_in), with u = ½
+or a random number of the ray's own (jitter), so that a sample stands for a step around it:
 
     fixed steps          t_i = t_0 + i·step
     cone-angled steps    t_{i+1} = t_i + dt(t_i),  dt(t) = clamp(t·cone_angle, step, max_step)
@@ -44,8 +44,8 @@ def march_rays(
     """Finds the samples of rays.
 
     Rays that miss the box, do not move or are not finite have no samples. Where more samples are found than fit, the
-    last ones are left out: the far samples of one ray, and all those of the rays behind it; counts[1] says how many were
-    needed. The same seed gives the same samples, on every device; nothing has a gradient.
+    last ones are left out: the far samples of one ray, and all those of the rays after it; counts[1] says how many
+    were needed. The same seed gives the same samples, on every device; nothing has a gradient.
 
     Args:
         origins: [R, 3].
@@ -131,7 +131,7 @@ def _lattice(
 
 
 def _points(first: Tensor, end: Tensor, lengths: tuple[float, float, float]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yields the first ray of a chunk of rays, and their lattices' t and dt [rays, points], points after end included."""
+    """Yields the first ray of a chunk of rays, and their lattices' t and dt [rays, points]; some lie beyond the end."""
     rays = (first < end).nonzero()[:, 0]
     if len(rays) == 0:
         return
@@ -145,7 +145,9 @@ def _points(first: Tensor, end: Tensor, lengths: tuple[float, float, float]) -> 
             t = t0[:, None] + i.to(first.dtype) * first.new_tensor(lengths[0])
             yield begin, t, _step(t, lengths)
             continue
-        points, steps, t = [], [], t0
+        points: list[Tensor] = []
+        steps: list[Tensor] = []
+        t = t0
         while len(points) < MAX_LATTICE and bool((t < alive).any()):
             points.append(t)
             steps.append(_step(t, lengths))

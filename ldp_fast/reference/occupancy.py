@@ -1,10 +1,10 @@
 """The occupancy grid: where its cells are, which of them the field is asked about, and what becomes of the answers.
 
-K cascades of res³ cells, each in Morton order with x in the lowest bit: cell = k·res³ + morton(x, y, z). Cascade k is the
-outermost box scaled about its centre by 2^(k−K+1). A point is first given a place among the finest cells (res·2^(K−1)
-along an axis); from there on everything is whole numbers, so that the cascades nest exactly. The march asks the finest
-cascade that contains a point: a cell of cascade k that lies inside cascade k−1 is never asked, but it is kept up to date
-like any other, so that a reader with another rule is not misled.
+K cascades of res³ cells, each in Morton order with x in the lowest bit: cell = k·res³ + morton(x, y, z). Cascade k is
+the outermost box scaled about its centre by 2^(k−K+1). A point is first given a place among the finest cells
+(res·2^(K−1) along an axis); from there on everything is whole numbers, so that the cascades nest exactly. The march
+asks the finest cascade that contains a point: a cell of cascade k that lies inside cascade k−1 is never asked, but it
+is kept up to date like any other, so that a reader with another rule is not misled.
 
 A cell holds an exponential moving average of densities, and a bit that says whether it is above a threshold; the
 scheme is instant-ngp's (Müller et al. 2022, appendix E.2): decay, maximum, threshold min(0.01, mean).
@@ -165,8 +165,8 @@ def occupancy_update(ema: Tensor, cells: Tensor, densities: Tensor, decay: float
 
     Args:
         ema: [N] float32, not negative.
-        cells: [n] int64, from `occupancy_samples`. An index that is no cell is an error on a CPU and is left out on CUDA,
-            where nothing may wait for the device.
+        cells: [n] int64, from `occupancy_samples`. An index that is no cell is an error on a CPU and is left out on
+            CUDA, where nothing may wait for the device.
         densities: [n] float32.
         decay: factor on the old average, 0 to 1.
 

@@ -28,8 +28,13 @@ struct State {
         return values;
     }
     State(size_t n, size_t first)
-        : size(n), shift(first), param(framed(n, first, 1, -1, 1)), grad(framed(n, first, 2, -1, 1)),
-          exp_avg(framed(n, first, 3, -1, 1)), exp_avg_sq(framed(n, first, 4, 0, 1)), step{3.0f},
+        : size(n),
+          shift(first),
+          param(framed(n, first, 1, -1, 1)),
+          grad(framed(n, first, 2, -1, 1)),
+          exp_avg(framed(n, first, 3, -1, 1)),
+          exp_avg_sq(framed(n, first, 4, 0, 1)),
+          step{3.0f},
           shadow(std::vector<uint16_t>(n + first + 1, uint16_t{0x1234})) {
         grad[first + n / 2] = 1e-24f;  // its square is nothing
     }
@@ -64,7 +69,8 @@ void run(size_t size, const Options& options) {
     ldp::adam_cpu(expected.params(options, lr.data(), scale.data(), found.data()));
     ldp::adam_cpu(expected.params(options, lr.data(), scale.data(), found.data()));
     for (size_t i = 0; options.shadow && !options.found_inf && i < size; ++i)
-        expect(expected.shadow[options.shift + i] == ldp::half_bits(expected.param[options.shift + i]), "a rounded shadow");
+        expect(expected.shadow[options.shift + i] == ldp::half_bits(expected.param[options.shift + i]),
+               "a rounded shadow");
     for_every_order([&] {
         State got(size, options.shift);
         ldp::adam_cuda(got.params(options, lr.data(), scale.data(), found.data()), nullptr);
@@ -78,9 +84,43 @@ void run(size_t size, const Options& options) {
     });
 }
 
+// A step that moves nothing casts every kind of number: subnormal halves, ties, overflow, infinities, NaN.
+void cast() {
+    constexpr size_t kSize = 1 << 18;
+    device_buffer<float> param(kSize), grad(std::vector<float>(kSize, 0.0f)),
+        moments(std::vector<float>(2 * kSize, 0.0f));
+    for (uint32_t i = 0; i < kSize; ++i) {
+        const uint32_t bits = i << 14 | (i % 5 == 0   ? 0u
+                                         : i % 5 == 1 ? 0x1000u
+                                         : i % 5 == 2 ? 0x1001u
+                                         : i % 5 == 3 ? 0x0fffu
+                                                      : 1u);
+        std::memcpy(&param[i], &bits, 4);
+    }
+    device_buffer<float> step{0.0f}, lr{0.0f};
+    device_buffer<uint16_t> shadow(kSize);
+    ldp::AdamParams params{};
+    params.param = param.data();
+    params.grad = grad.data();
+    params.exp_avg = moments.data();
+    params.exp_avg_sq = moments.data() + kSize;
+    params.shadow = shadow.data();
+    params.step = step.data();
+    params.lr = lr.data();
+    params.size = kSize;
+    params.beta2 = 0.5f;
+    params.log_beta1 = params.log_beta2 = -1.0f;
+    params.eps = 1.0f;
+    ldp::adam_cpu(params);
+    std::vector<uint16_t> expected;
+    for (size_t i = 0; i < kSize; ++i) expected.push_back(ldp::half_bits(param[i]));
+    compare_bits("cast", shadow, expected);
+}
+
 }  // namespace
 
 int main() {
+    cast();
     for (const size_t size : {0, 1, 3, 4, 5, 1023, 1024, 1025, 5003})
         for (const size_t shift : {0, 1, 2}) {
             Options options;

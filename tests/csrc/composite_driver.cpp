@@ -13,21 +13,29 @@ namespace {
 struct Scene {
     std::vector<int64_t> counts;  // samples of the rays
     int channels = 4;
-    float density = 4.0f;      // the greatest
+    float density = 4.0f;  // the greatest
     float early_stop = 0.0f;
     float emptiness_scale = 10.0f;
     bool background = true;
     int padding = 37;
-    int leading = 0;           // rows before the first ray's
-    bool short_buffer = false; // offsets lead beyond it
-    int64_t opaque_at = -1;    // a sample that stops its ray
+    int leading = 0;            // rows before the first ray's
+    bool short_buffer = false;  // offsets lead beyond it
+    int64_t opaque_at = -1;     // a sample that stops its ray
 };
 
 struct Results {
-    device_buffer<float> values, opacity, depth, weights, distortion, emptiness, grad_density, grad_values, grad_background;
+    device_buffer<float> values, opacity, depth, weights, distortion, emptiness, grad_density, grad_values,
+        grad_background;
     Results(size_t rays, size_t samples, size_t channels)
-        : values(rays * channels), opacity(rays), depth(rays), weights(samples), distortion(rays), emptiness(rays),
-          grad_density(samples), grad_values(samples * channels), grad_background(rays * channels) {}
+        : values(rays * channels),
+          opacity(rays),
+          depth(rays),
+          weights(samples),
+          distortion(rays),
+          emptiness(rays),
+          grad_density(samples),
+          grad_values(samples * channels),
+          grad_background(rays * channels) {}
     ldp::CompositeOutputs outputs() {
         return {values.data(), opacity.data(), depth.data(), weights.data(), distortion.data(), emptiness.data()};
     }
@@ -50,7 +58,8 @@ void run(const Scene& scene) {
     std::vector<int64_t> offsets{scene.leading};
     for (const int64_t count : scene.counts) offsets.push_back(offsets.back() + count);
     size_t size = static_cast<size_t>(offsets.back()) + static_cast<size_t>(scene.padding);
-    std::vector<float> density = random_floats(size, 1, 0.0f, scene.density), steps = random_floats(size, 2, 0.01f, 0.05f);
+    std::vector<float> density = random_floats(size, 1, 0.0f, scene.density),
+                       steps = random_floats(size, 2, 0.01f, 0.05f);
     std::vector<float> distances(size, 0.0f);
     for (size_t ray = 0; ray < rays; ++ray) {
         float t = 3.0f;
@@ -59,6 +68,9 @@ void run(const Scene& scene) {
     for (size_t i = offsets.back(); i < size; ++i) density[i] = steps[i] = distances[i] = NAN;  // padding
     for (int64_t i = 0; i < scene.leading; ++i) density[i] = steps[i] = distances[i] = NAN;
     if (scene.opaque_at >= 0) density[scene.opaque_at] = HUGE_VALF;
+    // What is behind a stop may hold anything.
+    if (scene.opaque_at >= 0 && scene.early_stop > 0.0f)
+        for (int64_t i = scene.opaque_at + 1; i < offsets[1]; ++i) density[i] = NAN;
     if (scene.short_buffer) size /= 2;
     density.resize(size);
     steps.resize(size);
@@ -84,11 +96,15 @@ void run(const Scene& scene) {
     const device_buffer<float> g_depth(random_floats(rays, 7)), g_weights(random_floats(size, 8));
     const device_buffer<float> g_distortion(random_floats(rays, 9)), g_emptiness(random_floats(rays, 10));
     const auto gradients = [&](Results& results, int which) {
-        const auto wanted = [&](const device_buffer<float>& g, int bit) { return which >> bit & 1 ? g.data() : nullptr; };
-        return ldp::CompositeGradients{wanted(g_values, 0),         wanted(g_opacity, 1),    wanted(g_depth, 2),
-                                       wanted(g_weights, 3),        wanted(g_distortion, 4), wanted(g_emptiness, 5),
-                                       results.opacity.data(),      results.grad_density.data(), results.grad_values.data(),
-                                       scene.background ? results.grad_background.data() : nullptr};
+        const auto wanted = [&](const device_buffer<float>& g, int bit) {
+            return which >> bit & 1 ? g.data() : nullptr;
+        };
+        return ldp::CompositeGradients{
+            wanted(g_values, 0),        wanted(g_opacity, 1),
+            wanted(g_depth, 2),         wanted(g_weights, 3),
+            wanted(g_distortion, 4),    wanted(g_emptiness, 5),
+            results.opacity.data(),     results.grad_density.data(),
+            results.grad_values.data(), scene.background ? results.grad_background.data() : nullptr};
     };
     // All gradients at once, those of values and opacity, that of the distortion alone, none.
     const int selections[] = {63, 3, 16, 0};
@@ -134,12 +150,12 @@ int main() {
     run({{40, 40}, 3, 1.0f, 1e-4f, 10.0f, true, 0, 0, false, 31});  // the stop is on the border of a chunk
     run({{40, 40}, 3, 1.0f, 1e-4f, 10.0f, true, 0, 0, false, 30});
     run({{40, 40}, 3, 1.0f, 1e-4f, 10.0f, true, 0, 0, false, 32});
-    run({{40, 40}, 3, 1.0f, 0.0f, 10.0f, true, 0, 0, false, 12});   // and opaque without a stop
-    run({{}, 4});                                                   // no rays
-    run({{0, 0, 0}, 4, 4.0f, 1e-4f, 10.0f, true, 0});               // no samples
-    run({{1}, 1, 4.0f, 1e-4f, 0.0f, true, 0});                      // one sample, full buffer, no emptiness
-    run({{5, 40}, 4, 4.0f, 1e-4f, 10.0f, true, 9, 11});             // padding in front too
-    run({{30, 30, 30}, 4, 4.0f, 1e-4f, 10.0f, true, 0, 0, true});   // the buffer is too short for the offsets
-    run({{1100, 3, 2050}, 2, 0.2f});                                // more than 32 chunks, and more than 64
+    run({{40, 40}, 3, 1.0f, 0.0f, 10.0f, true, 0, 0, false, 12});  // and opaque without a stop
+    run({{}, 4});                                                  // no rays
+    run({{0, 0, 0}, 4, 4.0f, 1e-4f, 10.0f, true, 0});              // no samples
+    run({{1}, 1, 4.0f, 1e-4f, 0.0f, true, 0});                     // one sample, full buffer, no emptiness
+    run({{5, 40}, 4, 4.0f, 1e-4f, 10.0f, true, 9, 11});            // padding in front too
+    run({{30, 30, 30}, 4, 4.0f, 1e-4f, 10.0f, true, 0, 0, true});  // the buffer is too short for the offsets
+    run({{1100, 3, 2050}, 2, 0.2f});                               // more than 32 chunks, and more than 64
     return 0;
 }

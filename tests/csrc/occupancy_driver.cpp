@@ -58,8 +58,14 @@ void update(size_t n_cells, size_t size) {
     }
     if (n_cells > 8) averages[1] = NAN, averages[2] = -1.0f, averages[4] = HUGE_VALF;
     std::vector<float> expected(n_cells, NAN);
-    ldp::OccupancyUpdateParams params{averages.data(), chosen.data(),  answers.data(), expected.data(), static_cast<int64_t>(n_cells),
-                                      static_cast<int64_t>(size), 0.95f};
+    ldp::OccupancyUpdateParams params{};
+    params.ema = averages.data();
+    params.cells = chosen.data();
+    params.densities = answers.data();
+    params.updated = expected.data();
+    params.n_cells = static_cast<int64_t>(n_cells);
+    params.size = static_cast<int64_t>(size);
+    params.decay = 0.95f;
     ldp::occupancy_update_cpu(params);
     for_every_order([&] {
         const device_buffer<float> ema(averages), densities(answers);
@@ -95,7 +101,13 @@ void bits(size_t n_cells, float threshold, bool broken) {
     std::vector<uint8_t> expected_bits(n_cells / 8, 0xaa);
     std::vector<float> expected_used(1, NAN);
     std::vector<double> sums(tiles);
-    ldp::OccupancyBitsParams params{averages.data(), expected_bits.data(), expected_used.data(), sums.data(), static_cast<int64_t>(n_cells), threshold};
+    ldp::OccupancyBitsParams params{};
+    params.ema = averages.data();
+    params.bits = expected_bits.data();
+    params.used = expected_used.data();
+    params.partial = sums.data();
+    params.n_cells = static_cast<int64_t>(n_cells);
+    params.threshold = threshold;
     ldp::occupancy_bits_cpu(params);
     for_every_order([&] {
         const device_buffer<float> ema(averages);
@@ -125,7 +137,8 @@ int main() {
     update(64, 1000);
     update(4096, 2500);
     update_outside();
-    for (const size_t n_cells : {size_t{8}, size_t{512}, size_t{4104}, size_t{2} * ldp::kMeanTile, size_t{3} * ldp::kMeanTile + 72}) {
+    constexpr size_t kTile = ldp::kMeanTile;
+    for (const size_t n_cells : {size_t{8}, size_t{512}, size_t{4104}, 2 * kTile, 3 * kTile + 72}) {
         bits(n_cells, 0.01f, false);
         bits(n_cells, 100.0f, false);
         bits(n_cells, 0.3f, true);

@@ -18,9 +18,13 @@ def test_kernels_agree_with_the_cpu() -> None:
     harness.check(Path(__file__).parent / "march_driver.cpp", SOURCES)
 
 
+def test_no_races() -> None:
+    harness.check_races(Path(__file__).parent / "march_driver.cpp", SOURCES)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_machine_code(architecture: int) -> None:
-    """No warnings, nothing in local memory, no atomics: the order of samples is fixed. Nothing is contracted."""
+    """No warnings, nothing in local memory, no atomics: the order of samples is fixed."""
     found = machine_code(CSRC / "march" / "march_samples.cu", architecture, ("-DUSE_CUDA",))
     for kernel in ("march_count", "march_write_samples"):
         variants = found.named(kernel)

@@ -18,6 +18,10 @@ def test_kernels_agree_with_the_cpu() -> None:
     harness.check(Path(__file__).parent / "occupancy_driver.cpp", SOURCES)
 
 
+def test_no_races() -> None:
+    harness.check_races(Path(__file__).parent / "occupancy_driver.cpp", SOURCES)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_machine_code(architecture: int) -> None:
     """No warnings, nothing in local memory; the maximum is an integer reduction that nobody waits for."""

@@ -49,11 +49,16 @@ struct Thread {
     uint32_t warp_phase = 0;
 };
 
+struct Warp {
+    unsigned lanes = 0, left = 0, waiting = 0;  // one bit a lane: there at all, left the kernel, in a collective
+};
+
 struct Device {
     const char* kernel = "";
     void (*body)(void*) = nullptr;
     void* context = nullptr;
     std::vector<Thread> threads;
+    std::vector<Warp> warps;
     std::vector<int> sequence;
     int running = -1, alive = 0, at_barrier = 0;
     uint64_t block_serial = 0;
@@ -85,12 +90,13 @@ void leave() {
     Thread& own = device.threads[device.running];
     own.state = Thread::kDone;
     --device.alive;
-    const int first = device.running / 32 * 32,
-              last = std::min<int>(first + 32, static_cast<int>(device.threads.size()));
-    for (int i = first; i < last; ++i)
-        if (device.threads[i].state == Thread::kCollective && (device.threads[i].mask >> (device.running - first) & 1u))
-            fail("a lane has left the kernel while lane %d waits for it in %s with mask %08x", i - first,
-                 device.threads[i].at, device.threads[i].mask);
+    const int first = device.running / 32 * 32;
+    Warp& warp = device.warps[first / 32];
+    warp.left |= 1u << (device.running - first);
+    for (int i = 0; i < 32 && warp.waiting != 0; ++i)
+        if ((warp.waiting >> i & 1u) && (device.threads[first + i].mask & warp.left))
+            fail("a lane has left the kernel while lane %d waits for it in %s with mask %08x", i,
+                 device.threads[first + i].at, device.threads[first + i].mask);
     if (device.at_barrier) fail("a thread has left the kernel while others wait for it at a barrier");
     device.idle.push_back(own.fiber);
 }
@@ -187,6 +193,8 @@ void run_block(size_t shared_bytes, uint64_t& random) {
         device.threads[i].index = {linear % blockDim.x, linear / blockDim.x % blockDim.y,
                                    linear / (blockDim.x * blockDim.y)};
     }
+    device.warps.assign((size + 31) / 32, Warp());
+    for (int i = 0; i < size; ++i) device.warps[i / 32].lanes |= 1u << i % 32;
     ++device.block_serial;
     device.block_phase = 0;
     device.static_bytes = 0;
@@ -301,7 +309,8 @@ int barrier(const char* name, int predicate) {
     }
     int count = 0;
     for (const Thread& thread : device.threads) {
-        if (std::strcmp(thread.at, name) != 0) fail("%s, but other threads are in %s", name, thread.at);
+        if (thread.at != name && std::strcmp(thread.at, name) != 0)
+            fail("%s, but other threads are in %s", name, thread.at);
         count += thread.predicate;
     }
     for (Thread& thread : device.threads) {
@@ -322,27 +331,27 @@ void collective(const char* name, unsigned mask, void* request, Complete complet
     own.request = request;
     own.complete = complete;
     own.state = Thread::kCollective;
+    Warp& warp = device.warps[first / 32];
+    if (const unsigned absent = mask & ~warp.lanes; absent)
+        fail("%s with mask %08x, but the block has no lane %d in this warp", name, mask, __builtin_ctz(absent));
+    if (const unsigned left = mask & warp.left; left)
+        fail("%s with mask %08x, but lane %d has left the kernel", name, mask, __builtin_ctz(left));
+    warp.waiting |= 1u << self;
+    bool all_here = (warp.waiting & mask) == mask;
     void* requests[32] = {};
-    bool complete_warp = true;
-    for (int i = 0; i < 32; ++i) {
+    for (int i = 0; i < 32 && all_here; ++i) {
         if (!(mask >> i & 1u)) continue;
-        if (first + i >= static_cast<int>(device.threads.size()))
-            fail("%s with mask %08x, but the block has no lane %d in this warp", name, mask, i);
         const Thread& other = device.threads[first + i];
-        if (other.state == Thread::kDone) fail("%s with mask %08x, but lane %d has left the kernel", name, mask, i);
-        if (other.state != Thread::kCollective) {
-            complete_warp = false;
-            continue;
-        }
-        if (other.mask == mask && other.complete != complete)
+        all_here = other.mask == mask;
+        if (all_here && other.complete != complete)
             fail("%s by lane %d, but lane %d is in %s with the same mask", name, self, i, other.at);
-        if (other.mask != mask) complete_warp = false;
         requests[i] = other.request;
     }
-    if (!complete_warp) {
+    if (!all_here) {
         to_scheduler();
         return;
     }
+    warp.waiting &= ~mask;
     complete(requests, mask);
     const bool orders_memory = complete == &detail::Sync::complete;
     for (int i = 0; i < 32; ++i)

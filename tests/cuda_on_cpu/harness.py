@@ -32,13 +32,12 @@ CSRC = ROOT / "csrc"
 RUNTIME = (HERE / "cuda_on_cpu.cpp", HERE / "testing.cpp")
 RACES_RUNTIME = (*RUNTIME, HERE / "races.cpp")
 
-SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+SANITIZERS = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 # The compiler announces accesses to a runtime of our own. At fixed addresses, so that addr2line finds the lines.
-RACES = ("-DLDP_RACES", "-fno-pie")
+RACES = ("-O1", "-DLDP_RACES", "-fno-pie")
 ANNOUNCED = "-fsanitize=thread"
 FLAGS = (
     "-std=c++17",
-    "-O1",
     "-g1",
     "-fno-omit-frame-pointer",
     "-ffp-contract=off",
@@ -91,7 +90,7 @@ def _compiler() -> str:
 
 
 @functools.cache
-def compile_object(source: Path, flags: tuple[str, ...] = SANITIZERS) -> Path:
+def compile_object(source: Path, flags: tuple[str, ...] = ()) -> Path:
     """Compiles one file, once a session.
 
     Args:
@@ -124,10 +123,17 @@ def build(
         The programme.
     """
     files = (driver, *(CSRC / source for source in sources))
-    own = (*RACES, ANNOUNCED) if races else SANITIZERS
-    runtime = [compile_object(file, RACES if races else SANITIZERS) for file in (RACES_RUNTIME if races else RUNTIME)]
-    objects = [compile_object(file, (*own, *flags)) for file in files]
+    runtime = [
+        compile_object(file, (*(RACES if races else ()), "-O2")) for file in (RACES_RUNTIME if races else RUNTIME)
+    ]
+    objects = [compile_object(file, (*_instrumentation(file, races), *flags)) for file in files]
     return _link((*objects, *runtime), ("-no-pie",) if races else SANITIZERS)
+
+
+def _instrumentation(source: Path, races: bool) -> tuple[str, ...]:
+    if not races:
+        return SANITIZERS
+    return (*RACES, ANNOUNCED) if source.suffix == ".cu" else RACES
 
 
 @functools.cache

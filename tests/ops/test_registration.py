@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,9 +47,12 @@ def test_shape_functions_promise_the_real_strides(name: str) -> None:
             assert (result.shape, result.stride(), result.dtype) == (promise.shape, promise.stride(), promise.dtype)
 
 
-def test_every_operator_is_tested_here() -> None:
-    """A new operator cannot be forgotten (feature matching has a file of its own)."""
-    assert {name for name in _library.OPERATORS if not name.startswith("feature_matching")} == set(NAMES)
+@pytest.mark.parametrize("name", sorted(_library.OPERATORS.keys() - set(NAMES)))
+def test_every_other_operator_is_checked_in_a_file_of_its_own(name: str) -> None:
+    """A new operator cannot be forgotten: it is listed above, or another file here puts it through opcheck."""
+    others = set(Path(__file__).parent.glob("test_*.py")) - {Path(__file__)}
+    texts = [file.read_text(encoding="utf-8") for file in others]
+    assert any("opcheck" in text and re.search(rf"\b{name}\b", text) for text in texts)
 
 
 @pytest.mark.parametrize("op", OPERATORS)

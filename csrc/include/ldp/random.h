@@ -20,6 +20,8 @@ LDP_HOST_DEVICE float uniform_of_bits(uint64_t bits) {
     return static_cast<float>(static_cast<uint32_t>(bits >> 40)) * 5.9604644775390625e-8f;
 }
 
-LDP_HOST_DEVICE float random_uniform(uint64_t seed, uint64_t counter) { return uniform_of_bits(random_bits(seed, counter)); }
+LDP_HOST_DEVICE float random_uniform(uint64_t seed, uint64_t counter) {
+    return uniform_of_bits(random_bits(seed, counter));
+}
 
 }  // namespace ldp

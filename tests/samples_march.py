@@ -1,0 +1,107 @@
+"""Arguments of ray marching and of the occupancy grid, for their tests and benchmarks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import ldp_fast.ops  # noqa: F401  (registers them)
+
+BOX = [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]
+UNEVEN_BOX = [-1.0, -2.0, 0.5, 1.5, 1.0, 1.25]
+
+
+def sample_rays(size: int, *, box: list[float] = BOX, seed: int = 0, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Origins and unit directions [size, 3]: most rays come from outside and aim into the box, a few miss it, start in
+    it, or go along an axis."""
+    generator = torch.Generator().manual_seed(seed)
+    lower, upper = torch.tensor(box[:3]), torch.tensor(box[3:])
+    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    away = torch.nn.functional.normalize(torch.randn(size, 3, generator=generator), dim=-1)
+    origins = middle + 2.5 * half.norm() * away
+    origins[5::7] = middle + 0.3 * half * away[5::7]
+    targets = middle + half * (torch.rand(size, 3, generator=generator) * 2.4 - 1.2)
+    directions = torch.nn.functional.normalize(targets - origins, dim=-1)
+    directions[3::11] = torch.tensor([0.0, -1.0, -0.0])
+    return origins.to(device), directions.to(device)
+
+
+def sample_bits(cells: int, share: float, *, seed: int = 0, device: str = "cpu") -> Tensor:
+    """Random bits of which a share is set: [cells / 8] uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    occupied = torch.rand(cells // 8, 8, generator=generator) < share
+    return (occupied.long() << torch.arange(8)).sum(-1).to(torch.uint8).to(device)
+
+
+def shell_average(resolution: int, *, device: str = "cpu") -> Tensor:
+    """Averages [res³] of a scene like a real one: a shell of density 1 between radii 0.4 and 0.7 of `BOX`."""
+    samples = torch.ops.ldp_fast.occupancy_samples
+    unused = torch.zeros(1)
+    _, positions = samples(torch.zeros(resolution**3), unused, unused.long(), 0, 0, BOX, resolution, 1)
+    radius = positions.norm(dim=-1)
+    return ((radius > 0.4) & (radius < 0.7)).float().to(device)
+
+
+def march_inputs(
+    rays: int = 37,
+    *,
+    box: list[float] = BOX,
+    resolution: int = 16,
+    cascades: int = 1,
+    share: float | None = 0.3,
+    near: float = 0.05,
+    far: float = math.inf,
+    step: float = 0.06,
+    cone_angle: float = 0.0,
+    max_step: float = math.inf,
+    jitter: bool = True,
+    capacity: int = 4000,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Keyword arguments of `torch.ops.ldp_fast.march_rays`; `share` of the cells are occupied, None: no bits."""
+    origins, directions = sample_rays(rays, box=box, seed=seed, device=device)
+    return {
+        "origins": origins,
+        "directions": directions,
+        "bits": None if share is None else sample_bits(cascades * resolution**3, share, seed=seed, device=device),
+        "seed": torch.tensor([seed], device=device),
+        "box": box,
+        "resolution": resolution,
+        "cascades": cascades,
+        "near": near,
+        "far": far,
+        "step": step,
+        "cone_angle": cone_angle,
+        "max_step": max_step,
+        "jitter": jitter,
+        "capacity": capacity,
+    }
+
+
+def occupancy_inputs(
+    *,
+    box: list[float] = BOX,
+    resolution: int = 8,
+    cascades: int = 1,
+    uniform: int = 0,
+    occupied: int = 0,
+    threshold: float = 0.5,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Keyword arguments of `torch.ops.ldp_fast.occupancy_samples`; averages are uniform in [0, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "ema": torch.rand(cascades * resolution**3, generator=generator).to(device),
+        "threshold": torch.tensor([threshold], device=device),
+        "seed": torch.tensor([seed], device=device),
+        "uniform": uniform,
+        "occupied": occupied,
+        "box": box,
+        "resolution": resolution,
+        "cascades": cascades,
+    }
