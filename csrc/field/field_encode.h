@@ -9,8 +9,8 @@ namespace ldp {
 
 // kWidth features of a level, from `column` on: 2 (columns of one level, both in one load) or 1 (the second is 0).
 template <int kWidth>
-__device__ __forceinline__ float2 field_encode_some(const HashGridParams& grid, const HashGridLevel* levels, const float* unit,
-                                                    int column) {
+__device__ __forceinline__ float2 field_encode_some(const HashGridParams& grid, const HashGridLevel* levels,
+                                                    const float* unit, int column) {
     const int features = grid.n_features;
     const int l = features == 2 ? column >> 1 : column / features;
     const HashGridLevel level = levels[l];
@@ -35,9 +35,11 @@ __device__ __forceinline__ float2 field_encode_some(const HashGridParams& grid, 
         const half* const shadow = static_cast<const half*>(grid.shadow);
         float2 entry = make_float2(0.0f, 0.0f);
         if (kWidth == 2)
-            entry = shadow != nullptr ? to_float2(load_read_only<half2>(shadow + at)) : load_read_only<float2>(grid.table + at);
+            entry = shadow != nullptr ? to_float2(load_read_only<half2>(shadow + at))
+                                      : load_read_only<float2>(grid.table + at);
         else
-            entry.x = shadow != nullptr ? to_float(load_read_only<half>(shadow + at)) : load_read_only<float>(grid.table + at);
+            entry.x = shadow != nullptr ? to_float(load_read_only<half>(shadow + at))
+                                        : load_read_only<float>(grid.table + at);
         sum.x = fmaf(weight, entry.x, sum.x);
         if (kWidth == 2) sum.y = fmaf(weight, entry.y, sum.y);
     }
@@ -45,8 +47,8 @@ __device__ __forceinline__ float2 field_encode_some(const HashGridParams& grid, 
 }
 
 // Columns `column` (even) and the next; those from L*F on are 0.
-__device__ __forceinline__ float2 field_encode(const HashGridParams& grid, const HashGridLevel* levels, const float* unit,
-                                               int column) {
+__device__ __forceinline__ float2 field_encode(const HashGridParams& grid, const HashGridLevel* levels,
+                                               const float* unit, int column) {
     const int columns = grid.n_levels * grid.n_features;
     if (column >= columns) return make_float2(0.0f, 0.0f);
     if (grid.n_features % 2 == 0) return field_encode_some<2>(grid, levels, unit, column);

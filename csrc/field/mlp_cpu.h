@@ -68,7 +68,8 @@ LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) {
 
 // kRows x kVectors vectors of sums in registers.
 template <Finish kFinish, int kRows, int kVectors>
-LDP_ALWAYS_INLINE void block(Factor a, const float* b, int64_t b_stride, int depth, const float* bias, float* c, int64_t c_stride) {
+LDP_ALWAYS_INLINE void block(Factor a, const float* b, int64_t b_stride, int depth, const float* bias, float* c,
+                             int64_t c_stride) {
     Vec sums[kRows][kVectors];
     for (int v = 0; v < kVectors; ++v) {
         const Vec start = bias != nullptr ? load(bias + v * kLanes) : broadcast(0.0f);
@@ -102,7 +103,8 @@ static void panel(Factor a, int rows, const float* b, int64_t b_stride, int dept
 
 // C [rows, columns]; rows a multiple of 8, columns of 16. Sixteen sums or so, for as many as the pipelines hold.
 template <Finish kFinish>
-static void product(Factor a, int rows, const float* b, int64_t b_stride, int depth, const float* bias, Matrix c, int columns) {
+static void product(Factor a, int rows, const float* b, int64_t b_stride, int depth, const float* bias, Matrix c,
+                    int columns) {
     for (int n = 0; n < columns;) {
         const float* const right = b + n;
         const float* const start = bias != nullptr ? bias + n : nullptr;
@@ -114,7 +116,11 @@ static void product(Factor a, int rows, const float* b, int64_t b_stride, int de
             panel<kFinish, 8, 32 / kLanes>(a, rows, right, b_stride, depth, start, to);
             n += 32;
         } else {
-            panel<kFinish, kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2, 16 / kLanes>(a, rows, right, b_stride, depth, start, to);
+            panel<kFinish,
+                  kLanes == 16  ? 8
+                  : kLanes == 8 ? 4
+                                : 2,
+                  16 / kLanes>(a, rows, right, b_stride, depth, start, to);
             n += 16;
         }
     }
@@ -149,8 +155,8 @@ static void backward(const PackedField& net, const FieldTile& tile, int rows, fl
             product<Finish::kMask>({grad, stride, 1}, rows, layer.plain, layer.in, layer.out_depth, nullptr,
                                    {tile.activation[l], tile.stride[l]}, layer.in);
         else
-            product<Finish::kStore>({grad, stride, 1}, rows, layer.plain, layer.in, layer.out_depth, nullptr, grad_input,
-                                    layer.in);
+            product<Finish::kStore>({grad, stride, 1}, rows, layer.plain, layer.in, layer.out_depth, nullptr,
+                                    grad_input, layer.in);
     }
 }
 
