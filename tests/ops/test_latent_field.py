@@ -41,11 +41,9 @@ def double(made: dict[str, Any]) -> dict[str, Any]:
     return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in made.items()}
 
 
-def naive(made: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """What one would write in PyTorch, for autograd to differentiate; exponents have to stay within ±15."""
-    positions, bound = made["positions"], made["bound"]
+def network(made: dict[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
+    """What follows the encoding [S, E], as one would write it for autograd; exponents have to stay within ±15."""
     hidden, layers, channels, bias, sigmoid, strength, std, _ = made["network"]
-    x = reference.hash_grid((positions + bound) / (2 * bound), made["table"], None, None, *made["layout"])
     rest = made["weights"]
     widths = [x.shape[1], *[hidden] * layers, 1 + channels]
     for n, (i, o) in enumerate(itertools.pairwise(widths)):
@@ -54,8 +52,13 @@ def naive(made: dict[str, Any]) -> tuple[Tensor, Tensor]:
         x = F.linear(x, matrix, offset)
         x = F.relu(x) if n < layers else x
     assert rest.numel() == 0
-    blob = strength * torch.exp(-(positions**2).sum(-1) / (2 * std**2))
+    blob = strength * torch.exp(-(made["positions"] ** 2).sum(-1) / (2 * std**2))
     return torch.exp(x[:, 0] + blob), torch.sigmoid(x[:, 1:]) if sigmoid else x[:, 1:]
+
+
+def naive(made: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    unit = (made["positions"] + made["bound"]) / (2 * made["bound"])
+    return network(made, reference.hash_grid(unit, made["table"], None, None, *made["layout"]))
 
 
 def gradients(outputs: tuple[Tensor, ...], made: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -79,7 +82,7 @@ def test_agrees_with_float64(name: str, poisoned: None) -> None:
 
 
 @compiled
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     hidden=st.sampled_from(range(16, 129, 16)),
     layers=st.integers(1, 4),
@@ -88,8 +91,9 @@ def test_agrees_with_float64(name: str, poisoned: None) -> None:
     levels=st.integers(1, 16),
     bias=st.booleans(),
     sigmoid=st.booleans(),
-    size=st.integers(0, 200),
-    count=st.none() | st.integers(0, 220),
+    # Not just a few: the textbook code's error on one sample may be next to none by luck, over many it is not.
+    size=st.just(0) | st.integers(40, 200),
+    count=st.none() | st.just(0) | st.integers(40, 220),
     seed=st.integers(0, 99),
 )
 def test_the_extension_agrees_with_the_reference(
@@ -99,15 +103,17 @@ def test_the_extension_agrees_with_the_reference(
     shape = Field(grid, hidden, layers, channels, bias, sigmoid)
     made = sample(shape, size, seed=seed, count=count)
     result = field(*forward_arguments(made))
-    eager, truth = (reference.latent_field(*forward_arguments(m)) for m in (made, double(made)))
     # The same encodings for all: what differs then is the network.
+    live = size if count is None else min(size, count)
+    eager, truth = (network(m, result[2].to(m["weights"].dtype)) for m in (made, double(made)))
     grads = backward(*backward_arguments(made, result[2]))
     eager_grads, true_grads = (
         reference.latent_field_backward(*backward_arguments(m, result[2].to(m["weights"].dtype)))
         for m in (made, double(made))
     )
-    for x, e, t in zip(result[:2], eager[:2], truth[:2], strict=True):
-        assert_close(x, e, t, factor=OUTPUT)
+    for x, e, t in zip(result, eager, truth, strict=False):
+        assert_close(x[:live], e[:live], t[:live], factor=OUTPUT)
+        assert x[live:].eq(0).all()
     # A unit whose sum is nearly 0 may be on in one arithmetic and off in another.
     margin = nearest_to_a_kink(made, result[2], shape)
     for x, e, t in zip(grads, eager_grads, true_grads, strict=True):
