@@ -1,6 +1,7 @@
 #include <ldp/parallel.h>
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "field.h"

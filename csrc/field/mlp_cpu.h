@@ -38,8 +38,23 @@ LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) {
 LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) {
     return _mm256_and_ps(v, _mm256_cmp_ps(of, _mm256_setzero_ps(), _CMP_NLE_UQ));
 }
+#elif defined(__GNUC__)
+// The compilers' own vectors of four: SSE, NEON. Comparisons with NaN are false, and its lanes have to stay.
+typedef float Vec __attribute__((vector_size(16)));
+typedef int Mask __attribute__((vector_size(16)));
+LDP_ALWAYS_INLINE Vec load(const float* p) {
+    Vec v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+LDP_ALWAYS_INLINE void store(float* p, Vec v) { memcpy(p, &v, sizeof(v)); }
+LDP_ALWAYS_INLINE Vec broadcast(float x) { return Vec{x, x, x, x}; }
+LDP_ALWAYS_INLINE Vec add(Vec a, Vec b) { return a + b; }
+LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return a * b + c; }
+LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) { return (Vec)((Mask)v & ~(Mask)(of < broadcast(0.0f))); }
+LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) { return (Vec)((Mask)v & ~(Mask)(of <= broadcast(0.0f))); }
 #else
-// Plain loops of four: any compiler makes SSE or NEON of them.
+// Plain loops of four, for compilers without such vectors.
 struct Vec {
     float at[4];
 };
