@@ -43,11 +43,9 @@ def find_blob(what: str, density_bias: str | Blob | None) -> Blob:
     Raises:
         ValueError: none of these, or a width that is not positive.
     """
-    blob = (
-        {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
-        if not isinstance(density_bias, Blob)
-        else density_bias
-    )
+    blob = density_bias if isinstance(density_bias, Blob) else None
+    if density_bias is None or isinstance(density_bias, str):
+        blob = {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
     if blob is None:
         _checks.fail(what, "density_bias", "'blob', 'none' or a Blob", repr(density_bias))
     _checks.number(what, "density_bias.strength", blob.strength)
@@ -72,12 +70,13 @@ class _Field(nn.Module):
         """Densities without gradients, in chunks that bound the memory.
 
         Args:
-            positions: [S, 3] world coordinates.
+            positions: [S, 3] world coordinates; cast to the field's dtype.
             chunk: positions at a time.
 
         Returns:
             [S].
         """
+        positions = positions.to(next(self.parameters()).dtype)
         parts = [self(part)[0] for part in positions.split(_checks.whole("density", "chunk", chunk, 1))]
         return torch.cat(parts) if parts else positions.new_empty(0)
 
@@ -91,8 +90,10 @@ class _Field(nn.Module):
         Returns:
             density [S]; gradient [S, 3], per world unit.
         """
-        with torch.enable_grad():
-            x = positions if create_graph and positions.requires_grad else positions.detach().requires_grad_()
+        # Inference mode would keep nothing to differentiate; a clone, for its tensors cannot be. Autocast would round.
+        whole = torch.autocast(positions.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), whole:
+            x = positions if create_graph and positions.requires_grad else positions.detach().clone().requires_grad_()
             density = self._differentiable_density(x) if create_graph else self(x)[0]
             (gradient,) = torch.autograd.grad(density.sum(), x, create_graph=create_graph)
         return (density, gradient) if create_graph else (density.detach(), gradient)
@@ -153,6 +154,8 @@ class LatentField(_Field):
             _checks.fail(name, "grid", "a HashGrid", type(grid).__name__, TypeError)
         if _checks.whole(name, "hidden", hidden, 16, 128) % 16:
             _checks.fail(name, "hidden", "a multiple of 16", str(hidden))
+        if grid.n_outputs > 128:
+            _checks.fail(name, "grid", "at most 128 outputs (levels × features)", str(grid.n_outputs))
         self.grid = grid
         self.hidden, self.layers = hidden, _checks.whole(name, "layers", layers, 1, 4)
         self.channels, self.bias = _checks.whole(name, "channels", channels, 1, 15), bool(bias)
@@ -235,10 +238,12 @@ class LatentField(_Field):
         x = torch.ops.ldp_fast.hash_grid(
             self._unit(positions).contiguous(), self.grid.table, None, count, *self.grid.layout
         )
-        matrices = self.linear_layers()
-        for matrix, bias in matrices[:-1]:
-            x = F.relu(F.linear(x, matrix, bias))
-        return self._finish(F.linear(x, *matrices[-1]), positions, count)
+        # Autocast would round the products, which the fused way does not.
+        with torch.autocast(positions.device.type, enabled=False):
+            *inner, last = self.linear_layers()
+            for matrix, bias in inner:
+                x = F.relu(F.linear(x, matrix, bias))
+            return self._finish(F.linear(x, *last), positions, count)
 
     def _finish(self, outputs: Tensor, positions: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs = outputs.to(positions.dtype)

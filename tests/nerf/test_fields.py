@@ -236,3 +236,28 @@ def test_refused_types(make: object, words: str) -> None:
     with pytest.raises(TypeError) as caught:
         make()  # type: ignore[operator]
     assert words in str(caught.value), caught.value
+
+
+def test_a_shadow_notices_other_tables() -> None:
+    grid = small_grid()
+    grid.shadow()
+    grid.load_state_dict({"table": torch.full_like(grid.table, 0.5)}, assign=True)
+    assert (grid.shadow() == 0.5).all()
+    torch.nn.utils.vector_to_parameters(torch.full((grid.table.numel(),), 0.25), grid.parameters())
+    assert (grid.shadow() == 0.25).all()
+    grid.table.data.fill_(0.125)
+    grid.invalidate_shadow()
+    assert (grid.shadow() == 0.125).all()
+
+
+def test_the_unfused_way_is_not_rounded_by_autocast() -> None:
+    field, x = small_field(), places(50)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(field.normals(x, create_graph=True), field.normals(x), rtol=1e-4, atol=1e-4)
+
+
+def test_an_encoding_that_is_too_wide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"grid: expected at most 128 outputs \(levels × features\), got 256"):
+        LatentField(HashGrid(n_levels=32, n_features=8, log2_table_size=6, base_resolution=4, finest_resolution=64))
+    with pytest.raises(ValueError, match="density_bias: expected 'blob', 'none' or a Blob"):
+        LatentField(small_grid(), density_bias=[1])  # type: ignore[arg-type]
