@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -196,6 +197,10 @@ def test_layers_are_views_of_the_flat_weights() -> None:
     ("make", "words"),
     [
         (lambda: HashGrid(n_features=3), "n_features: expected 1, 2, 4 or 8, got 3"),
+        (
+            lambda: HashGrid(log2_table_size=math.log2(500_000)),
+            "log2_table_size: expected a whole number of 3 to 30, got",
+        ),
         (lambda: HashGrid(log2_table_size=2), "log2_table_size: expected a whole number of 3 to 30, got 2"),
         (lambda: HashGrid(finest_resolution=8), "finest_resolution: expected a whole number of at least 16, got 8"),
         (lambda: HashGrid(interpolation="cubic"), "interpolation: expected one of 'linear', 'smoothstep', got 'cubic'"),
