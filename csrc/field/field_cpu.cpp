@@ -1,7 +1,9 @@
+#include <ldp/huge_pages.h>
 #include <ldp/parallel.h>
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "field.h"
@@ -216,10 +218,12 @@ void latent_field_cpu(const FieldParams& params, const HashGridParams& grid, flo
                       float* encoding) {
     const int64_t count = live(params);
     {
-        std::vector<float> unit(static_cast<size_t>(count) * 3);
-        for (size_t i = 0; i < unit.size(); ++i) unit[i] = field_unit(params.positions[i], params.bound);
+        const std::unique_ptr<float[]> unit(new float[static_cast<size_t>(count) * 3]);
+        parallel_for(count * 3, 16384, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) unit[i] = field_unit(params.positions[i], params.bound);
+        });
         HashGridParams there = grid;
-        there.positions = unit.data();
+        there.positions = unit.get();
         there.size = count;
         there.count = nullptr;
         hash_grid_cpu(there, encoding);
@@ -253,6 +257,7 @@ void latent_field_backward_cpu(const FieldParams& params, const float* grad_dens
                                const float* encoding, float* grad_encoding, float* grad_weights,
                                float* grad_positions) {
     const int64_t count = live(params), width = params.encoding;
+    prefer_huge_pages(grad_encoding, params.size * width * int64_t{sizeof(float)});
     std::fill(grad_encoding + count * width, grad_encoding + params.size * width, 0.0f);
     std::fill(grad_positions + count * 3, grad_positions + params.size * 3, 0.0f);
 

@@ -1,6 +1,8 @@
 // Encoding and its gradient by the positions: samples are dealt out to threads, and each thread takes one level after
 // another over all of its samples, so that a level's entries (4 MB) stay in the cache. It was twice as fast as taking
 // all levels over a few thousand samples, whose outputs then stay in the cache instead: those stream, entries do not.
+// Small levels share a pass.
+#include <ldp/huge_pages.h>
 #include <ldp/parallel.h>
 
 #include <cstring>
@@ -17,17 +19,22 @@ struct Forward {
     LDP_INLINE static void run(const HashGridParams* params, float* encoding, int64_t begin, int64_t end) {
         const int features = kF > 0 ? kF : params->n_features;
         const int64_t width = static_cast<int64_t>(params->n_levels) * features;
-        HashGridTile tile;
-        for (int l = 0; l < params->n_levels; ++l) {
-            const HashGridLevel& level = params->levels[l];
-            const float* table = params->table + level.offset * features;
+        HashGridTile tile{};
+        int level_at[kMaxLevels];
+        for (int l = 0; l < params->n_levels; ++l) level_at[l] = l;
+        for (int group = 0, next; group < params->n_levels; group = next) {
+            next = end_of_group(*params, level_at, group, params->n_levels);
             for (int64_t first = begin; first < end; first += kTile) {
                 const int samples = static_cast<int>(smaller<int64_t>(kTile, end - first));
                 tile_positions(*params, first, samples, tile);
-                tile_cells(*params, level, tile, false);
-                tile_indices(*params, level, tile);
-                tile_corner_weights(tile);
-                gather(tile, table, encoding + first * width + l * features, samples, width, features);
+                for (int l = group; l < next; ++l) {
+                    const HashGridLevel& level = params->levels[l];
+                    const float* table = params->table + level.offset * features;
+                    tile_cells(*params, level, tile, false);
+                    tile_indices(*params, level, tile);
+                    tile_face_weights(tile);
+                    gather(tile, table, encoding + first * width + l * features, samples, width, features);
+                }
             }
         }
     }
@@ -35,11 +42,28 @@ struct Forward {
     LDP_INLINE static void gather(const HashGridTile& tile, const float* table, float* out, int samples, int64_t width,
                                   int features) {
         constexpr int kKnown = kF > 0 ? kF : 1;
+#ifdef LDP_ENTRY_PAIRS
+        if (kF == 2) {
+            for (int i = 0; i < samples; ++i, out += width) {
+                prefetch<1>(out + kRowsAhead * width);
+                prefetch_entries<0>(tile, i + kEntriesAhead, table, 2);
+                EntryPair sum = {};
+                for (int face = 0; face < 4; ++face) {
+                    const size_t low = tile.index[2 * face][i], high = tile.index[2 * face + 1][i];
+                    sum += tile.face_weight[face][i] * load_pair(table + low * 2, table + high * 2);
+                }
+                const float x = tile.weight[0][i];
+                for (int f = 0; f < 2; ++f) out[f] = (1.0f - x) * sum[f] + x * sum[2 + f];
+            }
+            return;
+        }
+#endif
         for (int i = 0; i < samples; ++i, out += width) {
+            prefetch_entries<0>(tile, i + kEntriesAhead, table, features);
             if (kF > 0) {
                 float sum[kKnown] = {};
                 for (int corner = 0; corner < 8; ++corner) {
-                    const float weight = tile.corner_weight[corner][i];
+                    const float weight = corner_weight(tile, corner, i);
                     const float* entry = table + static_cast<size_t>(tile.index[corner][i]) * kKnown;
                     for (int f = 0; f < kKnown; ++f) sum[f] += weight * entry[f];
                 }
@@ -47,7 +71,7 @@ struct Forward {
             } else {
                 for (int f = 0; f < features; ++f) out[f] = 0.0f;
                 for (int corner = 0; corner < 8; ++corner) {
-                    const float weight = tile.corner_weight[corner][i];
+                    const float weight = corner_weight(tile, corner, i);
                     const float* entry = table + static_cast<size_t>(tile.index[corner][i]) * features;
                     for (int f = 0; f < features; ++f) out[f] += weight * entry[f];
                 }
@@ -62,7 +86,7 @@ struct BackwardPositions {
                                int64_t end) {
         const int features = kF > 0 ? kF : params->n_features;
         const int64_t width = static_cast<int64_t>(params->n_levels) * features;
-        HashGridTile tile;
+        HashGridTile tile{};
         float dot[8][kTile] = {};
         for (int l = 0; l < params->n_levels; ++l) {
             const HashGridLevel& level = params->levels[l];
@@ -131,8 +155,10 @@ void clear_padding(const HashGridParams& params, float* rows, int64_t width) {
 }  // namespace
 
 void hash_grid_cpu(const HashGridParams& params, float* encoding) {
+    const int64_t width = static_cast<int64_t>(params.n_levels) * params.n_features;
+    prefer_huge_pages(encoding, params.size * width * int64_t{sizeof(float)});
     over_samples<Forward>(params, encoding);
-    clear_padding(params, encoding, static_cast<int64_t>(params.n_levels) * params.n_features);
+    clear_padding(params, encoding, width);
 }
 
 void hash_grid_backward_positions_cpu(const HashGridParams& params, const float* grad, float* grad_positions) {

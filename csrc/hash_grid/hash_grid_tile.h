@@ -15,13 +15,20 @@ constexpr uint32_t kFarBits = 0x4efffffbu;  // of the float 2147483000 rounds to
 
 constexpr int kTile = 128;  // samples: index and weight of a tile fit the first cache
 
+// Samples between asking for memory and using it: entries are anywhere, rows are too far apart to be foreseen.
+constexpr int kEntriesAhead = 16, kRowsAhead = 32;
+
+// Bytes of entries that stay near a core: levels that have no more than this together share a pass over the samples,
+// for a pass has to fetch all rows of the encoding (or its gradient), whose lines hold eight levels.
+constexpr int64_t kGroupBytes = int64_t{1} << 21;
+
 struct HashGridTile {
     float position[3][kTile];
     float weight[3][kTile];     // of the upper vertex
     float slope[3][kTile];      // HashGridCell::slope; only where asked for
-    float corner_weight[8][kTile];
+    float face_weight[4][kTile];  // of the corners' other two axes: corner >> 1
     uint32_t vertex[3][kTile];
-    uint32_t index[8][kTile];   // entry within the level
+    uint32_t index[8][kTile + kEntriesAhead];   // entry within the level; what is past the tile is only prefetched
 };
 
 LDP_INLINE uint32_t bits_of(float value) {
@@ -36,9 +43,36 @@ LDP_INLINE float float_of(uint32_t bits) {
     return value;
 }
 
+// Of an address that may lie behind the end. kWrite: to be written.
+template <int kWrite>
+LDP_INLINE void prefetch(const float* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address, kWrite);
+#else
+    (void)address;
+#endif
+}
+
+// Corners x and x + 1 mostly lie in one line of the cache.
+template <int kWrite>
+LDP_INLINE void prefetch_entries(const HashGridTile& tile, int i, const float* table, int features) {
+    for (int corner = 0; corner < 8; corner += 2)
+        prefetch<kWrite>(table + static_cast<size_t>(tile.index[corner][i]) * features);
+}
+
 inline int64_t hash_grid_count(const HashGridParams& params) {
     const int64_t count = params.count != nullptr ? smaller(*params.count, params.size) : params.size;
     return larger(count, int64_t{0});
+}
+
+// The end of the group of levels that begins at place `begin` of the list.
+inline int end_of_group(const HashGridParams& params, const int* level, int begin, int end) {
+    int64_t bytes = 0;
+    for (int at = begin; at < end; ++at) {
+        bytes += int64_t{params.levels[level[at]].size} * params.n_features * int64_t{sizeof(float)};
+        if (at > begin && bytes > kGroupBytes) return at;
+    }
+    return end;
 }
 
 LDP_INLINE void tile_positions(const HashGridParams& params, int64_t first, int samples, HashGridTile& tile) {
@@ -80,12 +114,12 @@ LDP_INLINE void tile_cells(const HashGridParams& params, const HashGridLevel& le
 
 template <bool kHash>
 LDP_INLINE void tile_raw_indices(uint32_t stride_y, uint32_t stride_z, uint32_t mask, HashGridTile& tile) {
-    for (int corner = 0; corner < 8; ++corner) {
-        const uint32_t dx = corner & 1, dy = corner >> 1 & 1, dz = corner >> 2;
-        for (int i = 0; i < kTile; ++i) {
-            const uint32_t x = tile.vertex[0][i] + dx;
-            const uint32_t y = (tile.vertex[1][i] + dy) * stride_y, z = (tile.vertex[2][i] + dz) * stride_z;
-            tile.index[corner][i] = (kHash ? x ^ y ^ z : x + y + z) & mask;
+    for (int i = 0; i < kTile; ++i) {
+        const uint32_t x = tile.vertex[0][i], y = tile.vertex[1][i] * stride_y, z = tile.vertex[2][i] * stride_z;
+        for (int corner = 0; corner < 8; ++corner) {
+            const uint32_t at_x = x + (corner & 1), at_y = corner & 2 ? y + stride_y : y;
+            const uint32_t at_z = corner & 4 ? z + stride_z : z;
+            tile.index[corner][i] = (kHash ? at_x ^ at_y ^ at_z : at_x + at_y + at_z) & mask;
         }
     }
 }
@@ -112,13 +146,45 @@ LDP_INLINE void tile_indices(const HashGridParams& params, const HashGridLevel& 
     }
 }
 
-LDP_INLINE void tile_corner_weights(HashGridTile& tile) {
-    for (int corner = 0; corner < 8; ++corner)
-        for (int i = 0; i < kTile; ++i) {
-            const float x = tile.weight[0][i], y = tile.weight[1][i], z = tile.weight[2][i];
-            tile.corner_weight[corner][i] =
-                (corner & 1 ? x : 1.0f - x) * (corner & 2 ? y : 1.0f - y) * (corner & 4 ? z : 1.0f - z);
-        }
+LDP_INLINE void tile_face_weights(HashGridTile& tile) {
+    for (int i = 0; i < kTile; ++i) {
+        const float y = tile.weight[1][i], z = tile.weight[2][i];
+        tile.face_weight[0][i] = (1.0f - y) * (1.0f - z);
+        tile.face_weight[1][i] = y * (1.0f - z);
+        tile.face_weight[2][i] = (1.0f - y) * z;
+        tile.face_weight[3][i] = y * z;
+    }
 }
+
+LDP_INLINE float corner_weight(const HashGridTile& tile, int corner, int i) {
+    const float x = tile.weight[0][i];
+    return (corner & 1 ? x : 1.0f - x) * tile.face_weight[corner >> 1][i];
+}
+
+#if defined(__GNUC__)
+#define LDP_ENTRY_PAIRS
+
+// Two entries of two features: those of the corners x and x + 1.
+typedef float EntryPair __attribute__((vector_size(16)));
+
+LDP_INLINE EntryPair load_pair(const float* low, const float* high) {
+    typedef double Halves __attribute__((vector_size(16)));
+    Halves halves;
+    double half;
+    memcpy(&half, low, 8);
+    halves[0] = half;
+    memcpy(&half, high, 8);
+    halves[1] = half;
+    return (EntryPair)halves;
+}
+
+LDP_INLINE void store_pair(EntryPair pair, float* low, float* high) {
+    typedef double Halves __attribute__((vector_size(16)));
+    const Halves halves = (Halves)pair;
+    const double first = halves[0], second = halves[1];
+    memcpy(low, &first, 8);
+    memcpy(high, &second, 8);
+}
+#endif
 
 }  // namespace ldp

@@ -70,15 +70,21 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(positions, table, shadow, weights, count, output[2])
     ctx.layout, ctx.bound, ctx.network = inputs[LAYOUT_ARGUMENTS], inputs[BOUND], inputs[NETWORK_ARGUMENTS]
     ctx.mark_non_differentiable(output[2])
+    # Zeros in place of the encoding's gradient, which there is none of, would be 128 bytes a sample.
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_density: Tensor, grad_latents: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_density: Tensor | None, grad_latents: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     positions, table, shadow, weights, count, encoding = ctx.saved_tensors
     to_positions, to_table, _, to_weights = ctx.needs_input_grad[:4]
     none = (None,) * len(ctx.needs_input_grad)
     if not (to_positions or to_table or to_weights):
         return none
     ops = torch.ops.ldp_fast
+    if grad_density is None:
+        grad_density = positions.new_zeros(positions.shape[0])
+    if grad_latents is None:
+        grad_latents = positions.new_zeros(positions.shape[0], ctx.network[2])
     grad_encoding, grad_weights, grad_positions = ops.latent_field_backward(
         grad_density.contiguous(), grad_latents.contiguous(), positions, encoding, weights, count, *ctx.network
     )
