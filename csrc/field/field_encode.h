@@ -3,7 +3,7 @@
 
 #include <ldp/warp.h>
 
-#include "../hash_grid/hash_grid.h"
+#include "../hash_grid/hash_grid_device.h"
 
 namespace ldp {
 
@@ -46,12 +46,20 @@ __device__ __forceinline__ float2 field_encode_some(const HashGridParams& grid, 
     return sum;
 }
 
-// Columns `column` (even) and the next; those from L*F on are 0.
+// Whether two neighbouring columns can be read at once: F is even, and the entries begin at a multiple of two numbers,
+// which a view into a longer tensor need not.
+inline bool field_encodes_pairs(const HashGridParams& grid) {
+    if (grid.n_features % 2 != 0) return false;
+    return grid.shadow != nullptr ? hash_grid_aligned(2, sizeof(half), grid.shadow)
+                                  : hash_grid_aligned(2, sizeof(float), grid.table);
+}
+
+// Columns `column` (even) and the next; those from L*F on are 0. `pairs` is what field_encodes_pairs says.
 __device__ __forceinline__ float2 field_encode(const HashGridParams& grid, const HashGridLevel* levels,
-                                               const float* unit, int column) {
+                                               const float* unit, int column, bool pairs) {
     const int columns = grid.n_levels * grid.n_features;
     if (column >= columns) return make_float2(0.0f, 0.0f);
-    if (grid.n_features % 2 == 0) return field_encode_some<2>(grid, levels, unit, column);
+    if (pairs) return field_encode_some<2>(grid, levels, unit, column);
     float2 both = field_encode_some<1>(grid, levels, unit, column);
     both.y = column + 1 < columns ? field_encode_some<1>(grid, levels, unit, column + 1).x : 0.0f;
     return both;

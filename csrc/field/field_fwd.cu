@@ -111,7 +111,8 @@ __device__ __forceinline__ const typename P::Weight* layer_weights(const FieldPa
 
 template <typename P, int kUnits, bool kAll>
 __global__ void __launch_bounds__(kThreads, kUnits <= 64 ? 2 : 1)
-    field_forward_kernel(FieldParams params, HashGridParams grid, FieldPack pack, const float* packed, Outputs to) {
+    field_forward_kernel(FieldParams params, HashGridParams grid, bool pairs, FieldPack pack, const float* packed,
+                         Outputs to) {
     constexpr int kTiles = kUnits / 8;
     LDP_SHARED(HashGridLevel, levels, kMaxLevels);
     LDP_DYNAMIC_SHARED(float, shared);
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, kUnits <= 64 ? 2 : 1)
 #pragma unroll
                 for (int r = 0; r < 2; ++r) {
                     encoded[r] =
-                        rows[r] < count ? field_encode(grid, levels, unit[r], column) : make_float2(0.0f, 0.0f);
+                        rows[r] < count ? field_encode(grid, levels, unit[r], column, pairs) : make_float2(0.0f, 0.0f);
                     if (rows[r] < params.size)
                         write_pair<P::kHalf>(to.encoding, rows[r], column, params.encoding, encoded[r]);
                 }
@@ -183,9 +184,10 @@ void forward(const FieldParams& params, const HashGridParams& grid, float* packe
     const int all = pack.bytes(P::kHalf);
     const auto blocks =
         static_cast<unsigned>(smaller<int64_t>(ceil_div(params.size, kRows * kWarps), int64_t{3} * multiprocessors()));
-#define LDP_FIELD_FORWARD(units, all_at_once, bytes)                                                               \
-    LDP_LAUNCH((field_forward_kernel<P, units, all_at_once>), blocks, kThreads, bytes, stream, params, grid, pack, \
-               packed, to)
+    const bool pairs = field_encodes_pairs(grid);
+#define LDP_FIELD_FORWARD(units, all_at_once, bytes)                                                                \
+    LDP_LAUNCH((field_forward_kernel<P, units, all_at_once>), blocks, kThreads, bytes, stream, params, grid, pairs, \
+               pack, packed, to)
     // Up to 64 units the largest network has room, even on sm_120.
     switch (pack.units) {
         case 16: LDP_FIELD_FORWARD(16, true, all); break;

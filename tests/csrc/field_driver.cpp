@@ -1,6 +1,6 @@
 // field_driver SIZE COUNT HIDDEN LAYERS CHANNELS FEATURES LEVELS FLAGS: the field's kernels in every order. COUNT -1 is
-// none; FLAGS are letters: b(ias), s(igmoid), h(alf), w(shadow of the table), t(oo little room for more than one
-// block's sum).
+// none; FLAGS are letters: b(ias), s(igmoid), h(alf), w(shadow of the table), m(isaligned table and shadow), t(oo
+// little room for more than one block's sum).
 //
 // Float32 kernels are compared with the CPU backend; half ones with loops in double that round where the kernels round.
 #include <cmath>
@@ -135,13 +135,15 @@ int main(int argc, char** argv) {
     const int64_t live = count < 0 || count > size ? size : count;
     const auto last = grid.levels[grid.n_levels - 1];
     std::vector<float> entries = random_floats((last.offset + last.size) * grid.n_features, 3);
-    device_buffer<ldp::half> shadow(entries.size());
+    const size_t skipped = has('m') ? 1 : 0;  // entries are views that begin behind this many numbers
+    device_buffer<ldp::half> shadow(entries.size() + skipped);
     for (size_t i = 0; i < entries.size(); ++i) {
-        shadow[i] = __float2half_rn(entries[i]);
-        if (has('w')) entries[i] = __half2float(shadow[i]);
+        shadow[i + skipped] = __float2half_rn(entries[i]);
+        if (has('w')) entries[i] = __half2float(shadow[i + skipped]);
     }
+    entries.insert(entries.begin(), skipped, NAN);
     const device_buffer<float> table(entries);
-    grid.table = table.data();
+    grid.table = table.data() + skipped;
     const device_buffer<float> grad_density(random_floats(size, 4)), grad_latents(random_floats(size * p.channels, 5));
 
     Results expected(p);
@@ -155,7 +157,7 @@ int main(int argc, char** argv) {
                                        expected.grad_encoding.data(), expected.grad_weights.data(),
                                        expected.grad_positions.data());
     }
-    if (has('w')) grid.shadow = shadow.data();
+    if (has('w')) grid.shadow = shadow.data() + skipped;
 
     // Float: sums of up to 128 products in another order, and what 3xTF32 drops, through up to five layers. Half: an
     // activation between two float16 numbers may be rounded the other way, 2^-11 of it; gradients are rounded to tf32.

@@ -34,6 +34,8 @@ CASES = {
     "one-block": "300 -1 16 1 4 2 4 t",
     "several-tiles-a-block": "500 481 16 1 4 2 4 b",
     "shadow": "40 -1 32 2 4 2 8 w",
+    "misaligned": "40 -1 32 2 4 2 8 bm",
+    "misaligned-shadow": "40 -1 32 2 4 4 4 wm",
 }
 HALF = {
     "latent-nerf": "150 -1 64 2 4 2 16 bh",
@@ -45,6 +47,7 @@ HALF = {
     "widest": "20 -1 128 2 4 4 32 h",
     "largest": "17 -1 128 4 4 4 32 bh",
     "shadow": "40 -1 48 2 4 8 4 whb",
+    "misaligned-shadow": "40 -1 32 2 4 2 8 whm",
 }
 
 
