@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import hash_grid as _hash_grid  # noqa: F401
 from ..ops import latent_field as _latent_field  # noqa: F401
+from ..reference.latent_field import to_unit
 from . import _checks
 from .hash_grid import HashGrid, layout_arguments
 
@@ -230,7 +231,7 @@ class LatentField(_Field):
         return density, channels
 
     def _unit(self, positions: Tensor) -> Tensor:
-        return (positions + self.bound) / (2 * self.bound)
+        return to_unit(positions, self.bound)
 
     def unfused(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`forward` from the hash grid's operator and torch's own layers: slower, and differentiable twice."""
@@ -350,7 +351,7 @@ class VoxelField(_Field):
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density and channels, as `LatentField.forward`."""
         self._check(positions, self.table)
-        unit = (positions + self.bound) / (2 * self.bound)
+        unit = to_unit(positions, self.bound)
         features = torch.ops.ldp_fast.hash_grid(unit.contiguous(), self.table, None, count, *self.layout)
         sigma = features[:, 0]
         if self.blob.strength:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..reference.latent_field import to_unit
 from . import _native
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 from .hash_grid import SCHEMA as LAYOUT
@@ -90,7 +91,7 @@ def _backward(ctx: Any, grad_density: Tensor | None, grad_latents: Tensor | None
     )
     grad_table = None
     if to_positions or to_table:
-        unit = (positions + ctx.bound) / (2 * ctx.bound)
+        unit = to_unit(positions, ctx.bound)
     if to_table:
         deterministic = torch.are_deterministic_algorithms_enabled()
         grad_table = ops.hash_grid_backward_table(grad_encoding, unit, count, *table.shape, *ctx.layout, deterministic)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import ops, reference
 from ldp_fast.ops import _native
@@ -272,6 +273,26 @@ def test_a_third_derivative_is_an_error() -> None:
     (second,) = torch.autograd.grad(first.sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once, not twice"):
         torch.autograd.grad(second.sum(), x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reference_makes_no_tensors_of_python_numbers(name: str) -> None:
+    """On CUDA each would be a copy that waits for the stream; the double backward runs the reference there."""
+
+    class Record(TorchDispatchMode):
+        names: list[str]
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    for grid in ("smoothstep", "voxels"):
+        given = arguments(name, GRIDS[grid], count=20)
+        with Record() as record, torch.no_grad():
+            record.names = []
+            getattr(reference, name)(*given)
+        assert "aten::arange" in record.names
+        assert "aten::lift_fresh" not in record.names  # of torch.tensor
 
 
 def test_only_the_gradients_asked_for() -> None:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import ops, reference
 from ldp_fast.ops import _native
-from ldp_fast.reference.latent_field import split_weights
+from ldp_fast.reference.latent_field import split_weights, to_unit
 
 from ..samples_hash_grid import Grid
 from ..samples_latent_field import FIELDS, Field, backward_arguments, forward_arguments, off_faces, sample
@@ -226,6 +226,37 @@ def test_only_what_is_asked_for_is_computed(wanted: tuple[str, ...]) -> None:
     assert ("hash_grid_backward_table" in record.names) == ("table" in wanted)
     assert ("hash_grid_backward_positions" in record.names) == ("positions" in wanted)
     assert all((made[name].grad is not None) == (name in wanted) for name in INPUTS)
+
+
+@pytest.mark.parametrize("name", ["reference", "backward"])
+def test_coordinates_are_divided_and_not_multiplied(name: str) -> None:
+    """torch's CUDA division by a number is a product with its inverse, which the kernels' division is not."""
+
+    class Record(TorchDispatchMode):
+        divisors: list[Any]
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.div.Tensor and isinstance(args[0], Tensor) and args[0].shape == (10, 3):
+                self.divisors.append(args[1])
+            return func(*args, **(kwargs or {}))
+
+    made = sample(FIELDS["default"], 10)
+    made["table"].requires_grad_()
+    density, *_ = field(*forward_arguments(made))
+    with Record() as record:
+        record.divisors = []
+        if name == "backward":
+            density.sum().backward()
+        else:
+            reference.latent_field(*forward_arguments(made))
+    assert record.divisors and all(isinstance(divisor, Tensor) for divisor in record.divisors)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bound", [1.5, 0.3])
+def test_a_gpu_finds_the_same_cells(bound: float) -> None:
+    positions = (torch.rand(100_000, 3) * 2 - 1) * bound
+    assert bitwise_equal(to_unit(positions.cuda(), bound).cpu(), to_unit(positions, bound))
 
 
 def test_half_products_on_a_cpu_are_the_reference() -> None:
