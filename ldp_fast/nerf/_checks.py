@@ -53,9 +53,10 @@ def whole(what: str, argument: str, value: Any, low: int, high: int | None = Non
     wanted = f"a whole number of at least {low}" if high is None else f"a whole number of {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
         fail(what, argument, wanted, repr(value))
-    if value < low or (high is not None and value > high):
+    whole_number = value if isinstance(value, int) else int(value)
+    if whole_number < low or (high is not None and whole_number > high):
         fail(what, argument, wanted, str(value))
-    return value if isinstance(value, int) else int(value)
+    return whole_number
 
 
 def real(value: Any) -> bool:

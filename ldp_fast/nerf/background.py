@@ -56,7 +56,7 @@ class LearnedBackground(nn.Module):
 
     def forward(self, directions: Tensor, height: int, width: int) -> Tensor:
         """Directions [V·H·W, 3] -> values [V·H·W, C], the same for each of the V views."""
-        picture = self.values
+        picture: Tensor = self.values
         if picture.shape[-1] > 1:
             picture = F.interpolate(picture, (height, width), mode="bilinear", align_corners=False)
         else:

@@ -164,7 +164,8 @@ class Cameras:
             return drawn.asin().rad2deg() if name == "elevation" and on_sphere else drawn
 
         values = {"azimuth": azimuth, "elevation": elevation, "radius": radius, "fov": fov}
-        return cls.orbit(**{name: draw(name, value) for name, value in values.items()})
+        drawn = {name: draw(name, value) for name, value in values.items()}
+        return cls.orbit(drawn["azimuth"], drawn["elevation"], drawn["radius"], drawn["fov"])
 
     @classmethod
     def from_poses(
@@ -239,7 +240,7 @@ class Cameras:
 
     def to(self, *args: Any, **kwargs: Any) -> Cameras:
         """As `Tensor.to`; to a GPU the host does not wait for the copies unless `non_blocking=False` asks it to."""
-        target = kwargs.get("device", kwargs.get("other", args[0] if args else None))
+        target: Any = kwargs.get("device", kwargs.get("other", args[0] if args else None))
         target = target.device if isinstance(target, Tensor) else target
         names_device = isinstance(target, (str, torch.device))
         if names_device and torch.device(target).type == "cuda" and not any(isinstance(x, bool) for x in args):

@@ -241,7 +241,7 @@ class LatentRenderer(nn.Module):
     def _background(
         self, directions: Tensor, height: int, width: int, values: Tensor, given: Tensor | None
     ) -> Tensor | None:
-        behind = self.background if given is None else given
+        behind: Any = self.background if given is None else given
         if behind is None:
             return None
         if not isinstance(behind, Tensor):
@@ -257,7 +257,7 @@ class LatentRenderer(nn.Module):
     def _normals(self, positions: Tensor, samples: RaySamples, result: Composited) -> Tensor:
         if not hasattr(self.field, "normals"):
             _checks.fail("LatentRenderer", "normals", "a field with a method `normals`", type(self.field).__name__)
-        vectors = self.field.normals(positions)
+        vectors = self.field.normals(positions)  # type: ignore[operator]
         weights = result.weights.detach()
         rays = torch.arange(len(samples.ray_offsets) - 1, device=positions.device)
         # Padding has weight zero, so that it may go to any ray.
