@@ -153,7 +153,8 @@ class LatentField(_Field):
         name = "LatentField"
         if not isinstance(grid, HashGrid):
             _checks.fail(name, "grid", "a HashGrid", type(grid).__name__, TypeError)
-        if _checks.whole(name, "hidden", hidden, 16, 128) % 16:
+        hidden = _checks.whole(name, "hidden", hidden, 16, 128)
+        if hidden % 16:
             _checks.fail(name, "hidden", "a multiple of 16", str(hidden))
         if grid.n_outputs > 128:
             _checks.fail(name, "grid", "at most 128 outputs (levels × features)", str(grid.n_outputs))
@@ -338,8 +339,8 @@ class VoxelField(_Field):
         self.density_shift = _checks.number(name, "density_shift", density_shift)
         self.blob = find_blob(name, density_bias)
         _checks.number(name, "latent_scale", latent_scale, 0.0)
-        entries = -(-(resolution**3) // 8) * 8
-        table = torch.randn(entries, 1 + channels) * latent_scale
+        entries = -(-(self.resolution**3) // 8) * 8
+        table = torch.randn(entries, 1 + self.channels) * latent_scale
         table[:, 0] = 0
         self.table = nn.Parameter(table)
 

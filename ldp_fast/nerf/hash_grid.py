@@ -72,12 +72,13 @@ class HashGrid(nn.Module):
     ):
         super().__init__()
         name = "HashGrid"
+        n_features = _checks.whole(name, "n_features", n_features, 1, 8)
         if n_features not in (1, 2, 4, 8):
             _checks.fail(name, "n_features", "1, 2, 4 or 8", repr(n_features))
-        _checks.whole(name, "n_levels", n_levels, 1, 32)
-        _checks.whole(name, "log2_table_size", log2_table_size, 3, 30)
-        _checks.whole(name, "base_resolution", base_resolution, 2)
-        _checks.whole(name, "finest_resolution", finest_resolution, base_resolution)
+        n_levels = _checks.whole(name, "n_levels", n_levels, 1, 32)
+        log2_table_size = _checks.whole(name, "log2_table_size", log2_table_size, 3, 30)
+        base_resolution = _checks.whole(name, "base_resolution", base_resolution, 2, 10**6)
+        finest_resolution = _checks.whole(name, "finest_resolution", finest_resolution, base_resolution, 10**6)
         _checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
         _checks.choice(name, "kind", kind, KINDS)
         growth = math.exp(math.log(finest_resolution / base_resolution) / (n_levels - 1)) if n_levels > 1 else 1.0

@@ -66,7 +66,8 @@ class OccupancyGrid(nn.Module):
         super().__init__()
         name = "OccupancyGrid"
         self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
-        if _checks.whole(name, "resolution", resolution, 8, 512) & (resolution - 1):
+        resolution = _checks.whole(name, "resolution", resolution, 8, 512)
+        if resolution & (resolution - 1):
             _checks.fail(name, "resolution", "a power of two", str(resolution))
         self.resolution, self.cascades = resolution, _checks.whole(name, "cascades", cascades, 1, 8)
         self.threshold = _checks.number(name, "threshold", threshold, 0.0)
@@ -76,7 +77,7 @@ class OccupancyGrid(nn.Module):
         if self.decay > 1:
             _checks.fail(name, "decay", "a number in (0, 1]", repr(decay))
         self.seed = _checks.whole(name, "seed", seed, 0, 2**31 - 1)
-        cells = cascades * resolution**3
+        cells = self.cascades * resolution**3
         self.average: Tensor
         self.bits: Tensor
         self.used_threshold: Tensor
