@@ -5,19 +5,22 @@
 # make venv    only the environment                             make clean   what was built (not out/, not .venv)
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=path an environment to make or to use; TORCH="torch==2.13.0" what pip
-# is asked for where that environment has no torch yet (PIP_INDEX_URL and other settings of pip are respected).
+# is asked for where that environment has no torch yet (PIP_INDEX_URL and other settings of pip are respected);
+# JOBS=2 how many tests run side by side.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 OUT ?= benchmarks/results
 STEPS ?= 300
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PROMPT ?= a red cube
-SANITIZED ?= nothing_synchronises or every_pair_of_layouts
+SANITIZED ?= nothing_synchronises or every_pair_of_layouts or agrees_with_the_cpu
 BENCHMARKS ?= not compile
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ldp-fast-installed
+CAPABILITY := import torch; print('{}.{}'.format(*torch.cuda.get_device_capability()))
 CUDA_STAMP := $(VENV)/.ldp-fast-cuda-built
 SOURCES := setup.py $(wildcard csrc/*.cpp csrc/*.cu csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h csrc/*/*/*.h)
 
@@ -52,8 +55,8 @@ demo: $(STAMP)
 # The operators' tests run twice: with the backend a user of this machine gets, and with the Triton kernels in Triton's
 # interpreter, which has to be chosen before Triton is imported and so takes a process of its own.
 test: $(CUDA_STAMP)
-	$(PY) -m pytest -q
-	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PY) -m pytest tests/ops tests/losses -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PY) -m pytest tests/ops tests/losses -q -n $(JOBS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -74,18 +77,23 @@ gpu-check: $(STAMP)
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: expected a CUDA device that torch " \
 	  "can use, found none (torch " + torch.__version__ + ", CUDA " + str(torch.version.cuda) + ")")'
 
-# Sanitizing slows a kernel down a hundredfold: a few small cases, and only where the tool is installed.
+# For this GPU's architecture alone. Sanitizing slows a kernel down a hundredfold: a few small cases, at the end, and
+# only where the tool is installed.
 gpu: gpu-check
-	LDP_FAST_CUDA=1 $(PY) -m pip install --quiet --disable-pip-version-check -e . --no-build-isolation --no-deps
+	LDP_FAST_CUDA=1 MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCH_CUDA_ARCH_LIST="$$($(PY) -c "$(CAPABILITY)")" \
+	  $(PY) -m pip install --quiet --disable-pip-version-check -e . --no-build-isolation --no-deps
 	$(VENV)/bin/ldp-fast env
-	timeout 170 $(PY) -m pytest tests -q -m gpu
-	@if command -v compute-sanitizer >/dev/null; then \
-	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 90 compute-sanitizer --error-exitcode=1 --target-processes=all \
-	    $(PY) -m pytest tests/ops -q -m gpu -k "$(SANITIZED)" -p no:cacheprovider; \
-	else echo "compute-sanitizer is not installed: left out"; fi
+	timeout 150 $(PY) -m pytest tests -q -m gpu
 	mkdir -p "$(OUT)"
-	timeout 150 $(PY) -m pytest benchmarks -q --benchmark-only --benchmark-max-time=0.2 -k "$(BENCHMARKS)" \
+	$(PY) -m benchmarks.microbenchmarks | tee "$(OUT)/microbenchmarks.txt"
+	timeout 120 $(PY) -m pytest benchmarks -q --benchmark-only --benchmark-max-time=0.2 -k "$(BENCHMARKS)" \
 	  --benchmark-json="$(OUT)/gpu-$$(date -u +%Y%m%dT%H%M%SZ).json"
+	@if command -v compute-sanitizer >/dev/null; then \
+	  for tool in memcheck racecheck initcheck; do echo "compute-sanitizer: $$tool"; \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 45 compute-sanitizer --tool=$$tool --error-exitcode=1 \
+	      --target-processes=all $(PY) -m pytest tests/ops tests/nerf -q -m gpu -k "$(SANITIZED)" -p no:cacheprovider \
+	      || exit 1; done; \
+	else echo "compute-sanitizer is not installed: left out"; fi
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks

@@ -120,8 +120,7 @@ def build_arguments() -> dict[str, Any]:
     nvcc = usable_nvcc(torch.version.cuda)
     sources = sorted(str(p) for p in CSRC.rglob("*.cpp"))
     macros: list[tuple[str, str | None]] = [("TORCH_TARGET_VERSION", TORCH_TARGET), ("LDP_DEBUG", str(int(debug)))]
-    # No contraction: the same samples on CPU and GPU (csrc/include/ldp/host_device.h).
-    # No errno: with it a loop with a square root does not become vector code.
+    # No contraction: same samples on CPU and GPU (host_device.h). No errno: it keeps loops from becoming vector code.
     host = [*(["-O0", "-g"] if debug else ["-O3"]), "-ffp-contract=off", "-fno-math-errno"]
     flags = {"cxx": host, "nvcc": ["-O0", "-g", "-G"] if debug else ["-O3", "-lineinfo"]}
     includes = [str((CSRC / "include").resolve())]

@@ -147,13 +147,20 @@ def peak_bytes(backend: str, device: str) -> int | None:
     return int(json.loads(done.stdout))
 
 
+@pytest.mark.parametrize("side", [16, 64], ids=["small", "full"])
 @pytest.mark.parametrize("backend", ["eager", "reference", "ours"])
-def test_field_forward_and_backward(benchmark: Any, device: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """64×64 rays × 64 samples, L=16, F=2, T=2¹⁹, MLP 32→64→64→5, float32."""
+def test_field_forward_and_backward(
+    benchmark: Any, device: str, backend: str, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64×64 rays × 64 samples (16×16 × 64 if small), L=16, F=2, T=2¹⁹, MLP 32→64→64→5, float32."""
     monkeypatch.setenv("LDP_FAST_BACKEND", "reference" if backend == "reference" else "auto")
-    benchmark.group = f"field, forward and backward, 262144 samples, {device}"
-    benchmark.extra_info |= {"backend": backend, "peak_bytes": peak_bytes(backend, device)}
-    run = synchronised(prepare(backend, device), device)
+    benchmark.group = f"field, forward and backward, {side * side * SAMPLES} samples, {device}"
+    benchmark.extra_info["backend"] = backend
+    if side == SIDE:
+        peak = peak_bytes(backend, device)
+        benchmark.extra_info["peak_megabytes"] = None if peak is None else round(peak / 2**20)
+        print(f"peak memory of {backend}: {benchmark.extra_info['peak_megabytes']} MB")
+    run = synchronised(prepare(backend, device, side), device)
     benchmark.pedantic(run, rounds=3 if backend != "ours" else 10, warmup_rounds=1)
 
 

@@ -23,8 +23,11 @@ OnDevice::OnDevice(const Tensor& tensor) {
         changed_ = true;
     }
     void* stream = nullptr;
-    if (aoti_torch_get_current_cuda_stream == nullptr || aoti_torch_get_current_cuda_stream(device, &stream) != 0)
+    if (aoti_torch_get_current_cuda_stream == nullptr || aoti_torch_get_current_cuda_stream(device, &stream) != 0) {
+        // The destructor of what was never constructed does not run.
+        if (changed_) cudaSetDevice(previous_);
         throw std::runtime_error("ldp_fast: expected torch's current CUDA stream, got none from this build of torch");
+    }
     stream_ = static_cast<cudaStream_t>(stream);
 }
 

@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks import microbenchmarks
 
-from .cuda_on_cpu.sass import machine_code
-from .test_csrc_compiles import find_nvcc
+from .cuda_on_cpu.sass import find_nvcc, machine_code
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 120])

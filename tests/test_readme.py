@@ -1,4 +1,4 @@
-"""README's Python is run as it stands, and what it links to exists."""
+"""The Python of README and of the renderer's page is run as it stands, and what they link to exists."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+SNIPPETS = [
+    (page, snippet)
+    for page in ("README.md", "docs/renderer.md")
+    for snippet in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+]
 
 
 def test_there_are_snippets() -> None:
-    assert len(SNIPPETS) >= 2
+    assert {page for page, _ in SNIPPETS} == {"README.md", "docs/renderer.md"} and len(SNIPPETS) >= 4
 
 
 @pytest.mark.parametrize("index", range(len(SNIPPETS)))
 def test_snippet_runs(index: int) -> None:
-    exec(compile(SNIPPETS[index], f"README.md, snippet {index}", "exec"), {})
+    page, snippet = SNIPPETS[index]
+    exec(compile(snippet, f"{page}, snippet {index}", "exec"), {})
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))])

@@ -30,7 +30,7 @@ LDP_VECTORISED void update(const AdamParams& params, const AdamStep& step, int64
     }
 }
 
-// What half_bits (ldp/half_bits.h) does, with less to branch on: several times as fast over a table.
+// What half_bits (ldp/half_bits.h) does, with less to branch on.
 inline uint16_t rounded(float value) {
     uint32_t bits, subnormal;
     memcpy(&bits, &value, 4);

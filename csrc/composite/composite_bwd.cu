@@ -20,10 +20,12 @@ __device__ __forceinline__ int64_t composite_sweep(const CompositeParams& params
     const int lane = lane_id();
     RayCarry carry;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        if (lane == static_cast<int>(chunk % kWarp)) mine = carry;
         const int64_t base = range.begin + chunk * kWarp;
+        const RayCarry here = carry;
         ChunkSample sample;
         const int stop = composite_chunk<kApart>(params, range.begin, range.end, base, carry, sample);
+        // A chunk behind the stop is not walked back over: its lane still holds the carry of one that is.
+        if (stop > 0 && lane == static_cast<int>(chunk % kWarp)) mine = here;
         if (stop < kWarp) return base + stop - range.begin;
     }
     return smaller(chunks * kWarp, range.end - range.begin);

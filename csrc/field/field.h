@@ -2,7 +2,8 @@
 //
 // Letters: S samples, E = L*F columns of the encoding, H hidden units, C channels of the latents, P weights.
 //   e = hash_grid((x + bound) / (2 bound));  a_0 = e;  a_l = relu(W_l a_(l-1) + b_l);  h = W_out a_n + b_out
-//   density = exp(min(h_0 + blob(x), 80));   latents = h_1.. or their sigmoid;   blob(x) = strength exp(-|x|^2 / (2 std^2))
+//   density = exp(min(h_0 + blob(x), 80));   latents = h_1.. or their sigmoid
+//   blob(x) = strength exp(-|x|^2 / (2 std^2))
 // The flat weights hold, layer by layer, W [out, in] row-major and then its bias [out] if there is one.
 #pragma once
 
@@ -65,8 +66,8 @@ LDP_HOST_DEVICE float field_blob(const FieldParams& params, float x, float y, fl
     return params.blob_strength * expf(-(x * x + y * y + z * z) / (2.0f * params.blob_std * params.blob_std));
 }
 
-// Truncated exponential. Forward: the exponent stops at 80, where float32 is still finite. Backward: at 15 on both sides,
-// as in torch-ngp, so that a density that ran away can come back. Comparisons let NaN through.
+// Truncated exponential. Forward: the exponent stops at 80, where float32 is still finite. Backward: at 15 on both
+// sides, as in torch-ngp, so that a density that ran away can come back. Comparisons let NaN through.
 LDP_HOST_DEVICE float field_density(float exponent) { return expf(exponent > 80.0f ? 80.0f : exponent); }
 
 LDP_HOST_DEVICE float field_density_slope(float exponent) {
@@ -89,22 +90,22 @@ void latent_field_backward_cpu(const FieldParams& params, const float* grad_dens
                                float* grad_weights,     // [P]
                                float* grad_positions);  // [S, 3], through the blob only
 
-// CUDA: field_fwd.cu, field_bwd.cu. Beside the outputs they need the weights in another layout, and the backward sums of
-// their gradients, one for each block: as many blocks run as there is room for.
+// CUDA: field_fwd.cu, field_bwd.cu. Beside the outputs they need the weights in another layout, and the backward sums
+// of their gradients, one for each block: as many blocks run as there is room for.
 struct FieldWorkspace {
     float* data;
     int64_t floats;
 };
 
 #if defined(USE_CUDA) || defined(LDP_CUDA_ON_CPU)
-void latent_field_cuda(const FieldParams& params, const HashGridParams& grid, const FieldWorkspace& workspace, float* density,
-                       float* latents,
+void latent_field_cuda(const FieldParams& params, const HashGridParams& grid, const FieldWorkspace& workspace,
+                       float* density, float* latents,
                        void* encoding,  // [S, E] float, or half if params.half
                        cudaStream_t stream);
 
 void latent_field_backward_cuda(const FieldParams& params, const FieldWorkspace& workspace, const float* grad_density,
-                                const float* grad_latents, const void* encoding, float* grad_encoding, float* grad_weights,
-                                float* grad_positions, cudaStream_t stream);
+                                const float* grad_latents, const void* encoding, float* grad_encoding,
+                                float* grad_weights, float* grad_positions, cudaStream_t stream);
 #endif
 
 }  // namespace ldp

@@ -1,14 +1,15 @@
-// The field's backward. A block takes 16 samples a warp, computes the network again from the saved encodings and keeps every
-// activation of these samples in a tile of shared memory; then, layer by layer from the last, the block's warps share out
-// the weight gradient (a product over samples, so across warps), and each warp replaces its own samples' activations by
-// their gradients. Reads the encodings, writes their gradient: 8 E bytes a sample.
+// The field's backward. A block takes 16 samples a warp, computes the network again from the saved encodings and keeps
+// every activation of these samples in a tile of shared memory; then, layer by layer from the last, the block's warps
+// share out the weight gradient (a product over samples, so across warps), and each warp replaces its own samples'
+// activations by their gradients. Reads the encodings, writes their gradient: 8 E bytes a sample.
 //
 // Weight gradients: each element belongs to one lane of the block, which adds to the block's sum in shared memory (in
-// global memory where that is full), tile after tile; a second kernel adds the blocks' sums in a fixed order. No atomics:
-// the same bits from run to run on the same device.
+// global memory where that is full), tile after tile; a second kernel adds the blocks' sums in a fixed order. No
+// atomics: the same bits from run to run on the same device.
 #include <ldp/launch.h>
 
 #include "field_cuda.h"
+#include "field_tiles.h"
 
 namespace ldp {
 namespace {
@@ -40,74 +41,8 @@ struct Plan {
     }
 };
 
-LDP_HOST_DEVICE int tile_stride(const FieldPack& pack, int l) { return l > pack.layers ? kOutputStride : pack.stride(l); }
-
-// Results of 8 * kTiles units of this warp's samples, from their inputs in a tile.
-template <typename P, int kTiles>
-__device__ __forceinline__ void forward_units(FragmentC (&sums)[kTiles], const float* input, int stride, int depth,
-                                              const float* weights, const float* bias) {
-    const int lane = lane_id();
-    const float* const upper = input + FragmentC::row(lane, 0) * stride + FragmentC::col(lane, 0);
-    field_start(sums, bias);
-    for (int k = 0; k < depth; k += 8) {
-        typename P::A a;
-        P::set(a, 0, load_as<float2>(upper + k), load_as<float2>(upper + 8 * stride + k));
-        field_step<P>(sums, a, weights + k, stride);
-    }
-}
-
-// The same with W instead of W^T: gradients of 8 * kTiles inputs. `weights` is at the first of them in row 0.
-template <typename P, int kTiles>
-__device__ __forceinline__ void backward_units(FragmentC (&sums)[kTiles], const float* grad, int grad_stride, int depth,
-                                               const float* weights, int stride) {
-    const int lane = lane_id(), pair = FragmentC::col(lane, 0);
-    const float* const upper = grad + FragmentC::row(lane, 0) * grad_stride + pair;
-    const float* const own = weights + pair * stride + FragmentB<float>::col(lane, 0);
-    field_start(sums, nullptr);
-    for (int k = 0; k < depth; k += 8) {
-        typename P::A a;
-        P::set(a, 0, load_as<float2>(upper + k), load_as<float2>(upper + 8 * grad_stride + k));
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-            typename P::B b;
-            b.set(0, own[k * stride + t * 8]);
-            b.set(1, own[(k + 1) * stride + t * 8]);
-            P::multiply(sums[t], a, b);
-        }
-    }
-}
-
-// Adds grad^T activation over the block's samples to a 16 x 8 kTiles part of the weight gradient.
-template <typename P, int kTiles>
-__device__ __forceinline__ void weight_gradient(const float* grad, int grad_stride, const float* activation, int stride, int rows,
-                                                float* to, int out_rows) {
-    const int lane = lane_id();
-    FragmentC sums[kTiles];
-    field_start(sums, nullptr);
-    for (int k = 0; k < rows; k += 8) {
-        typename P::A a;
-#pragma unroll
-        for (int i = 0; i < FragmentA<float>::kElements; ++i)
-            a.set(i, grad[(k + FragmentA<float>::col(lane, i)) * grad_stride + FragmentA<float>::row(lane, i)]);
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-            typename P::B b;
-#pragma unroll
-            for (int i = 0; i < FragmentB<float>::kElements; ++i)
-                b.set(i, activation[(k + FragmentB<float>::row(lane, i)) * stride + t * 8 + FragmentB<float>::col(lane, i)]);
-            P::multiply(sums[t], a, b);
-        }
-    }
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-        for (int i = 0; i < FragmentC::kElements; i += 2) {
-            const int row = FragmentC::row(lane, i);
-            if (row >= out_rows) continue;
-            float* const at = to + row * stride + t * 8 + FragmentC::col(lane, i);
-            const float2 before = load_as<float2>(at);
-            store_as(at, make_float2(before.x + sums[t].elements[i], before.y + sums[t].elements[i + 1]));
-        }
+LDP_HOST_DEVICE int tile_stride(const FieldPack& pack, int l) {
+    return l > pack.layers ? kOutputStride : pack.stride(l);
 }
 
 // Loads this warp's encodings into its rows of tile 0; padding is zero.
@@ -119,7 +54,8 @@ __device__ __forceinline__ void load_encodings(const FieldParams& params, const 
         const int64_t at = (first + row) * params.encoding + column;
         const bool there = first + row < count && column < params.encoding;
         float value = 0.0f;
-        if (there) value = kHalf ? to_float(static_cast<const half*>(encoding)[at]) : static_cast<const float*>(encoding)[at];
+        if (there)
+            value = kHalf ? to_float(static_cast<const half*>(encoding)[at]) : static_cast<const float*>(encoding)[at];
         tile[row * pack.stride(0) + column] = value;
     }
 }
@@ -154,45 +90,11 @@ __device__ __forceinline__ void differentiate(const FieldParams& params, const I
     }
 }
 
-// One chunk of 8 * kTiles hidden units of this warp, forward.
-template <typename P, int kTiles>
-__device__ __forceinline__ void hidden_chunk(const float* input, int stride, int depth, const float* weights, const float* bias,
-                                             float* out, int out_stride) {
-    const int lane = lane_id();
-    FragmentC sums[kTiles];
-    forward_units<P>(sums, input, stride, depth, weights, bias);
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-        for (int i = 0; i < FragmentC::kElements; i += 2) {
-            float2 pair = make_float2(field_relu(sums[t].elements[i]), field_relu(sums[t].elements[i + 1]));
-            if (P::kHalf) pair = to_float2(to_half2(pair.x, pair.y));
-            store_as(out + FragmentC::row(lane, i) * out_stride + t * 8 + FragmentC::col(lane, i), pair);
-        }
-}
-
-// One chunk of the gradient of a hidden layer's activations, which give way to it.
-template <typename P, int kTiles>
-__device__ __forceinline__ void masked_chunk(const float* grad, int grad_stride, int depth, const float* weights, int stride,
-                                             float* activation) {
-    const int lane = lane_id();
-    FragmentC sums[kTiles];
-    backward_units<P>(sums, grad, grad_stride, depth, weights, stride);
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-        for (int i = 0; i < FragmentC::kElements; i += 2) {
-            float* const at = activation + FragmentC::row(lane, i) * stride + t * 8 + FragmentC::col(lane, i);
-            const float2 value = load_as<float2>(at);
-            store_as(at, make_float2(value.x <= 0.0f ? 0.0f : sums[t].elements[i], value.y <= 0.0f ? 0.0f : sums[t].elements[i + 1]));
-        }
-}
-
 // Two tiles of the gradient of the encodings.
 template <typename P>
 __device__ __forceinline__ void encoding_chunk(const FieldParams& params, const float* grad, int grad_stride, int depth,
-                                               const float* weights, int stride, int column, int64_t first, int64_t count,
-                                               float* grad_encoding) {
+                                               const float* weights, int stride, int column, int64_t first,
+                                               int64_t count, float* grad_encoding) {
     const int lane = lane_id();
     FragmentC sums[2];
     backward_units<P>(sums, grad, grad_stride, depth, weights, stride);
@@ -217,7 +119,8 @@ __device__ __forceinline__ void encoding_chunk(const FieldParams& params, const 
 
 template <typename P, bool kStaged>
 __global__ void __launch_bounds__(kMaxWarps * 32, 2)
-    field_backward_kernel(FieldParams params, FieldPack pack, Plan plan, const float* packed, Inputs in, Gradients out) {
+    field_backward_kernel(FieldParams params, FieldPack pack, Plan plan, const float* packed, Inputs in,
+                          Gradients out) {
     LDP_DYNAMIC_SHARED(float, shared);
     const int warp = static_cast<int>(threadIdx.x) / 32, threads = static_cast<int>(blockDim.x), rows = plan.rows();
     float* const own_sums = out.sums + int64_t{blockIdx.x} * pack.floats();
@@ -258,12 +161,14 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 2)
                 FragmentC h[1];
                 h[0].fill(0.0f);
                 if (t * 8 < pack.outputs) {
-                    forward_units<P>(h, input, pack.stride(l), pack.in(l), weights + pack.weight(l) + t * 8 * pack.stride(l),
+                    forward_units<P>(h, input, pack.stride(l), pack.in(l),
+                                     weights + pack.weight(l) + t * 8 * pack.stride(l),
                                      biases != nullptr ? biases + pack.bias(l) + t * 8 : nullptr);
                     differentiate(params, in, h[0], first, count, t, out.positions);
                 }
                 for (int i = 0; i < FragmentC::kElements; ++i)
-                    output[FragmentC::row(lane, i) * kOutputStride + t * 8 + FragmentC::col(lane, i)] = h[0].elements[i];
+                    output[FragmentC::row(lane, i) * kOutputStride + t * 8 + FragmentC::col(lane, i)] =
+                        h[0].elements[i];
             }
         }
         for (int l = pack.layers; l >= 0; --l) {
@@ -272,7 +177,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 2)
             float* const activation = shared + plan.tile(pack, l);
             const int grad_stride = tile_stride(pack, l + 1), stride = pack.stride(l);
             const bool wide = pack.in(l) % 32 == 0;
-            const int columns = wide ? 32 : 16, across = pack.in(l) / columns, parts = ceil_div(pack.out(l), 16) * across;
+            const int columns = wide ? 32 : 16, across = pack.in(l) / columns,
+                      parts = ceil_div(pack.out(l), 16) * across;
             for (int part = warp; part < parts; part += plan.warps) {
                 const int m = part / across * 16, n = part % across * columns;
                 float* const to = sums + pack.weight(l) + m * stride + n;
@@ -294,7 +200,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 2)
             const float* const w = weights + pack.weight(l);
             if (l == 0) {
                 for (int n = 0; n < pack.inputs; n += 16)
-                    encoding_chunk<P>(params, own_grad, grad_stride, pack.out(0), w + n, stride, n, first, count, out.encoding);
+                    encoding_chunk<P>(params, own_grad, grad_stride, pack.out(0), w + n, stride, n, first, count,
+                                      out.encoding);
             } else if (wide) {
                 for (int n = 0; n < pack.units; n += 32)
                     masked_chunk<P, 4>(own_grad, grad_stride, pack.out(l), w + n, stride, own + n);
@@ -313,7 +220,7 @@ constexpr int kWeights = 32, kSlices = 8;
 // Adds the blocks' sums: slices of the blocks side by side, then the slices, always in the same order.
 __global__ void __launch_bounds__(kWeights* kSlices)
     field_sum_kernel(FieldParams params, FieldPack pack, const float* sums, int blocks, float* grad_weights) {
-    LDP_SHARED(float, slices, kSlices * kWeights);
+    LDP_SHARED(float, slices, kSlices* kWeights);
     const int lane = static_cast<int>(threadIdx.x) % kWeights, slice = static_cast<int>(threadIdx.x) / kWeights;
     const int64_t p = int64_t{blockIdx.x} * kWeights + lane, total = field_weights(params);
     int l = 0;
@@ -349,8 +256,8 @@ Plan plan_of(const FieldPack& pack, int* bytes) {
 }
 
 template <typename P>
-void backward(const FieldParams& params, const FieldWorkspace& workspace, const Inputs& in, Gradients out, float* grad_weights,
-              cudaStream_t stream) {
+void backward(const FieldParams& params, const FieldWorkspace& workspace, const Inputs& in, Gradients out,
+              float* grad_weights, cudaStream_t stream) {
     const FieldPack pack = field_pack(params);
     const int64_t room = workspace.floats / pack.floats() - 1;
     if (room < 1)
@@ -359,22 +266,25 @@ void backward(const FieldParams& params, const FieldWorkspace& workspace, const 
     field_pack_cuda(params, pack, false, workspace.data, stream);
     int bytes = 0;
     const Plan plan = plan_of(pack, &bytes);
-    const auto blocks = static_cast<int>(
-        larger<int64_t>(1, smaller(smaller<int64_t>(room, int64_t{2} * multiprocessors()), ceil_div(params.size, plan.rows()))));
+    const auto blocks = static_cast<int>(larger<int64_t>(
+        1, smaller(smaller<int64_t>(room, int64_t{2} * multiprocessors()), ceil_div(params.size, plan.rows()))));
     out.sums = workspace.data + pack.floats();
     if (plan.weights >= 0)
-        LDP_LAUNCH((field_backward_kernel<P, true>), blocks, plan.warps * 32, bytes, stream, params, pack, plan, workspace.data, in, out);
+        LDP_LAUNCH((field_backward_kernel<P, true>), blocks, plan.warps * 32, bytes, stream, params, pack, plan,
+                   workspace.data, in, out);
     else
-        LDP_LAUNCH((field_backward_kernel<P, false>), blocks, plan.warps * 32, bytes, stream, params, pack, plan, workspace.data, in, out);
+        LDP_LAUNCH((field_backward_kernel<P, false>), blocks, plan.warps * 32, bytes, stream, params, pack, plan,
+                   workspace.data, in, out);
     const auto sum_blocks = static_cast<int>(ceil_div(field_weights(params), kWeights));
-    LDP_LAUNCH(field_sum_kernel, sum_blocks, kWeights * kSlices, 0, stream, params, pack, out.sums, blocks, grad_weights);
+    LDP_LAUNCH(field_sum_kernel, sum_blocks, kWeights * kSlices, 0, stream, params, pack, out.sums, blocks,
+               grad_weights);
 }
 
 }  // namespace
 
 void latent_field_backward_cuda(const FieldParams& params, const FieldWorkspace& workspace, const float* grad_density,
-                                const float* grad_latents, const void* encoding, float* grad_encoding, float* grad_weights,
-                                float* grad_positions, cudaStream_t stream) {
+                                const float* grad_latents, const void* encoding, float* grad_encoding,
+                                float* grad_weights, float* grad_positions, cudaStream_t stream) {
     const Inputs in{grad_density, grad_latents, encoding};
     const Gradients out{grad_encoding, grad_positions, nullptr};
     if (params.half)

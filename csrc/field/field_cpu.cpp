@@ -2,6 +2,7 @@
 #include <ldp/parallel.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -67,8 +68,8 @@ int up_to(int size, int multiple) { return (size + multiple - 1) / multiple * mu
 }  // namespace
 }  // namespace ldp
 
-// The same text for each instruction set; which one runs is asked at run time. FMA is written out as intrinsics, for the
-// extension is compiled without contraction.
+// The same text for each instruction set; which one runs is asked at run time. FMA is written out as intrinsics, for
+// the extension is compiled without contraction.
 #define LDP_ISA portable
 #define LDP_LANES 4
 #include "mlp_cpu.h"
@@ -114,10 +115,11 @@ struct Kernels {
 const Kernels& kernels() {
     static const Kernels chosen = [] {
 #ifdef LDP_X86_VARIANTS
-        if (LDP_MOST_LANES >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512bw"))
+        if (LDP_MOST_LANES >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
             return Kernels{avx512::forward, avx512::backward};
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Kernels{avx2::forward, avx2::backward};
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            return Kernels{avx2::forward, avx2::backward};
 #endif
         return Kernels{portable::forward, portable::backward};
     }();
@@ -221,7 +223,8 @@ void differentiate(const FieldParams& params, const float* x, float grad_density
 
 }  // namespace
 
-void latent_field_cpu(const FieldParams& params, const HashGridParams& grid, float* density, float* latents, float* encoding) {
+void latent_field_cpu(const FieldParams& params, const HashGridParams& grid, float* density, float* latents,
+                      float* encoding) {
     const int64_t count = live(params);
     {
         const std::unique_ptr<float[]> unit(new float[static_cast<size_t>(count) * 3]);
@@ -260,17 +263,19 @@ void latent_field_cpu(const FieldParams& params, const HashGridParams& grid, flo
 }
 
 void latent_field_backward_cpu(const FieldParams& params, const float* grad_density, const float* grad_latents,
-                               const float* encoding, float* grad_encoding, float* grad_weights, float* grad_positions) {
+                               const float* encoding, float* grad_encoding, float* grad_weights,
+                               float* grad_positions) {
     const int64_t count = live(params), width = params.encoding;
     prefer_huge_pages(grad_encoding, params.size * width * int64_t{sizeof(float)});
     std::fill(grad_encoding + count * width, grad_encoding + params.size * width, 0.0f);
     std::fill(grad_positions + count * 3, grad_positions + params.size * 3, 0.0f);
 
-    // Weight gradients are summed by chunks whose number depends on the number of samples alone, then chunk by chunk: the
-    // same bits for any number of threads.
+    // Weight gradients are summed by chunks whose number depends on the number of samples alone, then chunk by chunk:
+    // the same bits for any number of threads.
     constexpr int64_t kChunks = 64;
     const int64_t tiles = (count + kTile - 1) / kTile;
-    const int64_t in_chunk = larger<int64_t>(1, (tiles + kChunks - 1) / kChunks), chunks = (tiles + in_chunk - 1) / in_chunk;
+    const int64_t in_chunk = larger<int64_t>(1, (tiles + kChunks - 1) / kChunks);
+    const int64_t chunks = (tiles + in_chunk - 1) / in_chunk;
     std::vector<float> weights;
     const PackedField net = pack(params, weights);
     std::vector<float> sums(static_cast<size_t>(net.gradients * chunks), 0.0f);
@@ -306,7 +311,8 @@ void latent_field_backward_cpu(const FieldParams& params, const float* grad_dens
         for (int o = 0; o < layer.out; ++o) {
             for (int i = 0; i < layer.in; ++i) {
                 float sum = 0.0f;
-                for (int64_t c = 0; c < chunks; ++c) sum += sums[c * net.gradients + packed.offset + int64_t{o} * packed.in + i];
+                for (int64_t c = 0; c < chunks; ++c)
+                    sum += sums[c * net.gradients + packed.offset + int64_t{o} * packed.in + i];
                 grad_weights[layer.weight + int64_t{o} * layer.in + i] = sum;
             }
             if (!params.bias) continue;

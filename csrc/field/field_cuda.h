@@ -1,8 +1,8 @@
 // What the field's CUDA kernels share: how weights are packed for them, and products of tiles.
 //
-// A product is A B^T on a warp's tile of 16 samples. The two neighbouring columns 2j, 2j + 1 of a row that a lane holds of
-// a result are also what it feeds to the next layer's product: the sum over k may be taken in any order, so k runs through
-// the columns in the order in which results lie in the lanes, and activations need not change lanes.
+// A product is A B^T on a warp's tile of 16 samples. The two neighbouring columns 2j, 2j + 1 of a row that a lane holds
+// of a result are also what it feeds to the next layer's product: the sum over k may be taken in any order, so k runs
+// through the columns in the order in which results lie in the lanes, and activations need not change lanes.
 #pragma once
 
 #include <ldp/launch.h>
@@ -23,7 +23,9 @@ struct FieldPack {
     LDP_HOST_DEVICE int in(int l) const { return l == 0 ? inputs : units; }
     LDP_HOST_DEVICE int out(int l) const { return l == layers ? outputs : units; }
     LDP_HOST_DEVICE int stride(int l) const { return in(l) + 8; }
-    LDP_HOST_DEVICE int weight(int l) const { return l == 0 ? 0 : units * (inputs + 8) + (l - 1) * units * (units + 8); }
+    LDP_HOST_DEVICE int weight(int l) const {
+        return l == 0 ? 0 : units * (inputs + 8) + (l - 1) * units * (units + 8);
+    }
     LDP_HOST_DEVICE int bias(int l) const { return l * units; }  // from the start of the biases
     LDP_HOST_DEVICE int weights() const { return weight(layers) + outputs * (units + 8); }
     LDP_HOST_DEVICE int biases() const { return layers * units + outputs; }
@@ -49,7 +51,8 @@ inline int field_shared_limit() {
     constexpr int kEnough = 112 * 1024 + 512;
     int device = 0, limit = 0;
     check_cuda("cudaGetDevice", cudaGetDevice(&device));
-    check_cuda("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    check_cuda("cudaDeviceGetAttribute",
+               cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     return smaller(limit - 1024, kEnough);
 #endif
 }
@@ -60,13 +63,12 @@ __device__ __forceinline__ int64_t field_count(const FieldParams& params) {
 
 // The three kinds of product. A and B are a lane's fragments for one step of kDepth along k.
 
-// Float32 numbers, as three products of tf32 parts.
-struct FloatProducts {
+template <typename FloatA, typename FloatB>
+struct FloatOperands {
     using Weight = float;
-    using A = SplitA;
-    using B = SplitB;
+    using A = FloatA;
+    using B = FloatB;
     static constexpr int kDepth = 8;
-    static constexpr bool kHalf = false;
 
     // Columns 2j, 2j + 1 of the lane's upper and lower row.
     static __device__ __forceinline__ void set(A& a, int /*pair*/, float2 upper, float2 lower) {
@@ -82,6 +84,12 @@ struct FloatProducts {
         b.set(1, pair.y);
         return b;
     }
+};
+
+// Float32 numbers, as three products of tf32 parts.
+struct FloatProducts : FloatOperands<SplitA, SplitB> {
+    static constexpr bool kHalf = false;
+
     static __device__ __forceinline__ void multiply(FragmentC& c, const A& a, const B& b) { mma_m16n8k8(c, a, b); }
 };
 
@@ -106,33 +114,18 @@ struct HalfProducts {
     static __device__ __forceinline__ void multiply(FragmentC& c, const A& a, const B& b) { mma_m16n8k16(c, a, b); }
 };
 
+template <typename Fragment>
+struct Rounded {
+    Fragment fragment;
+
+    __device__ __forceinline__ void set(int i, float value) { fragment.elements[i] = to_tf32(value); }
+};
+
 // Gradients of half products: float16 numbers are tf32 numbers, and gradients, rounded to tf32, have as many bits but
 // float32's range. So nothing underflows, and no loss has to be scaled.
-struct TensorFloatProducts {
-    template <typename Fragment>
-    struct Rounded {
-        Fragment fragment;
-        __device__ __forceinline__ void set(int i, float value) { fragment.elements[i] = to_tf32(value); }
-    };
-    using Weight = float;
-    using A = Rounded<FragmentA<float>>;
-    using B = Rounded<FragmentB<float>>;
-    static constexpr int kDepth = 8;
+struct TensorFloatProducts : FloatOperands<Rounded<FragmentA<float>>, Rounded<FragmentB<float>>> {
     static constexpr bool kHalf = true;
 
-    static __device__ __forceinline__ void set(A& a, int /*pair*/, float2 upper, float2 lower) {
-        a.set(0, upper.x);
-        a.set(1, lower.x);
-        a.set(2, upper.y);
-        a.set(3, lower.y);
-    }
-    static __device__ __forceinline__ B load(const float* weights) {
-        const float2 pair = load_as<float2>(weights);
-        B b;
-        b.set(0, pair.x);
-        b.set(1, pair.y);
-        return b;
-    }
     static __device__ __forceinline__ void multiply(FragmentC& c, const A& a, const B& b) {
         mma_m16n8k8(c, a.fragment, b.fragment);
     }
@@ -152,8 +145,8 @@ __device__ __forceinline__ void field_start(FragmentC (&sums)[kTiles], const flo
 
 // One step along k, for 8 * kTiles units: `weights` is row 0 of those at column 0 of the step.
 template <typename P, int kTiles>
-__device__ __forceinline__ void field_step(FragmentC (&sums)[kTiles], const typename P::A& a, const typename P::Weight* weights,
-                                           int stride) {
+__device__ __forceinline__ void field_step(FragmentC (&sums)[kTiles], const typename P::A& a,
+                                           const typename P::Weight* weights, int stride) {
     const int lane = lane_id();
     const typename P::Weight* const own = weights + FragmentB<float>::col(lane, 0) * stride + FragmentC::col(lane, 0);
 #pragma unroll
@@ -167,6 +160,7 @@ __device__ __forceinline__ void field_stage(float* to, const float* from, int by
 }
 
 // Writes the pack: half weights for HalfProducts, float ones else (rounded to float16 where params.half). field_pack.cu
-void field_pack_cuda(const FieldParams& params, const FieldPack& pack, bool half_weights, float* packed, cudaStream_t stream);
+void field_pack_cuda(const FieldParams& params, const FieldPack& pack, bool half_weights, float* packed,
+                     cudaStream_t stream);
 
 }  // namespace ldp

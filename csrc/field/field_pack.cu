@@ -1,4 +1,5 @@
-// Lays the flat weights out as the field's kernels read them (FieldPack). Reads P floats, writes the pack; a few kilobytes.
+// Lays the flat weights out as the field's kernels read them (FieldPack). Reads P floats, writes the pack; a few
+// kilobytes.
 #include <ldp/launch.h>
 
 #include "field_cuda.h"
@@ -34,7 +35,8 @@ __global__ void __launch_bounds__(kThreads) field_pack_kernel(FieldParams params
 
 }  // namespace
 
-void field_pack_cuda(const FieldParams& params, const FieldPack& pack, bool half_weights, float* packed, cudaStream_t stream) {
+void field_pack_cuda(const FieldParams& params, const FieldPack& pack, bool half_weights, float* packed,
+                     cudaStream_t stream) {
     const int blocks = ceil_div(pack.floats(), kThreads);
     if (half_weights)
         LDP_LAUNCH((field_pack_kernel<true>), blocks, kThreads, 0, stream, params, pack, packed);

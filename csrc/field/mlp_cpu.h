@@ -38,8 +38,23 @@ LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) {
 LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) {
     return _mm256_and_ps(v, _mm256_cmp_ps(of, _mm256_setzero_ps(), _CMP_NLE_UQ));
 }
+#elif defined(__GNUC__)
+// The compilers' own vectors of four: SSE, NEON. Comparisons with NaN are false, and its lanes have to stay.
+typedef float Vec __attribute__((vector_size(16)));
+typedef int Mask __attribute__((vector_size(16)));
+LDP_ALWAYS_INLINE Vec load(const float* p) {
+    Vec v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+LDP_ALWAYS_INLINE void store(float* p, Vec v) { memcpy(p, &v, sizeof(v)); }
+LDP_ALWAYS_INLINE Vec broadcast(float x) { return Vec{x, x, x, x}; }
+LDP_ALWAYS_INLINE Vec add(Vec a, Vec b) { return a + b; }
+LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return a * b + c; }
+LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) { return (Vec)((Mask)v & ~(Mask)(of < broadcast(0.0f))); }
+LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) { return (Vec)((Mask)v & ~(Mask)(of <= broadcast(0.0f))); }
 #else
-// Plain loops of four: any compiler makes SSE or NEON of them.
+// Plain loops of four, for compilers without such vectors.
 struct Vec {
     float at[4];
 };
@@ -68,7 +83,8 @@ LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) {
 
 // kRows x kVectors vectors of sums in registers.
 template <Finish kFinish, int kRows, int kVectors>
-LDP_ALWAYS_INLINE void block(Factor a, const float* b, int64_t b_stride, int depth, const float* bias, float* c, int64_t c_stride) {
+LDP_ALWAYS_INLINE void block(Factor a, const float* b, int64_t b_stride, int depth, const float* bias, float* c,
+                             int64_t c_stride) {
     Vec sums[kRows][kVectors];
     for (int v = 0; v < kVectors; ++v) {
         const Vec start = bias != nullptr ? load(bias + v * kLanes) : broadcast(0.0f);
@@ -102,7 +118,8 @@ static void panel(Factor a, int rows, const float* b, int64_t b_stride, int dept
 
 // C [rows, columns]; rows and columns multiples of 8. Sixteen sums or so, for as many as the pipelines hold.
 template <Finish kFinish>
-static void product(Factor a, int rows, const float* b, int64_t b_stride, int depth, const float* bias, Matrix c, int columns) {
+static void product(Factor a, int rows, const float* b, int64_t b_stride, int depth, const float* bias, Matrix c,
+                    int columns) {
     for (int n = 0; n < columns;) {
         const float* const right = b + n;
         const float* const start = bias != nullptr ? bias + n : nullptr;
@@ -114,7 +131,7 @@ static void product(Factor a, int rows, const float* b, int64_t b_stride, int de
             panel<kFinish, 8, 32 / kLanes>(a, rows, right, b_stride, depth, start, to);
             n += 32;
         } else if (columns - n >= 16) {
-            panel<kFinish, kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2, 16 / kLanes>(a, rows, right, b_stride, depth, start, to);
+            panel<kFinish, kLanes / 2, 16 / kLanes>(a, rows, right, b_stride, depth, start, to);
             n += 16;
         } else {
 #if LDP_LANES == 16
@@ -156,8 +173,8 @@ static void backward(const PackedField& net, const FieldTile& tile, int rows, fl
             product<Finish::kMask>({grad, stride, 1}, rows, layer.plain, layer.in, layer.out_depth, nullptr,
                                    {tile.activation[l], tile.stride[l]}, layer.in);
         else
-            product<Finish::kStore>({grad, stride, 1}, rows, layer.plain, layer.in, layer.out_depth, nullptr, grad_input,
-                                    layer.in);
+            product<Finish::kStore>({grad, stride, 1}, rows, layer.plain, layer.in, layer.out_depth, nullptr,
+                                    grad_input, layer.in);
     }
 }
 

@@ -102,8 +102,8 @@ void hash_grid_cuda(const HashGridParams& params, float* encoding, cudaStream_t 
 void hash_grid_backward_positions_cuda(const HashGridParams& params, const float* grad, float* grad_positions,
                                        cudaStream_t stream);
 
-// Adds to grad_table, which comes zeroed, in float32 atomics; with a workspace (hash_grid_workspace(entries * F) numbers,
-// zeroed) in fixed point: the same bits in every run.
+// Adds to grad_table, which comes zeroed, in float32 atomics; with a workspace (zeroed, as many numbers as
+// hash_grid_workspace says) in fixed point: the same bits in every run.
 void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table,
                                    int64_t* workspace, cudaStream_t stream);
 #endif

@@ -93,10 +93,10 @@ LDP_HOST_DEVICE float occupancy_threshold(double sum, int64_t n_cells, float thr
     return mean < threshold ? mean : threshold;
 }
 
-// NaN is occupied.
+// NaN is occupied. So is what is just at the threshold: a uniform field is its own mean, and must not vanish.
 LDP_HOST_DEVICE uint8_t occupancy_byte(const float* ema, float used) {
     unsigned byte = 0;
-    for (int j = 0; j < 8; ++j) byte |= (ema[j] <= used ? 0u : 1u) << j;
+    for (int j = 0; j < 8; ++j) byte |= (ema[j] < used || ema[j] <= 0.0f ? 0u : 1u) << j;
     return static_cast<uint8_t>(byte);
 }
 

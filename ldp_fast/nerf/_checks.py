@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,30 +45,72 @@ def tensor(what: str, argument: str, value: Any, shape: Sequence[int | str], lik
 
 
 def whole(what: str, argument: str, value: Any, low: int, high: int | None = None) -> int:
-    """Returns a whole number of a range.
+    """Returns a whole number of a range, Python's or NumPy's, as an int.
 
     Raises:
         ValueError: it is none, or outside.
     """
     wanted = f"a whole number of at least {low}" if high is None else f"a whole number of {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
         fail(what, argument, wanted, repr(value))
-    if value < low or (high is not None and value > high):
+    whole_number = value if isinstance(value, int) else int(value)
+    if whole_number < low or (high is not None and whole_number > high):
         fail(what, argument, wanted, str(value))
-    return value
+    return whole_number
+
+
+def real(value: Any) -> bool:
+    """Whether a value is a real number, Python's or NumPy's; truth values are none."""
+    return isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
 
 
 def number(what: str, argument: str, value: Any, low: float = -math.inf, *, open_low: bool = False) -> float:
-    """Returns a finite number of at least (or above) `low`.
+    """Returns a finite number of at least (or above) `low`, as a float.
 
     Raises:
         ValueError: it is none, not finite, or too small.
     """
     bound = "" if low == -math.inf else f" {'above' if open_low else 'of at least'} {low:g}"
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < low or (open_low and value == low):
+    if not (real(value) and math.isfinite(value)) or value < low or (open_low and value == low):
         fail(what, argument, f"a finite number{bound}", repr(value))
     return float(value)
+
+
+def values(what: str, argument: str, given: Any, expected: str, dtype: torch.dtype) -> Tensor:
+    """Returns numbers, sequences of them, arrays or tensors as a tensor on the CPU, without gradients.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    try:
+        return torch.as_tensor(given, dtype=dtype, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):
+        fail(what, argument, expected, repr(given))
+
+
+def flag(what: str, argument: str, value: Any) -> bool:
+    """Returns a truth value, Python's or NumPy's.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        fail(what, argument, "True or False", repr(value), TypeError)
+    return bool(value)
+
+
+def memory(tensor: Tensor) -> np.ndarray | None:
+    """Returns the memory of a tensor on the CPU, to look at its values without calling an operator of PyTorch.
+
+    None where there are no values to look at, or where that would wait for a device: on a GPU, while compiling, and
+    for the tensors of `torch.func` and of tracing.
+    """
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) not in (Tensor, torch.nn.Parameter):
+        return None
+    try:
+        return tensor.detach().numpy()
+    except RuntimeError:
+        return None
 
 
 def choice(what: str, argument: str, value: Any, choices: Sequence[str]) -> str:

@@ -23,11 +23,12 @@ class ConstantBackground(nn.Module):
 
     def __init__(self, values: Sequence[float] | Tensor):
         super().__init__()
-        values = torch.as_tensor(values, dtype=torch.float32).flatten()
-        if not len(values) or not values.isfinite().all():
-            _checks.fail("ConstantBackground", "values", "C finite numbers", str(values.tolist()))
+        given = _checks.values("ConstantBackground", "values", values, "C finite numbers", torch.float32).flatten()
+        if not len(given) or not given.isfinite().all():
+            _checks.fail("ConstantBackground", "values", "C finite numbers", str(given.tolist()))
         self.values: Tensor
-        self.register_buffer("values", values)
+        # A copy: the caller's tensor may change afterwards.
+        self.register_buffer("values", given.clone())
 
     def forward(self, directions: Tensor, height: int, width: int) -> Tensor:
         """Directions [V·H·W, 3] -> values [V·H·W, C]."""
@@ -43,18 +44,19 @@ class LearnedBackground(nn.Module):
         scale: standard deviation of the initial values.
 
     Raises:
-        ValueError: channels or size below 1.
+        ValueError: channels or size below 1, or a scale that is not finite and at least 0.
     """
 
     def __init__(self, channels: int = 4, size: int = 1, scale: float = 0.0):
         super().__init__()
-        _checks.whole("LearnedBackground", "channels", channels, 1)
-        _checks.whole("LearnedBackground", "size", size, 1)
+        name = "LearnedBackground"
+        channels, size = _checks.whole(name, "channels", channels, 1), _checks.whole(name, "size", size, 1)
+        scale = _checks.number(name, "scale", scale, 0.0)
         self.values = nn.Parameter(torch.randn(1, channels, size, size) * scale)
 
     def forward(self, directions: Tensor, height: int, width: int) -> Tensor:
         """Directions [V·H·W, 3] -> values [V·H·W, C], the same for each of the V views."""
-        picture = self.values
+        picture: Tensor = self.values
         if picture.shape[-1] > 1:
             picture = F.interpolate(picture, (height, width), mode="bilinear", align_corners=False)
         else:
@@ -74,15 +76,14 @@ class DirectionalBackground(nn.Module):
         frequencies: n; the direction enters as itself and as sines and cosines of 2^0 … 2^(n−1) times it.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1, or frequencies outside 0 to 24.
     """
 
     def __init__(self, channels: int = 4, hidden: int = 64, frequencies: int = 6):
         super().__init__()
-        _checks.whole("DirectionalBackground", "channels", channels, 1)
-        _checks.whole("DirectionalBackground", "hidden", hidden, 1)
-        _checks.whole("DirectionalBackground", "frequencies", frequencies, 0, 24)
-        self.frequencies = frequencies
+        name = "DirectionalBackground"
+        channels, hidden = _checks.whole(name, "channels", channels, 1), _checks.whole(name, "hidden", hidden, 1)
+        self.frequencies = frequencies = _checks.whole(name, "frequencies", frequencies, 0, 24)
         self.layers = nn.Sequential(nn.Linear(3 + 6 * frequencies, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, directions: Tensor, height: int, width: int) -> Tensor:

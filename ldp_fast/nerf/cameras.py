@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import _checks
 
 CONVENTIONS = ("opengl", "opencv")
+FLAT = 1e-6
 Range = float | Sequence[float]
 Values = float | Sequence[float] | Tensor
+Index = int | slice | Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Cameras:
         poses: [V, 4, 4] camera to world.
         focal: [V, 2] focal lengths over the image's width and height.
         centre: [V, 2] principal point over the image's width and height, from the left upper corner.
+
+    Raises:
+        TypeError, ValueError: another dtype, shape or device. On a CPU also values that are not finite, a focal length
+            that is not positive, or a pose whose axes span no volume; on a GPU that would wait for it, and rays that
+            are not finite get no samples.
     """
 
     poses: Tensor
@@ -38,12 +48,26 @@ class Cameras:
         _checks.tensor("Cameras", "poses", self.poses, ("V", 4, 4))
         _checks.tensor("Cameras", "focal", self.focal, (len(self.poses), 2), self.poses)
         _checks.tensor("Cameras", "centre", self.centre, (len(self.poses), 2), self.poses)
-        # Values are looked at on the host only: on a GPU that would wait for it.
-        if self.poses.device.type == "cpu":
-            for name in ("poses", "focal", "centre"):
-                bad = (~getattr(self, name).isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
-                if bad:
-                    _checks.fail("Cameras", name, "finite numbers", f"NaN or infinity in camera {bad[0]}")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        for name in ("poses", "focal", "centre"):
+            values = _checks.memory(getattr(self, name))
+            if values is None:
+                continue
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
+            if len(bad):
+                _checks.fail("Cameras", name, "finite numbers", f"NaN or infinity in camera {bad[0]}")
+            if name == "focal" and not (values > 0).all():
+                camera = np.flatnonzero((values <= 0).any(axis=1))[0]
+                _checks.fail("Cameras", name, "positive numbers", f"{values[camera].tolist()} in camera {camera}")
+            if name == "poses":
+                axes = values[:, :3, :3].astype(np.float64)
+                # The volume of the axes over that of a box with their lengths: 1 for a rotation of any scale.
+                box = np.sqrt(np.square(axes).sum(axis=1)).prod(axis=1)
+                flat = np.flatnonzero(np.abs(np.linalg.det(axes)) <= FLAT * box)
+                if len(flat):
+                    _checks.fail("Cameras", name, "rotations", f"axes that span no volume in camera {flat[0]}")
 
     @classmethod
     def orbit(
@@ -65,22 +89,31 @@ class Cameras:
             target: what they look at.
 
         Raises:
-            ValueError: sizes that do not go together, a value that is not finite, a radius or field of view that is
-                not positive, or a field of view of 180° and more.
+            ValueError: arguments that are no numbers, sizes that do not go together, a value that is not finite, a
+                radius or field of view that is not positive, a field of view of 180° and more, or a target that is
+                not three numbers.
         """
-        given = [torch.as_tensor(v, dtype=torch.float64).flatten() for v in (azimuth, elevation, radius, fov)]
+        what, one_or_all = "Cameras.orbit", "a number or V numbers"
+        given = [
+            _checks.values(what, argument, x, one_or_all, torch.float64).flatten()
+            for argument, x in (("azimuth", azimuth), ("elevation", elevation), ("radius", radius), ("fov", fov))
+        ]
+        towards = _checks.values(what, "target", target, "three finite numbers", torch.float64)
+        if towards.shape != (3,) or not towards.isfinite().all():
+            _checks.fail(what, "target", "three finite numbers", repr(target))
         sizes = {len(v) for v in given} - {1}
         if len(sizes) > 1 or 0 in sizes:
-            _checks.fail("Cameras.orbit", "azimuth, elevation, radius, fov", "one value or V values each", str(sizes))
+            got = ", ".join(str(len(x)) for x in given)
+            _checks.fail(what, "azimuth, elevation, radius, fov", "one value or V values each", f"{got} of them")
         v = max(sizes, default=1)
         a, e, r, f = (x.expand(v) for x in given)
         for name, x in (("azimuth", a), ("elevation", e), ("radius", r), ("fov", f)):
             if not x.isfinite().all():
-                _checks.fail("Cameras.orbit", name, "finite numbers", str(x.tolist()))
+                _checks.fail(what, name, "finite numbers", str(x.tolist()))
         if (r <= 0).any():
-            _checks.fail("Cameras.orbit", "radius", "positive numbers", str(r.tolist()))
+            _checks.fail(what, "radius", "positive numbers", str(r.tolist()))
         if (f <= 0).any() or (f >= 180).any():
-            _checks.fail("Cameras.orbit", "fov", "degrees between 0 and 180", str(f.tolist()))
+            _checks.fail(what, "fov", "degrees between 0 and 180", str(f.tolist()))
         a, e, f = a.deg2rad(), e.deg2rad(), f.deg2rad()
         backward = torch.stack([a.sin() * e.cos(), e.sin(), a.cos() * e.cos()], dim=-1)
         # Straight from above the azimuth still says what is right.
@@ -88,7 +121,7 @@ class Cameras:
         up = torch.linalg.cross(backward, right)
         poses = torch.eye(4, dtype=torch.float64).repeat(v, 1, 1)
         poses[:, :3, :3] = torch.stack([right, up, backward], dim=-1)
-        poses[:, :3, 3] = backward * r[:, None] + torch.tensor(target, dtype=torch.float64)
+        poses[:, :3, 3] = backward * r[:, None] + towards
         focal = (0.5 / (f / 2).tan())[:, None].expand(v, 2)
         return cls(poses.float(), focal.float().contiguous(), torch.full((v, 2), 0.5))
 
@@ -116,12 +149,14 @@ class Cameras:
         Raises:
             ValueError: a count below 1, or a range that is not (low, high).
         """
-        _checks.whole("Cameras.sample", "count", count, 1)
+        what, wanted = "Cameras.sample", "a number or (low, high), finite"
+        count = _checks.whole(what, "count", count, 1)
 
         def draw(name: str, value: Range) -> Tensor:
-            low, high = (value, value) if isinstance(value, (int, float)) else tuple(value)
-            if not low <= high:
-                _checks.fail("Cameras.sample", name, "a number or (low, high)", repr(value))
+            given = _checks.values(what, name, value, wanted, torch.float64).flatten().tolist()
+            low, high = given if len(given) == 2 else given * 2 if len(given) == 1 else (math.nan, math.nan)
+            if not (low <= high and math.isfinite(low) and math.isfinite(high)):
+                _checks.fail(what, name, wanted, repr(value))
             if name == "elevation" and on_sphere:
                 low, high = math.sin(math.radians(low)), math.sin(math.radians(high))
             u = torch.rand(count, dtype=torch.float64, generator=generator)
@@ -129,60 +164,88 @@ class Cameras:
             return drawn.asin().rad2deg() if name == "elevation" and on_sphere else drawn
 
         values = {"azimuth": azimuth, "elevation": elevation, "radius": radius, "fov": fov}
-        return cls.orbit(**{name: draw(name, value) for name, value in values.items()})
+        drawn = {name: draw(name, value) for name, value in values.items()}
+        return cls.orbit(drawn["azimuth"], drawn["elevation"], drawn["radius"], drawn["fov"])
 
     @classmethod
     def from_poses(
         cls,
         poses: Tensor,
         *,
-        focal: Tensor,
+        focal: Values,
         width: int,
         height: int,
-        centre: Tensor | None = None,
+        centre: Values | None = None,
         convention: str = "opengl",
     ) -> Cameras:
         """Cameras from matrices and intrinsics in pixels.
 
         Args:
             poses: [V, 3 or 4, 4] camera to world.
-            focal: [V, 2] (or [2], [V, 1], [1], []) focal lengths in pixels, x and y.
+            focal: [V, 2] (or [2], [V, 1], [1], [], or numbers) focal lengths in pixels, x and y.
             width, height: of the image the intrinsics belong to.
-            centre: [V, 2] or [2] principal point in pixels from the left upper corner; the middle by default.
+            centre: [V, 2] or [2] (or numbers) principal point in pixels from the left upper corner; the middle by
+                default.
             convention: "opengl" (looks along −z, y up) or "opencv" (looks along +z, y down).
 
         Raises:
-            ValueError: another convention, shape, or values that are not finite.
+            TypeError, ValueError: another convention, shape or device, or values that `Cameras` refuses.
         """
-        _checks.choice("Cameras.from_poses", "convention", convention, CONVENTIONS)
-        _checks.whole("Cameras.from_poses", "width", width, 1)
-        _checks.whole("Cameras.from_poses", "height", height, 1)
+        what = "Cameras.from_poses"
+        _checks.choice(what, "convention", convention, CONVENTIONS)
+        width, height = _checks.whole(what, "width", width, 1), _checks.whole(what, "height", height, 1)
         if not isinstance(poses, Tensor) or poses.dim() != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
             got = _checks.shape_text(poses) if isinstance(poses, Tensor) else type(poses).__name__
-            _checks.fail("Cameras.from_poses", "poses", "a tensor of shape [V, 4, 4] or [V, 3, 4]", got)
+            _checks.fail(what, "poses", "a tensor of shape [V, 4, 4] or [V, 3, 4]", got)
         v, dtype, device = len(poses), poses.dtype, poses.device
         full = torch.eye(4, dtype=dtype, device=device).repeat(v, 1, 1)
         full[:, :3] = poses[:, :3]
         if convention == "opencv":
             full[:, :3, 1:3] *= -1
-        size = torch.tensor([width, height], dtype=dtype, device=device)
-        middle = size / 2 if centre is None else centre.to(dtype)
-        normalised = [(x / size).expand(v, 2).contiguous() for x in (focal.to(dtype), middle)]
-        return cls(full, *normalised)
+        # Written on the device: a tensor made from a list would be copied there, and waited for.
+        size = poses.new_empty(2)
+        size[:1].fill_(width)
+        size[1:].fill_(height)
+        lengths = _intrinsics("focal", focal, ((), (1,), (2,), (v, 1), (v, 2)), poses)
+        middle = size / 2 if centre is None else _intrinsics("centre", centre, ((2,), (v, 2)), poses)
+        return cls(full, *((x / size).expand(v, 2).contiguous() for x in (lengths, middle)))
 
     def __len__(self) -> int:
         return len(self.poses)
 
-    def __getitem__(self, index: int | slice | Tensor) -> Cameras:
-        """The cameras of an index, slice or index tensor; always a batch."""
-        if isinstance(index, int):
-            index = slice(index, index + 1) if index != -1 else slice(index, None)
+    def __getitem__(self, index: Index) -> Cameras:
+        """The cameras of an index, a slice, or a list or tensor of indices or truth values; always a batch.
+
+        Raises:
+            IndexError: an index outside [−V, V).
+            TypeError: something else.
+        """
+        if isinstance(index, (Tensor, np.ndarray, list)):
+            index = torch.as_tensor(index).reshape(-1)
+            index = index if len(index) else index.long()
+        elif not isinstance(index, slice):
+            try:
+                place = operator.index(index)  # type: ignore[arg-type]
+            except TypeError:
+                _checks.fail("Cameras", "index", "an index, a slice or a tensor of indices", repr(index), TypeError)
+            if not -len(self) <= place < len(self):
+                _checks.fail("Cameras", "index", f"one of {len(self)} cameras", str(place), IndexError)
+            place %= len(self)
+            index = slice(place, place + 1)
         return Cameras(self.poses[index], self.focal[index], self.centre[index])
 
-    def to(self, *args: object, **kwargs: object) -> Cameras:
-        """As `Tensor.to`."""
-        poses, focal, centre = (t.to(*args, **kwargs) for t in (self.poses, self.focal, self.centre))  # type: ignore[call-overload]
-        return Cameras(poses, focal, centre)
+    def __iter__(self) -> Iterator[Cameras]:
+        """The cameras one after another, each a batch of one."""
+        return (self[place] for place in range(len(self)))
+
+    def to(self, *args: Any, **kwargs: Any) -> Cameras:
+        """As `Tensor.to`; to a GPU the host does not wait for the copies unless `non_blocking=False` asks it to."""
+        target: Any = kwargs.get("device", kwargs.get("other", args[0] if args else None))
+        target = target.device if isinstance(target, Tensor) else target
+        names_device = isinstance(target, (str, torch.device))
+        if names_device and torch.device(target).type == "cuda" and not any(isinstance(x, bool) for x in args):
+            kwargs.setdefault("non_blocking", True)
+        return Cameras(*(t.to(*args, **kwargs) for t in (self.poses, self.focal, self.centre)))
 
     @property
     def positions(self) -> Tensor:
@@ -213,20 +276,48 @@ class Cameras:
             height, width: of the image, in pixels.
 
         Returns:
-            origins [V·H·W, 3]; directions [V·H·W, 3] of length 1.
+            origins [V·H·W, 3]; directions [V·H·W, 3] of length 1. Both are, in float32, the same bits on CPU and GPU.
 
         Raises:
             ValueError: a size below 1.
         """
-        _checks.whole("Cameras.rays", "height", height, 1)
-        _checks.whole("Cameras.rays", "width", width, 1)
-        dtype, device = self.poses.dtype, self.poses.device
-        x = (torch.arange(width, dtype=dtype, device=device) + 0.5) / width
-        y = (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
+        height, width = (
+            _checks.whole("Cameras.rays", name, size, 1) for name, size in (("height", height), ("width", width))
+        )
+        x, y = (self._pixels(size) for size in (width, height))
         u = (x - self.centre[:, :1]) / self.focal[:, :1]  # [V, W]
         v = (y - self.centre[:, 1:]) / self.focal[:, 1:]  # [V, H]
         right, up, backward = (self.poses[:, None, None, :3, i] for i in range(3))
         directions = u[:, None, :, None] * right - v[:, :, None, None] * up - backward
-        directions = torch.nn.functional.normalize(directions, dim=-1)
+        # One operation at a time, each correctly rounded: a reduction adds in an order that differs between devices,
+        # and the vectorised square root of a CPU can be off by its last bit, which float64 puts out of float32's sight.
+        dx, dy, dz = directions.unbind(-1)
+        length = (dx * dx + dy * dy + dz * dz).double().sqrt().to(dx.dtype)
+        directions = directions / length[..., None]
         origins = self.positions[:, None, None].expand_as(directions)
         return origins.reshape(-1, 3).contiguous(), directions.reshape(-1, 3).contiguous()
+
+    def _pixels(self, size: int) -> Tensor:
+        """[size], where the centres of an image's pixels are, over its size."""
+        places = torch.arange(size, dtype=self.poses.dtype, device=self.poses.device) + 0.5
+        # A GPU divides by a number of the host by multiplying with its reciprocal, which rounds otherwise than a CPU.
+        return places / places.new_full((), size)
+
+
+def _intrinsics(argument: str, given: Values, shapes: Sequence[tuple[int, ...]], poses: Tensor) -> Tensor:
+    """Returns focal lengths or a principal point in pixels as a tensor like the poses.
+
+    Raises:
+        ValueError: no numbers, another shape or device.
+    """
+    what = "Cameras.from_poses"
+    wanted = f"numbers of shape {' or '.join(str(list(shape)) for shape in shapes)}"
+    if isinstance(given, Tensor):
+        if given.device != poses.device:
+            _checks.fail(what, argument, f"a tensor on {poses.device}", f"one on {given.device}")
+        found = given.to(poses.dtype)
+    else:
+        found = _checks.values(what, argument, given, wanted, poses.dtype).to(poses.device, non_blocking=True)
+    if found.shape not in shapes:
+        _checks.fail(what, argument, wanted, _checks.shape_text(found))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,21 @@ class Composited(NamedTuple):
     emptiness: Tensor
 
 
+def _check_offsets(what: str, ray_offsets: Tensor, samples: int) -> None:
+    """Checks that rays lie in the samples, where that can be seen without waiting for a device."""
+    offsets = _checks.memory(ray_offsets)
+    if offsets is None:
+        return
+    if offsets[0] < 0 or offsets[-1] > samples:
+        got = f"{offsets[0]} to {offsets[-1]}"
+        _checks.fail(what, "ray_offsets", f"offsets from 0 to at most {samples}, the samples", got)
+    falling = offsets[1:] < offsets[:-1]
+    if falling.any():
+        ray = np.flatnonzero(falling)[0]
+        got = f"{offsets[ray]} and then {offsets[ray + 1]} at ray {ray}"
+        _checks.fail(what, "ray_offsets", "offsets that do not decrease", got)
+
+
 def composite_with_regularisers(
     density: Tensor,
     values: Tensor,
@@ -49,20 +65,24 @@ def composite_with_regularisers(
     background, from every output; none to distances and steps. Deterministic.
 
     Args:
-        density: [S], per unit of distance, ≥ 0.
+        density: [S], per unit of distance. They must not be negative, which is not looked at: a negative density
+            gives a negative weight and a transmittance that grows.
         values: [S, C], C from 1 to 64.
         distances: [S], along the ray.
         steps: [S], lengths.
         ray_offsets: [R + 1] int64; ray r has the samples offsets[r] … offsets[r + 1]; what is beyond is padding.
+            They start at 0 or above, do not decrease and end within S. That is looked at on a CPU only; on a GPU, and
+            while compiling, the host would have to wait, and the caller answers for it.
         background: [R, C], [C], or None for zero.
-        early_stop: transmittance at which a ray ends; 0 never.
+        early_stop: transmittance at which a ray ends, in [0, 1); 0 never.
         emptiness_scale: of `emptiness`.
 
     Returns:
         Composited.
 
     Raises:
-        TypeError, ValueError: another dtype, shape or device, or a number out of range.
+        TypeError, ValueError: another dtype, shape or device, a number out of range, or, on a CPU, offsets that do not
+            lie in the samples one after another.
     """
     name = "composite"
     _checks.tensor(name, "density", density, ("S",))
@@ -81,13 +101,16 @@ def composite_with_regularisers(
             f"shape [R + 1] on {density.device}",
             f"{_checks.shape_text(ray_offsets)} on {ray_offsets.device}",
         )
+    _check_offsets(name, ray_offsets, samples)
     rays = len(ray_offsets) - 1
     if background is not None:
         if isinstance(background, Tensor) and background.dim() == 1:
             background = background.expand(rays, -1)
         _checks.tensor(name, "background", background, (rays, channels), density)
-    _checks.number(name, "early_stop", early_stop, 0.0)
-    _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
+    early_stop = _checks.number(name, "early_stop", early_stop, 0.0)
+    if early_stop >= 1:
+        _checks.fail(name, "early_stop", "a number in [0, 1)", repr(early_stop))
+    emptiness_scale = _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
     given = [density, values, distances, steps, *([] if background is None else [background])]
     if len({t.dtype for t in given}) > 1:
         _checks.fail(name, "values", "all tensors of one dtype", ", ".join(str(t.dtype) for t in given), TypeError)

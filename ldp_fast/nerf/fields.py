@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import hash_grid as _hash_grid  # noqa: F401
 from ..ops import latent_field as _latent_field  # noqa: F401
+from ..reference.latent_field import to_unit
 from . import _checks
 from .hash_grid import HashGrid, layout_arguments
 
@@ -43,11 +44,9 @@ def find_blob(what: str, density_bias: str | Blob | None) -> Blob:
     Raises:
         ValueError: none of these, or a width that is not positive.
     """
-    blob = (
-        {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
-        if not isinstance(density_bias, Blob)
-        else density_bias
-    )
+    blob = density_bias if isinstance(density_bias, Blob) else None
+    if density_bias is None or isinstance(density_bias, str):
+        blob = {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
     if blob is None:
         _checks.fail(what, "density_bias", "'blob', 'none' or a Blob", repr(density_bias))
     _checks.number(what, "density_bias.strength", blob.strength)
@@ -72,12 +71,13 @@ class _Field(nn.Module):
         """Densities without gradients, in chunks that bound the memory.
 
         Args:
-            positions: [S, 3] world coordinates.
+            positions: [S, 3] world coordinates; cast to the field's dtype.
             chunk: positions at a time.
 
         Returns:
             [S].
         """
+        positions = positions.to(next(self.parameters()).dtype)
         parts = [self(part)[0] for part in positions.split(_checks.whole("density", "chunk", chunk, 1))]
         return torch.cat(parts) if parts else positions.new_empty(0)
 
@@ -91,8 +91,10 @@ class _Field(nn.Module):
         Returns:
             density [S]; gradient [S, 3], per world unit.
         """
-        with torch.enable_grad():
-            x = positions if create_graph and positions.requires_grad else positions.detach().requires_grad_()
+        # Inference mode would keep nothing to differentiate; a clone, for its tensors cannot be. Autocast would round.
+        whole = torch.autocast(positions.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), whole:
+            x = positions if create_graph and positions.requires_grad else positions.detach().clone().requires_grad_()
             density = self._differentiable_density(x) if create_graph else self(x)[0]
             (gradient,) = torch.autograd.grad(density.sum(), x, create_graph=create_graph)
         return (density, gradient) if create_graph else (density.detach(), gradient)
@@ -151,8 +153,11 @@ class LatentField(_Field):
         name = "LatentField"
         if not isinstance(grid, HashGrid):
             _checks.fail(name, "grid", "a HashGrid", type(grid).__name__, TypeError)
-        if _checks.whole(name, "hidden", hidden, 16, 128) % 16:
+        hidden = _checks.whole(name, "hidden", hidden, 16, 128)
+        if hidden % 16:
             _checks.fail(name, "hidden", "a multiple of 16", str(hidden))
+        if grid.n_outputs > 128:
+            _checks.fail(name, "grid", "at most 128 outputs (levels × features)", str(grid.n_outputs))
         self.grid = grid
         self.hidden, self.layers = hidden, _checks.whole(name, "layers", layers, 1, 4)
         self.channels, self.bias = _checks.whole(name, "channels", channels, 1, 15), bool(bias)
@@ -227,7 +232,7 @@ class LatentField(_Field):
         return density, channels
 
     def _unit(self, positions: Tensor) -> Tensor:
-        return (positions + self.bound) / (2 * self.bound)
+        return to_unit(positions, self.bound)
 
     def unfused(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`forward` from the hash grid's operator and torch's own layers: slower, and differentiable twice."""
@@ -235,10 +240,12 @@ class LatentField(_Field):
         x = torch.ops.ldp_fast.hash_grid(
             self._unit(positions).contiguous(), self.grid.table, None, count, *self.grid.layout
         )
-        matrices = self.linear_layers()
-        for matrix, bias in matrices[:-1]:
-            x = F.relu(F.linear(x, matrix, bias))
-        return self._finish(F.linear(x, *matrices[-1]), positions, count)
+        # Autocast would round the products, which the fused way does not.
+        with torch.autocast(positions.device.type, enabled=False):
+            *inner, last = self.linear_layers()
+            for matrix, bias in inner:
+                x = F.relu(F.linear(x, matrix, bias))
+            return self._finish(F.linear(x, *last), positions, count)
 
     def _finish(self, outputs: Tensor, positions: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs = outputs.to(positions.dtype)
@@ -332,8 +339,8 @@ class VoxelField(_Field):
         self.density_shift = _checks.number(name, "density_shift", density_shift)
         self.blob = find_blob(name, density_bias)
         _checks.number(name, "latent_scale", latent_scale, 0.0)
-        entries = -(-(resolution**3) // 8) * 8
-        table = torch.randn(entries, 1 + channels) * latent_scale
+        entries = -(-(self.resolution**3) // 8) * 8
+        table = torch.randn(entries, 1 + self.channels) * latent_scale
         table[:, 0] = 0
         self.table = nn.Parameter(table)
 
@@ -345,7 +352,7 @@ class VoxelField(_Field):
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density and channels, as `LatentField.forward`."""
         self._check(positions, self.table)
-        unit = (positions + self.bound) / (2 * self.bound)
+        unit = to_unit(positions, self.bound)
         features = torch.ops.ldp_fast.hash_grid(unit.contiguous(), self.table, None, count, *self.layout)
         sigma = features[:, 0]
         if self.blob.strength:

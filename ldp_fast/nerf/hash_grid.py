@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..ops import hash_grid as _registers  # noqa: F401
 from ..ops._native import required
 from . import _checks
+from .optimiser import source_of
 
 INTERPOLATIONS = ("linear", "smoothstep")
 KINDS = ("hash", "tiled")
@@ -71,12 +72,13 @@ class HashGrid(nn.Module):
     ):
         super().__init__()
         name = "HashGrid"
+        n_features = _checks.whole(name, "n_features", n_features, 1, 8)
         if n_features not in (1, 2, 4, 8):
             _checks.fail(name, "n_features", "1, 2, 4 or 8", repr(n_features))
-        _checks.whole(name, "n_levels", n_levels, 1, 32)
-        _checks.whole(name, "log2_table_size", log2_table_size, 3, 30)
-        _checks.whole(name, "base_resolution", base_resolution, 2)
-        _checks.whole(name, "finest_resolution", finest_resolution, base_resolution)
+        n_levels = _checks.whole(name, "n_levels", n_levels, 1, 32)
+        log2_table_size = _checks.whole(name, "log2_table_size", log2_table_size, 3, 30)
+        base_resolution = _checks.whole(name, "base_resolution", base_resolution, 2, 10**6)
+        finest_resolution = _checks.whole(name, "finest_resolution", finest_resolution, base_resolution, 10**6)
         _checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
         _checks.choice(name, "kind", kind, KINDS)
         growth = math.exp(math.log(finest_resolution / base_resolution) / (n_levels - 1)) if n_levels > 1 else 1.0
@@ -105,18 +107,33 @@ class HashGrid(nn.Module):
     def shadow(self) -> Tensor:
         """The table in float16, [entries, F]; made anew only when the table has changed since.
 
-        `FusedAdam` writes it in the pass that changes the table, and marks it fresh: `shadow._source_version` is the
-        table's `_version` it belongs to.
+        `FusedAdam(..., shadows={grid.table: grid.shadow})` writes it in the pass that changes the table and marks it
+        fresh. Without that, a captured graph casts at every replay. Changes through `table.data` leave no trace: call
+        `invalidate_shadow` after them.
         """
-        version, held = self.table._version, self._shadow
+        if torch.compiler.is_compiling():
+            return self.table.detach().to(torch.float16)
+        held = self._shadow
         if held is None or held.device != self.table.device or held.shape != self.table.shape:
             held = self._shadow = torch.empty_like(self.table, dtype=torch.float16)
-            held._source_version = -1  # type: ignore[attr-defined]
-        if held._source_version != version:  # type: ignore[attr-defined]
-            with torch.no_grad():
-                held.copy_(self.table)
-            held._source_version = version  # type: ignore[attr-defined]
+        fresh = getattr(held, "_source", None) == source_of(self.table)
+        capturing = self.table.is_cuda and torch.cuda.is_current_stream_capturing()
+        if fresh and (not capturing or getattr(held, "_maintained", False)):
+            return held
+        with torch.no_grad():
+            held.copy_(self.table)
+        # What a graph records has not run yet.
+        held._source = None if capturing else source_of(self.table)  # type: ignore[attr-defined]
         return held
+
+    def invalidate_shadow(self) -> None:
+        """Makes the next `shadow` cast the table again."""
+        if self._shadow is not None:
+            self._shadow._source = None  # type: ignore[attr-defined]
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.invalidate_shadow()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def half_wanted(self) -> bool:
         """Whether the half-precision table is read: on CUDA, under autocast to float16."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,16 +43,24 @@ def check_box(what: str, box: Sequence[float]) -> list[float]:
     """Returns a box (minimum, maximum) as six finite numbers.
 
     Raises:
-        ValueError: another number of them, or a minimum that is not below its maximum.
+        ValueError: something else, another number of them, or a minimum that is not below its maximum.
     """
-    numbers = [_checks.number(what, "box", float(x)) for x in box]
-    if len(numbers) != 6:
-        _checks.fail(what, "box", "six numbers, minimum and maximum", f"{len(numbers)}")
+    wanted = "six finite numbers, minimum and maximum"
+    if isinstance(box, (str, bytes)):
+        _checks.fail(what, "box", wanted, repr(box))
+    try:
+        sides = [float(x) for x in box]
+    except (TypeError, ValueError, RuntimeError):
+        _checks.fail(what, "box", wanted, repr(box))
+    if len(sides) != 6:
+        _checks.fail(what, "box", wanted, f"{len(sides)} numbers")
+    for x in sides:
+        _checks.number(what, "box", x)
     for axis in range(3):
-        if not numbers[axis] < numbers[axis + 3]:
-            low, high = numbers[axis], numbers[axis + 3]
+        if not sides[axis] < sides[axis + 3]:
+            low, high = sides[axis], sides[axis + 3]
             _checks.fail(what, "box", "a minimum below the maximum", f"{low:g} to {high:g} along {'xyz'[axis]}")
-    return numbers
+    return sides
 
 
 def seed_tensor(what: str, seed: int | Tensor, device: torch.device) -> Tensor:
@@ -58,16 +68,26 @@ def seed_tensor(what: str, seed: int | Tensor, device: torch.device) -> Tensor:
     then change it.
 
     Raises:
-        ValueError, TypeError: neither a number nor such a tensor.
+        ValueError, TypeError: neither a number of 64 bits nor such a tensor.
     """
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
             got = f"{seed.dtype} {_checks.shape_text(seed)} on {seed.device}"
             _checks.fail(what, "seed", f"an int64 tensor of one element on {device}", got)
         return seed.reshape(1)
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, (int, numbers.Integral)):
         _checks.fail(what, "seed", "a whole number or an int64 tensor", repr(seed), TypeError)
+    seed = _checks.whole(what, "seed", seed, -(2**63), 2**63 - 1)
     return torch.full((1,), seed, dtype=torch.int64, device=device)
+
+
+def _check_rays(what: str, **rays: Tensor) -> None:
+    """Checks that rays are finite, where that can be seen without waiting for a device."""
+    for argument, tensor in rays.items():
+        values = _checks.memory(tensor)
+        if values is not None and not (finite := np.isfinite(values)).all():
+            ray = np.flatnonzero(~finite.all(axis=1))[0]
+            _checks.fail(what, argument, "finite numbers", f"{values[ray].tolist()} in ray {ray}")
 
 
 @torch.no_grad()
@@ -93,14 +113,17 @@ def march_rays(
     `jitter` each ray's lattice is shifted by a random part of a step, from a counter-based generator: the same seed
     gives the same samples on CPU and GPU, bit for bit. No gradients.
 
+    A ray that is not finite is refused on a CPU. On a GPU, and while compiling, its values are not looked at, for the
+    host would have to wait: such a ray gets no samples, and renders as background.
+
     Args:
-        origins: [R, 3] float32.
-        directions: [R, 3]; distances are in their lengths.
+        origins: [R, 3] float32, finite.
+        directions: [R, 3], finite; distances are in their lengths.
         capacity: M, samples the buffers hold.
         step: the (smallest) length of a step.
         box: minimum and maximum; with an occupancy grid it has to be the grid's.
         occupancy: cells outside its occupied ones are skipped.
-        near, far: distances between which to march.
+        near, far: distances between which to march; far may be infinite.
         cone_angle: 0 for steps of one length.
         max_step: longest step with a cone angle; unlimited by default.
         jitter: see above.
@@ -111,24 +134,25 @@ def march_rays(
 
     Raises:
         TypeError, ValueError: another dtype, shape or device; a box that is inverted or not the occupancy grid's; a
-            number out of range.
+            number out of range; on a CPU, rays that are not finite.
     """
     name = "march_rays"
     _checks.tensor(name, "origins", origins, ("R", 3))
     _checks.tensor(name, "directions", directions, (len(origins), 3), origins)
     if origins.dtype != torch.float32 or directions.dtype != torch.float32:
         _checks.fail(name, "origins", "float32 rays", f"{origins.dtype} and {directions.dtype}", TypeError)
-    _checks.whole(name, "capacity", capacity, 1)
+    _check_rays(name, origins=origins, directions=directions)
+    capacity = _checks.whole(name, "capacity", capacity, 1)
     box = check_box(name, box)
     if occupancy is not None and box != occupancy.box:
         _checks.fail(name, "box", f"the occupancy grid's, {occupancy.box}", str(box))
     if occupancy is not None and occupancy.bits.device != origins.device:
         _checks.fail(name, "occupancy", f"a grid on {origins.device}", f"one on {occupancy.bits.device}")
-    _checks.number(name, "step", step, 0.0, open_low=True)
-    _checks.number(name, "near", near, 0.0)
-    if not (isinstance(far, (int, float)) and far > near):
+    step = _checks.number(name, "step", step, 0.0, open_low=True)
+    near = _checks.number(name, "near", near, 0.0)
+    if not (_checks.real(far) and far > near):
         _checks.fail(name, "far", f"a number above near, {near:g}", repr(far))
-    _checks.number(name, "cone_angle", cone_angle, 0.0)
+    cone_angle = _checks.number(name, "cone_angle", cone_angle, 0.0)
     longest = math.inf if max_step is None else _checks.number(name, "max_step", max_step, step)
     return RaySamples(
         *torch.ops.ldp_fast.march_rays(
@@ -140,11 +164,11 @@ def march_rays(
             128 if occupancy is None else occupancy.resolution,  # not looked at without bits
             1 if occupancy is None else occupancy.cascades,
             near,
-            far,
+            float(far),
             step,
             cone_angle,
             longest,
-            jitter,
+            _checks.flag(name, "jitter", jitter),
             capacity,
         )
     )

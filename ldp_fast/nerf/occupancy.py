@@ -23,12 +23,13 @@ class OccupancyGrid(nn.Module):
     """Bits that say where a step through space may absorb something, from a moving average of sampled densities.
 
     A cell's average is max(decay · average, density · step at a random point of the cell); it is occupied where that
-    exceeds min(threshold, mean of all averages) (instant-ngp's rule: optical thickness, 0.01). With several cascades,
-    cascade k of K covers the outermost box scaled about its centre by 2^(k − K + 1), each with as many cells.
-    Everything stays on the device and nothing waits for it; random points are counted on from a seed, so that a run
-    can be repeated and resumed.
+    is at least min(threshold, mean of all averages) (instant-ngp's rule: optical thickness, 0.01). Cells that no update
+    has sampled yet count as occupied. With several cascades, cascade k of K covers the outermost box scaled about its
+    centre by 2^(k − K + 1), each with as many cells. Everything stays on the device and nothing waits for it; random
+    points are counted on from a seed, so that a run can be repeated and resumed.
 
-    Until the first update everything counts as occupied.
+    What is skipped gets no gradient. A field that starts as thin fog everywhere, such as `VoxelField` with its default
+    shift, has cells below its mean at once: let it grow before the first update, or render it without a grid.
 
     Args:
         bound: half the side of the outermost box.
@@ -36,11 +37,13 @@ class OccupancyGrid(nn.Module):
         cascades: K, 1 to 8.
         threshold: of the optical thickness, density · step: 0.01 skips what absorbs less than one per cent.
         step: the length of a step, in world units; by default the box's diagonal over 256, as `LatentRenderer` has it.
+            With fewer steps per ray a step absorbs more: give `renderer.step`.
         decay: of the average at an update, in (0, 1].
-        seed: of the random points.
+        seed: of the random points, below 2³¹.
 
     Attributes:
-        average: [K·resolution³] float32 buffer of optical thicknesses, in Morton order within a cascade.
+        average: [K·resolution³] float32 buffer of optical thicknesses, in Morton order within a cascade; NaN where no
+            update has been.
         bits: [K·resolution³ / 8] uint8 buffer.
         used_threshold: [1] float32 buffer, what the last update used.
         updates: [1] int64 buffer, how many there were.
@@ -63,7 +66,8 @@ class OccupancyGrid(nn.Module):
         super().__init__()
         name = "OccupancyGrid"
         self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
-        if _checks.whole(name, "resolution", resolution, 8, 512) & (resolution - 1):
+        resolution = _checks.whole(name, "resolution", resolution, 8, 512)
+        if resolution & (resolution - 1):
             _checks.fail(name, "resolution", "a power of two", str(resolution))
         self.resolution, self.cascades = resolution, _checks.whole(name, "cascades", cascades, 1, 8)
         self.threshold = _checks.number(name, "threshold", threshold, 0.0)
@@ -72,13 +76,13 @@ class OccupancyGrid(nn.Module):
         self.decay = _checks.number(name, "decay", decay, 0.0, open_low=True)
         if self.decay > 1:
             _checks.fail(name, "decay", "a number in (0, 1]", repr(decay))
-        self.seed = _checks.whole(name, "seed", seed, 0)
-        cells = cascades * resolution**3
+        self.seed = _checks.whole(name, "seed", seed, 0, 2**31 - 1)
+        cells = self.cascades * resolution**3
         self.average: Tensor
         self.bits: Tensor
         self.used_threshold: Tensor
         self.updates: Tensor
-        self.register_buffer("average", torch.zeros(cells))
+        self.register_buffer("average", torch.full((cells,), torch.nan))
         self.register_buffer("bits", torch.full((cells // 8,), 255, dtype=torch.uint8))
         self.register_buffer("used_threshold", torch.zeros(1))
         self.register_buffer("updates", torch.zeros(1, dtype=torch.int64))
@@ -112,9 +116,12 @@ class OccupancyGrid(nn.Module):
             self.resolution,
             self.cascades,
         )
+        if not hasattr(field, "density") and not callable(field):
+            _checks.fail("OccupancyGrid", "field", "a field or a function", type(field).__name__, TypeError)
         density = field.density(positions) if hasattr(field, "density") else field(positions)
-        if density.shape != cells.shape:
-            _checks.fail("OccupancyGrid", "field", f"densities of shape [{len(cells)}]", _checks.shape_text(density))
+        if not isinstance(density, Tensor) or density.shape != cells.shape:
+            got = _checks.shape_text(density) if isinstance(density, Tensor) else type(density).__name__
+            _checks.fail("OccupancyGrid", "field", f"densities of shape [{len(cells)}]", got)
         density = (density * self.step).to(self.average.dtype).contiguous()
         self.average.copy_(torch.ops.ldp_fast.occupancy_update(self.average, cells, density, self.decay))
         bits, used = torch.ops.ldp_fast.occupancy_bits(self.average, self.threshold)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +10,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..ops import fused_adam as _registers  # noqa: F401
+from . import _checks
 
 Shadow = Tensor | Callable[[], Tensor]
+
+
+def source_of(table: Tensor) -> tuple[int, int]:
+    """Identifies what a shadow was cast from: the memory of a table and its version, which every change counts up."""
+    return table.data_ptr(), table._version
 
 
 class FusedAdam(Optimizer):
@@ -27,9 +32,14 @@ class FusedAdam(Optimizer):
     `zero_grad` leaves every gradient allocated and zero, so that the next backward adds into it and a loop needs no
     `optimizer.zero_grad()`. Turn it off to look at gradients after a step.
 
+    A gradient set by hand that is not contiguous costs a copy of it, and one that is expanded (many elements in one
+    place of memory) is replaced by that copy.
+
     A shadow is a float16 copy of a parameter that a GPU reads instead of it. It is equal to the rounded parameter
-    after every step, and `shadow._source_version` is then the `_version` of the parameter it belongs to: whoever
-    holds it need not cast again while they are equal (`HashGrid.shadow` does so).
+    after every step. `shadow._source` is then `source_of(parameter)`, and whoever holds the shadow need not cast again
+    while that is so (see `HashGrid.shadow`); `shadow._maintained` says that an optimiser's steps keep it equal.
+
+    State dicts of `torch.optim.Adam` and `AdamW` can be loaded, but not with `amsgrad` or `maximize`.
 
     Args:
         params: parameters or parameter groups; float32 (float64 by plain PyTorch), contiguous.
@@ -42,8 +52,9 @@ class FusedAdam(Optimizer):
         shadows: by parameter, a float16 tensor of its shape, or a function that returns one.
 
     Raises:
-        TypeError: a parameter or shadow of another dtype.
-        ValueError: a number out of range, a parameter that is not contiguous, or a shadow of another shape.
+        TypeError: a parameter or shadow of another dtype, or a flag that is neither True nor False.
+        ValueError: a number out of range, a parameter that is not contiguous, a shadow of another shape, or one of a
+            tensor that is none of the parameters.
     """
 
     _step_supports_amp_scaling = True
@@ -73,9 +84,27 @@ class FusedAdam(Optimizer):
             "capturable": True,
         }
         super().__init__(params, defaults)
+        known = {id(param) for group in self.param_groups for param in group["params"]}
+        for key in self._shadows:
+            if id(key) not in known:
+                got = f"a tensor of shape {_checks.shape_text(key)}" if isinstance(key, Tensor) else repr(key)
+                _checks.fail("FusedAdam", "shadows", "parameters of this optimiser as keys", got)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        for group in state.get("param_groups", ()):
+            for name in ("amsgrad", "maximize"):
+                if group.get(name):
+                    _checks.fail("FusedAdam", f"state_dict's {name}", "False", repr(group[name]))
         super().__setstate__(state)
+        for group in self.param_groups:
+            # What torch.optim.Adam has under another name, or not at all.
+            group.setdefault("decoupled", group.get("decoupled_weight_decay", self.defaults["decoupled"]))
+            group.setdefault("zero_grad", self.defaults["zero_grad"])
+            group["capturable"] = True
+        for param, held in self.state.items():
+            if "step" in held:
+                step = torch.as_tensor(held["step"], dtype=torch.float32)
+                held["step"] = step.to(param.device, non_blocking=True)
         # A copied or unpickled optimiser has other parameters; what was kept by parameter does not belong to them.
         self.__dict__.setdefault("_shadows", {})
         self._rates = {}
@@ -112,9 +141,10 @@ class FusedAdam(Optimizer):
                 if param.grad.is_sparse:
                     raise RuntimeError("FusedAdam: grad: expected a dense gradient, got a sparse one")
                 state, shadow = self._state_of(param), self._shadow_of(param)
+                held, grad = param.grad, param.grad.contiguous()
                 torch.ops.ldp_fast.fused_adam(
                     param,
-                    param.grad,
+                    grad,
                     state["exp_avg"],
                     state["exp_avg_sq"],
                     shadow,
@@ -129,8 +159,11 @@ class FusedAdam(Optimizer):
                     _on(found_inf, param.device),
                     group["zero_grad"],
                 )
+                if not held.is_contiguous():
+                    _give_back(param, held, grad)
                 if shadow is not None:
-                    shadow._source_version = param._version  # type: ignore[attr-defined]
+                    shadow._source = source_of(param)  # type: ignore[attr-defined]
+                    shadow._maintained = True  # type: ignore[attr-defined]
         return loss
 
     def _state_of(self, param: Tensor) -> dict[str, Any]:
@@ -146,13 +179,15 @@ class FusedAdam(Optimizer):
         kept = self._shadows.get(param)
         if kept is None:
             return None
-        shadow = kept if isinstance(kept, Tensor) else kept()
+        shadow = kept() if callable(kept) else kept
+        if not isinstance(shadow, Tensor):
+            raise TypeError(f"FusedAdam: shadows: expected tensors or functions that return one, got {shadow!r}")
         if shadow.dtype != torch.float16:
             raise TypeError(f"FusedAdam: shadows: expected float16, got {shadow.dtype}")
         if shadow.shape != param.shape or shadow.device != param.device:
             wanted, got = (f"{list(x.shape)} on {x.device}" for x in (param, shadow))
             raise ValueError(f"FusedAdam: shadows: expected the parameter's shape and device, {wanted}, got {got}")
-        if getattr(shadow, "_source_version", None) != param._version:
+        if getattr(shadow, "_source", None) != source_of(param):
             shadow.copy_(param)
         return shadow
 
@@ -170,6 +205,14 @@ class FusedAdam(Optimizer):
         return tensor
 
 
+def _give_back(param: Tensor, held: Tensor, grad: Tensor) -> None:
+    """Writes what a step has left in a copy of the gradient where the gradient lies, or replaces an expanded one."""
+    if 0 in held.stride():
+        param.grad = grad
+    else:
+        held.copy_(grad)
+
+
 def _on(value: Tensor | float | None, device: torch.device) -> Tensor | None:
     """A scalar of a GradScaler on a device, float32."""
     if value is None:
@@ -181,23 +224,22 @@ def _on(value: Tensor | float | None, device: torch.device) -> Tensor | None:
 
 def _check(group: dict[str, Any]) -> None:
     """Checks a parameter group."""
-
-    def fail(argument: str, expected: str, got: Any) -> None:
-        raise ValueError(f"FusedAdam: {argument}: expected {expected}, got {got}")
-
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        if lr.numel() != 1:
-            fail("lr", "a tensor of one element", f"shape {list(lr.shape)}")
-    elif not (lr >= 0 and math.isfinite(lr)):
-        fail("lr", "a finite number of at least 0", lr)
-    if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
-        fail("betas", "two numbers in [0, 1)", group["betas"])
+    what, lr, betas = "FusedAdam", group["lr"], group["betas"]
+    if not isinstance(lr, Tensor):
+        _checks.number(what, "lr", lr, 0.0)
+    elif lr.numel() != 1:
+        _checks.fail(what, "lr", "a tensor of one element", f"shape {_checks.shape_text(lr)}")
+    if not (
+        isinstance(betas, (tuple, list)) and len(betas) == 2 and all(_checks.real(x) and 0 <= x < 1 for x in betas)
+    ):
+        _checks.fail(what, "betas", "two numbers in [0, 1)", repr(betas))
     for name in ("eps", "weight_decay"):
-        if not (group[name] >= 0 and math.isfinite(group[name])):
-            fail(name, "a finite number of at least 0", group[name])
+        _checks.number(what, name, group[name], 0.0)
+    for name in ("decoupled", "zero_grad"):
+        _checks.flag(what, name, group[name])
     for param in group["params"]:
-        if param.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"FusedAdam: params: expected float32 or float64, got {param.dtype}")
+        if param.dtype not in _checks.FLOATING:
+            _checks.fail(what, "params", "float32 or float64", str(param.dtype), TypeError)
         if not param.is_contiguous():
-            fail("params", "contiguous tensors", f"strides {list(param.stride())} for shape {list(param.shape)}")
+            got = f"strides {list(param.stride())} for shape {list(param.shape)}"
+            _checks.fail(what, "params", "contiguous tensors", got)

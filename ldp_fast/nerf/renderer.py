@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,8 @@ class LatentRenderer(nn.Module):
         field: positions [M, 3], count -> density [M], channels [M, C]: LatentField, VoxelField, or a module of yours
             (with an attribute `bound`, or give `box`).
         occupancy: skips empty space; its `update` is the caller's to call.
-        background: None (zero), a tensor [C] or [V, C, H, W], or a module of `ldp_fast.nerf.background`.
+        background: None (zero), a tensor [C] or [V, C, H, W] (a parameter is trained), or a module of
+            `ldp_fast.nerf.background`: directions [R, 3], height, width -> [R, C].
         max_samples: capacity of the sample buffers; by default rays × (steps_per_ray + 1), which cannot overflow.
         steps_per_ray: a step is the box's diagonal over this, so that no ray has more samples.
         near, far: distances between which to march, in world units.
@@ -106,7 +108,8 @@ class LatentRenderer(nn.Module):
         jitter: shift the samples of each ray at random. None: while training.
         box: minimum and maximum of the marched space, six numbers; the field's [−bound, bound]³ by default.
         overflow: "error": raise SampleOverflow when samples do not fit — at once on a CPU; on a GPU, which is not
-            waited for, at a later call, when the count has arrived. "report": leave it to `statistics`.
+            waited for, at a later call, when the count has arrived. Replays of a captured graph run no Python: ask
+            `statistics.check()` after them. "report": leave it to `statistics`.
 
     Raises:
         ValueError: an argument out of range, an inverted box.
@@ -133,19 +136,25 @@ class LatentRenderer(nn.Module):
         name = "LatentRenderer"
         self.field, self.occupancy = field, occupancy
         self.background: Any
-        if isinstance(background, Tensor):
+        if occupancy is not None and not isinstance(occupancy, OccupancyGrid):
+            _checks.fail(name, "occupancy", "an OccupancyGrid or None", type(occupancy).__name__, TypeError)
+        if isinstance(background, Tensor) and not isinstance(background, nn.Parameter):
             self.register_buffer("background", background)
+        elif background is None or isinstance(background, Tensor) or callable(background):
+            self.background = background  # a parameter is trained
         else:
-            self.background = background
+            _checks.fail(name, "background", "None, a tensor or a module", type(background).__name__, TypeError)
         self.max_samples = None if max_samples is None else _checks.whole(name, "max_samples", max_samples, 1)
         self.steps_per_ray = _checks.whole(name, "steps_per_ray", steps_per_ray, 1)
         self.near = _checks.number(name, "near", near, 0.0)
-        if not far > near:
+        if not isinstance(far, (int, float)) or not far > near:
             _checks.fail(name, "far", f"a number above near, {near:g}", repr(far))
         self.far = float(far)
         self.cone_angle = _checks.number(name, "cone_angle", cone_angle, 0.0)
         self.early_stop = _checks.number(name, "early_stop", early_stop, 0.0)
         self.emptiness_scale = _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
+        if jitter not in (None, True, False):
+            _checks.fail(name, "jitter", "True, False or None", repr(jitter))
         self.jitter = jitter
         if box is None and not hasattr(field, "bound"):
             _checks.fail(name, "box", "six numbers for a field without an attribute `bound`", "None")
@@ -154,7 +163,7 @@ class LatentRenderer(nn.Module):
         if occupancy is not None and occupancy.box != self.box:
             _checks.fail(name, "occupancy", f"a grid of the box {self.box}", f"one of {occupancy.box}")
         self.overflow = _checks.choice(name, "overflow", overflow, OVERFLOWS)
-        self._awaited: tuple[Tensor, torch.cuda.Event, int, int] | None = None
+        self._awaited: deque[tuple[Tensor, torch.cuda.Event, int, int]] = deque()
 
     @property
     def step(self) -> float:
@@ -189,14 +198,14 @@ class LatentRenderer(nn.Module):
         """
         if not isinstance(cameras, Cameras):
             _checks.fail("LatentRenderer", "cameras", "Cameras", type(cameras).__name__, TypeError)
-        self._report_awaited()
+        self._report_awaited(cameras.poses.device)
         origins, directions = cameras.rays(height, width)
         rays, like = len(origins), next(self.field.parameters(), origins)
         if like.device != origins.device:
             _checks.fail(
                 "LatentRenderer", "cameras", f"cameras on the field's device, {like.device}", f"on {origins.device}"
             )
-        capacity = self.max_samples or rays * (self.steps_per_ray + 1)
+        capacity = self.max_samples or max(rays * (self.steps_per_ray + 1), 1)
         samples = march_rays(
             origins.float(),
             directions.float(),
@@ -232,7 +241,7 @@ class LatentRenderer(nn.Module):
     def _background(
         self, directions: Tensor, height: int, width: int, values: Tensor, given: Tensor | None
     ) -> Tensor | None:
-        behind = self.background if given is None else given
+        behind: Any = self.background if given is None else given
         if behind is None:
             return None
         if not isinstance(behind, Tensor):
@@ -248,7 +257,7 @@ class LatentRenderer(nn.Module):
     def _normals(self, positions: Tensor, samples: RaySamples, result: Composited) -> Tensor:
         if not hasattr(self.field, "normals"):
             _checks.fail("LatentRenderer", "normals", "a field with a method `normals`", type(self.field).__name__)
-        vectors = self.field.normals(positions)
+        vectors = self.field.normals(positions)  # type: ignore[operator]
         weights = result.weights.detach()
         rays = torch.arange(len(samples.ray_offsets) - 1, device=positions.device)
         # Padding has weight zero, so that it may go to any ray.
@@ -257,27 +266,37 @@ class LatentRenderer(nn.Module):
         return vectors.new_zeros(len(rays), 3).index_add_(0, ray, weights[:, None] * vectors)
 
     def _watch(self, statistics: RenderStatistics) -> None:
-        if self.overflow != "error" or self.max_samples is None or torch.compiler.is_compiling():
-            return
+        if self.overflow == "error" and self.max_samples is not None:
+            self._check_or_await(statistics)
+
+    # A compiled graph breaks here rather than dropping samples silently.
+    @torch.compiler.disable
+    def _check_or_await(self, statistics: RenderStatistics) -> None:
         counts = statistics.counts
         if counts.device.type == "cpu":
             statistics.check()
-        elif counts.is_cuda and not torch.cuda.is_current_stream_capturing():
-            copied = torch.empty(2, dtype=torch.int64, pin_memory=True).copy_(counts, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._awaited = copied, event, statistics.capacity, statistics.rays
+        elif counts.is_cuda:
+            # Events and captures are the current device's, which need not be the tensors'.
+            with torch.cuda.device(counts.device):
+                if torch.cuda.is_current_stream_capturing():
+                    return
+                copied = torch.empty(2, dtype=torch.int64, pin_memory=True).copy_(counts, non_blocking=True)
+                event = torch.cuda.Event()
+                event.record()
+            self._awaited.append((copied, event, statistics.capacity, statistics.rays))
 
-    def _report_awaited(self) -> None:
-        if self._awaited is None or torch.compiler.is_compiling():
+    def _report_awaited(self, device: torch.device) -> None:
+        if not self._awaited or torch.compiler.is_compiling():
             return
-        copied, event, capacity, rays = self._awaited
-        if event.query():
-            self._awaited = None
+        with torch.cuda.device(device):
+            if torch.cuda.is_current_stream_capturing():
+                return  # an event must not be asked then
+        while self._awaited and self._awaited[0][1].query():
+            copied, _, capacity, rays = self._awaited.popleft()
             raise_overflow(int(copied[1]), capacity, rays)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_awaited": None}
+        return {**self.__dict__, "_awaited": deque()}
 
     def extra_repr(self) -> str:
         limit = "rays × steps" if self.max_samples is None else self.max_samples
@@ -292,7 +311,7 @@ def _pictures(
     samples: RaySamples,
 ) -> RenderOutput:
     def picture(values: Tensor) -> Tensor:
-        return values.view(*size, -1).permute(0, 3, 1, 2).contiguous()
+        return values.view(*size, values.shape[1] if values.dim() == 2 else 1).permute(0, 3, 1, 2).contiguous()
 
     return RenderOutput(
         latents=picture(result.values),

@@ -134,6 +134,7 @@ class TcnnNetwork(nn.Module):
         field.grid.table.requires_grad_(False)
         field.weights.requires_grad_(False)
         # Not as a submodule: the field holds this module.
+        self._field: LatentField
         object.__setattr__(self, "_field", field)
         self.push()
         field.register_state_dict_pre_hook(lambda *_: self.pull())

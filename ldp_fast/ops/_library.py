@@ -207,10 +207,14 @@ def use_native(device_type: str, floating: set[torch.dtype]) -> bool:
     """Returns whether an operator of csrc takes its native implementation, given a device and the floating dtypes.
 
     float16 among float32 is a shadow: it is read on a GPU only. On a CPU without the extension the reference serves.
+
+    Raises:
+        RuntimeError: CUDA tensors without an extension that has CUDA.
     """
     if _settings.backend() == "reference" or not floating <= {torch.float32, torch.float16}:
         return False
     if device_type == "cuda":
+        _native.check_cuda("ldp_fast.nerf")
         return True
     return torch.float16 not in floating and _native.extension() is not None
 

@@ -51,3 +51,16 @@ def function(name: str) -> Callable[..., Any]:
     if found is None:
         raise RuntimeError(f"{name}: expected an extension that has this operator, got an older build; {MEND}")
     return found
+
+
+def check_cuda(name: str) -> None:
+    """Checks that the extension has CUDA code.
+
+    Raises:
+        RuntimeError: there is no extension, or it was built without CUDA; says how to mend that.
+    """
+    if required(name).build_info()["cuda"] is None:
+        raise RuntimeError(
+            f"{name}: expected an extension built with CUDA for CUDA tensors, got one built without; install again "
+            "with LDP_FAST_CUDA=1 (docs/installation.md)"
+        )

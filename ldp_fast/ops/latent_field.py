@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..reference.latent_field import to_unit
 from . import _native
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 from .hash_grid import SCHEMA as LAYOUT
@@ -36,7 +37,7 @@ def _fake_backward(
     return weights.new_empty(encoding.shape), torch.empty_like(weights), torch.empty_like(positions)
 
 
-def _workspace(like: Tensor, encoding: int, hidden: int, layers: int, channels: int, sums: bool) -> Tensor | None:
+def _workspace(like: Tensor, sums: bool, encoding: int, hidden: int, layers: int, channels: int) -> Tensor | None:
     """What the CUDA kernels need beside their outputs (csrc/field/field_cuda.h): the weights as fragments want them
     and, for the backward, one sum of their gradients for each block. None on a CPU."""
     if like.device.type != "cuda":
@@ -55,13 +56,13 @@ def _run_native(density: Tensor, latents: Tensor, encoding: Tensor, *arguments: 
         for output, result in zip((density, latents, encoding), results, strict=True):
             output.copy_(result)
         return
-    workspace = _workspace(positions, encoding.shape[1], *arguments[NETWORK_ARGUMENTS][:3], sums=False)
+    workspace = _workspace(positions, False, encoding.shape[1], *arguments[NETWORK_ARGUMENTS][:3])
     _native.function("latent_field")(density, latents, encoding, workspace, *arguments)
 
 
 def _run_native_backward(grad_encoding: Tensor, grad_weights: Tensor, grad_positions: Tensor, *arguments: Any) -> None:
     positions, encoding = arguments[2:4]
-    workspace = _workspace(positions, encoding.shape[1], *arguments[6:9], sums=True)
+    workspace = _workspace(positions, True, encoding.shape[1], *arguments[6:9])
     _native.function("latent_field_backward")(grad_encoding, grad_weights, grad_positions, workspace, *arguments)
 
 
@@ -90,7 +91,7 @@ def _backward(ctx: Any, grad_density: Tensor | None, grad_latents: Tensor | None
     )
     grad_table = None
     if to_positions or to_table:
-        unit = (positions + ctx.bound) / (2 * ctx.bound)
+        unit = to_unit(positions, ctx.bound)
     if to_table:
         deterministic = torch.are_deterministic_algorithms_enabled()
         grad_table = ops.hash_grid_backward_table(grad_encoding, unit, count, *table.shape, *ctx.layout, deterministic)

@@ -106,7 +106,9 @@ def _corners(
     hashed: bool,
     smoothstep: bool,
 ) -> Iterator[tuple[int, _Corner]]:
-    """All levels and the eight corners of each."""
+    """All levels and the eight corners of each. No copies from the host: on CUDA they would wait for the stream."""
+    corners, axes = (torch.arange(n, device=positions.device) for n in (8, 3))
+    uppers = corners[:, None] >> axes & 1
     for level, (resolution, scale) in enumerate(zip(resolutions, scales, strict=True)):
         at = positions * scale + shift
         whole = at.floor()
@@ -120,7 +122,7 @@ def _corners(
         else:
             weight, slope, curvature = t, torch.full_like(t, scale), torch.zeros_like(t)
         for corner in range(8):
-            upper = torch.tensor([corner >> axis & 1 for axis in range(3)], device=positions.device)
+            upper = uppers[corner]
             sign = (2 * upper - 1).to(t.dtype)
             index = _index(lower + upper, resolution, offsets[level + 1] - offsets[level], hashed)
             factors = torch.where(upper.bool(), weight, 1 - weight)

@@ -23,6 +23,15 @@ LARGEST_EXPONENT = 80.0
 LARGEST_SLOPE_EXPONENT = 15.0
 
 
+def to_unit(positions: Tensor, bound: float) -> Tensor:
+    """World coordinates in [−bound, bound]³ to [0, 1]³, with the kernels' bits: [S, 3] -> [S, 3].
+
+    The divisor is a tensor because torch divides by a number on CUDA as a product with its rounded inverse: a position
+    near a face would be in one cell for the forward and in the next for the backward.
+    """
+    return (positions + bound) / positions.new_full((), 2 * bound)
+
+
 def _round(x: Tensor, half: bool) -> Tensor:
     """To float16 and back where the products are of float16 numbers."""
     return x.half().to(x.dtype) if half else x
@@ -115,7 +124,7 @@ def latent_field(
     Returns:
         density [S] >= 0, latents [S, C] and encoding [S, L·F], float16 if `half`.
     """
-    unit = (positions + bound) / (2 * bound)
+    unit = to_unit(positions, bound)
     encoding = hash_grid(unit, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep)
     encoding = encoding.half() if half else encoding
     net = split_weights(weights, encoding.shape[1], hidden, layers, channels, bias)

@@ -187,10 +187,10 @@ def occupancy_update(ema: Tensor, cells: Tensor, densities: Tensor, decay: float
 
 
 def occupancy_bits(ema: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Packs which cells are occupied: those above min(threshold, mean of the averages).
+    """Packs which cells are occupied: those that are above 0 and at least min(threshold, mean of the averages).
 
-    An average that is not a number is above everything; if the mean is none, the threshold is used. The mean is summed
-    in float64, natively in a fixed order.
+    At least, because a uniform field is its own mean. An average that is not a number is above everything; if the mean
+    is none, the threshold is used. The mean is summed in float64, natively in a fixed order.
 
     Args:
         ema: [N] float32, N a multiple of 8.
@@ -202,6 +202,6 @@ def occupancy_bits(ema: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     mean = ema.double().mean().to(ema.dtype)
     limit = ema.new_tensor(threshold)
     used = torch.where(mean < limit, mean, limit).reshape(1)
-    occupied = ~(ema <= used)
+    occupied = ~((ema < used) | (ema <= 0))
     places = torch.arange(8, device=ema.device)
     return (occupied.view(-1, 8).long() << places).sum(-1).to(torch.uint8), used

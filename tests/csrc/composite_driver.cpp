@@ -157,5 +157,8 @@ int main() {
     run({{5, 40}, 4, 4.0f, 1e-4f, 10.0f, true, 9, 11});            // padding in front too
     run({{30, 30, 30}, 4, 4.0f, 1e-4f, 10.0f, true, 0, 0, true});  // the buffer is too short for the offsets
     run({{1100, 3, 2050}, 2, 0.2f});                               // more than 32 chunks, and more than 64
+    // A long ray whose chunk 32, or 64, begins behind the stop: that chunk's lane holds an earlier one's carry.
+    run({{1100}, 2, 0.001f, 1e-4f, 10.0f, true, 0, 0, false, 1023});
+    run({{2200}, 2, 0.001f, 1e-4f, 10.0f, true, 0, 0, false, 2047});
     return 0;
 }

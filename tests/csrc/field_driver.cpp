@@ -1,5 +1,6 @@
-// field_driver SIZE COUNT HIDDEN LAYERS CHANNELS FEATURES LEVELS FLAGS: the field's kernels in every order. COUNT -1 is none;
-// FLAGS are letters: b(ias), s(igmoid), h(alf), w(shadow of the table), t(oo little room for more than one block's sum).
+// field_driver SIZE COUNT HIDDEN LAYERS CHANNELS FEATURES LEVELS FLAGS: the field's kernels in every order. COUNT -1 is
+// none; FLAGS are letters: b(ias), s(igmoid), h(alf), w(shadow of the table), m(isaligned table and shadow), t(oo
+// little room for more than one block's sum).
 //
 // Float32 kernels are compared with the CPU backend; half ones with loops in double that round where the kernels round.
 #include <cmath>
@@ -23,21 +24,27 @@ struct Results {
     std::vector<float> density, latents, encoding, grad_encoding, grad_weights, grad_positions;
 
     Results(const FieldParams& p)
-        : density(p.size), latents(p.size * p.channels), encoding(p.size * p.encoding), grad_encoding(p.size * p.encoding),
-          grad_weights(ldp::field_weights(p)), grad_positions(p.size * 3) {}
+        : density(p.size),
+          latents(p.size * p.channels),
+          encoding(p.size * p.encoding),
+          grad_encoding(p.size * p.encoding),
+          grad_weights(ldp::field_weights(p)),
+          grad_positions(p.size * 3) {}
 };
 
 // The definition with half products, one sample after another; `encoding` is rounded already.
 void half_field(const FieldParams& p, int64_t count, const float* grad_density, const float* grad_latents, Results& r) {
     std::vector<double> grad_weights(r.grad_weights.size(), 0.0);
     for (int64_t s = 0; s < count; ++s) {
-        std::vector<std::vector<double>> values{{r.encoding.begin() + s * p.encoding, r.encoding.begin() + (s + 1) * p.encoding}};
+        std::vector<std::vector<double>> values{
+            {r.encoding.begin() + s * p.encoding, r.encoding.begin() + (s + 1) * p.encoding}};
         for (int l = 0; l <= p.layers; ++l) {
             const auto layer = ldp::field_layer(p, l);
             std::vector<double> next(layer.out);
             for (int o = 0; o < layer.out; ++o) {
                 double sum = p.bias ? p.weights[layer.bias + o] : 0.0;
-                for (int i = 0; i < layer.in; ++i) sum += values.back()[i] * rounded(p.weights[layer.weight + o * layer.in + i]);
+                for (int i = 0; i < layer.in; ++i)
+                    sum += values.back()[i] * rounded(p.weights[layer.weight + o * layer.in + i]);
                 next[o] = l < p.layers ? rounded(sum < 0.0 ? 0.0 : sum) : sum;
             }
             values.push_back(next);
@@ -48,7 +55,8 @@ void half_field(const FieldParams& p, int64_t count, const float* grad_density, 
         r.density[s] = ldp::field_density(static_cast<float>(grad[0] + blob));
         grad[0] = grad_density[s] * ldp::field_density_slope(static_cast<float>(grad[0] + blob));
         for (int d = 0; d < 3; ++d)
-            r.grad_positions[s * 3 + d] = p.blob_strength == 0.0f ? 0.0f : static_cast<float>(-grad[0] * blob / (p.blob_std * p.blob_std) * x[d]);
+            r.grad_positions[s * 3 + d] =
+                p.blob_strength == 0.0f ? 0.0f : static_cast<float>(-grad[0] * blob / (p.blob_std * p.blob_std) * x[d]);
         for (int c = 0; c < p.channels; ++c) {
             const double y = p.sigmoid ? 1.0 / (1.0 + std::exp(-grad[1 + c])) : grad[1 + c];
             r.latents[s * p.channels + c] = static_cast<float>(y);
@@ -88,7 +96,8 @@ HashGridParams grid_of(int levels, int features) {
     int64_t offset = 0;
     for (int l = 0; l < levels; ++l) {
         const auto resolution = static_cast<uint32_t>(4 + 3 * l);
-        const uint32_t vertices = (resolution * resolution * resolution + 7) / 8 * 8, size = vertices < 512 ? vertices : 512;
+        const uint32_t vertices = (resolution * resolution * resolution + 7) / 8 * 8,
+                       size = vertices < 512 ? vertices : 512;
         grid.levels[l] = {offset, size, resolution, static_cast<float>(resolution) - 1.5f};
         offset += size;
     }
@@ -126,13 +135,15 @@ int main(int argc, char** argv) {
     const int64_t live = count < 0 || count > size ? size : count;
     const auto last = grid.levels[grid.n_levels - 1];
     std::vector<float> entries = random_floats((last.offset + last.size) * grid.n_features, 3);
-    device_buffer<ldp::half> shadow(entries.size());
+    const size_t skipped = has('m') ? 1 : 0;  // entries are views that begin behind this many numbers
+    device_buffer<ldp::half> shadow(entries.size() + skipped);
     for (size_t i = 0; i < entries.size(); ++i) {
-        shadow[i] = __float2half_rn(entries[i]);
-        if (has('w')) entries[i] = __half2float(shadow[i]);
+        shadow[i + skipped] = __float2half_rn(entries[i]);
+        if (has('w')) entries[i] = __half2float(shadow[i + skipped]);
     }
+    entries.insert(entries.begin(), skipped, NAN);
     const device_buffer<float> table(entries);
-    grid.table = table.data();
+    grid.table = table.data() + skipped;
     const device_buffer<float> grad_density(random_floats(size, 4)), grad_latents(random_floats(size * p.channels, 5));
 
     Results expected(p);
@@ -143,9 +154,10 @@ int main(int argc, char** argv) {
         half_field(p, live, grad_density.data(), grad_latents.data(), expected);
     } else {
         ldp::latent_field_backward_cpu(p, grad_density.data(), grad_latents.data(), expected.encoding.data(),
-                                       expected.grad_encoding.data(), expected.grad_weights.data(), expected.grad_positions.data());
+                                       expected.grad_encoding.data(), expected.grad_weights.data(),
+                                       expected.grad_positions.data());
     }
-    if (has('w')) grid.shadow = shadow.data();
+    if (has('w')) grid.shadow = shadow.data() + skipped;
 
     // Float: sums of up to 128 products in another order, and what 3xTF32 drops, through up to five layers. Half: an
     // activation between two float16 numbers may be rounded the other way, 2^-11 of it; gradients are rounded to tf32.
@@ -161,8 +173,8 @@ int main(int argc, char** argv) {
         device_buffer<float> encoding(half ? 0 : size * p.encoding);
         device_buffer<ldp::half> half_encoding(half ? size * p.encoding : 0);
         void* const encodings = half ? static_cast<void*>(half_encoding.data()) : static_cast<void*>(encoding.data());
-        ldp::latent_field_cuda(p, grid, {workspace.data(), static_cast<int64_t>(room)}, density.data(), latents.data(), encodings,
-                               nullptr);
+        ldp::latent_field_cuda(p, grid, {workspace.data(), static_cast<int64_t>(room)}, density.data(), latents.data(),
+                               encodings, nullptr);
         if (half) {
             compare("encoding", half_encoding, exact, 1e-6, 1e-3);
             for (int64_t i = 0; i < size * p.encoding; ++i) half_encoding[i] = __float2half_rn(expected.encoding[i]);
@@ -172,7 +184,8 @@ int main(int argc, char** argv) {
         close("density", density, expected.density);
         close("latents", latents, expected.latents);
 
-        device_buffer<float> other_workspace(room), grad_encoding(size * p.encoding), grad_weights(expected.grad_weights.size());
+        device_buffer<float> other_workspace(room), grad_encoding(size * p.encoding),
+            grad_weights(expected.grad_weights.size());
         device_buffer<float> grad_positions(size * 3);
         ldp::latent_field_backward_cuda(p, {other_workspace.data(), static_cast<int64_t>(room)}, grad_density.data(),
                                         grad_latents.data(), encodings, grad_encoding.data(), grad_weights.data(),

@@ -25,7 +25,7 @@ def test_no_races() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_machine_code(architecture: int) -> None:
     """No warnings, nothing in local memory, no atomics: the order of samples is fixed."""
-    found = machine_code(CSRC / "march" / "march_samples.cu", architecture, ("-DUSE_CUDA",))
+    found = machine_code(CSRC / "march" / "march_samples.cu", architecture)
     for kernel in ("march_count", "march_write_samples"):
         variants = found.named(kernel)
         assert len(variants) == 4
@@ -40,5 +40,5 @@ def test_machine_code(architecture: int) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_scan_has_no_atomics(architecture: int) -> None:
-    for code in machine_code(CSRC / "march" / "march_scan.cu", architecture, ("-DUSE_CUDA",)).values():
+    for code in machine_code(CSRC / "march" / "march_scan.cu", architecture).values():
         assert not any(opcode.startswith(("RED", "ATOM")) for opcode in code.opcodes), code.name

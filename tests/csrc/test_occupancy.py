@@ -25,8 +25,8 @@ def test_no_races() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_machine_code(architecture: int) -> None:
     """No warnings, nothing in local memory; the maximum is an integer reduction that nobody waits for."""
-    update = machine_code(CSRC / "occupancy" / "occupancy_update.cu", architecture, ("-DUSE_CUDA",))
-    bits = machine_code(CSRC / "occupancy" / "occupancy_bits.cu", architecture, ("-DUSE_CUDA",))
+    update = machine_code(CSRC / "occupancy" / "occupancy_update.cu", architecture)
+    bits = machine_code(CSRC / "occupancy" / "occupancy_bits.cu", architecture)
     for code in (*update.values(), *bits.values()):
         assert code.local_accesses() == 0, code.name
     assert any(opcode.startswith("RED") and "MAX" in opcode for opcode in update["occupancy_raise"].opcodes)

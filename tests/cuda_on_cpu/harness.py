@@ -1,7 +1,7 @@
 """Builds and runs drivers: C++ programmes that call .cu and _cpu.cpp files of csrc, on the CPU, under sanitizers.
 
 A driver includes "testing.h", calls the entry points (a null stream will do) inside `for_every_order`, and compares.
-Everything is compiled as C++ with LDP_CUDA_ON_CPU and LDP_NO_TORCH; objects and programmes are kept for the session.
+Everything is compiled as C++ with LDP_CUDA_ON_CPU and LDP_NO_TORCH; objects and programmes are kept (tests/built.py).
 
     def test_kernels() -> None:
         harness.check(HERE / "foo_driver.cpp", ["foo/foo.cu", "foo/foo_cpu.cpp"])
@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests import built
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -90,8 +92,13 @@ def _compiler() -> str:
 
 
 @functools.cache
+def _compiler_version() -> str:
+    return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
 def compile_object(source: Path, flags: tuple[str, ...] = ()) -> Path:
-    """Compiles one file, once a session.
+    """Compiles one file, once for all who want it.
 
     Args:
         source: a .cpp or .cu file.
@@ -100,12 +107,14 @@ def compile_object(source: Path, flags: tuple[str, ...] = ()) -> Path:
     Returns:
         The object file.
     """
-    descriptor, name = tempfile.mkstemp(suffix=".o", prefix=source.stem + "-", dir=folder())
-    os.close(descriptor)
-    command = [_compiler(), *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", name]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{source.name} does not compile as C++ for the CPU:\n{done.stderr}"
-    return Path(name)
+
+    def make(to: Path) -> None:
+        command = [_compiler(), *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", str(to)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{source.name} does not compile as C++ for the CPU:\n{done.stderr}"
+
+    key = built.digest(_compiler_version(), built.headers(), str(source), source.read_bytes(), *FLAGS, *flags)
+    return built.kept(f"{source.stem}.o", key, make)
 
 
 def build(
@@ -138,11 +147,13 @@ def _instrumentation(source: Path, races: bool) -> tuple[str, ...]:
 
 @functools.cache
 def _link(objects: tuple[Path, ...], flags: tuple[str, ...]) -> Path:
-    programme = objects[0].with_suffix("")
-    command = [_compiler(), *flags, *map(str, objects), "-o", str(programme)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{programme.name} does not link:\n{done.stderr}"
-    return programme
+    def make(to: Path) -> None:
+        command = [_compiler(), *flags, *map(str, objects), "-o", str(to)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{objects[0].name} does not link:\n{done.stderr}"
+        to.chmod(0o755)
+
+    return built.kept(objects[0].name.split(".")[0], built.digest(*(o.name for o in objects), *flags), make)
 
 
 def run(

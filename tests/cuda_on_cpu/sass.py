@@ -7,17 +7,25 @@ assert any(opcode.startswith("REDG.E.ADD.F32x2") for opcode in code["table_kerne
 from __future__ import annotations
 
 import functools
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cuda_on_cpu.harness import CSRC, HERE, folder
+from tests import built
+from tests.cuda_on_cpu.harness import CSRC, HERE
 from tests.kernels.machine_code import MachineCode, disassemble
-from tests.test_csrc_compiles import find_nvcc
 
 ARCHITECTURES = (80, 90, 120)
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler of CUDA_HOME, else the one on the PATH, as setup.py has it."""
+    home = os.environ.get("CUDA_HOME")
+    return (home and shutil.which("nvcc", path=f"{home}/bin")) or shutil.which("nvcc")
 
 
 class Kernels(dict[str, MachineCode]):
@@ -51,14 +59,23 @@ def machine_code(source: Path, architecture: int, flags: tuple[str, ...] = ()) -
     known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
     if not re.search(rf"compute_{architecture}\b", known):
         pytest.skip(f"this nvcc does not know sm_{architecture}")
-    cubin = Path(folder()) / f"{source.stem}-{abs(hash((source, flags)))}.sm_{architecture}.cubin"
     command = [nvcc, "-cubin", "-std=c++17", "-O3", f"-arch=sm_{architecture}", "--expt-relaxed-constexpr"]
-    command += ["-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", "-D__CUDA_NO_HALF_OPERATORS__"]
+    command += ["-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", "-DUSE_CUDA", "-D__CUDA_NO_HALF_OPERATORS__"]
     command += ["-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__", f"-I{CSRC / 'include'}"]
-    command += [f"-I{CSRC}", f"-I{HERE}", *flags, str(source), "-o", str(cubin)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    sections = re.split(r"^\s*\.section\s+\.text\.([^,\s]+).*$", disassemble(cubin.read_bytes()), flags=re.M)
+    command += [f"-I{CSRC}", f"-I{HERE}", *flags, str(source)]
+
+    def make(to: Path) -> None:
+        # nvcc goes by the ending of what it writes.
+        cubin = to.with_suffix(".cubin")
+        done = subprocess.run([*command, "-o", str(cubin)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        to.write_text(disassemble(cubin.read_bytes()))
+        cubin.unlink()
+
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    key = built.digest(version, built.headers(), source.read_bytes(), *command)
+    text = built.kept(f"{source.stem}.sm_{architecture}.sass", key, make).read_text()
+    sections = re.split(r"^\s*\.section\s+\.text\.([^,\s]+).*$", text, flags=re.M)
     assert len(sections) > 1, f"{source.name}: no kernel in its machine code"
     # A section's text runs to the next one's head: names stand at the odd places.
     return Kernels(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +42,27 @@ def test_a_learned_picture_is_resized_to_the_view() -> None:
         background.values.copy_(torch.tensor([[0.0, 1.0], [2.0, 3.0]])[None, None])
     assert torch.equal(background(torch.zeros(4, 3), 2, 2).flatten(), torch.tensor([0.0, 1.0, 2.0, 3.0]))
     assert background(torch.zeros(64, 3), 8, 8).mean() == 1.5
+
+
+def test_a_constant_of_every_kind_that_is_the_callers_no_more() -> None:
+    given = torch.tensor([1.0, 2.0])
+    for values in ([1, 2], np.array([1.0, 2.0]), given, given.clone().requires_grad_()):
+        assert torch.equal(ConstantBackground(values).values, torch.tensor([1.0, 2.0]))
+    background = ConstantBackground(given)
+    given.zero_()
+    assert background.values.tolist() == [1.0, 2.0] and not background.values.requires_grad
+
+
+@pytest.mark.parametrize("values", ["abc", None, ["a"], [[1.0], [1.0, 2.0]]])
+def test_a_constant_that_is_no_numbers(values: object) -> None:
+    with pytest.raises(ValueError, match="ConstantBackground: values: expected C finite numbers, got"):
+        ConstantBackground(values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -1.0, "x", None])
+def test_a_learned_picture_of_no_scale(scale: object) -> None:
+    with pytest.raises(ValueError, match="LearnedBackground: scale: expected a finite number of at least 0, got"):
+        LearnedBackground(scale=scale)  # type: ignore[arg-type]
 
 
 def test_refusals() -> None:

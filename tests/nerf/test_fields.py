@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -196,8 +197,12 @@ def test_layers_are_views_of_the_flat_weights() -> None:
     ("make", "words"),
     [
         (lambda: HashGrid(n_features=3), "n_features: expected 1, 2, 4 or 8, got 3"),
+        (
+            lambda: HashGrid(log2_table_size=math.log2(500_000)),
+            "log2_table_size: expected a whole number of 3 to 30, got",
+        ),
         (lambda: HashGrid(log2_table_size=2), "log2_table_size: expected a whole number of 3 to 30, got 2"),
-        (lambda: HashGrid(finest_resolution=8), "finest_resolution: expected a whole number of at least 16, got 8"),
+        (lambda: HashGrid(finest_resolution=8), "finest_resolution: expected a whole number of 16 to 1000000, got 8"),
         (lambda: HashGrid(interpolation="cubic"), "interpolation: expected one of 'linear', 'smoothstep', got 'cubic'"),
         (lambda: HashGrid(kind="dense"), "kind: expected one of 'hash', 'tiled', got 'dense'"),
         (lambda: LatentField(small_grid(), hidden=40), "hidden: expected a multiple of 16, got 40"),
@@ -236,3 +241,28 @@ def test_refused_types(make: object, words: str) -> None:
     with pytest.raises(TypeError) as caught:
         make()  # type: ignore[operator]
     assert words in str(caught.value), caught.value
+
+
+def test_a_shadow_notices_other_tables() -> None:
+    grid = small_grid()
+    grid.shadow()
+    grid.load_state_dict({"table": torch.full_like(grid.table, 0.5)}, assign=True)
+    assert (grid.shadow() == 0.5).all()
+    torch.nn.utils.vector_to_parameters(torch.full((grid.table.numel(),), 0.25), grid.parameters())
+    assert (grid.shadow() == 0.25).all()
+    grid.table.data.fill_(0.125)
+    grid.invalidate_shadow()
+    assert (grid.shadow() == 0.125).all()
+
+
+def test_the_unfused_way_is_not_rounded_by_autocast() -> None:
+    field, x = small_field(), places(50)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(field.normals(x, create_graph=True), field.normals(x), rtol=1e-4, atol=1e-4)
+
+
+def test_an_encoding_that_is_too_wide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"grid: expected at most 128 outputs \(levels × features\), got 256"):
+        LatentField(HashGrid(n_levels=32, n_features=8, log2_table_size=6, base_resolution=4, finest_resolution=64))
+    with pytest.raises(ValueError, match="density_bias: expected 'blob', 'none' or a Blob"):
+        LatentField(small_grid(), density_bias=[1])  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldp_fast.nerf.optimiser import FusedAdam
+from ldp_fast.nerf.optimiser import FusedAdam, source_of
 
 BETAS = (0.9, 0.99)
 
@@ -187,10 +187,10 @@ def test_a_shadow_is_kept_equal_and_known_to_be_fresh() -> None:
     optimiser = FusedAdam(params, shadows={params[0]: shadow})
     for step in range(3):
         run(optimiser, params, range(step, step + 1))
-        assert torch.equal(shadow, params[0].half()) and shadow._source_version == params[0]._version
+        assert torch.equal(shadow, params[0].half()) and shadow._source == source_of(params[0])
     with torch.no_grad():
         params[0].mul_(2)
-    assert shadow._source_version != params[0]._version
+    assert shadow._source != source_of(params[0])
 
 
 def test_a_stale_shadow_is_mended_even_when_the_step_is_skipped() -> None:
@@ -201,7 +201,7 @@ def test_a_stale_shadow_is_mended_even_when_the_step_is_skipped() -> None:
     param.grad = torch.ones(9)
     optimiser.step()
     assert torch.equal(param, parameters((9,))[0]) and torch.equal(shadow, param.half())
-    assert shadow._source_version == param._version
+    assert shadow._source == source_of(param) and shadow._maintained
 
 
 def test_the_grids_shadow() -> None:
@@ -218,6 +218,85 @@ def test_the_grids_shadow() -> None:
     assert torch.equal(shadow, grid.table.half())
 
 
+def test_a_shadow_of_another_tensor_with_the_same_version_is_stale() -> None:
+    first, second = (nn.Parameter(torch.full((9,), value)) for value in (1.0, 2.0))
+    shadow = torch.zeros(9, dtype=torch.float16)
+    for param in (first, second):
+        optimiser = FusedAdam([param], shadows={param: shadow})
+        optimiser.found_inf = torch.ones(())
+        param.grad = torch.ones(9)
+        optimiser.step()
+        assert torch.equal(shadow, param.half())
+
+
+@pytest.mark.parametrize("zero_grad", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_gradient_that_is_not_contiguous(zero_grad: bool, scaled: bool) -> None:
+    ours, theirs = (nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    values = torch.arange(12.0).reshape(3, 4).t() - 5
+    a, b = FusedAdam([ours], zero_grad=zero_grad), FusedAdam([theirs], zero_grad=zero_grad)
+    for step in range(3):
+        ours.grad, theirs.grad = (values + step).clone(), (values + step).contiguous()
+        assert not ours.grad.is_contiguous()
+        held = ours.grad
+        for optimiser in (a, b):
+            if scaled:
+                optimiser.grad_scale = torch.tensor(4.0)
+            optimiser.step()
+        assert torch.equal(ours, theirs) and ours.grad is held and torch.equal(held, theirs.grad)
+
+
+@pytest.mark.parametrize("zero_grad", [True, False])
+def test_a_gradient_that_is_expanded(zero_grad: bool) -> None:
+    ours, theirs = parameters((5,)), parameters((5,))
+    ours[0].grad, theirs[0].grad = torch.tensor(3.0).expand(5), torch.full((5,), 3.0)
+    for params in (ours, theirs):
+        FusedAdam(params, zero_grad=zero_grad).step()
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[0].grad, theirs[0].grad)
+    (ours[0] * 2).sum().backward()
+    assert torch.equal(ours[0].grad, torch.full((5,), 2.0 if zero_grad else 5.0))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_state_dict_of_adam_goes_on(kind: Any) -> None:
+    """A run begun with torch.optim.Adam, or AdamW, is continued with the same numbers."""
+    first = parameters()
+    settings = {"lr": 1e-2, "betas": BETAS, "eps": 1e-15, "weight_decay": 0.05}
+    before = kind(first, **settings)
+    run(before, first, range(5))
+    second = [nn.Parameter(p.detach().clone()) for p in first]
+    after = FusedAdam(second, lr=99.0, zero_grad=False)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    group = after.param_groups[0]
+    assert group["decoupled"] == (kind is torch.optim.AdamW) and group["capturable"] and not group["zero_grad"]
+    run(before, first, range(5, 10))
+    run(after, second, range(5, 10))
+    for theirs, ours in zip(first, second, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=5e-7)
+        assert after.state[ours]["step"] == 10 and after.state[ours]["step"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["amsgrad", "maximize"])
+def test_what_a_state_dict_cannot_have(name: str) -> None:
+    before, after = torch.optim.Adam(parameters(), lr=1e-3, **{name: True}), FusedAdam(parameters(), lr=0.5)
+    with pytest.raises(ValueError, match=f"FusedAdam: state_dict's {name}: expected False, got True"):
+        after.load_state_dict(before.state_dict())
+    assert after.param_groups[0]["lr"] == 0.5
+
+
+def test_shadows_belong_to_parameters() -> None:
+    shadow = torch.zeros(5, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"shadows: expected parameters of this optimiser as keys, got a tensor of"):
+        FusedAdam(parameters((5,)), shadows={torch.zeros(5): shadow})
+    with pytest.raises(ValueError, match="shadows: expected parameters of this optimiser as keys, got 'table'"):
+        FusedAdam(parameters((5,)), shadows={"table": shadow})  # type: ignore[dict-item]
+    (param,) = parameters((5,))
+    param.grad = torch.ones(5)
+    for wrong in ("x", lambda: 3):
+        with pytest.raises(TypeError, match="shadows: expected tensors or functions that return one, got"):
+            FusedAdam([param], shadows={param: wrong}).step()  # type: ignore[dict-item]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -225,6 +304,12 @@ def test_the_grids_shadow() -> None:
         ({"lr": torch.zeros(2)}, ValueError, r"lr: expected a tensor of one element, got shape \[2\]"),
         ({"betas": (0.9, 1.0)}, ValueError, r"betas: expected two numbers in \[0, 1\)"),
         ({"eps": float("nan")}, ValueError, "eps: expected a finite number of at least 0"),
+        ({"lr": "x"}, ValueError, "lr: expected a finite number of at least 0, got 'x'"),
+        ({"betas": 0.9}, ValueError, r"betas: expected two numbers in \[0, 1\), got 0.9"),
+        ({"betas": "ab"}, ValueError, r"betas: expected two numbers in \[0, 1\), got 'ab'"),
+        ({"eps": None}, ValueError, "eps: expected a finite number of at least 0, got None"),
+        ({"decoupled": "x"}, TypeError, "decoupled: expected True or False, got 'x'"),
+        ({"zero_grad": 1}, TypeError, "zero_grad: expected True or False, got 1"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay: expected a finite number of at least 0"),
     ],
 )

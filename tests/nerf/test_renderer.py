@@ -302,3 +302,93 @@ def test_refusals(make: object, error: type[Exception], words: str) -> None:
     with pytest.raises(error) as caught:
         make()  # type: ignore[operator]
     assert words in str(caught.value), caught.value
+
+
+def test_a_uniform_field_does_not_vanish() -> None:
+    for field in (VoxelField(16), VoxelField(16, density_shift=0.0)):
+        occupancy = OccupancyGrid(resolution=16)
+        cameras = Cameras.orbit([0.0, 90.0])
+        before = LatentRenderer(field, steps_per_ray=64)(cameras, 6, 6, seed=1)
+        occupancy.update(field)
+        out = LatentRenderer(field, occupancy, steps_per_ray=64)(cameras, 6, 6, seed=1)
+        assert float(occupancy.occupied_share()) == 1 and torch.equal(out.latents, before.latents)
+        out.latents.square().mean().backward()
+        assert field.table.grad is not None and field.table.grad.any()
+
+
+def test_what_no_update_has_seen_counts_as_occupied() -> None:
+    occupancy = OccupancyGrid(resolution=16)
+    occupancy.update(lambda x: torch.full((len(x),), 5.0), full=False)
+    assert float(occupancy.occupied_share()) == 1
+    occupancy.update(lambda x: 50.0 * (x[:, 0] > 0), full=True)
+    for _ in range(200):
+        occupancy.update(lambda x: 50.0 * (x[:, 0] > 0), full=False)
+    assert float(occupancy.occupied_share()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_double_field_and_a_float_grid() -> None:
+    field, occupancy = small_field().double(), OccupancyGrid(resolution=8)
+    occupancy.update(field)
+    assert LatentRenderer(field, occupancy, steps_per_ray=8)(Cameras.orbit(0.0), 3, 3).latents.dtype == torch.float64
+
+
+def test_a_parameter_as_background_is_trained() -> None:
+    renderer = LatentRenderer(small_field(), background=nn.Parameter(torch.zeros(4)), steps_per_ray=8)
+    renderer(Cameras.orbit(0.0, fov=80.0), 4, 4).latents.sum().backward()
+    assert "background" in dict(renderer.named_parameters()) and renderer.background.grad.any()
+    assert "background" in LatentRenderer(small_field(), background=torch.zeros(4)).state_dict()
+
+
+def test_no_cameras_give_no_pictures() -> None:
+    out = LatentRenderer(small_field(), background=DirectionalBackground(4))(Cameras.orbit([0.0, 1.0])[:0], 4, 5)
+    assert out.latents.shape == (0, 4, 4, 5) and out.opacity.shape == (0, 1, 4, 5)
+
+
+def test_inference_mode_renders_normals() -> None:
+    renderer = LatentRenderer(small_field(), steps_per_ray=16).eval()
+    with torch.inference_mode():
+        out = renderer(Cameras.orbit(0.0), 4, 4, normals=True)
+    assert out.normals is not None and out.normals.any()
+
+
+def test_cascades_skip_what_is_empty_and_change_nothing_else() -> None:
+    class Far(Torus):
+        bound = 4.0
+
+    field, cameras = Far(softness=0.005), Cameras.orbit([10.0, 200.0], 35.0, radius=6.0, fov=25.0)
+    occupancy = OccupancyGrid(4.0, 32, cascades=3, threshold=1e-6)
+    for _ in range(4):
+        occupancy.update(lambda x: field(x)[0])
+    everything = LatentRenderer(field, steps_per_ray=512)(cameras, 16, 16, seed=5)
+    skipping = LatentRenderer(field, occupancy, steps_per_ray=512)(cameras, 16, 16, seed=5)
+    assert int(skipping.statistics.counts[0]) < 0.4 * int(everything.statistics.counts[0])
+    assert (skipping.latents - everything.latents).abs().max() < 1e-2
+
+
+def test_a_compiled_renderer_reports_overflow_too() -> None:
+    renderer = torch.compile(LatentRenderer(small_field(), max_samples=100, steps_per_ray=64), backend="aot_eager")
+    with pytest.raises(SampleOverflow, match="max_samples"):
+        renderer(Cameras.orbit(0.0), 8, 8)
+
+
+def test_a_late_report_of_overflow_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports arrive later than the next call where the host runs ahead: they queue, and each is looked at."""
+
+    class Event:
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def query(self) -> bool:
+            self.asked += 1
+            return self.asked > 2
+
+    import contextlib
+
+    renderer = LatentRenderer(small_field(), max_samples=10**6, steps_per_ray=8)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for required in (7, 999, 8):
+        renderer._awaited.append((torch.tensor([5, required]), Event(), 100, 16))  # type: ignore[arg-type]
+    with pytest.raises(SampleOverflow, match="expected at least 999 for these 16 rays, got 100"):
+        for _ in range(9):
+            renderer(Cameras.orbit(0.0), 4, 4)

@@ -152,7 +152,27 @@ def test_an_extension_that_is_too_old_says_so() -> None:
         _native.function("nonsense")
 
 
-def test_what_serves_a_gpu() -> None:
+class Build:
+    """An extension, as far as it is asked what it was built with."""
+
+    def __init__(self, cuda: str | None):
+        self.cuda = cuda
+
+    def build_info(self) -> dict[str, str | None]:
+        return {"cuda": self.cuda}
+
+
+def test_cuda_tensors_and_an_extension_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "extension", lambda: Build(None))
+    with pytest.raises(RuntimeError, match=r"expected an extension built with CUDA .* got one built without; install"):
+        _library.use_native("cuda", {torch.float32})
+    monkeypatch.setattr(_native, "extension", lambda: None)
+    with pytest.raises(RuntimeError, match=r"expected the compiled extension ldp_fast\._C, found none; install again"):
+        _library.use_native("cuda", {torch.float32})
+
+
+def test_what_serves_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "extension", lambda: Build("13.0"))
     f32, f16, f64 = torch.float32, torch.float16, torch.float64
     assert _library.use_native("cuda", {f32}) and _library.use_native("cuda", {f32, f16})
     assert not _library.use_native("cuda", {f64}) and not _library.use_native("cpu", {f32, f64})

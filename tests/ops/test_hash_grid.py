@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import ops, reference
 from ldp_fast.ops import _native
@@ -90,6 +91,15 @@ def by_positions(made: dict[str, Any], name: str = "ops") -> Tensor:
     return function(made["grad"], made["positions"], made["table"], None, made["count"], *made["layout"])
 
 
+def check_table(made: dict[str, Any]) -> None:
+    """Asserts the table's gradient, an entry's sum of up to S terms of either sign: what cancels counts."""
+    wide = double(made)
+    truth, terms = by_table(wide), by_table(wide | {"grad": wide["grad"].abs()})
+    condition = float(terms.max() / truth.abs().max().clamp(min=1e-300)) if truth.any() else 1.0
+    ours, eager = by_table(made), by_table(made, "reference")
+    assert_close(ours, eager, truth, factor=GRADIENT, what="table", condition=condition)
+
+
 def off_faces(made: dict[str, Any], margin: float = 1e-3) -> dict[str, Any]:
     """Leaves out samples near a face between cells: rounding may put them on either side, and the slope jumps there."""
     at = made["positions"][:, None].double() * torch.tensor(made["layout"][2])[:, None] + made["layout"][3]
@@ -120,7 +130,7 @@ def test_a_voxel_grid_is_trilinear_interpolation_with_aligned_corners() -> None:
 def test_agrees_with_float64(name: str, size: int, poisoned: None) -> None:
     made = sample(GRIDS[name], size, rays=size == 300)
     assert_close(encode(made), encode(made, "reference"), encode(double(made)), factor=OUTPUT, what="encoding")
-    assert_close(by_table(made), by_table(made, "reference"), by_table(double(made)), factor=GRADIENT, what="table")
+    check_table(made)
     made = off_faces(made)
     truth = by_positions(double(made))
     assert_close(by_positions(made), by_positions(made, "reference"), truth, factor=GRADIENT, what="positions")
@@ -265,6 +275,26 @@ def test_a_third_derivative_is_an_error() -> None:
         torch.autograd.grad(second.sum(), x)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reference_makes_no_tensors_of_python_numbers(name: str) -> None:
+    """On CUDA each would be a copy that waits for the stream; the double backward runs the reference there."""
+
+    class Record(TorchDispatchMode):
+        names: list[str]
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    for grid in ("smoothstep", "voxels"):
+        given = arguments(name, GRIDS[grid], count=20)
+        with Record() as record, torch.no_grad():
+            record.names = []
+            getattr(reference, name)(*given)
+        assert "aten::arange" in record.names
+        assert "aten::lift_fresh" not in record.names  # of torch.tensor
+
+
 def test_only_the_gradients_asked_for() -> None:
     made = sample(GRIDS["hashed"])
     made["table"].requires_grad_()
@@ -300,12 +330,13 @@ def test_wrong_arguments_are_named(change: dict[str, Tensor], message: str) -> N
     size=st.integers(0, 300),
     seed=st.integers(0, 1000),
 )
+@example(levels=1, features=1, log2_table=3, base=2, growth=1.0, hashed=False, smoothstep=False, size=243, seed=846)
 @settings(deadline=None, max_examples=40)
 def test_any_layout(levels, features, log2_table, base, growth, hashed, smoothstep, size, seed) -> None:
     grid = Grid(levels, features, log2_table, base, growth, 0.5, hashed, smoothstep)
     made = sample(grid, size, seed=seed)
     assert_close(encode(made), encode(made, "reference"), encode(double(made)), factor=OUTPUT, what="encoding")
-    assert_close(by_table(made), by_table(made, "reference"), by_table(double(made)), factor=GRADIENT, what="table")
+    check_table(made)
     made = off_faces(made)
     truth = by_positions(double(made))
     assert_close(by_positions(made), by_positions(made, "reference"), truth, factor=GRADIENT, what="positions")

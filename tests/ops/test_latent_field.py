@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import ops, reference
 from ldp_fast.ops import _native
-from ldp_fast.reference.latent_field import split_weights
+from ldp_fast.reference.latent_field import split_weights, to_unit
 
 from ..samples_hash_grid import Grid
 from ..samples_latent_field import FIELDS, Field, backward_arguments, forward_arguments, off_faces, sample
@@ -41,11 +41,9 @@ def double(made: dict[str, Any]) -> dict[str, Any]:
     return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in made.items()}
 
 
-def naive(made: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """What one would write in PyTorch, for autograd to differentiate; exponents have to stay within ±15."""
-    positions, bound = made["positions"], made["bound"]
+def network(made: dict[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
+    """What follows the encoding [S, E], as one would write it for autograd; exponents have to stay within ±15."""
     hidden, layers, channels, bias, sigmoid, strength, std, _ = made["network"]
-    x = reference.hash_grid((positions + bound) / (2 * bound), made["table"], None, None, *made["layout"])
     rest = made["weights"]
     widths = [x.shape[1], *[hidden] * layers, 1 + channels]
     for n, (i, o) in enumerate(itertools.pairwise(widths)):
@@ -54,8 +52,13 @@ def naive(made: dict[str, Any]) -> tuple[Tensor, Tensor]:
         x = F.linear(x, matrix, offset)
         x = F.relu(x) if n < layers else x
     assert rest.numel() == 0
-    blob = strength * torch.exp(-(positions**2).sum(-1) / (2 * std**2))
+    blob = strength * torch.exp(-(made["positions"] ** 2).sum(-1) / (2 * std**2))
     return torch.exp(x[:, 0] + blob), torch.sigmoid(x[:, 1:]) if sigmoid else x[:, 1:]
+
+
+def naive(made: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    unit = (made["positions"] + made["bound"]) / (2 * made["bound"])
+    return network(made, reference.hash_grid(unit, made["table"], None, None, *made["layout"]))
 
 
 def gradients(outputs: tuple[Tensor, ...], made: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -79,7 +82,7 @@ def test_agrees_with_float64(name: str, poisoned: None) -> None:
 
 
 @compiled
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     hidden=st.sampled_from(range(16, 129, 16)),
     layers=st.integers(1, 4),
@@ -88,8 +91,9 @@ def test_agrees_with_float64(name: str, poisoned: None) -> None:
     levels=st.integers(1, 16),
     bias=st.booleans(),
     sigmoid=st.booleans(),
-    size=st.integers(0, 200),
-    count=st.none() | st.integers(0, 220),
+    # Not just a few: the textbook code's error on one sample may be next to none by luck, over many it is not.
+    size=st.just(0) | st.integers(40, 200),
+    count=st.none() | st.just(0) | st.integers(40, 220),
     seed=st.integers(0, 99),
 )
 def test_the_extension_agrees_with_the_reference(
@@ -99,15 +103,17 @@ def test_the_extension_agrees_with_the_reference(
     shape = Field(grid, hidden, layers, channels, bias, sigmoid)
     made = sample(shape, size, seed=seed, count=count)
     result = field(*forward_arguments(made))
-    eager, truth = (reference.latent_field(*forward_arguments(m)) for m in (made, double(made)))
     # The same encodings for all: what differs then is the network.
+    live = size if count is None else min(size, count)
+    eager, truth = (network(m, result[2].to(m["weights"].dtype)) for m in (made, double(made)))
     grads = backward(*backward_arguments(made, result[2]))
     eager_grads, true_grads = (
         reference.latent_field_backward(*backward_arguments(m, result[2].to(m["weights"].dtype)))
         for m in (made, double(made))
     )
-    for x, e, t in zip(result[:2], eager[:2], truth[:2], strict=True):
-        assert_close(x, e, t, factor=OUTPUT)
+    for x, e, t in zip(result, eager, truth, strict=False):
+        assert_close(x[:live], e[:live], t[:live], factor=OUTPUT)
+        assert x[live:].eq(0).all()
     # A unit whose sum is nearly 0 may be on in one arithmetic and off in another.
     margin = nearest_to_a_kink(made, result[2], shape)
     for x, e, t in zip(grads, eager_grads, true_grads, strict=True):
@@ -220,6 +226,37 @@ def test_only_what_is_asked_for_is_computed(wanted: tuple[str, ...]) -> None:
     assert ("hash_grid_backward_table" in record.names) == ("table" in wanted)
     assert ("hash_grid_backward_positions" in record.names) == ("positions" in wanted)
     assert all((made[name].grad is not None) == (name in wanted) for name in INPUTS)
+
+
+@pytest.mark.parametrize("name", ["reference", "backward"])
+def test_coordinates_are_divided_and_not_multiplied(name: str) -> None:
+    """torch's CUDA division by a number is a product with its inverse, which the kernels' division is not."""
+
+    class Record(TorchDispatchMode):
+        divisors: list[Any]
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.div.Tensor and isinstance(args[0], Tensor) and args[0].shape == (10, 3):
+                self.divisors.append(args[1])
+            return func(*args, **(kwargs or {}))
+
+    made = sample(FIELDS["default"], 10)
+    made["table"].requires_grad_()
+    density, *_ = field(*forward_arguments(made))
+    with Record() as record:
+        record.divisors = []
+        if name == "backward":
+            density.sum().backward()
+        else:
+            reference.latent_field(*forward_arguments(made))
+    assert record.divisors and all(isinstance(divisor, Tensor) for divisor in record.divisors)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bound", [1.5, 0.3])
+def test_a_gpu_finds_the_same_cells(bound: float) -> None:
+    positions = (torch.rand(100_000, 3) * 2 - 1) * bound
+    assert bitwise_equal(to_unit(positions.cuda(), bound).cpu(), to_unit(positions, bound))
 
 
 def test_half_products_on_a_cpu_are_the_reference() -> None:

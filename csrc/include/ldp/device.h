@@ -5,9 +5,17 @@
 // C++ stands in warp.h and mma.h.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include <ldp/host_device.h>
+
+namespace ldp {
+
+// Bytes that a kernel declares; launch.h has to know how much dynamic shared memory a launch gets beside them.
+constexpr size_t kMostStaticShared = 8 * 1024;
+
+}  // namespace ldp
 
 #ifdef LDP_CUDA_ON_CPU
 #include "cuda_on_cpu.h"
@@ -16,7 +24,9 @@
 #include <cuda_runtime.h>
 
 // An array `type name[count]` in shared memory, 16-byte aligned. `name` may be a pointer: no sizeof.
-#define LDP_SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#define LDP_SHARED(type, name, count)          \
+    __shared__ __align__(16) type name[count]; \
+    static_assert(sizeof(type) * (count) <= ::ldp::kMostStaticShared, #name)
 
 // A pointer `type* name` to the shared memory the launch asked for, 16-byte aligned; the same in every use.
 #define LDP_DYNAMIC_SHARED(type, name)                                  \

@@ -36,13 +36,16 @@ inline int multiprocessors() { return ::cuda_on_cpu::kMultiprocessors; }
 namespace ldp {
 
 inline void check_cuda(const char* what, cudaError_t status) {
-    if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // forgets it, or the next launch would be blamed for it
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             cudaStream_t stream, Arguments&&... arguments) {
-    constexpr size_t kWithoutAsking = 48 * 1024;
+    // The 48 KiB that a block has without asking are for its static and its dynamic shared memory together.
+    constexpr size_t kWithoutAsking = 48 * 1024 - kMostStaticShared;
     if (shared_bytes > kWithoutAsking)
         check_cuda(name,
                    cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

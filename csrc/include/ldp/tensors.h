@@ -90,7 +90,8 @@ inline void* half_data_or_null(const char* op, const char* argument, const Optio
     int64_t numel = 1;
     for (const int64_t size : shape) numel *= size;
     check(tensor->numel() == numel && tensor->is_contiguous(), op, argument, "a contiguous tensor of " + std::to_string(numel) + " elements", shape_of(*tensor));
-    check(tensor->is_cuda() == like.is_cuda(), op, argument, "a tensor on the device of the first one", "one elsewhere");
+    check(tensor->is_cuda() == like.is_cuda() && (!like.is_cuda() || tensor->get_device() == like.get_device()), op,
+          argument, "a tensor on the device of the first one", "one elsewhere");
     return tensor->data_ptr();
 }
 
