@@ -123,8 +123,7 @@ def build_arguments() -> dict[str, Any]:
     # No contraction: same samples on CPU and GPU (host_device.h). No errno: it keeps loops from becoming vector code.
     host = [*(["-O0", "-g"] if debug else ["-O3"]), "-ffp-contract=off", "-fno-math-errno"]
     flags = {"cxx": host, "nvcc": ["-O0", "-g", "-G"] if debug else ["-O3", "-lineinfo"]}
-    includes = [str((CSRC / "include").resolve())]
-    libraries: dict[str, list[str]] = {}
+    includes, libraries = [str((CSRC / "include").resolve())], {}
     if nvcc is not None:
         home = toolkit(nvcc)
         # A torch without CUDA leaves this None, and its BuildExtension would then refuse .cu files.
@@ -137,14 +136,8 @@ def build_arguments() -> dict[str, Any]:
         includes.append(str(home / "include"))  # host code asks the runtime for the current device
         # The static runtime: the extension then loads on machines without a CUDA toolkit, and beside any torch.
         libraries = {"library_dirs": [str(home / "lib64")], "libraries": ["cudart_static", "dl", "rt", "pthread"]}
-    module = cpp_extension.CppExtension(
-        "ldp_fast._C",
-        sources,
-        include_dirs=includes,
-        define_macros=macros,
-        extra_compile_args=flags,
-        **libraries,
-    )
+    options = {"include_dirs": includes, "define_macros": macros, "extra_compile_args": flags, **libraries}
+    module = cpp_extension.CppExtension("ldp_fast._C", sources, **options)
     return {"ext_modules": [module], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
 
 

@@ -28,7 +28,7 @@ assert ops.latent_field
 
 SIZE = 262144
 GRID = Grid(n_levels=16, log2_table_size=19, base_resolution=16, growth=128 ** (1 / 15))
-NETWORKS = {"32x2": (32, 2), "64x1": (64, 1), "64x2": (64, 2), "64x3": (64, 3), "128x2": (128, 2)}
+NETWORKS = {"small": (16, 1), "32x2": (32, 2), "64x1": (64, 1), "64x2": (64, 2), "64x3": (64, 3), "128x2": (128, 2)}
 CONTENDERS = ("reference", "linear", "ours", "half")
 
 
@@ -57,7 +57,8 @@ def test_latent_field(benchmark: Any, device: str, network: str, direction: str,
     if contender == "linear" and direction == "field forward":
         pytest.skip("linear layers are compared where autograd is: forward and backward of the network")
     hidden, layers = NETWORKS[network]
-    made = sample(Field(GRID, hidden, layers), SIZE, device=device)
+    size = 4096 if network == "small" else SIZE
+    made = sample(Field(GRID, hidden, layers), size, device=device)
     half = contender == "half"
     encoding = torch.ops.ldp_fast.latent_field(*forward_arguments(made, half))[2]
     functions: dict[str, Callable[..., Any]] = {
@@ -79,7 +80,7 @@ def test_latent_field(benchmark: Any, device: str, network: str, direction: str,
     benchmark.extra_info |= {
         "op": "latent_field",
         "backend": contender,
-        "samples": SIZE,
+        "samples": size,
         "hidden": hidden,
         "layers": layers,
     }

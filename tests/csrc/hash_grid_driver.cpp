@@ -176,7 +176,8 @@ void magnitudes() {
             device_buffer<int64_t> workspace(std::vector<int64_t>(ldp::hash_grid_workspace(sample.elements), 0));
             ldp::hash_grid_backward_table_cuda(sample.params, sample.grad.data(), fixed.data(), workspace.data(),
                                                nullptr);
-            compare("scaled gradients", fixed, by_table, 1e-4 * magnitude + 3e-45, 1e-4);
+            // The CPU rounds each product, of subnormal numbers to a multiple of 1.4e-45; an entry has dozens of them.
+            compare("scaled gradients", fixed, by_table, 1e-4 * magnitude + 3e-44, 1e-4);
         });
     }
     Sample sample({1, 2, 8, 4, 1.0}, 64, 64, Positions::kRandom);
