@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +23,7 @@ from ldp_fast.losses import (
 )
 
 from ..ops.common import NoSync
+from ..ranks import needs_gloo, run_on_ranks
 from ..samples import DIFFERENTIABLE, OPERATORS, sample_inputs
 
 GRADIENT_TAKERS = sorted(DIFFERENTIABLE)
@@ -167,16 +165,13 @@ class Field(nn.Module):
         return self.latents + 0.1 * noise
 
 
-def _train_on_one_rank(rank: int, world: int, store: str, results: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+def _train_on_one_rank(rank: int) -> Tensor:
     model = nn.parallel.DistributedDataParallel(Field())
     inputs = sample_inputs("score_distillation_loss", seed=rank)
     v = model(inputs["latents"])
     loss = score_distillation_loss(v, inputs["residual"], inputs["weight"]) + 10 * latent_kl_loss(v)
     loss.backward()
-    torch.save(model.module.latents.grad, f"{results}.{rank}")
-    dist.destroy_process_group()
+    return model.module.latents.grad
 
 
 def _gradient_alone(rank: int) -> Tensor:
@@ -188,12 +183,9 @@ def _gradient_alone(rank: int) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="PyTorch was built without gloo")
+@needs_gloo
 def test_ddp_averages_the_gradients() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store, results = os.path.join(folder, "store"), os.path.join(folder, "grad")
-        torch.multiprocessing.spawn(_train_on_one_rank, args=(2, store, results), nprocs=2)
-        grads = [torch.load(f"{results}.{rank}") for rank in range(2)]
+    grads = run_on_ranks(_train_on_one_rank)
     wanted = (_gradient_alone(0) + _gradient_alone(1)) / 2
     for grad in grads:
         assert torch.allclose(grad, wanted, rtol=1e-5, atol=1e-7)

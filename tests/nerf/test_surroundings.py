@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,6 +19,8 @@ from ldp_fast.nerf import (
     OccupancyGrid,
 )
 from ldp_fast.ops import _library, _native
+
+from ..ranks import needs_gloo, run_on_ranks
 
 
 def make_renderer(steps_per_ray: int = 24) -> LatentRenderer:
@@ -104,26 +103,19 @@ def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[0][:2], other[:2], strict=True)), "table and weights"
 
 
-def _train_on_one_rank(rank: int, world: int, store: str, results: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+def _train_on_one_rank(rank: int) -> tuple[list[Tensor | None], list[Tensor]]:
     renderer = make_renderer()
     model = nn.parallel.DistributedDataParallel(renderer)
     loss_of(model, Cameras.orbit(100.0 * rank), torch.tensor([rank])).backward()
-    torch.save([p.grad for p in renderer.parameters()], f"{results}.{rank}")
+    grads = [None if p.grad is None else p.grad.clone() for p in renderer.parameters()]
     FusedAdam(renderer.parameters()).step()
-    torch.save([p.detach() for p in renderer.parameters()], f"{results}.stepped.{rank}")
-    dist.destroy_process_group()
+    return grads, [p.detach() for p in renderer.parameters()]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="PyTorch was built without gloo")
+@needs_gloo
 def test_ddp_averages_the_views() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store, results = os.path.join(folder, "store"), os.path.join(folder, "grad")
-        torch.multiprocessing.spawn(_train_on_one_rank, args=(2, store, results), nprocs=2)
-        grads = [torch.load(f"{results}.{rank}") for rank in range(2)]
-        stepped = [torch.load(f"{results}.stepped.{rank}") for rank in range(2)]
+    grads, stepped = zip(*run_on_ranks(_train_on_one_rank), strict=True)
     alone = []
     for rank in range(2):
         renderer = make_renderer()
