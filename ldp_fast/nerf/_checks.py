@@ -44,6 +44,17 @@ def tensor(what: str, argument: str, value: Any, shape: Sequence[int | str], lik
         fail(what, argument, f"a tensor on {like.device}", f"one on {value.device}")
 
 
+def positions(what: str, value: Any, table: Tensor) -> None:
+    """Checks positions [S, 3] of a table's dtype, on its device.
+
+    Raises:
+        TypeError, ValueError: as `tensor`, and for another dtype than the table's.
+    """
+    tensor(what, "positions", value, ("S", 3), table)
+    if value.dtype != table.dtype:
+        fail(what, "positions", f"the table's dtype, {table.dtype}", str(value.dtype), TypeError)
+
+
 def whole(what: str, argument: str, value: Any, low: int, high: int | None = None) -> int:
     """Returns a whole number of a range, Python's or NumPy's, as an int.
 

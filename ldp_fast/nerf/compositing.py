@@ -116,12 +116,12 @@ def composite_with_regularisers(
         _checks.fail(name, "values", "all tensors of one dtype", ", ".join(str(t.dtype) for t in given), TypeError)
     return Composited(
         *torch.ops.ldp_fast.composite(
-            density.contiguous(),
-            values.contiguous(),
-            distances.contiguous(),
-            steps.contiguous(),
-            ray_offsets.contiguous(),
-            None if background is None else background.contiguous(),
+            density,
+            values,
+            distances,
+            steps,
+            ray_offsets,
+            background,
             early_stop,
             emptiness_scale,
         )

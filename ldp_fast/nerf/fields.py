@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..ops import hash_grid as _hash_grid  # noqa: F401
 from ..ops import latent_field as _latent_field  # noqa: F401
-from ..reference.latent_field import to_unit
+from ..reference.hash_grid import live_rows
+from ..reference.latent_field import LARGEST_EXPONENT, LARGEST_SLOPE_EXPONENT, blob, split_weights, to_unit
 from . import _checks
 from .hash_grid import HashGrid, layout_arguments
 
@@ -44,14 +45,14 @@ def find_blob(what: str, density_bias: str | Blob | None) -> Blob:
     Raises:
         ValueError: none of these, or a width that is not positive.
     """
-    blob = density_bias if isinstance(density_bias, Blob) else None
+    found = density_bias if isinstance(density_bias, Blob) else None
     if density_bias is None or isinstance(density_bias, str):
-        blob = {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
-    if blob is None:
+        found = {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
+    if found is None:
         _checks.fail(what, "density_bias", "'blob', 'none' or a Blob", repr(density_bias))
-    _checks.number(what, "density_bias.strength", blob.strength)
-    _checks.number(what, "density_bias.std", blob.std, 0.0, open_low=True)
-    return blob
+    _checks.number(what, "density_bias.strength", found.strength)
+    _checks.number(what, "density_bias.std", found.std, 0.0, open_low=True)
+    return found
 
 
 class _Field(nn.Module):
@@ -59,12 +60,6 @@ class _Field(nn.Module):
 
     bound: float
     channels: int
-
-    def _check(self, positions: Tensor, like: Tensor) -> None:
-        name = type(self).__name__
-        _checks.tensor(name, "positions", positions, ("S", 3), like)
-        if positions.dtype != like.dtype:
-            _checks.fail(name, "positions", f"the field's dtype, {like.dtype}", str(positions.dtype), TypeError)
 
     @torch.no_grad()
     def density(self, positions: Tensor, *, chunk: int = 2**18) -> Tensor:
@@ -186,14 +181,8 @@ class LatentField(_Field):
 
     def linear_layers(self, weights: Tensor | None = None) -> list[tuple[Tensor, Tensor | None]]:
         """Views of the flat weights: matrix [out, in] and bias [out] (or None) of every layer."""
-        flat, at, found = self.weights if weights is None else weights, 0, []
-        for rows, columns in self.shapes:
-            matrix = flat[at : at + rows * columns].view(rows, columns)
-            at += rows * columns
-            bias = flat[at : at + rows] if self.bias else None
-            at += rows if self.bias else 0
-            found.append((matrix, bias))
-        return found
+        flat = self.weights if weights is None else weights
+        return split_weights(flat, self.grid.n_outputs, self.hidden, self.layers, self.channels, self.bias)
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density and channels.
@@ -249,12 +238,12 @@ class LatentField(_Field):
 
     def _finish(self, outputs: Tensor, positions: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs = outputs.to(positions.dtype)
-        blob = self.blob.strength * (-positions.square().sum(-1) / (2 * self.blob.std**2)).exp()
-        density, channels = truncated_exp(outputs[:, 0] + blob), outputs[:, 1:]
+        exponent = outputs[:, 0] + blob(positions, self.blob.strength, self.blob.std)
+        density, channels = truncated_exp(exponent), outputs[:, 1:]
         channels = channels.sigmoid() if self.activation == "sigmoid" else channels
         if count is not None:
-            live = torch.arange(len(positions), device=positions.device) < count
-            density, channels = torch.where(live, density, 0), torch.where(live[:, None], channels, 0)
+            live = live_rows(positions, count)
+            density, channels = torch.where(live[:, 0], density, 0), torch.where(live, channels, 0)
         return density, channels
 
     def _differentiable_density(self, positions: Tensor) -> Tensor:
@@ -287,11 +276,7 @@ class _TruncatedExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return grad * ctx.saved_tensors[0].clamp(-15, 15).exp()
-
-
-# exp stays finite in float32.
-LARGEST_EXPONENT = 80.0
+        return grad * ctx.saved_tensors[0].clamp(-LARGEST_SLOPE_EXPONENT, LARGEST_SLOPE_EXPONENT).exp()
 
 
 def truncated_exp(x: Tensor) -> Tensor:
@@ -351,15 +336,13 @@ class VoxelField(_Field):
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density and channels, as `LatentField.forward`."""
-        self._check(positions, self.table)
+        _checks.positions("VoxelField", positions, self.table)
         unit = to_unit(positions, self.bound)
         features = torch.ops.ldp_fast.hash_grid(unit.contiguous(), self.table, None, count, *self.layout)
-        sigma = features[:, 0]
-        if self.blob.strength:
-            sigma = sigma + self.blob.strength * (-positions.square().sum(-1) / (2 * self.blob.std**2)).exp()
+        sigma = features[:, 0] + blob(positions, self.blob.strength, self.blob.std)
         density = F.softplus(sigma + self.density_shift)
         if count is not None:
-            density = torch.where(torch.arange(len(positions), device=positions.device) < count, density, 0)
+            density = torch.where(live_rows(positions, count)[:, 0], density, 0)
         return density, features[:, 1:]
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:

@@ -153,9 +153,7 @@ class HashGrid(nn.Module):
             _checks.fail(
                 what, "table", "float32 (or float64); float16 is its shadow's", str(self.table.dtype), TypeError
             )
-        _checks.tensor(what, "positions", positions, ("S", 3), self.table)
-        if positions.dtype != self.table.dtype:
-            _checks.fail(what, "positions", f"the table's dtype, {self.table.dtype}", str(positions.dtype), TypeError)
+        _checks.positions(what, positions, self.table)
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> Tensor:
         """Encodes positions.

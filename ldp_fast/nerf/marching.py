@@ -63,6 +63,17 @@ def check_box(what: str, box: Sequence[float]) -> list[float]:
     return sides
 
 
+def check_far(what: str, far: float, near: float) -> float:
+    """Returns the far end of a march, which may be infinite.
+
+    Raises:
+        ValueError: it is no number above the near end.
+    """
+    if not (_checks.real(far) and far > near):
+        _checks.fail(what, "far", f"a number above near, {near:g}", repr(far))
+    return float(far)
+
+
 def seed_tensor(what: str, seed: int | Tensor, device: torch.device) -> Tensor:
     """Returns a seed as [1] int64 on a device. A tensor that lies there already is taken as it is: a captured graph can
     then change it.
@@ -150,8 +161,7 @@ def march_rays(
         _checks.fail(name, "occupancy", f"a grid on {origins.device}", f"one on {occupancy.bits.device}")
     step = _checks.number(name, "step", step, 0.0, open_low=True)
     near = _checks.number(name, "near", near, 0.0)
-    if not (_checks.real(far) and far > near):
-        _checks.fail(name, "far", f"a number above near, {near:g}", repr(far))
+    far = check_far(name, far, near)
     cone_angle = _checks.number(name, "cone_angle", cone_angle, 0.0)
     longest = math.inf if max_step is None else _checks.number(name, "max_step", max_step, step)
     return RaySamples(
@@ -164,7 +174,7 @@ def march_rays(
             128 if occupancy is None else occupancy.resolution,  # not looked at without bits
             1 if occupancy is None else occupancy.cascades,
             near,
-            float(far),
+            far,
             step,
             cone_angle,
             longest,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _checks
 from .cameras import Cameras
 from .compositing import Composited, composite_with_regularisers
-from .marching import RaySamples, check_box, march_rays
+from .marching import RaySamples, check_box, check_far, march_rays
 from .occupancy import OccupancyGrid
 
 OVERFLOWS = ("error", "report")
@@ -147,9 +147,7 @@ class LatentRenderer(nn.Module):
         self.max_samples = None if max_samples is None else _checks.whole(name, "max_samples", max_samples, 1)
         self.steps_per_ray = _checks.whole(name, "steps_per_ray", steps_per_ray, 1)
         self.near = _checks.number(name, "near", near, 0.0)
-        if not isinstance(far, (int, float)) or not far > near:
-            _checks.fail(name, "far", f"a number above near, {near:g}", repr(far))
-        self.far = float(far)
+        self.far = check_far(name, far, self.near)
         self.cone_angle = _checks.number(name, "cone_angle", cone_angle, 0.0)
         self.early_stop = _checks.number(name, "early_stop", early_stop, 0.0)
         self.emptiness_scale = _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)

@@ -53,13 +53,18 @@ def function(name: str) -> Callable[..., Any]:
     return found
 
 
+@cache
+def _has_cuda(module: ModuleType) -> bool:
+    return module.build_info()["cuda"] is not None
+
+
 def check_cuda(name: str) -> None:
     """Checks that the extension has CUDA code.
 
     Raises:
         RuntimeError: there is no extension, or it was built without CUDA; says how to mend that.
     """
-    if required(name).build_info()["cuda"] is None:
+    if not _has_cuda(required(name)):
         raise RuntimeError(
             f"{name}: expected an extension built with CUDA for CUDA tensors, got one built without; install again "
             "with LDP_FAST_CUDA=1 (docs/installation.md)"

@@ -29,9 +29,9 @@ PRIMES = (1, 2654435761, 805459861)
 FAR = 2147483000.0  # cells further away have no number in 32 bits
 
 
-def _live(size: int, count: Tensor | None, like: Tensor) -> Tensor:
-    """Whether a row is there, not padding: [S, 1]."""
-    rows = torch.arange(size, device=like.device)
+def live_rows(positions: Tensor, count: Tensor | None) -> Tensor:
+    """Whether a row of the positions [S, 3] is there, not padding: [S, 1]."""
+    rows = torch.arange(len(positions), device=positions.device)
     return (torch.ones_like(rows, dtype=torch.bool) if count is None else rows < count)[:, None]
 
 
@@ -155,7 +155,7 @@ def hash_grid(
     out = [table.new_zeros(len(positions), table.shape[1]) for _ in resolutions]
     for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
         out[level] = out[level] + corner.weight.to(table.dtype) * values[corner.index]
-    return torch.where(_live(len(positions), count, positions), torch.cat(out, dim=-1), 0)
+    return torch.where(live_rows(positions, count), torch.cat(out, dim=-1), 0)
 
 
 def hash_grid_backward_table(
@@ -184,7 +184,7 @@ def hash_grid_backward_table(
     Returns:
         [entries, F] in grad's dtype.
     """
-    grads = torch.where(_live(len(positions), count, positions), grad, 0).split(features, -1)
+    grads = torch.where(live_rows(positions, count), grad, 0).split(features, -1)
     out = grad.new_zeros(entries, features)
     for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
         g = grads[level]
@@ -219,7 +219,7 @@ def hash_grid_backward_positions(
     out = torch.zeros_like(positions)
     for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
         out = out + corner.gradient() * (grads[level] * values[corner.index]).sum(-1, keepdim=True)
-    return torch.where(_live(len(positions), count, positions), out, 0)
+    return torch.where(live_rows(positions, count), out, 0)
 
 
 def hash_grid_backward_positions_backward(
@@ -247,7 +247,7 @@ def hash_grid_backward_positions_backward(
         Gradients by grad [S, L·F], by positions [S, 3] and by table [entries, F]. Between cells the second derivative
         has a jump that is left out, as everywhere.
     """
-    live, features = _live(len(positions), count, positions), table.shape[1]
+    live, features = live_rows(positions, count), table.shape[1]
     grad_out = torch.where(live, grad_out, 0)
     values, grads = _values(table, shadow), torch.where(live, grad, 0).split(features, -1)
     by_grad = [torch.zeros_like(g) for g in grads]

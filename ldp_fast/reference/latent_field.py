@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .hash_grid import _live, hash_grid
+from .hash_grid import hash_grid, live_rows
 
 LARGEST_EXPONENT = 80.0
 LARGEST_SLOPE_EXPONENT = 15.0
@@ -64,7 +64,7 @@ def split_weights(
     ]
 
 
-def _blob(positions: Tensor, strength: float, std: float) -> Tensor:
+def blob(positions: Tensor, strength: float, std: float) -> Tensor:
     """strength · exp(−|x|² / (2 std²)): [S]."""
     if strength == 0.0:
         return positions.new_zeros(len(positions))
@@ -129,9 +129,9 @@ def latent_field(
     encoding = encoding.half() if half else encoding
     net = split_weights(weights, encoding.shape[1], hidden, layers, channels, bias)
     out = _activations(encoding.to(weights.dtype), net, half)[-1]
-    density = (out[:, 0] + _blob(positions, blob_strength, blob_std)).clamp(max=LARGEST_EXPONENT).exp()
+    density = (out[:, 0] + blob(positions, blob_strength, blob_std)).clamp(max=LARGEST_EXPONENT).exp()
     latents = out[:, 1:].sigmoid() if sigmoid else out[:, 1:]
-    live = _live(len(positions), count, positions)
+    live = live_rows(positions, count)
     return torch.where(live[:, 0], density, 0), torch.where(live, latents, 0), encoding
 
 
@@ -168,17 +168,17 @@ def latent_field_backward(
     """
     net = split_weights(weights, encoding.shape[1], hidden, layers, channels, bias)
     *inputs, out = _activations(encoding.to(weights.dtype), net, half)
-    blob = _blob(positions, blob_strength, blob_std)
-    exponent = (out[:, 0] + blob).clamp(-LARGEST_SLOPE_EXPONENT, LARGEST_SLOPE_EXPONENT)
+    hill = blob(positions, blob_strength, blob_std)
+    exponent = (out[:, 0] + hill).clamp(-LARGEST_SLOPE_EXPONENT, LARGEST_SLOPE_EXPONENT)
     grad_out = grad_latents
     if sigmoid:
         y = out[:, 1:].sigmoid()
         grad_out = grad_latents * y * (1 - y)
-    live = _live(len(positions), count, positions)
+    live = live_rows(positions, count)
     grad = torch.where(live, torch.cat([(grad_density * exponent.exp())[:, None], grad_out], dim=1), 0)
     grad_positions = positions.new_zeros(positions.shape)
     if blob_strength != 0.0:
-        towards = (grad[:, 0] * -blob / (blob_std * blob_std))[:, None] * positions
+        towards = (grad[:, 0] * -hill / (blob_std * blob_std))[:, None] * positions
         grad_positions = torch.where(live, towards, 0)
     parts: list[Tensor] = []
     for n, (weight, offset) in reversed(list(enumerate(net))):

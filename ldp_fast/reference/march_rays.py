@@ -82,13 +82,12 @@ def march_rays(
         rows.append(keep.nonzero()[:, 0] + begin)
         distances.append(t[keep])
         steps.append(dt[keep])
-    row = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64, device=origins.device)
-    required = len(row)
+    found = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64, device=origins.device)
+    required = len(found)
     written = min(required, capacity)
-    row = row[:written]
+    row = found[:written]
 
     offsets = torch.zeros(len(origins) + 1, dtype=torch.int64, device=origins.device)
-    found = torch.cat(rows) if rows else row
     offsets[1:] = torch.bincount(found, minlength=len(origins)).cumsum(0).clamp(max=capacity)
     buffer_t, buffer_dt = origins.new_zeros(capacity), origins.new_zeros(capacity)
     positions = origins.new_zeros(capacity, 3)
