@@ -1,0 +1,114 @@
+"""Random cameras of training, the words for their directions, and what lies behind the object."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...nerf import Cameras
+
+# In the order of the rows of the text embeddings.
+DIRECTIONS = ("front", "side", "back", "overhead", "bottom")
+# Degrees. The quarter about azimuth 0 is the front, its opposite the back, as in DreamFusion.
+FRONT, BACK, OVERHEAD, BOTTOM = 45.0, 135.0, 60.0, -30.0
+
+
+def direction_of(azimuth: float, elevation: float) -> str:
+    """The word of a view-dependent prompt: `front`, `side`, `back`, `overhead` or `bottom`; angles in degrees."""
+    if elevation > OVERHEAD:
+        return "overhead"
+    if elevation < BOTTOM:
+        return "bottom"
+    angle = abs((azimuth + 180.0) % 360.0 - 180.0)
+    return "front" if angle < FRONT else "side" if angle < BACK else "back"
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraRanges:
+    """Where training looks from, as a configuration's `cameras` has it.
+
+    Attributes:
+        azimuth, elevation, fov: ranges in degrees.
+        radius: range in world units.
+        overhead: share of the views that look from above (65° to 90°) instead.
+    """
+
+    azimuth: tuple[float, float] = (0.0, 360.0)
+    elevation: tuple[float, float] = (-10.0, 60.0)
+    radius: tuple[float, float] = (3.3, 3.9)
+    fov: tuple[float, float] = (40.0, 40.0)
+    overhead: float = 0.0
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> CameraRanges:
+        """From a configuration's plain data."""
+        return cls(**{name: tuple(x) if isinstance(x, Sequence) else x for name, x in values.items()})
+
+    def directions(self) -> tuple[str, ...]:
+        """The directions that can come up."""
+        azimuths = np.linspace(*self.azimuth, 361)
+        elevations = [*np.linspace(*self.elevation, 91), *([90.0] if self.overhead > 0 else [])]
+        found = {direction_of(a, e) for a in azimuths for e in elevations}
+        return tuple(name for name in DIRECTIONS if name in found)
+
+    def draw(self, generator: torch.Generator) -> tuple[float, float, float, float]:
+        """One view: azimuth, elevation, radius, field of view."""
+        u = torch.rand(6, dtype=torch.float64, generator=generator).tolist()
+        low, high = (65.0, 90.0) if u[0] < self.overhead else self.elevation
+
+        def between(limits: Sequence[float], x: float) -> float:
+            return limits[0] + (limits[1] - limits[0]) * x
+
+        return between(self.azimuth, u[1]), between((low, high), u[2]), between(self.radius, u[3]), between(self.fov, u[4])
+
+
+def as_cameras(views: Sequence[tuple[float, float, float, float]], device: torch.device) -> Cameras:
+    """Cameras of drawn views."""
+    return Cameras.orbit(*(list(column) for column in zip(*views, strict=True))).to(device)
+
+
+class EncodedGreys:
+    """Latents of evenly grey pictures, between two greys: what the diffusion model takes for an empty background.
+
+    A background that changes from view to view shows through fog, so that fog is never right (DreamFields' way).
+
+    Args:
+        prior: whose VAE encodes.
+        low, high: the darkest and the brightest grey, 0 to 1.
+        size: of the latents.
+        levels: how many greys are encoded; between them latents are interpolated.
+    """
+
+    def __init__(self, prior: Any, low: float, high: float, size: int, levels: int = 9):
+        _, _, side = prior.latent_shape
+        greys = torch.linspace(low, high, levels, device=prior.device)
+        pictures = greys[:, None, None, None].expand(-1, 3, side * _pixels_per_latent(prior), side * _pixels_per_latent(prior))
+        with torch.no_grad():
+            encoded = torch.cat([_encode_mean(prior, x) for x in pictures.split(4)])
+        # Without the borders, at which convolutions see the padding, a grey has one latent.
+        middle = encoded[:, :, side // 4 : -(side // 4), side // 4 : -(side // 4)].mean((2, 3))
+        self.latents: Tensor = middle  # [levels, C]
+        self.size = size
+
+    def __call__(self, shade: Tensor) -> Tensor:
+        """Shades [V] from 0 (the darkest) to 1 -> latents [V, C, 1, 1]."""
+        place = shade.to(self.latents.device) * (len(self.latents) - 1)
+        below = place.floor().clamp(0, len(self.latents) - 2).long()
+        part = (place - below)[:, None]
+        return (self.latents[below] * (1 - part) + self.latents[below + 1] * part)[:, :, None, None]
+
+
+def _pixels_per_latent(prior: Any) -> int:
+    return 2 ** (len(prior.vae.config.block_out_channels) - 1)
+
+
+def _encode_mean(prior: Any, images: Tensor) -> Tensor:
+    encoded = prior.vae.encode((images * 2 - 1).to(next(prior.vae.parameters()).dtype))
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    shift = getattr(prior.vae.config, "shift_factor", None) or 0.0
+    return (latents.float() - shift) * prior.vae.config.scaling_factor
