@@ -287,9 +287,9 @@ def truncated_exp(x: Tensor) -> Tensor:
 class VoxelField(_Field):
     """A dense grid of density and latents, interpolated trilinearly: the voxel field of SJC, without a network.
 
-    density = scale · softplus(σ + shift), σ the interpolated first feature; latents are the others. Vertices stand on the ends
-    of the box (SJC's stand half a voxel inside, with zeros around). The grid is the dense case of the hash grid's
-    operators: float32 gradients, bit-equal where theirs are.
+    density = scale · softplus(σ + shift), σ the interpolated first feature; latents are the others. Vertices stand on
+    the ends of the box (SJC's stand half a voxel inside, with zeros around). The grid is the dense case of the hash
+    grid's operators: float32 gradients, bit-equal where theirs are.
 
     Args:
         resolution: vertices along an axis, 2 to 512.

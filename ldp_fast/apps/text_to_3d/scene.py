@@ -124,7 +124,7 @@ class Scene(nn.Module):
 
     @property
     def display_size(self) -> int:
-        """Latents (refined: pixels) per side of pictures for people: twice the training's, as Latent-NeRF shows them."""
+        """Latents (refined: pixels) per side of pictures for people: twice the training's, as Latent-NeRF has it."""
         return self.size if self.refined else 2 * self.size
 
     @property
