@@ -23,6 +23,7 @@ from .errors import UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "synthesize": ("ldp_fast.apps.image_synthesis", "make an image from a prompt, by optimising a latent"),
     "ablate": ("ldp_fast.apps.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
+    "render": ("ldp_fast.apps.text_to_3d.render", "make a film or pictures of a run's object, along a trajectory"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 
@@ -30,10 +31,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXTRAS = {
     "PIL": "apps",
     "accelerate": "diffusers",
+    "av": "apps",
     "diffusers": "diffusers",
     "matplotlib": "apps",
     "safetensors": "diffusers",
     "scipy": "metrics",
+    "tensorboard": "apps",
     "tqdm": "apps",
     "transformers": "diffusers",
     "viser": "viewer",
