@@ -118,8 +118,8 @@ def colour(scene: Scene, views: Views, channel: str, span: DepthRange | None = N
         scene: whose decoder `decoded` takes.
         views: what was rendered (with normals, if they are asked for).
         channel: one of `CHANNELS`: `latents` shows the first three, ±3 about grey (after the RGB refinement they
-            are the colours themselves); `depth` is bright where it is near; `normals` has x as red, y as green, z as blue, in
-            world coordinates. Depth, normals and opacity lie on black.
+            are the colours themselves); `depth` is bright where it is near; `normals` has x as red, y as green, z as
+            blue, in world coordinates. Depth, normals and opacity lie on black.
         span: of `depth`; by default what the views themselves show.
     """
     if channel == "decoded":
@@ -158,7 +158,8 @@ def render_frames(
         scene: what to render.
         cameras: V of them.
         channels: some of `CHANNELS` (see `colour`); depth has one range for all views.
-        size: rays per side. By default the training's for `decoded` and `latents`, at least 64 for the others.
+        size: rays per side. By default the training's for `decoded` and `latents`, at least 64 for the others, where
+            normals are means over the footprints of the training's rays.
         pixels: height of the pictures; by default what the decoder makes, times a whole number that makes it 256.
         shade: brightness of the background behind decoded views, 0 to 1.
 
@@ -200,6 +201,10 @@ def _frames(
         }
         if solid:
             views = render_views(scene, part, solid_size, normals="normals" in solid)
+            if size is None and views.normals is not None and scene.size < solid_size:
+                # Training sees means over its rays' footprints; what the gradient of a density does below is noise.
+                means = resize(views.normals, scene.size)
+                views = dataclasses.replace(views, normals=resize(means, solid_size))
             # Enlarged before they are coloured: colours in between two depths need not belong to one in between.
             views = views.map(lambda x, to=pixels: resize(x, to))
             pictures.update({name: colour(scene, views, name, span) for name in solid})
