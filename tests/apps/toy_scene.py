@@ -12,9 +12,6 @@ from ldp_fast.nerf import Cameras, LatentRenderer, RenderOutput
 
 from ..nerf.scenes import Torus
 
-# What stands behind the torus: the decoder makes grey of it.
-BEHIND = 0.0
-
 
 class SolidTorus(Torus):
     """With normals, which point outwards."""
@@ -28,12 +25,13 @@ class SolidTorus(Torus):
 
 
 class ToyScene:
-    """What pictures ask of a scene. Front is red, back is cyan: the decoded red is grey + sin-like channels."""
+    """What pictures ask of a `Scene`."""
 
     def __init__(self, size: int = 8, field: torch.nn.Module | None = None) -> None:
         self.field: Any = field or SolidTorus()
-        self.renderer = LatentRenderer(self.field, background=torch.full((4,), BEHIND), steps_per_ray=64).eval()
+        self.renderer = LatentRenderer(self.field, background=torch.zeros(4), steps_per_ray=64).eval()
         self.size, self.step = size, 7
+        self.background, self.refined, self.supersample = None, False, 1
         self.orbit = {"elevation": 20.0, "radius": 3.6, "fov": 40.0}
         self.rendered: list[int] = []
         self.decoded: list[int] = []

@@ -46,7 +46,7 @@ def write_mp4(path: pathlib.Path, frames: Iterable[Any], fps: int = 25) -> None:
     """
     require_mp4()
     import av
-    from av.video.reformatter import ColorPrimaries, Colorspace, ColorRange, ColorTrc
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
     # The index can be moved to the front only in a file; the finished one is then put in place at once.
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UsageError
-from ...nerf import Cameras
+from ...nerf import Cameras, LearnedBackground
 
 if TYPE_CHECKING:
     from .scene import Scene
@@ -80,21 +80,25 @@ class DepthRange:
 def render_views(
     scene: Scene, cameras: Cameras, size: int, *, normals: bool = False, shade: float = 0.5, rays: int = RAYS
 ) -> Views:
-    """`Scene.render` with bounded memory: not more than `rays` at once, a large view tile by tile.
+    """`Scene.render` in bounded memory: not more than `rays` at once, a large view in tiles (but not before a texture).
 
     Args:
         scene: what to render.
         cameras: V of them.
-        size: rays per side.
+        size: latents per side (refined: pixels), each of as many rays as in training.
         normals: whether to render normals too.
         shade: brightness of the background, 0 to 1.
         rays: how many are marched at once.
     """
-    if size * size <= rays:
-        count = rays // (size * size)
+    # Several rays make one latent of the embedded model.
+    factor = 1 if scene.refined else scene.supersample
+    # A texture is stretched over whatever is rendered, so that a tile would show all of it.
+    whole = isinstance(scene.background, LearnedBackground)
+    if whole or (size * factor) ** 2 <= rays:
+        count = max(1, rays // (size * factor) ** 2)
         parts = [cameras[i : i + count] for i in range(0, len(cameras), count)]
         return _concatenate([Views.of(scene.render(x, size, normals=normals, shade=shade)) for x in parts], 0)
-    tile = math.ceil(size / math.ceil(size / math.isqrt(rays)))
+    tile = math.ceil(size / math.ceil(size / max(1, math.isqrt(rays) // factor)))
     starts = range(0, size, tile)
     views = []
     for camera in cameras:
