@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,10 +52,10 @@ class Views:
         """From a `RenderOutput`."""
         return cls(out.latents.float(), out.opacity.float(), out.depth.float(), out.normals)
 
-    def map(self, function: Any) -> Views:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Views:
         """A function of one picture applied to each."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Views(*(None if value is None else function(value) for value in values))
+        normals = None if self.normals is None else function(self.normals)
+        return Views(function(self.latents), function(self.opacity), function(self.depth), normals)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,5 +239,8 @@ def _heat(values: Tensor) -> Tensor:
 
 
 def _concatenate(views: Sequence[Views], dimension: int) -> Views:
-    values = ([getattr(view, field.name) for view in views] for field in dataclasses.fields(Views))
-    return Views(*(None if column[0] is None else torch.cat(column, dimension) for column in values))
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(view, name) for view in views], dimension)
+
+    normals = None if views[0].normals is None else joined("normals")
+    return Views(joined("latents"), joined("opacity"), joined("depth"), normals)
