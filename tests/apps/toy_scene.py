@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class ToyScene:
         self.field: Any = field or SolidTorus()
         self.renderer = LatentRenderer(self.field, background=torch.zeros(4), steps_per_ray=64).eval()
         self.size, self.step = size, 7
+        self.display_size, self.prior = size, SimpleNamespace(device=torch.device("cpu"))
         self.background, self.refined, self.supersample = None, False, 1
         self.orbit = {"elevation": 20.0, "radius": 3.6, "fov": 40.0}
         self.rendered: list[int] = []

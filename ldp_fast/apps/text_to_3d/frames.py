@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,7 @@ def render_frames(
         scene: what to render.
         cameras: V of them.
         channels: some of `CHANNELS` (see `colour`); depth has one range for all views.
-        size: rays per side. By default the training's for `decoded` and `latents`, at least 64 for the others, where
+        size: latents per side. By default the scene's `display_size`, at least 64 for depth, opacity and normals, where
             normals are means over the footprints of the training's rays.
         pixels: height of the pictures; by default what the decoder makes, times a whole number that makes it 256.
         shade: brightness of the background behind decoded views, 0 to 1.
@@ -187,7 +188,7 @@ def render_frames(
 def _frames(
     scene: Scene, cameras: Cameras, channels: tuple[str, ...], size: int | None, pixels: int | None, shade: float
 ) -> Iterator[Tensor]:
-    flat_size, solid_size = size or scene.size, size or max(SOLID_SIZE, scene.size)
+    flat_size, solid_size = size or scene.display_size, size or max(SOLID_SIZE, scene.display_size)
     solid = [name for name in channels if name in SOLID]
     flat = [name for name in channels if name not in SOLID]
     span = _depth_range(scene, cameras) if "depth" in solid else None
@@ -210,7 +211,7 @@ def _frames(
                 means = resize(views.normals, scene.size)
                 views = dataclasses.replace(views, normals=resize(means, solid_size))
             # Enlarged before they are coloured: colours in between two depths need not belong to one in between.
-            views = views.map(lambda x, to=pixels: resize(x, to))
+            views = views.map(functools.partial(resize, pixels=pixels))
             pictures.update({name: colour(scene, views, name, span) for name in solid})
         yield from torch.cat([pictures[name].cpu() for name in channels], dim=3).clamp(0, 1)
 

@@ -6,6 +6,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -23,6 +24,8 @@ GRIDS = {"views.png": "decoded", "depth.png": "depth", "opacity.png": "opacity",
 # Eight around and one from above.
 VIEWS = 9
 FRAMES, FPS = 128, 25
+# Pixels per side: a GIF compresses badly.
+GIF_LARGEST = 512
 
 
 def write_pictures(
@@ -73,12 +76,17 @@ def write_turntable(
     Returns:
         What was written. Without PyAV the MP4 is not among it, and a line on stderr says so.
     """
+    from PIL import Image
+
     cameras = trajectory("orbit", frames, **scene.orbit)
-    pictures = render_frames(scene, cameras)
+    # On a CPU the decoder takes nearly all of a film's time, and four times as long for twice the latents per side.
+    fast = scene.refined or scene.prior.device.type != "cpu"
+    pictures = render_frames(scene, cameras, size=scene.display_size if fast else scene.size)
     shown = tqdm(pictures, total=frames, desc="turntable", unit="view", disable=not progress)
     pixels = [files.to_pixels(picture[None])[0] for picture in shown]
     written = [folder / "turntable.gif"]
-    write_gif(written[0], pixels[::2], max(1, fps // 2))
+    every = -(-pixels[0].shape[0] // GIF_LARGEST)
+    write_gif(written[0], [np.asarray(Image.fromarray(x).reduce(every)) for x in pixels[::2]], max(1, fps // 2))
     try:
         require_mp4()
     except (ModuleNotFoundError, UsageError) as error:

@@ -60,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(CHANNELS)}; several stand side by side (default: decoded)",
     )
     look.add_argument(
-        "--size", type=int, metavar="S", help="rays per side (default: the training's; 64 for depth, normals, opacity)"
+        "--size",
+        type=int,
+        metavar="S",
+        help="latents per side (default: twice the training's; 64 for depth, normals, opacity)",
     )
     look.add_argument(
         "--pixels", type=int, metavar="P", help="height of the pictures (default: the decoder's, enlarged to 256)"
