@@ -153,7 +153,8 @@ def _dispatch(argv: list[str]) -> int:
         print(f"ldp-fast {__version__}")
         return 0
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        # What has spaces is a prompt without a command, not a mistyped command.
+        nearest = [] if " " in name else difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"expected one of {', '.join(COMMANDS)}"
         kind = "option" if name.startswith("-") else "command"
         raise UsageError(f"unknown {kind} {name!r}: {hint} (see ldp-fast --help)")
