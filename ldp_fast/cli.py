@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
     "synthesize": ("ldp_fast.apps.image_synthesis", "make an image from a prompt, by optimising a latent"),
     "ablate": ("ldp_fast.apps.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
+    "render": ("ldp_fast.apps.text_to_3d.render", "make a film or pictures of a run's object, along a trajectory"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 
@@ -31,10 +32,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXTRAS = {
     "PIL": "apps",
     "accelerate": "diffusers",
+    "av": "apps",
     "diffusers": "diffusers",
     "matplotlib": "apps",
     "safetensors": "diffusers",
     "scipy": "metrics",
+    "tensorboard": "apps",
     "tqdm": "apps",
     "transformers": "diffusers",
     "viser": "viewer",
@@ -150,7 +153,8 @@ def _dispatch(argv: list[str]) -> int:
         print(f"ldp-fast {__version__}")
         return 0
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        # What has spaces is a prompt without a command, not a mistyped command.
+        nearest = [] if " " in name else difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"expected one of {', '.join(COMMANDS)}"
         kind = "option" if name.startswith("-") else "command"
         raise UsageError(f"unknown {kind} {name!r}: {hint} (see ldp-fast --help)")
