@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from ldp_fast import cli
+from ldp_fast.apps.options import load_prior
 from ldp_fast.apps.text_to_3d import retrieval, sweep, sweep_table
+from ldp_fast.errors import UsageError
 from ldp_fast.zoo.captions import random_prompts
 
 from .sweep_stand_ins import Loader, Runner
@@ -25,12 +27,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = "# colours\n\na red cube\n  a green   torus \n"
 
 
+def without_measuring(*args: Any, **kwargs: Any) -> Any:
+    """`evaluate_r_precision`'s place where its seconds are not what is tested."""
+    raise UsageError("not in this test")
+
+
 @pytest.fixture
 def start(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the command on two prompts with a runner of ours in place of the real one."""
+    """Runs the command on two prompts with a runner of ours in place of the real one, and with no R-Precision."""
     (tmp_path / "prompts.txt").write_text(PROMPTS)
-    evaluate = functools.partial(retrieval.evaluate_r_precision, load=Loader())
-    monkeypatch.setattr(sweep_table, "evaluate_r_precision", evaluate)
+    monkeypatch.setattr(sweep_table, "evaluate_r_precision", without_measuring)
+    monkeypatch.setattr(sweep, "load_prior", load_once)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -42,6 +49,16 @@ def start(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return run
 
 
+PRIORS: dict[str, Any] = {}
+
+
+def load_once(configuration: dict[str, Any]) -> Any:
+    name = configuration["model"]
+    if name not in PRIORS:
+        PRIORS[name] = load_prior(configuration)
+    return PRIORS[name]
+
+
 def statuses(folder: pathlib.Path) -> dict[str, str]:
     return {job["folder"]: job["status"] for job in json.loads((folder / "jobs.json").read_text())["jobs"]}
 
@@ -51,8 +68,10 @@ ONE = ("--method", "latent-nerf")
 
 
 def test_every_combination_is_made_once_and_the_table_says_how(
-    start: Callable, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+    start: Callable, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    evaluate = functools.partial(retrieval.evaluate_r_precision, load=Loader())
+    monkeypatch.setattr(sweep_table, "evaluate_r_precision", evaluate)
     runner = Runner()
     assert start(runner, *BOTH, "--losses", "lsd", "full", "--seeds", "0", "3", "--steps", "9") == 0
     assert len(runner.calls) == 16 == len(set(runner.calls))
@@ -149,7 +168,10 @@ def test_prompts_that_look_alike_have_folders_of_their_own(start: Callable, tmp_
     assert len(set(runner.calls)) == 4 and runner.calls[0] == "a-red-cube-latent-nerf-seed0"
 
 
-def test_r_precision_that_cannot_be_measured_is_said(start: Callable, tmp_path: pathlib.Path) -> None:
+def test_r_precision_that_cannot_be_measured_is_said(
+    start: Callable, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_table, "evaluate_r_precision", retrieval.evaluate_r_precision)
     assert start(Runner(), *ONE, "--clip", "/nowhere/clip") == 0
     assert "R-Precision could not be measured: clip: could not load" in (tmp_path / "out" / "table.md").read_text()
     assert json.loads((tmp_path / "out" / "table.json").read_text())["jobs"][0]["hits"] is None
@@ -244,17 +266,18 @@ def test_errors_are_one_line(
 
 
 WORKER = """
-import functools, sys, time
+import sys, time
 from ldp_fast import cli
-from ldp_fast.apps.text_to_3d import retrieval, sweep, sweep_table
-from tests.apps.sweep_stand_ins import Loader, Runner
+from ldp_fast.apps.text_to_3d import sweep, sweep_table
+from tests.apps.sweep_stand_ins import Runner
+from tests.apps.test_sweep import without_measuring
 
 def fail(configuration):
     time.sleep({slow})
     return FloatingPointError("a loss is NaN") if configuration["prompt"] == "a red cube" and {failing} else None
 
 sweep.run_text_to_3d = Runner(fail)
-sweep_table.evaluate_r_precision = functools.partial(retrieval.evaluate_r_precision, load=Loader())
+sweep_table.evaluate_r_precision = without_measuring
 code = cli.main(sys.argv[1:])
 print("made", *sweep.run_text_to_3d.calls)
 sys.exit(code)

@@ -250,8 +250,9 @@ def _with_status(jobs: Sequence[Job], store: JobStore, *statuses: str) -> list[s
 
 
 def _release_memory() -> None:
+    """Gives back what the last job held on the GPU, which errors keep in cycles."""
     import torch
 
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
