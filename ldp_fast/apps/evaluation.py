@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .text_to_3d.jobs import read_prompts
-from .text_to_3d.retrieval import ELEVATION, OPENAI, evaluate_r_precision
+from .text_to_3d.retrieval import OPENAI, evaluate_r_precision
 
 EXAMPLES = """\
 examples:
@@ -51,9 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--elevation",
         nargs=2,
         type=float,
-        default=list(ELEVATION),
         metavar=("LOW", "HIGH"),
-        help="of the random cameras, degrees (default: -5 55)",
+        help="of the random cameras, degrees (default: what each run was trained from)",
     )
     retrieval.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
 
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         distractors=args.distractors,
         clip=args.clip,
         pool=pool,
-        elevation=(args.elevation[0], args.elevation[1]),
+        elevation=args.elevation and (args.elevation[0], args.elevation[1]),
         device=args.device,
     )
     print(as_markdown(found))
@@ -105,10 +104,11 @@ def as_markdown(found: dict[str, Any]) -> str:
     if found["truth"]:
         lines.append(["renders of the truth", "", "", str(found["truth"]["objects"]), percent(found["truth"])])
     table = markdown_table(["method", "losses", "λ1, λ2, λ3", "objects", "R-Precision"], lines)
-    low, high = protocol["elevation"]
+    low, high = protocol["elevation"] or (None, None)
+    heights = "elevation as in training" if low is None else f"elevation {low:g}° to {high:g}°"
     repetitions = max(len(row["repetitions"]) for row in found["rows"])
     text = (
-        f"One view of each object from a random camera (any azimuth, elevation {low:g}° to {high:g}°); CLIP "
+        f"One view of each object from a random camera (any azimuth, {heights}); CLIP "
         f"`{protocol['clip']}` has to prefer the object's prompt to {protocol['distractors']} others, drawn for each "
         f"view from {protocol['pool']}. Mean ± standard deviation over {repetitions} repetitions (seeds of the runs × "
         f"{len(protocol['seeds'])} seeds of cameras and distractors)."

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 
+from ldp_fast.apps.text_to_3d.configuration import read_configuration, write_configuration
 from ldp_fast.nerf import Cameras
 from ldp_fast.zoo import world
 from ldp_fast.zoo.captions import scene_of
@@ -22,7 +22,7 @@ from ldp_fast.zoo.captions import scene_of
 def leave_run(folder: pathlib.Path, configuration: dict[str, Any], status: str = "finished", step: int = 7) -> None:
     """The files of a run that a sweep and an evaluation read."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(configuration))))
+    write_configuration(folder, configuration)
     (folder / "run.json").write_text(json.dumps({"status": status, "step": step, "seconds_per_step": 0.1}))
     Image.fromarray(np.full((16, 32, 3), 90, np.uint8)).save(folder / "views.png")
 
@@ -54,7 +54,7 @@ class TrueScene:
         scene = scene_of(prompt)
         assert scene is not None
         self.orbit = {"elevation": 15.0, "radius": world.CAMERA_RADIUS, "fov": 40.0}
-        self.scene, self.prior = scene, SimpleNamespace(device=torch.device("cpu"))
+        self.scene = scene
 
     def render(self, cameras: Cameras) -> SimpleNamespace:
         x, y, z = (float(value) for value in cameras.poses[0, :3, 3])
@@ -78,4 +78,4 @@ class Loader:
 
     def __call__(self, folder: pathlib.Path, device: str | None = None) -> TrueScene:
         self.calls += 1
-        return TrueScene(self.shown(yaml.safe_load((folder / "config.yaml").read_text())))
+        return TrueScene(self.shown(read_configuration(folder)))

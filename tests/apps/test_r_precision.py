@@ -24,7 +24,9 @@ def configuration(prompt: str, losses: str = "full", *, seed: int = 0, method: s
         "prompt": prompt,
         "method": method,
         "seed": seed,
+        "steps": 7,
         "model": "primitives",
+        "cameras": {"elevation": [-5.0, 55.0]},
         "settings": {"lambda_fm": 0.1 * on, "lambda_kl": 0.1 * on, "lambda_lsd": 1.0, "guidance_scale": 5.0},
     }
 
@@ -64,6 +66,9 @@ def test_views_are_paired_over_the_rows_and_differ_over_prompts_and_seeds(tmp_pa
         views.setdefault((made["prompt"], made["seed"]), set()).add(seen)
     assert all(len(seen) == 1 for seen in views.values())
     assert len(set.union(*views.values())) == len(PROMPTS) * 2
+    lower = evaluate_r_precision(tmp_path, seeds=[0], elevation=(-30.0, -20.0), load=Loader())
+    assert all(-30 <= view["elevation"] <= -20 for made in lower["objects"] for view in made["views"])
+    assert "elevation -30° to -20°" in as_markdown(lower) and "elevation as in training" in as_markdown(found)
     angles = [(v["azimuth"], v["elevation"]) for made in found["objects"] for v in made["views"]]
     assert all(0 <= a <= 360 and -5 <= e <= 55 for a, e in angles)
     assert max(a for a, _ in angles) - min(a for a, _ in angles) > 180
@@ -143,6 +148,6 @@ def test_errors_of_a_folder(tmp_path: pathlib.Path) -> None:
         evaluate_r_precision(tmp_path, pool=["a red cube", "a red torus"], load=Loader())
     with pytest.raises(UsageError, match="clip: could not load '/nowhere/clip'"):
         evaluate_r_precision(tmp_path, clip="/nowhere/clip", load=Loader())
-    (tmp_path / "run" / "config.yaml").write_text("prompt: a red cube\n")
-    with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no method, model, seed, settings"):
+    (tmp_path / "run" / "config.yaml").write_text("prompt: a red cube\nformat: 1\n")
+    with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no method"):
         evaluate_r_precision(tmp_path, load=Loader())

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import UsageError
 from .. import files
+from .configuration import fingerprint
 
 # What is compared, by the terms that stay on.
 LOSSES = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
@@ -140,7 +141,7 @@ class JobStore:
             record = self.read(job.name)
             if made and not record:
                 raise UsageError(f"{self.folder / job.name} was not made by this sweep: choose another --out")
-            if record and record["configuration"] != files.plain(job.configuration):
+            if record and fingerprint(record["configuration"]) != fingerprint(job.configuration):
                 names = ", ".join(differences(record["configuration"], files.plain(job.configuration)))
                 raise UsageError(
                     f"{self.folder / job.name} holds this job with other settings ({names}): choose another --out, or "

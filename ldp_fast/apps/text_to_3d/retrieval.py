@@ -20,12 +20,11 @@ from ...metrics import ClipScorer, r_precision
 from ...nerf import Cameras
 from ...zoo import captions, world
 from .. import files
+from .configuration import read_configuration
 from .jobs import LOSSES, differences, run_status
 from .scene import load_scene
 
 OPENAI = "openai/clip-vit-base-patch32"
-# Degrees: what the embedded model's world is seen from, and what objects are usually looked at from.
-ELEVATION = (-5.0, 55.0)
 View = tuple[float, float]
 
 
@@ -35,18 +34,7 @@ def find_runs(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: there is none, or one's `config.yaml` is damaged.
     """
-    import yaml
-
-    found = {}
-    for path in sorted(folder.glob("*/config.yaml")):
-        try:
-            configuration = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-        missing = {"prompt", "method", "seed", "model", "settings"} - set(configuration or {})
-        if missing:
-            raise UsageError(f"{path} is damaged: it has no {', '.join(sorted(missing))}")
-        found[path.parent.name] = configuration
+    found = {path.parent.name: read_configuration(path.parent) for path in sorted(folder.glob("*/config.yaml"))}
     if not found:
         raise UsageError(f"{folder} holds no runs of text-to-3d (folders with config.yaml)")
     return found
@@ -59,7 +47,7 @@ def evaluate_r_precision(
     distractors: int = 99,
     clip: str | None = None,
     pool: Sequence[str] | None = None,
-    elevation: tuple[float, float] = ELEVATION,
+    elevation: View | None = None,
     device: str | None = None,
     load: Callable[..., Any] = load_scene,
 ) -> dict[str, Any]:
@@ -74,7 +62,7 @@ def evaluate_r_precision(
         distractors: how many a view.
         clip: what `ClipScorer.from_pretrained` takes; None chooses.
         pool: where distractors come from. None: the folder's prompts, and for the embedded model its world's captions.
-        elevation: range of the cameras, degrees.
+        elevation: range of the cameras, degrees. None: what each run was trained from, without views from overhead.
         device: of rendering and CLIP; None chooses.
         load: `load_scene`, or what takes its place.
 
@@ -90,7 +78,7 @@ def evaluate_r_precision(
         raise UsageError(f"--distractors: expected at least 1, got {distractors}")
     if min(seeds) < 0:
         raise UsageError(f"--seeds: expected at least 0, got {min(seeds)}")
-    if not -90 <= elevation[0] <= elevation[1] <= 90:
+    if elevation is not None and not -90 <= elevation[0] <= elevation[1] <= 90:
         raise UsageError(f"--elevation: expected -90 <= LOW <= HIGH <= 90, got {elevation[0]:g} {elevation[1]:g}")
     every = find_runs(folder)
     runs = {name: c for name, c in every.items() if run_status(folder / name).get("status") == "finished"}
@@ -106,9 +94,8 @@ def evaluate_r_precision(
             f"--distractors: {distractors} and the right one were asked for, but there are {different} different "
             f"prompts; give more of them with --prompts FILE, or fewer --distractors"
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     clip = clip or (next(iter(runs.values()))["model"] if embedded else OPENAI)
-    scorer = ClipScorer.from_pretrained(clip, device)
+    scorer = ClipScorer.from_pretrained(clip, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     objects: list[dict[str, Any]] = []
     images: list[torch.Tensor] = []
@@ -125,7 +112,7 @@ def evaluate_r_precision(
             "seeds": seeds,
             "distractors": distractors,
             "clip": clip,
-            "elevation": list(elevation),
+            "elevation": elevation and list(elevation),
             "pool": different,
         },
         "rows": _rows(runs, objects),
@@ -148,10 +135,11 @@ def _draw(configuration: dict[str, Any], seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
 
 
-def random_view(configuration: dict[str, Any], seed: int, elevation: View) -> View:
+def random_view(configuration: dict[str, Any], seed: int, elevation: View | None) -> View:
     """Azimuth (any) and elevation, in degrees."""
+    low, high = elevation or configuration["cameras"]["elevation"]
     rng = np.random.default_rng(_draw(configuration, seed, "view"))
-    return round(float(rng.uniform(0, 360)), 3), round(float(rng.uniform(*elevation)), 3)
+    return round(float(rng.uniform(0, 360)), 3), round(float(rng.uniform(low, high)), 3)
 
 
 def _views(
@@ -159,7 +147,7 @@ def _views(
     name: str,
     views: Sequence[View],
     seeds: Sequence[int],
-    device: str,
+    device: str | None,
     load: Callable[..., Any],
 ) -> list[torch.Tensor]:
     """Decoded views `[3, H, W]` of a run, one a seed, from `DIR/evaluation/`; what is missing there is rendered."""
@@ -179,7 +167,7 @@ def _views(
         for i in missing:
             for old in paths[i].parent.glob(f"{name}-view{seeds[i]}-*.png"):
                 old.unlink()
-            camera = Cameras.orbit(*views[i], orbit["radius"], orbit["fov"]).to(scene.prior.device)
+            camera = Cameras.orbit(*views[i], orbit["radius"], orbit["fov"])
             files.save_png(paths[i], scene.decode(scene.render(camera).latents)[0])
     # Always from the files, so that a view judged again is the very same.
     arrays = [np.array(Image.open(path).convert("RGB")) for path in paths]
@@ -212,7 +200,7 @@ def _truth(
     scorer: ClipScorer,
     runs: dict[str, dict[str, Any]],
     seeds: Sequence[int],
-    elevation: tuple[float, float],
+    elevation: View | None,
     pool: Sequence[str],
     distractors: int,
 ) -> dict[str, Any] | None:

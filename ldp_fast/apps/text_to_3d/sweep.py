@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import os
 import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ...errors import UsageError
 from ...zoo.captions import random_prompts
@@ -29,14 +30,7 @@ examples:
 
 The same command again continues: what is finished is kept, what was interrupted goes on, what failed is tried again.
 """
-# What the sweep decides itself, or what makes no sense for many objects.
-OWN = {"--method", "--seed", "--out", "--resume", "--overwrite", "--preview", "--viewer", "--profile", "--help"}
 Runner = Callable[..., int]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,42 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where to; one folder a job")
     jobs = parser.add_argument_group(
-        "jobs", "each prompt is made with each method, each choice of losses and each seed"
+        "jobs", "each prompt is made with each --method, each --losses and each of --seeds"
     )
-    jobs.add_argument("--method", nargs="+", required=True, metavar="METHOD", help="one or several of text-to-3d's")
-    jobs.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
     jobs.add_argument(
         "--losses",
         nargs="+",
         default=["full"],
-        metavar="LOSSES",
-        help=f"{', '.join(LOSSES)}: terms that are on; what is off has λ = 0 (default: full)",
+        metavar="L",
+        help=f"{', '.join(LOSSES)}: the terms that are on; λ is 0 for the others (default: full)",
     )
     jobs.add_argument(
         "--random-prompts", type=int, metavar="N", help="in place of a file: N prompts of the embedded model's world"
     )
-    jobs.add_argument("--prompt-seed", type=int, default=0, metavar="SEED", help="of the random prompts (default: 0)")
+    jobs.add_argument("--prompt-seed", type=int, default=0, metavar="S", help="of the random prompts (default: 0)")
     jobs.add_argument("--clip", metavar="MODEL", help="CLIP that judges at the end (default: the embedded model's own)")
-    for group, actions in _passed_on():
-        title = "each object" if group.title == "options" else group.title
-        target = parser.add_argument_group(title, group.description)
-        for action in actions:
-            target._add_action(action)
-
-
-def _text_to_3d() -> argparse.ArgumentParser:
-    single = _Parser(add_help=False)
-    command.add_arguments(single)
-    return single
-
-
-def _passed_on() -> list[tuple[Any, list[argparse.Action]]]:
-    found = []
-    for group in _text_to_3d()._action_groups:
-        actions = [a for a in group._group_actions if a.option_strings and not OWN.intersection(a.option_strings)]
-        if actions:
-            found.append((group, actions))
-    return found
+    command.add_run_arguments(parser, methods=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     store.check(jobs)
     _check_words(prompts, jobs[0].configuration)
     _release_memory()
-    code = run_jobs(jobs, store, run_text_to_3d, rank, world)
+    with _without_ranks():
+        code = run_jobs(jobs, store, run_text_to_3d, rank, world)
     if code:
         return code
     return finish(jobs, store, lambda: write_table(jobs, store, clip=args.clip), rank, world)
@@ -127,16 +101,13 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
         raise UsageError(f"--losses: expected some of {', '.join(LOSSES)}; got {', '.join(unknown)}")
     if min(args.seeds) < 0:
         raise UsageError(f"--seeds: expected at least 0, got {min(args.seeds)}")
-    shared = {action.dest for _, actions in _passed_on() for action in actions}
-    single = _text_to_3d()
     jobs: list[Job] = []
     for prompt in prompts:
         for method in dict.fromkeys(args.method):
             for seed in dict.fromkeys(args.seeds):
                 made: dict[str, Job] = {}
                 for losses in dict.fromkeys(args.losses):
-                    given = single.parse_args(["--method", method, "--seed", str(seed), "--", prompt.text])
-                    vars(given).update({name: getattr(args, name) for name in shared})
+                    given = argparse.Namespace(**{**vars(args), "prompt": prompt.text, "method": method, "seed": seed})
                     if losses in ("lsd", "lsd-kl"):
                         given.lambda_fm = 0.0
                     if losses in ("lsd", "lsd-fm"):
@@ -169,6 +140,16 @@ def this_rank() -> tuple[int, int]:
     if world > 1 and local.isdecimal() and torch.cuda.is_available():
         torch.cuda.set_device(int(local) % torch.cuda.device_count())
     return rank, world
+
+
+@contextlib.contextmanager
+def _without_ranks() -> Iterator[None]:
+    """Hides the ranks from the runs, which would share the views of one object among them."""
+    hidden = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def run_jobs(jobs: Sequence[Job], store: JobStore, runner: Runner, rank: int = 0, world: int = 1) -> int:
