@@ -67,7 +67,7 @@ def test_no_command_is_help_and_an_error(capsys: pytest.CaptureFixture[str]) -> 
     [
         ("synthesise", "did you mean synthesize?"),
         ("envv", "did you mean env?"),
-        ("a red cube", "expected one of synthesize"),
+        ("a red cube", "expected one of text-to-3d"),
         ("--verbose", "unknown option '--verbose'"),
     ],
 )

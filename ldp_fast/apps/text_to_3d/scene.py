@@ -40,6 +40,7 @@ def _field(method: str, options: Mapping[str, Any], channels: int) -> nn.Module:
             channels,
             density_shift=options["density_shift"],
             density_bias=blob,
+            density_scale=options["density_scale"],
             latent_scale=options["latent_scale"],
         )
     grid = HashGrid(
@@ -122,6 +123,11 @@ class Scene(nn.Module):
         return int(self.configuration["refinement"]["size"]) if self.refined else self.latent_size
 
     @property
+    def display_size(self) -> int:
+        """Latents (refined: pixels) per side of pictures for people: twice the training's, as Latent-NeRF shows them."""
+        return self.size if self.refined else 2 * self.size
+
+    @property
     def orbit(self) -> dict[str, Any]:
         """From where the object shows well: elevation, radius and fov of `Cameras.orbit`."""
         low, high = self.ranges.elevation
@@ -164,14 +170,14 @@ class Scene(nn.Module):
 
         Args:
             cameras: V of them; moved to the scene's device.
-            size: latents (refined: pixels) per side; the training's by default.
+            size: latents (refined: pixels) per side; `display_size` by default.
             normals: whether to render normals too.
             shade: of a grey background, 0 (its darkest) to 1.
 
         Returns:
             RenderOutput; `latents` are RGB [V, 3, H, W] once the field is refined.
         """
-        size = size or self.size
+        size = size or self.display_size
         training = self.training
         self.eval()
         try:

@@ -223,6 +223,8 @@ class Trainer:
         return extra.sum() / self.scene.supersample**2, values
 
     def _encode(self, picture: Tensor) -> Tensor:
+        # The encoder sees what people will see, colours that can be shown; the gradient passes, so that none gets stuck.
+        picture = picture + (picture.detach().clamp(0, 1) - picture.detach())
         pixels = self.scene.latent_size * self.prior.pixels_per_latent
         if picture.shape[-1] != pixels:
             picture = torch.nn.functional.interpolate(picture, (pixels, pixels), mode="bilinear")
