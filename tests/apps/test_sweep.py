@@ -354,7 +354,8 @@ def test_a_small_sweep_end_to_end(tmp_path: pathlib.Path, capsys: pytest.Capture
     ]
     assert all(len(job["hits"]) == 3 for job in table["jobs"]) and len(table["r_precision"]["rows"]) == 2
     views = sorted((tmp_path / "out" / "evaluation").glob("*.png"))
-    assert len(views) == 6 and Image.open(views[0]).size == (128, 128)
+    width, height = Image.open(views[0]).size
+    assert len(views) == 6 and width == height >= 128
     written = (tmp_path / "out" / "evaluation.json").read_bytes()
     capsys.readouterr()
     assert cli.main(["evaluate", "r-precision", str(tmp_path / "out")]) == 0
