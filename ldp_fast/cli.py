@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synthesize": ("ldp_fast.apps.image_synthesis", "make an image from a prompt, by optimising a latent"),
     "ablate": ("ldp_fast.apps.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
     "render": ("ldp_fast.apps.text_to_3d.render", "make a film or pictures of a run's object, along a trajectory"),
+    "sweep": ("ldp_fast.apps.text_to_3d.sweep", "make 3D objects of many prompts, and a table of how good they are"),
+    "evaluate": ("ldp_fast.apps.evaluation", "measure what was made: R-Precision of 3D objects"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 

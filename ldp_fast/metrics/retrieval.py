@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,10 @@ class ClipScorer:
         return F.normalize(self.model.text_projection(pooled), dim=-1)
 
 
+def _itself(caption: str) -> Hashable:
+    return caption
+
+
 def r_precision(
     scorer: ClipScorer,
     images: torch.Tensor,
@@ -87,7 +91,8 @@ def r_precision(
     pool: Sequence[str],
     *,
     distractors: int = 99,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    identity: Callable[[str], Hashable] = _itself,
 ) -> torch.Tensor:
     """For each image: is its own caption nearer than every one of `distractors` others?
 
@@ -95,27 +100,39 @@ def r_precision(
         scorer: the CLIP that judges.
         images: `[B, 3, H, W]` in [0, 1].
         captions: B captions, the right ones.
-        pool: where distractors are drawn from, without replacement and never the right one.
+        pool: where distractors are drawn from, for each image anew, without replacement and never the right one.
         distractors: how many (the paper: 99).
-        seed: of the draw.
+        seed: of the draws; or one an image, so that its draw does not depend on the images before it.
+        identity: what a caption shows. A distractor that shows the same as the right caption would be no mistake, so
+            captions of the same identity are never drawn against each other, and only the first of them is in the pool.
 
     Returns:
         `[B]` bool; its mean is the R-Precision. A tie counts as wrong.
 
     Raises:
-        ValueError: the pool is too small.
+        ValueError: the pool is too small, or there is not a caption or a seed an image.
     """
-    names = list(dict.fromkeys(pool))
-    if len(names) <= distractors:
-        raise ValueError(f"r_precision: pool: expected more than {distractors} different captions, got {len(names)}")
-    index = {name: i for i, name in enumerate(names)}
+    if len(captions) != len(images):
+        raise ValueError(f"r_precision: captions: expected {len(images)}, one an image, got {len(captions)}")
+    if not isinstance(seed, int) and len(seed) != len(images):
+        raise ValueError(f"r_precision: seed: expected one number or {len(images)} of them, got {len(seed)}")
+    shown: dict[Hashable, str] = {}
+    for name in pool:
+        shown.setdefault(identity(name), name)
+    if len(shown) <= distractors:
+        raise ValueError(f"r_precision: pool: expected more than {distractors} different captions, got {len(shown)}")
+    names, index = list(shown.values()), {key: i for i, key in enumerate(shown)}
     features = torch.cat([scorer.text_features(names[i : i + 256]) for i in range(0, len(names), 256)])
     seen = torch.cat([scorer.image_features(x) for x in images.split(64)])
     similarity, own = seen @ features.T, (seen * scorer.text_features(captions)).sum(1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
+    if isinstance(seed, int):
+        generator.manual_seed(seed)
     right = []
     for row, caption in enumerate(captions):
+        if not isinstance(seed, int):
+            generator.manual_seed(seed[row])
         order = torch.randperm(len(names), generator=generator)
-        others = order[order != index.get(caption, -1)][:distractors]
+        others = order[order != index.get(identity(caption), -1)][:distractors]
         right.append(bool(own[row] > similarity[row, others.to(similarity.device)].max()))
     return torch.tensor(right)

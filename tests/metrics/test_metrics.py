@@ -67,3 +67,43 @@ def test_a_missing_clip_is_one_line() -> None:
     with pytest.raises(UsageError, match="clip: could not load") as raised:
         ClipScorer.from_pretrained("/nowhere/clip")
     assert "\n" not in str(raised.value)
+
+
+def test_captions_that_show_the_same_are_no_distractors() -> None:
+    images, captions = numbered(4)
+
+    class Loud(Lookup):
+        """Captions are numbers, and a sign in front says nothing."""
+
+        def text_features(self, captions: list[str]) -> torch.Tensor:
+            return torch.stack([self.eye[abs(int(c))] for c in captions])
+
+    pool = [*captions, *("-" + c for c in captions)]
+    assert not r_precision(Loud(4), images, captions, pool, distractors=7).any(), "the twin ties with the caption"
+    alone = r_precision(Loud(4), images, captions, pool, distractors=3, identity=lambda c: abs(int(c)))
+    assert alone.all()
+    with pytest.raises(ValueError, match="more than 4 different captions, got 4"):
+        r_precision(Loud(4), images, captions, pool, distractors=4, identity=lambda c: abs(int(c)))
+
+
+def test_with_a_seed_an_image_its_draw_does_not_depend_on_the_others() -> None:
+    torch.manual_seed(0)
+    text, pool = torch.nn.functional.normalize(torch.randn(60, 4), dim=1), [str(i) for i in range(60)]
+
+    class Random(Lookup):
+        def image_features(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(text[images[:, 0, 0, 0].long()] + 0.4, dim=1)
+
+        def text_features(self, captions: list[str]) -> torch.Tensor:
+            return text[[int(c) for c in captions]]
+
+    images, captions = numbered(40)
+    seeds = list(range(100, 140))
+    together = r_precision(Random(1), images, captions, pool, distractors=5, seed=seeds)
+    backwards = r_precision(Random(1), images.flip(0), captions[::-1], pool, distractors=5, seed=seeds[::-1])
+    assert torch.equal(together, backwards.flip(0))
+    assert 0 < together.sum() < 40
+    with pytest.raises(ValueError, match="seed: expected one number or 40 of them, got 2"):
+        r_precision(Random(1), images, captions, pool, distractors=5, seed=[1, 2])
+    with pytest.raises(ValueError, match="captions: expected 40, one an image, got 1"):
+        r_precision(Random(1), images, ["0"], pool, distractors=5)

@@ -1,0 +1,63 @@
+"""Prompts of the embedded model's world: which scene a caption asks for, and prompts drawn at random."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+
+import numpy as np
+
+from ..errors import UsageError
+from . import world
+
+_COLOUR, _SHAPE = "|".join(world.COLOURS), "|".join(world.SHAPES)
+_PREFIX = re.compile(r"^(?:an? )?(?:photo|picture|render) of ")
+_VIEW = re.compile(rf"[ ,]+(?:{'|'.join(world.VIEWS)}) view$")
+_FORMS = (
+    ("plain", re.compile(rf"(?:an? )?({_COLOUR}) ({_SHAPE})")),
+    ("striped", re.compile(rf"(?:an? )?({_COLOUR}) ({_SHAPE}) with ({_COLOUR}) stripes")),
+    ("checkered", re.compile(rf"(?:an? )?({_COLOUR}) and ({_COLOUR}) checkered ({_SHAPE})")),
+)
+
+
+def scene_of(caption: str) -> world.Scene | None:
+    """The scene that a caption of this world shows; None for other words.
+
+    Articles, `a photo of` and the view's name show nothing else, checkers are the same in either order of the colours,
+    and stripes or checkers in the solid's own colour are none.
+    """
+    text = " ".join(caption.lower().rstrip(" .").split())
+    text = _VIEW.sub("", _PREFIX.sub("", text))
+    for pattern, form in _FORMS:
+        found = form.fullmatch(text)
+        if found is None:
+            continue
+        if pattern == "plain":
+            return world.Scene(found[2], found[1])
+        first, shape, second = (found[1], found[3], found[2]) if pattern == "checkered" else found.groups()
+        if first == second:
+            return world.Scene(shape, first)
+        if pattern == "checkered":
+            first, second = sorted((first, second), key=list(world.COLOURS).index)
+        return world.Scene(shape, first, pattern, second)
+    return None
+
+
+def identity(caption: str) -> Hashable:
+    """What a caption shows: its scene; of other captions their words. Equal for captions that show the same."""
+    return scene_of(caption) or " ".join(caption.lower().split())
+
+
+def random_prompts(count: int, seed: int) -> list[str]:
+    """`count` different captions of scenes that training saw; the first of them do not depend on the count.
+
+    Raises:
+        UsageError: more than there are.
+    """
+    available = sum(not scene.held_out() for scene in world.all_scenes())
+    if not 1 <= count <= available:
+        raise UsageError(f"--random-prompts: expected 1 to {available} (the captions that training saw), got {count}")
+    rng, found = np.random.default_rng(seed), dict[str, None]()
+    while len(found) < count:
+        found[world.sample_scene(rng).caption()] = None
+    return list(found)
