@@ -72,7 +72,7 @@ FULL: dict[str, dict[str, Any]] = {
 # The embedded model: small pictures of small solids on grey, minutes on two cores.
 EMBEDDED: dict[str, dict[str, Any]] = {
     "latent-nerf": {
-        "steps": 600,
+        "steps": 400,
         "prior": {"guidance_scale": 7.5, "anneal_to": 0.3},
         "supersample": 2,
         "views": 2,
@@ -89,11 +89,11 @@ EMBEDDED: dict[str, dict[str, Any]] = {
         "occupancy": {"resolution": 32, "every": 16, "warm_up": 0},
         "background": {"kind": "greys", "low": 0.42, "high": 0.55},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
-        "regularisers": {"emptiness": [0.0, 0.03, 0.0, 0.5], "opacity": [0.01, 0.01, 0.0, 0.0]},
-        "refinement": {"steps": 150, "size": 128, "views": 1, "learning_rate": 2e-3},
+        "regularisers": {"emptiness": [0.0, 0.03, 0.0, 0.5], "opacity": constant(0.01)},
+        "refinement": {"steps": 120, "size": 128, "views": 1, "learning_rate": 2e-3},
     },
     "jacobian-nerf": {
-        "steps": 600,
+        "steps": 400,
         "prior": {"guidance_scale": 7.5, "anneal_to": 0.3},
         "supersample": 2,
         "views": 2,
@@ -108,7 +108,7 @@ EMBEDDED: dict[str, dict[str, Any]] = {
         "steps_per_ray": 64,
         "background": {"kind": "greys", "low": 0.42, "high": 0.55},
         "optimizer": {"kind": "adamax", "learning_rate": 0.4, "final_rate": 0.1},
-        "regularisers": {"emptiness": [0.0, 0.05, 0.0, 0.5], "opacity": [0.01, 0.01, 0.0, 0.0]},
+        "regularisers": {"emptiness": [0.0, 0.1, 0.2, 0.8], "opacity": constant(0.05)},
     },
 }
 

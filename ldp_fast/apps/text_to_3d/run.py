@@ -12,16 +12,19 @@ import torch
 from tqdm import tqdm
 
 from ...errors import UsageError
-from ...nerf import Cameras
 from .. import files
 from ..interruption import Interruption
 from ..options import load_prior
-from . import checkpoints, distributed
-from .configuration import check, fingerprint, read_configuration, write_configuration
+from . import checkpoints, distributed, pictures
+from .configuration import REGULARISERS, check, fingerprint, read_configuration, write_configuration
+from .log import RunLog
 from .profile import Profile
 from .scene import Scene, checkpoint_steps
 from .trainer import Trainer, untimed
+from .trajectories import TRAJECTORIES
 
+# Steps between two entries of the log.
+LOG_EVERY = 10
 RESULTS = (
     *("views.png", "depth.png", "opacity.png", "normals.png", "turntable.mp4", "turntable.gif", "preview.png"),
     *("mesh.glb", "mesh.obj", "mesh.json", "run.json", "config.yaml"),
@@ -32,6 +35,7 @@ def clear(folder: pathlib.Path) -> None:
     """Removes what an earlier run left: its results, checkpoints and log, and nothing else."""
     paths = [folder / name for name in RESULTS]
     paths += [*folder.glob("checkpoints/step-*.safetensors"), *folder.glob("log/events.out.tfevents.*")]
+    paths += [path for name in TRAJECTORIES for path in folder.glob(f"{name}-*.mp4")]
     for path in paths:
         path.unlink(missing_ok=True)
 
@@ -110,12 +114,17 @@ class _Run:
         self.configuration = trainer.configuration
         self.profile = Profile(trainer.prior) if profile else None
         self.port = viewer
+        self.log = RunLog(folder, trainer.step) if rank == 0 else None
         self.first, self.started, self.saved = trainer.step, time.perf_counter(), -1
 
     def go(self) -> int:
         trainer = self.trainer
         self._record("running")
-        interrupted = self._steps()
+        try:
+            interrupted = self._steps()
+        finally:
+            if self.log:
+                self.log.close()
         if interrupted:
             self._save("interrupted")
             if self.rank == 0:
@@ -146,6 +155,8 @@ class _Run:
                     return True
                 trainer.advance(self.profile.part if self.profile else untimed)
                 bar.update()
+                if self.log and (trainer.step % LOG_EVERY == 0 or trainer.step == trainer.total):
+                    self.log.scalars(trainer.step, self._logged())
                 if trainer.step % 10 == 0:
                     self._report(bar)
                 if trainer.step % every == 0 and trainer.step < trainer.total:
@@ -168,16 +179,31 @@ class _Run:
             )
         bar.set_postfix({name: f"{last[name]:.3g}" for name in ("lsd", "fm", "kl")}, refresh=False)
 
+    def _logged(self) -> dict[str, float]:
+        groups = {"norm_": "gradient_norm/", "lambda_": "weight/", "weight_": "weight/"}
+        found = {}
+        for name, value in {**self.trainer.latest(), **self.trainer.weights()}.items():
+            group = next((prefix for prefix in groups if name.startswith(prefix)), None)
+            if group:
+                found[groups[group] + name.removeprefix(group)] = value
+            elif name in ("lsd", "fm", "kl", *REGULARISERS):
+                found[f"loss/{name}"] = value
+            else:
+                found["gradient_norm/parameters" if name == "gradient_norm" else f"run/{name}"] = value
+        return found
+
     def _write_preview(self) -> None:
-        scene = self.trainer.scene
-        cameras = Cameras.orbit([0.0, 90.0, 180.0, 270.0], **scene.orbit)
-        images = scene.decode(scene.render(cameras).latents).cpu()
-        files.save_png(self.folder / "preview.png", files.contact_sheet(images, 4))
+        picture = pictures.preview(self.trainer.scene)
+        files.save_png(self.folder / "preview.png", picture)
+        if self.log:
+            self.log.image(self.trainer.step, "views", picture)
 
     def _save(self, status: str) -> None:
         trainer = self.trainer
         if self.rank == 0 and trainer.step > 0 and self.saved != trainer.step:
             trainer.save(checkpoints.path_of(self.folder, trainer.step))
+            if self.log:
+                self.log.image(trainer.step, "views", pictures.preview(trainer.scene))
             self.saved = trainer.step
             for step in checkpoint_steps(self.folder)[: -self.configuration["keep"]]:
                 checkpoints.path_of(self.folder, step).unlink(missing_ok=True)
@@ -201,5 +227,13 @@ class _Run:
         files.write_json(self.folder / "run.json", record)
 
     def _finish(self) -> None:
-        torch.cuda.empty_cache()
-        self._write_preview()
+        """Pictures and mesh; what cannot be made is said, and does not take the rest along."""
+        scene = self.trainer.scene.eval()
+        made = [*pictures.write_pictures(scene, self.folder, progress=True)]
+        try:
+            report = export_mesh(scene, self.folder)
+            print(report)
+            made.append(self.folder / "mesh.glb")
+        except UsageError as error:
+            print(f"{self.folder / 'mesh.glb'} is left out: {error}", file=sys.stderr)
+        print(", ".join(str(path) for path in made))
