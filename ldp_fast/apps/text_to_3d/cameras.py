@@ -64,12 +64,7 @@ class CameraRanges:
         def between(limits: Sequence[float], x: float) -> float:
             return limits[0] + (limits[1] - limits[0]) * x
 
-        return (
-            between(self.azimuth, u[1]),
-            between((low, high), u[2]),
-            between(self.radius, u[3]),
-            between(self.fov, u[4]),
-        )
+        return between(self.azimuth, u[1]), between((low, high), u[2]), between(self.radius, u[3]), between(self.fov, u[4])
 
 
 def as_cameras(views: Sequence[tuple[float, float, float, float]], device: torch.device) -> Cameras:
@@ -92,9 +87,7 @@ class EncodedGreys:
     def __init__(self, prior: Any, low: float, high: float, size: int, levels: int = 9):
         _, _, side = prior.latent_shape
         greys = torch.linspace(low, high, levels, device=prior.device)
-        pictures = greys[:, None, None, None].expand(
-            -1, 3, side * _pixels_per_latent(prior), side * _pixels_per_latent(prior)
-        )
+        pictures = greys[:, None, None, None].expand(-1, 3, side * _pixels_per_latent(prior), side * _pixels_per_latent(prior))
         with torch.no_grad():
             encoded = torch.cat([_encode_mean(prior, x) for x in pictures.split(4)])
         # Without the borders, at which convolutions see the padding, a grey has one latent.
