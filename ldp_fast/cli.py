@@ -23,6 +23,7 @@ from .errors import UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "synthesize": ("ldp_fast.apps.image_synthesis", "make an image from a prompt, by optimising a latent"),
     "ablate": ("ldp_fast.apps.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
+    "export": ("ldp_fast.apps.text_to_3d.export", "write a text-to-3D run's object as a textured mesh"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 
@@ -34,8 +35,10 @@ EXTRAS = {
     "matplotlib": "apps",
     "safetensors": "diffusers",
     "scipy": "metrics",
+    "skimage": "mesh",
     "tqdm": "apps",
     "transformers": "diffusers",
+    "trimesh": "mesh",
     "viser": "viewer",
     "yaml": "apps",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import pathlib
 import time
 from typing import Any
@@ -17,8 +16,8 @@ from . import surface as surfaces
 from . import texture as textures
 
 FACES = 20_000
-SMOOTHING = 8
 RESOLUTIONS = (16, 512)
+LARGEST_UNWRAPPED = 250_000  # faces: xatlas takes minutes for more
 TEXTURES = (64, 8192)
 
 
@@ -93,8 +92,8 @@ def export_mesh(
 ) -> MeshReport:
     """Writes the scene's object as a mesh. Nothing is written, or replaced, before all of it is there.
 
-    The surface is where the density has `threshold`, found by marching cubes and moved to where the field itself
-    crosses it; floaters are dropped; colours come from decoded views.
+    The surface is where the density, smoothed a little, has `threshold` (marching cubes). Floaters are dropped, hidden
+    cavities filled, ripples smoothed, faces thinned out; colours come from decoded views.
 
     Args:
         scene: a Scene: field, occupancy, orbit, render, decode, step.
@@ -123,8 +122,9 @@ def export_mesh(
     device = next(scene.field.parameters(), torch.empty(0)).device
     density = surfaces.rendered_density(scene.field, scene.occupancy)
     bound = float(scene.field.bound)
-    found = surfaces.extract_surface(density, bound, resolution, device, threshold)
-    mesh, notes = surfaces.polished(found, faces, SMOOTHING)
+    lattice = surfaces.density_lattice(density, bound, resolution, device)
+    level = surfaces.solid_level(lattice, 2 * bound / (resolution - 1)) if threshold is None else threshold
+    found, mesh, notes = surfaces.clean_mesh(lattice, bound, level, faces)
     coloured, seen, texture, missing = _coloured(scene, mesh, texture)
     report = MeshReport(
         vertices=len(mesh.vertices),
@@ -133,7 +133,7 @@ def export_mesh(
         euler_number=int(mesh.euler_number),
         volume=float(mesh.volume),
         area=float(mesh.area),
-        extents=tuple(float(x) for x in mesh.extents),
+        extents=(float(mesh.extents[0]), float(mesh.extents[1]), float(mesh.extents[2])),
         threshold=found.level,
         automatic_threshold=threshold is None,
         resolution=resolution,
@@ -170,13 +170,16 @@ def _coloured(scene: Any, mesh: Any, size: int) -> tuple[Any, float, int, list[s
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces).astype(np.int64)
     normals = np.asarray(mesh.vertex_normals)
     try:
-        cut = textures.unwrap(vertices, faces, size)
+        cut = textures.unwrap(vertices, faces, size) if len(faces) <= LARGEST_UNWRAPPED else None
+        missing = f"no texture: {len(faces)} faces are too many to unwrap, choose fewer --faces"
     except ModuleNotFoundError:
+        cut, missing = None, "no texture, for xatlas is not installed: pip install xatlas"
+    if cut is None:
         points, directions = (torch.from_numpy(x.astype(np.float32)) for x in (vertices, normals))
         colours, seen = textures.bake(scene, vertices, faces, points, directions)
-        coloured = trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
-        coloured.visual.vertex_colors = files.to_pixels(colours.T[None, :, :, None])[0, :, 0]
-        return coloured, seen, 0, ["no texture, for xatlas is not installed: pip install xatlas"]
+        pixels = files.to_pixels(colours.T[None, :, :, None])[0, :, 0]
+        coloured = trimesh.Trimesh(vertices, faces, vertex_normals=normals, vertex_colors=pixels, process=False)
+        return coloured, seen, 0, [missing]
     texel, triangle, weights = textures.texels(cut, size)
     corners = torch.from_numpy(cut.original[cut.faces])[triangle]
     points, directions = (

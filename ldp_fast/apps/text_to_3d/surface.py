@@ -19,12 +19,13 @@ from ...reference.occupancy import Grid
 
 Density = Callable[[Tensor], Tensor]
 CHUNK = 2**18
+TAUBIN = 8  # iterations
 # A ray that absorbs less than this passes an empty place, whatever the level.
 FAINTEST = 0.05
 KEPT_SHARE = 0.05  # of the largest component's volume: what is smaller floats
 # Standard deviation over the box's half side. Finer than this no view of training can see, so that there a field is
 # noise: without smoothing, a torus learned from 32×32 views has a hundred and fifty tunnels.
-SMOOTHING = 0.025
+SMOOTHING = 0.03
 LARGEST_VOTED = 160  # points along an axis of the lattice that votes for the level: more need gigabytes
 
 
@@ -102,6 +103,8 @@ def density_lattice(density: Density, bound: float, resolution: int, device: tor
 def solid_level(lattice: np.ndarray, spacing: float) -> float:
     """The density at which the object looks solid: where rays from six sides have lost half their light.
 
+    What fills more than half of the box is fog, and densities count from twice the fog's (unless nothing is left then).
+
     A ray that enters along an axis has lost half of what it will lose at a point; the density there, but no more than
     half of the highest along the ray (so that an even density is cut at its edge and not in its depth), is the ray's
     vote. Counted are the rays that end opaque (the most opaque ones, if none does). Where rays meet the surface
@@ -115,6 +118,24 @@ def solid_level(lattice: np.ndarray, spacing: float) -> float:
     Raises:
         UsageError: no ray absorbs anything.
     """
+    stride = -(-len(lattice) // LARGEST_VOTED)
+    lattice, spacing = lattice[::stride, ::stride, ::stride], stride * spacing
+    fog = 2 * float(np.median(lattice))
+    opacity, vote = _votes(np.maximum(lattice - fog, 0), spacing)
+    if opacity.max(initial=0.0) < FAINTEST:
+        fog = 0.0
+        opacity, vote = _votes(lattice, spacing)
+    highest = float(opacity.max(initial=0.0))
+    if highest < FAINTEST:
+        raise UsageError(
+            f"the field is empty: the most opaque ray through it absorbs {100 * highest:.2g} %, and a surface needs "
+            f"{100 * FAINTEST:g} %; train longer, or choose another --checkpoint"
+        )
+    return fog + float(np.quantile(vote[opacity > min(0.5, 0.5 * highest)], 0.25))
+
+
+def _votes(lattice: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Opacity and vote of every ray along an axis that meets anything (see `solid_level`)."""
     opacities, votes = [], []
     for axis in range(3):
         for direction in (1, -1):
@@ -131,52 +152,38 @@ def solid_level(lattice: np.ndarray, spacing: float) -> float:
             there = rays[after - 1, column] * (1 - part) + rays[after, column] * part
             votes.append(np.minimum(there, 0.5 * rays.max(0)))
             opacities.append(opacity)
-    opacity, vote = np.concatenate(opacities), np.concatenate(votes)
-    highest = float(opacity.max(initial=0.0))
-    if highest < FAINTEST:
-        raise UsageError(
-            f"the field is empty: the most opaque ray through it absorbs {100 * highest:.2g} %, and a surface needs "
-            f"{100 * FAINTEST:g} %; train longer, or choose another --checkpoint"
-        )
-    return float(np.quantile(vote[opacity > min(0.5, 0.5 * highest)], 0.25))
+    return np.concatenate(opacities), np.concatenate(votes)
 
 
-def extract_surface(
-    density: Density, bound: float, resolution: int, device: torch.device, level: float | None = None
-) -> Surface:
-    """The surface of the box's content, closed at the box's sides, without floaters and hidden cavities.
+def cut_surface(lattice: np.ndarray, bound: float, level: float, smoothing: float = SMOOTHING) -> Surface:
+    """The surface at a density, closed at the box's sides, without floaters and hidden cavities.
 
     Args:
-        density: [S, 3] world coordinates -> [S].
+        lattice: [R, R, R] densities, from one end of the box to the other.
         bound: half the side of the box.
-        resolution: points of the lattice along an axis.
-        device: where `density` wants its positions.
-        level: density of the surface; None: `solid_level`.
+        level: density of the surface.
+        smoothing: standard deviation of a Gaussian over the lattice, over `bound`.
 
     Raises:
-        UsageError: nothing reaches the level, or densities are not finite.
+        UsageError: nothing reaches the level.
     """
     from scipy import ndimage
     from skimage import measure
 
-    lattice = density_lattice(density, bound, resolution, device)
-    spacing = 2 * bound / (resolution - 1)
-    stride = -(-resolution // LARGEST_VOTED)
-    thinned = lattice[::stride, ::stride, ::stride]
-    automatic = solid_level(thinned, stride * spacing) if level is None else level
     highest = float(lattice.max())
-    if highest <= automatic:
-        raise UsageError(f"--threshold: expected less than the highest density, {highest:.4g}; got {automatic:g}")
+    if highest <= level:
+        raise UsageError(f"--threshold: expected less than the highest density, {highest:.4g}; got {level:g}")
+    spacing = 2 * bound / (len(lattice) - 1)
     # Cut off above, for densities grow by factors from point to point; even densities then end at their edge.
-    values = np.clip(lattice / (2 * automatic), 0.0, 1.0)
+    values = np.clip(lattice / (2 * level), 0.0, 1.0)
     # A shell of emptiness closes the surface at the box; inside, what nobody can see is filled.
-    values = ndimage.gaussian_filter(np.pad(values, 1), SMOOTHING * bound / spacing, mode="constant") - 0.5
+    values = ndimage.gaussian_filter(np.pad(values, 1), smoothing * bound / spacing, mode="constant") - 0.5
     solid = values > 0
     for axis in range(3):
         np.moveaxis(solid, axis, 0)[[0, -1]] = False
     if not solid.any():
         raise UsageError(
-            f"the field is empty: nowhere is its density above {automatic:.4g} over more than a point of the lattice; "
+            f"the field is empty: nowhere is its density above {level:.4g} over more than a point of the lattice; "
             f"train longer, choose another --checkpoint, or lower --threshold"
         )
     solid = ndimage.binary_fill_holes(solid)
@@ -186,7 +193,7 @@ def extract_surface(
     # A surface that leaves the box is cut flat, a hair outside of the lattice so that its vertices do not coincide.
     limit = bound + 1e-3 * spacing
     vertices = np.clip((found.astype(np.float64) - 1) * spacing - bound, -limit, limit)
-    return _largest(vertices, faces.astype(np.int64), automatic)
+    return _largest(vertices, faces.astype(np.int64), level)
 
 
 def _largest(vertices: np.ndarray, faces: np.ndarray, level: float) -> Surface:
@@ -229,35 +236,54 @@ def signed_volumes(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return (a * np.cross(b, c)).sum(1) / 6
 
 
-def polished(surface: Surface, faces: int, smoothing: int) -> tuple[Any, list[str]]:
-    """The surface as a trimesh.Trimesh, without marching cubes' ripples and with no more faces than needed.
+def polished(surface: Surface, faces: int) -> tuple[Any, bool]:
+    """The surface as a trimesh.Trimesh, without marching cubes' ripples and with no more faces than asked for.
 
     Args:
-        surface: as extracted.
+        surface: as cut.
         faces: how many to keep at most; 0: all.
-        smoothing: iterations of Taubin's filter, which keeps the volume.
 
     Returns:
-        The mesh, and what could not be done.
+        The mesh, and whether it has at most twice as many faces and is closed; else it has all of them.
+
+    Raises:
+        ModuleNotFoundError: there are faces to leave out, and fast-simplification is not installed.
     """
     import trimesh
 
     mesh = trimesh.Trimesh(surface.vertices, surface.faces, process=False)
-    if smoothing:
-        trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.53, iterations=smoothing)
+    # Taubin's filter keeps the volume.
+    trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.53, iterations=TAUBIN)
     if not faces or len(mesh.faces) <= faces:
-        return mesh, []
+        return mesh, True
     for target in (faces, 2 * faces):
-        try:
-            fewer = mesh.simplify_quadric_decimation(face_count=target)
-        except ImportError:
-            return mesh, [
-                "all faces are kept, for fast-simplification is not installed: pip install fast-simplification"
-            ]
+        fewer = mesh.simplify_quadric_decimation(face_count=target)
         without = fewer.copy()
         without.update_faces(without.nondegenerate_faces())
         without.remove_unreferenced_vertices()
         for candidate in (without, fewer):
             if candidate.is_watertight and candidate.volume > 0:
-                return candidate, []
-    return mesh, [f"all faces are kept: with {2 * faces} it would not be watertight"]
+                return candidate, True
+    return mesh, False
+
+
+def clean_mesh(lattice: np.ndarray, bound: float, level: float, faces: int) -> tuple[Surface, Any, list[str]]:
+    """The surface at a density and its mesh, smoothed as strongly as it takes to have few faces and be closed.
+
+    Returns:
+        Surface, trimesh.Trimesh, and what a user should know, a sentence each.
+
+    Raises:
+        UsageError: nothing reaches the level.
+    """
+    for stronger in (1, 2, 4):
+        surface = cut_surface(lattice, bound, level, stronger * SMOOTHING)
+        try:
+            mesh, good = polished(surface, faces)
+        except ImportError:
+            mesh, _ = polished(surface, 0)
+            return surface, mesh, ["all faces are kept: pip install fast-simplification for fewer"]
+        if good:
+            noisy = f"the density is noisy: smoothed over {stronger * SMOOTHING * bound:g} world units"
+            return surface, mesh, [noisy] if stronger > 1 else []
+    return surface, mesh, [f"all faces are kept: with {2 * faces} it would not be watertight"]

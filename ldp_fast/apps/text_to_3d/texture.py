@@ -220,11 +220,10 @@ def _fill(colours: Tensor, seen: Tensor, points: Tensor) -> None:
         return
     known = points[seen]
     stride = max(1, len(known) // 100_000)
-    known, known_colours = known[::stride].numpy(), colours[seen][::stride]
-    distance, index = cKDTree(known).query(points[missing].numpy(), k=min(6, len(known)))
-    distance = torch.from_numpy(np.asarray(distance, dtype=np.float32).reshape(int(missing.sum()), -1))
-    index = torch.from_numpy(np.asarray(index).reshape(distance.shape))
-    weight = 1 / (distance + 1e-4)
+    known, known_colours = known[::stride], colours[seen][::stride]
+    neighbours = list(range(1, min(6, len(known)) + 1))
+    distance, index = cKDTree(known.numpy()).query(points[missing].numpy(), k=neighbours)
+    weight = 1 / (torch.from_numpy(distance).float() + 1e-4)
     colours[missing] = (weight[..., None] * known_colours[index]).sum(1) / weight.sum(1, keepdim=True)
 
 
