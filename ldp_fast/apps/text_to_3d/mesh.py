@@ -124,7 +124,9 @@ def export_mesh(
     bound = float(scene.field.bound)
     lattice = surfaces.density_lattice(density, bound, resolution, device)
     level = surfaces.solid_level(lattice, 2 * bound / (resolution - 1)) if threshold is None else threshold
-    found, mesh, notes = surfaces.clean_mesh(lattice, bound, level, faces)
+    # Refinement trains pixels, but what they show comes from latents.
+    smoothing = surfaces.smoothing_length(scene.orbit, getattr(scene, "latent_size", scene.size), bound)
+    found, mesh, notes = surfaces.clean_mesh(lattice, bound, level, smoothing, faces)
     coloured, seen, texture, missing = _coloured(scene, mesh, texture)
     report = MeshReport(
         vertices=len(mesh.vertices),

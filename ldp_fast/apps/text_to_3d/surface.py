@@ -6,6 +6,7 @@ Everything is in world units. What the occupancy grid skips is never rendered, s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,10 @@ TAUBIN = 8  # iterations
 # A ray that absorbs less than this passes an empty place, whatever the level.
 FAINTEST = 0.05
 KEPT_SHARE = 0.05  # of the largest component's volume: what is smaller floats
-# Standard deviation over the box's half side. Finer than this no view of training can see, so that there a field is
-# noise: without smoothing, a torus learned from 32×32 views has a hundred and fifty tunnels.
-SMOOTHING = 0.03
+# Standard deviation over the latent's width at the object. Finer than this no view of training can see, so that there
+# a field is noise: without smoothing, a torus learned from 32×32 views has a hundred and fifty tunnels.
+SMOOTHING = 0.4
+SMOOTHINGS = (0.015, 0.05)  # the least and the most, over the box's half side
 LARGEST_VOTED = 160  # points along an axis of the lattice that votes for the level: more need gigabytes
 
 
@@ -155,14 +157,20 @@ def _votes(lattice: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate(opacities), np.concatenate(votes)
 
 
-def cut_surface(lattice: np.ndarray, bound: float, level: float, smoothing: float = SMOOTHING) -> Surface:
+def smoothing_length(orbit: dict[str, float], latents: int, bound: float) -> float:
+    """The standard deviation, in world units, of what a training view of so many latents a side cannot see."""
+    width = 2 * float(orbit["radius"]) * math.tan(math.radians(float(orbit["fov"])) / 2) / latents
+    return float(np.clip(SMOOTHING * width, SMOOTHINGS[0] * bound, SMOOTHINGS[1] * bound))
+
+
+def cut_surface(lattice: np.ndarray, bound: float, level: float, smoothing: float) -> Surface:
     """The surface at a density, closed at the box's sides, without floaters and hidden cavities.
 
     Args:
         lattice: [R, R, R] densities, from one end of the box to the other.
         bound: half the side of the box.
         level: density of the surface.
-        smoothing: standard deviation of a Gaussian over the lattice, over `bound`.
+        smoothing: standard deviation of a Gaussian over the lattice, world units.
 
     Raises:
         UsageError: nothing reaches the level.
@@ -177,7 +185,7 @@ def cut_surface(lattice: np.ndarray, bound: float, level: float, smoothing: floa
     # Cut off above, for densities grow by factors from point to point; even densities then end at their edge.
     values = np.clip(lattice / (2 * level), 0.0, 1.0)
     # A shell of emptiness closes the surface at the box; inside, what nobody can see is filled.
-    values = ndimage.gaussian_filter(np.pad(values, 1), smoothing * bound / spacing, mode="constant") - 0.5
+    values = ndimage.gaussian_filter(np.pad(values, 1), smoothing / spacing, mode="constant") - 0.5
     solid = values > 0
     for axis in range(3):
         np.moveaxis(solid, axis, 0)[[0, -1]] = False
@@ -267,7 +275,9 @@ def polished(surface: Surface, faces: int) -> tuple[Any, bool]:
     return mesh, False
 
 
-def clean_mesh(lattice: np.ndarray, bound: float, level: float, faces: int) -> tuple[Surface, Any, list[str]]:
+def clean_mesh(
+    lattice: np.ndarray, bound: float, level: float, smoothing: float, faces: int
+) -> tuple[Surface, Any, list[str]]:
     """The surface at a density and its mesh, smoothed as strongly as it takes to have few faces and be closed.
 
     Returns:
@@ -277,13 +287,13 @@ def clean_mesh(lattice: np.ndarray, bound: float, level: float, faces: int) -> t
         UsageError: nothing reaches the level.
     """
     for stronger in (1, 2, 4):
-        surface = cut_surface(lattice, bound, level, stronger * SMOOTHING)
+        surface = cut_surface(lattice, bound, level, stronger * smoothing)
         try:
             mesh, good = polished(surface, faces)
         except ImportError:
             mesh, _ = polished(surface, 0)
             return surface, mesh, ["all faces are kept: pip install fast-simplification for fewer"]
         if good:
-            noisy = f"the density is noisy: smoothed over {stronger * SMOOTHING * bound:g} world units"
+            noisy = f"the density is noisy: smoothed over {stronger * smoothing:.2g} world units"
             return surface, mesh, [noisy] if stronger > 1 else []
     return surface, mesh, [f"all faces are kept: with {2 * faces} it would not be watertight"]
