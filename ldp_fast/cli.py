@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("ldp_fast.apps.text_to_3d.render", "make a film or pictures of a run's object, along a trajectory"),
     "sweep": ("ldp_fast.apps.text_to_3d.sweep", "make 3D objects of many prompts, and a table of how good they are"),
     "evaluate": ("ldp_fast.apps.evaluation", "measure what was made: R-Precision of 3D objects"),
+    "export": ("ldp_fast.apps.text_to_3d.export", "write a text-to-3D run's object as a textured mesh"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 
@@ -40,8 +41,10 @@ EXTRAS = {
     "safetensors": "diffusers",
     "scipy": "metrics",
     "tensorboard": "apps",
+    "skimage": "mesh",
     "tqdm": "apps",
     "transformers": "diffusers",
+    "trimesh": "mesh",
     "viser": "viewer",
     "yaml": "apps",
 }

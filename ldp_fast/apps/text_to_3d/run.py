@@ -18,6 +18,7 @@ from ..options import load_prior
 from . import checkpoints, distributed, pictures
 from .configuration import REGULARISERS, check, fingerprint, read_configuration, write_configuration
 from .log import RunLog
+from .mesh import export_mesh
 from .profile import Profile
 from .scene import Scene, checkpoint_steps
 from .trainer import Trainer, untimed
@@ -231,9 +232,10 @@ class _Run:
         scene = self.trainer.scene.eval()
         made = [*pictures.write_pictures(scene, self.folder, progress=True)]
         try:
-            report = export_mesh(scene, self.folder)
-            print(report)
+            print(export_mesh(scene, self.folder))
             made.append(self.folder / "mesh.glb")
+        except ModuleNotFoundError as error:
+            print(f"mesh.glb is left out: {error.name} is not installed: pip install 'ldp-fast[mesh]'", file=sys.stderr)
         except UsageError as error:
-            print(f"{self.folder / 'mesh.glb'} is left out: {error}", file=sys.stderr)
+            print(f"mesh.glb is left out: {error}", file=sys.stderr)
         print(", ".join(str(path) for path in made))
