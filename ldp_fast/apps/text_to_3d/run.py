@@ -8,7 +8,6 @@ import sys
 import time
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from ...errors import UsageError
