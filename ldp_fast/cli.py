@@ -23,6 +23,7 @@ from .errors import UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "synthesize": ("ldp_fast.apps.image_synthesis", "make an image from a prompt, by optimising a latent"),
     "ablate": ("ldp_fast.apps.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
+    "view": ("ldp_fast.apps.text_to_3d.view", "show a text-to-3d run's object in a browser, from all sides"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 

@@ -1,0 +1,54 @@
+"""`ldp-fast view`: a web page with a run's object, rendered live from the visitor's camera."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import threading
+
+from ...errors import UsageError
+from .viewer import Viewer, check_address
+
+EXAMPLES = """\
+examples:
+  ldp-fast view out/a-red-torus
+  ldp-fast view out/a-red-torus --port 8090 --checkpoint 400
+  ldp-fast view out/a-red-torus --host 0.0.0.0                            for the whole network, without a password
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="folder of a text-to-3d run")
+    parser.add_argument("--port", type=int, default=8080, help="of the page; 0: any free one (default: 8080)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: all of this machine's")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="to begin with (default: the newest)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the run's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; it ends with Ctrl-C. Returns the exit code, 0."""
+    from .scene import checkpoint_steps, load_scene
+
+    # A wrong port is said before a large model is loaded.
+    check_address(args.host, args.port)
+    folder = args.folder
+    steps = checkpoint_steps(folder)
+    if args.checkpoint is not None and steps and args.checkpoint not in steps:
+        raise UsageError(f"--checkpoint: expected one of {', '.join(map(str, steps))}; got {args.checkpoint}")
+    viewer = Viewer(
+        lambda step: load_scene(folder, args.checkpoint if step is None else step, args.device),
+        args.port,
+        args.host,
+        steps=lambda: checkpoint_steps(folder),
+        title=folder.resolve().name,
+    )
+    print(f"{folder} is shown at {viewer.url} (Ctrl-C ends)", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("ended")
+    finally:
+        viewer.close()
+    return 0
