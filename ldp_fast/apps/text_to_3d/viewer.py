@@ -47,7 +47,8 @@ class Visitor(Protocol):
 class Viewer:
     """Serves the page until it is closed.
 
-    A training loop takes `lock` for each step and calls `update` after it:
+    A training loop takes `lock` for each step, and for whatever else draws random numbers or changes parameters, and
+    calls `update` after it:
 
         viewer = Viewer(lambda step: scene, port)
         while training:
@@ -179,10 +180,8 @@ class Viewer:
             height, width = view.shape()
             size = f"{width} × {height} latents"
             visitor.show(picture, f"{size} in {1000 * seconds:.0f} ms", view == wanted)
-        except UsageError as error:
-            visitor.fail(str(error))
         except Exception as error:
-            # One picture that cannot be drawn (memory, a damaged checkpoint) must end neither the page nor training.
+            # One picture that cannot be drawn (memory, no normals) must end neither the page nor training.
             traceback.print_exc(file=sys.stderr)
             visitor.fail(f"{type(error).__name__}: {error}")
         else:
@@ -193,9 +192,14 @@ class Viewer:
         if self._wanted == self._shown:
             return
         # Whatever comes of it, it is not tried again with each movement of a camera.
-        self._shown = self._wanted
-        self._scene = self._provide(self._wanted)
-        self._progress = f"step {self._scene.step}"
+        self._shown = wanted = self._wanted
+        try:
+            self._scene = self._provide(wanted)
+            self._progress = f"step {self._scene.step}"
+        except Exception as error:
+            if not isinstance(error, (UsageError, OSError)):
+                traceback.print_exc(file=sys.stderr)
+            self._progress = f"step {self._scene.step}, for step {wanted} cannot be shown: {error}"
 
     def _quick(self, view: View) -> View:
         """The view at the highest of its resolution, a half and a quarter that is smooth, as far as is known."""
