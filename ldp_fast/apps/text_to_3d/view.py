@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command; it ends with Ctrl-C. Returns the exit code, 0."""
-    from .scene import checkpoint_steps, load_scene
+    from . import checkpoints
+    from .scene import Scene, checkpoint_steps, load_scene
 
     # A wrong port is said before a large model is loaded.
     check_address(args.host, args.port)
@@ -37,13 +38,19 @@ def run(args: argparse.Namespace) -> int:
     steps = checkpoint_steps(folder)
     if args.checkpoint is not None and steps and args.checkpoint not in steps:
         raise UsageError(f"--checkpoint: expected one of {', '.join(map(str, steps))}; got {args.checkpoint}")
-    viewer = Viewer(
-        lambda step: load_scene(folder, args.checkpoint if step is None else step, args.device),
-        args.port,
-        args.host,
-        steps=lambda: checkpoint_steps(folder),
-        title=folder.resolve().name,
-    )
+    first: Scene | None = None
+
+    def provide(step: int | None) -> Scene:
+        nonlocal first
+        if first is None:
+            first = load_scene(folder, args.checkpoint, args.device)
+            return first
+        # The model that decodes is the same for all; a large one does not fit twice, nor load in a moment.
+        scene = Scene(first.configuration, first.prior)
+        checkpoints.load_scene_state(checkpoints.path_of(folder, step), scene, first.configuration)
+        return scene.eval()
+
+    viewer = Viewer(provide, args.port, args.host, steps=lambda: checkpoint_steps(folder), title=folder.resolve().name)
     print(f"{folder} is shown at {viewer.url} (Ctrl-C ends)", flush=True)
     try:
         threading.Event().wait()

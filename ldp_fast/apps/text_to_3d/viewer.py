@@ -26,6 +26,7 @@ from .viewer_worker import Turns, Worker
 # Seconds that a picture may take while the camera moves; a size that takes longer is halved, then quartered.
 SMOOTH = 0.15
 SMALLEST = 8
+Losses = Mapping[str, Any]
 
 
 class Visitor(Protocol):
@@ -111,14 +112,18 @@ class Viewer:
         """Where the page is."""
         return self._page.url
 
-    def update(self, step: int, losses: Mapping[str, float] | None = None) -> None:
-        """Tells that training went on; returns at once, and does nothing while nobody looks.
+    def update(self, step: int, losses: Losses | Callable[[], Losses] | None = None) -> None:
+        """Tells that training went on; it does not wait for a picture.
 
         Args:
             step: steps done.
-            losses: to be shown beside it.
+            losses: to be shown beside it, numbers or tensors; read, or called for, only while somebody looks, so that
+                a GPU is not waited for in vain.
         """
-        values = "".join(f" · {name} {float(value):.3g}" for name, value in (losses or {}).items())
+        values = ""
+        if self._visitors:
+            found = losses() if callable(losses) else losses or {}
+            values = "".join(f" · {name} {float(value):.3g}" for name, value in found.items())
         self._progress = f"step {step}{values}"
         self._worker.refresh()
 
@@ -231,9 +236,8 @@ def undisturbed(scene: Any) -> Iterator[None]:
 
 def first_camera(scene: Viewable) -> tuple[list[float], float]:
     """Where a page's camera begins: its position, and its vertical field of view in radians."""
-    orbit = scene.orbit
-    camera = Cameras.orbit(0.0, orbit["elevation"], orbit["radius"], orbit["fov"])
-    return camera.positions[0].tolist(), math.radians(orbit["fov"])
+    camera = Cameras.orbit(0.0, **scene.orbit)
+    return camera.positions[0].tolist(), math.radians(scene.orbit["fov"])
 
 
 def check_address(host: str, port: int) -> None:

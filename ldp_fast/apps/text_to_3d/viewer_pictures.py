@@ -26,10 +26,14 @@ SHOWN_HEIGHT = 512
 class Viewable(Protocol):
     """What the viewer asks of a scene."""
 
-    size: int
     step: int
-    orbit: dict[str, float]
     prior: Any
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def orbit(self) -> dict[str, Any]: ...
 
     def render(
         self, cameras: Cameras, size: int | None = None, *, normals: bool = False, shade: float = 0.5
