@@ -21,6 +21,7 @@ from .errors import UsageError
 
 # name: (module, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
     "synthesize": ("ldp_fast.apps.image_synthesis", "make an image from a prompt, by optimising a latent"),
     "ablate": ("ldp_fast.apps.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
     "view": ("ldp_fast.apps.text_to_3d.view", "show a text-to-3d run's object in a browser, from all sides"),
@@ -58,6 +59,7 @@ environment:
   LDP_FAST_DEBUG=1                         show the traceback of an error
 
 examples:
+  ldp-fast text-to-3d "a red torus"
   ldp-fast synthesize "a red cube"
   ldp-fast ablate "a red cube" --steps 300
   ldp-fast env --json

@@ -29,8 +29,8 @@ FIELDS = (
 )
 
 
-def add_prior_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
-    """Adds the model's and the prior's flags; what is not given is left to the preset."""
+def add_prior_arguments(parser: argparse.ArgumentParser, preset: str | None) -> None:
+    """Adds the model's and the prior's flags; what is not given is left to the preset (None: the method's own)."""
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model", default="primitives", help="embedded model, folder in diffusers' format, or hub name (owner/name)"
@@ -40,7 +40,8 @@ def add_prior_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
         "--dtype", help="float32, bfloat16 or float16 (default: float16 on a GPU, except the embedded model)"
     )
     prior = parser.add_argument_group("prior", "what is not given comes from the preset (docs/mathematics.md)")
-    prior.add_argument("--preset", default=preset, metavar="NAME", help=f"{', '.join(PRESETS)} (default: {preset})")
+    default = preset or "the method's own"
+    prior.add_argument("--preset", default=preset, metavar="NAME", help=f"{', '.join(PRESETS)} (default: {default})")
     prior.add_argument("--lambda-fm", type=float, metavar="L1", help="weight of feature matching; 0 skips the decoder")
     prior.add_argument("--lambda-kl", type=float, metavar="L2", help="weight of the KL regulariser")
     prior.add_argument("--lambda-lsd", type=float, metavar="L3", help="weight of latent score distillation")

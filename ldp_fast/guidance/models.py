@@ -49,6 +49,11 @@ class LatentDiffusionModel:
         config: Any = self.unet.config
         return config.in_channels, config.sample_size, config.sample_size
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels of an image along one side of a latent: 8 for Stable Diffusion's VAEs."""
+        return 2 ** (len(self._require_vae().config.block_out_channels) - 1)
+
     def encode_prompt(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "") -> TextEmbeddings:
         """Encodes prompts, one row each.
 
@@ -92,11 +97,25 @@ class LatentDiffusionModel:
         image = vae.decode(scaled.to(next(vae.parameters()).dtype)).sample
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
-    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Encodes images `[B, 3, H, W]` in [0, 1] to latents, differentiably (one posterior sample)."""
+    def encode(
+        self, images: torch.Tensor, generator: torch.Generator | None = None, *, sample: bool = True
+    ) -> torch.Tensor:
+        """Encodes images to latents, differentiably.
+
+        Args:
+            images: `[B, 3, H, W]` in [0, 1].
+            generator: of the posterior's noise.
+            sample: one sample of the posterior; otherwise its mode.
+
+        Returns:
+            `[B, C, h, w]` float32, scaled as the diffusion model sees them.
+        """
         vae = self._require_vae()
         encoded = vae.encode((images * 2 - 1).to(next(vae.parameters()).dtype))
-        latents = encoded.latent_dist.sample(generator) if hasattr(encoded, "latent_dist") else encoded.latents
+        if not hasattr(encoded, "latent_dist"):
+            latents = encoded.latents
+        else:
+            latents = encoded.latent_dist.sample(generator) if sample else encoded.latent_dist.mode()
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (latents.float() - shift) * vae.config.scaling_factor
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..errors import UsageError
 from .presets import Weighting
 
 
@@ -64,6 +65,21 @@ class Schedule:
     def gather(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """α_t and σ_t of each sample: two `[B]` float32 tensors."""
         return self._alpha[timesteps], self._sigma[timesteps]
+
+    def between_sigmas(self, low: float, high: float) -> tuple[int, int]:
+        """The first and the last t whose noise level σ_t / α_t (SJC's σ) lies in a range.
+
+        Raises:
+            UsageError: there is none.
+        """
+        levels = (self._sigma / self._alpha).cpu()
+        inside = ((levels >= low) & (levels <= high)).nonzero()[:, 0].tolist()
+        if not inside:
+            raise UsageError(
+                f"sigma_range: expected LOW HIGH around some of the noise levels {float(levels.min()):.3g} to "
+                f"{float(levels.max()):.3g}, got {low:g} {high:g}"
+            )
+        return inside[0], inside[-1]
 
     def network_time(self, timesteps: torch.Tensor) -> torch.Tensor:
         """What the network is told: t, or τ·T for flow matching, `[B]`."""

@@ -47,7 +47,8 @@ class CameraRanges:
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> CameraRanges:
         """From a configuration's plain data."""
-        return cls(**{name: tuple(x) if isinstance(x, Sequence) else x for name, x in values.items()})
+        given: dict[str, Any] = {name: tuple(x) if isinstance(x, Sequence) else x for name, x in values.items()}
+        return cls(**given)
 
     def directions(self) -> tuple[str, ...]:
         """The directions that can come up."""
@@ -64,7 +65,8 @@ class CameraRanges:
         def between(limits: Sequence[float], x: float) -> float:
             return limits[0] + (limits[1] - limits[0]) * x
 
-        return between(self.azimuth, u[1]), between((low, high), u[2]), between(self.radius, u[3]), between(self.fov, u[4])
+        azimuth, elevation = between(self.azimuth, u[1]), between((low, high), u[2])
+        return azimuth, elevation, between(self.radius, u[3]), between(self.fov, u[4])
 
 
 def as_cameras(views: Sequence[tuple[float, float, float, float]], device: torch.device) -> Cameras:
@@ -75,40 +77,32 @@ def as_cameras(views: Sequence[tuple[float, float, float, float]], device: torch
 class EncodedGreys:
     """Latents of evenly grey pictures, between two greys: what the diffusion model takes for an empty background.
 
-    A background that changes from view to view shows through fog, so that fog is never right (DreamFields' way).
+    A background that changes from view to view shows through fog, so that fog is never right (DreamFields' way). The
+    borders are kept as the encoder makes them: near them its convolutions see the padding.
 
     Args:
         prior: whose VAE encodes.
         low, high: the darkest and the brightest grey, 0 to 1.
-        size: of the latents.
         levels: how many greys are encoded; between them latents are interpolated.
     """
 
-    def __init__(self, prior: Any, low: float, high: float, size: int, levels: int = 9):
-        _, _, side = prior.latent_shape
-        greys = torch.linspace(low, high, levels, device=prior.device)
-        pictures = greys[:, None, None, None].expand(-1, 3, side * _pixels_per_latent(prior), side * _pixels_per_latent(prior))
-        with torch.no_grad():
-            encoded = torch.cat([_encode_mean(prior, x) for x in pictures.split(4)])
-        # Without the borders, at which convolutions see the padding, a grey has one latent.
-        middle = encoded[:, :, side // 4 : -(side // 4), side // 4 : -(side // 4)].mean((2, 3))
-        self.latents: Tensor = middle  # [levels, C]
-        self.size = size
+    def __init__(self, prior: Any, low: float, high: float, levels: int = 5):
+        self.prior, self.low, self.high, self.levels = prior, low, high, levels
+        self._latents: dict[int, Tensor] = {}
 
-    def __call__(self, shade: Tensor) -> Tensor:
-        """Shades [V] from 0 (the darkest) to 1 -> latents [V, C, 1, 1]."""
-        place = shade.to(self.latents.device) * (len(self.latents) - 1)
-        below = place.floor().clamp(0, len(self.latents) - 2).long()
-        part = (place - below)[:, None]
-        return (self.latents[below] * (1 - part) + self.latents[below + 1] * part)[:, :, None, None]
+    def __call__(self, shade: Tensor, size: int) -> Tensor:
+        """Shades [V] from 0 (the darkest) to 1, latents per side -> latents [V, C, size, size]."""
+        latents = self._encoded(size)
+        place = shade.to(latents.device) * (self.levels - 1)
+        below = place.floor().clamp(0, self.levels - 2).long()
+        part = (place - below)[:, None, None, None]
+        return latents[below] * (1 - part) + latents[below + 1] * part
 
-
-def _pixels_per_latent(prior: Any) -> int:
-    return 2 ** (len(prior.vae.config.block_out_channels) - 1)
-
-
-def _encode_mean(prior: Any, images: Tensor) -> Tensor:
-    encoded = prior.vae.encode((images * 2 - 1).to(next(prior.vae.parameters()).dtype))
-    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    shift = getattr(prior.vae.config, "shift_factor", None) or 0.0
-    return (latents.float() - shift) * prior.vae.config.scaling_factor
+    @torch.no_grad()
+    def _encoded(self, size: int) -> Tensor:
+        if size not in self._latents:
+            side = size * self.prior.pixels_per_latent
+            greys = torch.linspace(self.low, self.high, self.levels, device=self.prior.device)
+            pictures = greys[:, None, None, None].expand(-1, 3, side, side)
+            self._latents[size] = torch.cat([self.prior.encode(picture[None], sample=False) for picture in pictures])
+        return self._latents[size]

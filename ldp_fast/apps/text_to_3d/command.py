@@ -1,0 +1,211 @@
+"""`ldp-fast text-to-3d`: a 3D object from a prompt (paper §4.1, §5.1)."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import UsageError
+from ...guidance.presets import find_preset
+from .. import files
+from ..options import add_prior_arguments, prior_configuration
+from .configuration import (
+    BACKGROUND_OPTIONS,
+    BACKGROUNDS,
+    EMBEDDED,
+    METHODS,
+    REGULARISERS,
+    check,
+    constant,
+    defaults,
+    read_configuration,
+)
+from .run import run_text_to_3d
+
+EXAMPLES = """\
+examples:
+  ldp-fast text-to-3d "a red torus"
+  ldp-fast text-to-3d "a red torus" --method jacobian-nerf --steps 500 --preview 50
+  ldp-fast text-to-3d "a blue cone" --lambda-fm 0 --lambda-kl 0          latent score distillation alone
+  ldp-fast text-to-3d "a photo of an owl" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda
+  ldp-fast text-to-3d --resume out/a-red-torus                           after an interruption
+"""
+# Flags that may be given beside --resume: they change what is shown, not the run.
+HARMLESS = ("resume", "preview", "viewer", "profile")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: out/PROMPT)")
+    parser.add_argument("--resume", type=pathlib.Path, metavar="DIR", help="continue the run in DIR as it was started")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that DIR already holds")
+    add_run_arguments(parser)
+    show = parser.add_argument_group("to watch it")
+    show.add_argument("--preview", type=int, metavar="N", help="write DIR/preview.png every N steps")
+    show.add_argument(
+        "--viewer", type=int, nargs="?", const=8080, metavar="PORT", help="show it in a web page as it grows (8080)"
+    )
+    show.add_argument("--profile", action="store_true", help="print where a step's time goes")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, *, methods: bool = False) -> None:
+    """Declares the flags that make a configuration; with `methods` several methods and seeds can be named."""
+    many: dict[str, Any] = {"nargs": "+"} if methods else {}
+    run = parser.add_argument_group("run", "what is not given comes from the method and the model")
+    run.add_argument(
+        "--method",
+        default=["latent-nerf"] if methods else "latent-nerf",
+        metavar="M",
+        help=f"{' or '.join(METHODS)} (default: latent-nerf)",
+        **many,
+    )
+    run.add_argument("--steps", type=int, metavar="N", help="iterations (default: the paper's; embedded model: fewer)")
+    run.add_argument("--refinement-steps", type=int, metavar="N", help="iterations in RGB afterwards (latent-nerf)")
+    if methods:
+        run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="default: 0")
+    else:
+        run.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    run.add_argument("--negative-prompt", default="", metavar="TEXT", help="default: empty")
+    run.add_argument("--checkpoint-every", type=int, default=200, metavar="N", help="steps (default: 200)")
+    run.add_argument("--keep", type=int, default=3, metavar="N", help="checkpoints that are kept (default: 3)")
+    run.add_argument("--views", type=int, metavar="N", help="views a step")
+    run.add_argument("--size", type=int, metavar="N", help="latents per side (default: 64; embedded model: its own)")
+    run.add_argument("--supersample", type=int, metavar="N", help="rays per latent and axis")
+    run.add_argument("--learning-rate", type=float, metavar="LR")
+    run.add_argument("--final-rate", type=float, metavar="F", help="fraction of the rate left at the end")
+    run.add_argument("--no-view-prompts", action="store_true", help="the same prompt for every direction")
+    run.add_argument(
+        "--no-variance-reduction", action="store_true", help="keep the noise in the gradient (SJC's var_red False)"
+    )
+    run.add_argument(
+        "--sigma-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="noise levels σ/α in place of a range of t"
+    )
+    scene = parser.add_argument_group("scene")
+    scene.add_argument("--background", metavar="KIND", help=f"{', '.join(BACKGROUNDS)}")
+    scene.add_argument("--elevation", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees")
+    scene.add_argument("--radius", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of the cameras")
+    scene.add_argument("--fov", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees")
+    scene.add_argument("--overhead", type=float, metavar="SHARE", help="share of the views from above")
+    scene.add_argument("--voxels", type=int, metavar="N", help="vertices along an axis (jacobian-nerf)")
+    scene.add_argument("--steps-per-ray", type=int, metavar="N", help="samples along the box's diagonal")
+    for name in REGULARISERS:
+        scene.add_argument(
+            f"--{name}",
+            nargs="+",
+            type=float,
+            metavar="W",
+            help="weight, or FIRST LAST FROM TO: its values before and after two fractions of the run",
+        )
+    add_prior_arguments(parser, preset=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns the exit code: 0, or 130 after an interruption that can be resumed."""
+    if args.preview is not None and args.preview < 1:
+        raise UsageError(f"--preview: expected at least 1, got {args.preview}")
+    shown = {"preview": args.preview, "viewer": args.viewer, "profile": args.profile}
+    if args.resume:
+        if args.prompt or args.out:
+            raise UsageError("--resume takes the prompt and everything else from its folder; give it alone")
+        _refuse_changes(args)
+        configuration = read_configuration(args.resume)
+        record = args.resume / "run.json"
+        if record.exists() and files.read_json(record).get("status") == "finished":
+            print(f"{args.resume} is finished already: {args.resume / 'views.png'}")
+            return 0
+        return run_text_to_3d(args.resume, configuration, **shown)
+    configuration = configure(args)
+    folder = args.out or pathlib.Path("out") / files.slug(configuration["prompt"])
+    if (folder / "config.yaml").exists():
+        if not args.overwrite:
+            raise UsageError(
+                f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
+                f"choose another --out"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not args.overwrite:
+        raise UsageError(f"{folder} is not empty and holds no run: choose another --out, or add --overwrite")
+    return run_text_to_3d(folder, configuration, overwrite=args.overwrite, **shown)
+
+
+def _refuse_changes(args: argparse.Namespace) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    defaults = vars(parser.parse_args([]))
+    changed = [name for name, value in vars(args).items() if name in defaults and value != defaults[name]]
+    changed = [f"--{name.replace('_', '-')}" for name in changed if name not in HARMLESS]
+    if changed:
+        raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
+
+
+def _ramp(name: str, given: Sequence[float]) -> list[float]:
+    if len(given) not in (1, 4):
+        raise UsageError(f"--{name}: expected a weight, or FIRST LAST FROM TO; got {len(given)} numbers")
+    return constant(given[0]) if len(given) == 1 else list(given)
+
+
+def configure(args: argparse.Namespace) -> dict[str, Any]:
+    """Checks the flags and resolves them to what config.yaml records.
+
+    Raises:
+        UsageError: a value that is out of range, an unknown method or preset.
+    """
+    if not args.prompt or not args.prompt.strip():
+        raise UsageError('prompt: expected one, such as ldp-fast text-to-3d "a red torus"')
+    embedded = args.model == "primitives"
+    c = defaults(args.method, embedded)
+    if args.preset is None:
+        args.preset = METHODS[args.method]
+    preset = find_preset(args.preset)
+    if embedded:
+        for name, value in EMBEDDED[args.method]["prior"].items():
+            if getattr(args, name) is None:
+                setattr(args, name, value)
+    steps = EMBEDDED[args.method]["steps"] if embedded else preset.iterations
+    if args.sigma_range is not None and args.timestep_range is not None:
+        raise UsageError("--sigma-range and --timestep-range: give one of them")
+    for name in ("size", "supersample", "views", "steps_per_ray"):
+        if getattr(args, name) is not None:
+            c[name] = getattr(args, name)
+    for name in ("learning_rate", "final_rate"):
+        if getattr(args, name) is not None:
+            c["optimizer"][name] = getattr(args, name)
+    for name in ("elevation", "radius", "fov", "overhead"):
+        if getattr(args, name) is not None:
+            c["cameras"][name] = getattr(args, name)
+    for name in REGULARISERS:
+        if getattr(args, name) is not None:
+            c["regularisers"][name] = _ramp(name, getattr(args, name))
+    if args.background is not None and args.background != c["background"]["kind"]:
+        c["background"] = {"kind": args.background, **BACKGROUND_OPTIONS.get(args.background, {})}
+    if args.voxels is not None:
+        if args.method != "jacobian-nerf":
+            raise UsageError("--voxels: latent-nerf has a hash grid, no voxels")
+        if not 2 <= args.voxels <= 512:
+            raise UsageError(f"--voxels: expected 2 to 512, got {args.voxels}")
+        c["field"]["resolution"] = args.voxels
+    if args.refinement_steps is not None:
+        if c["refinement"] is None:
+            raise UsageError(f"--refinement-steps: {args.method} has no refinement")
+        c["refinement"]["steps"] = args.refinement_steps
+    if c["refinement"] and c["refinement"]["steps"] == 0:
+        c["refinement"] = None
+    configuration = {
+        "prompt": args.prompt,
+        "negative_prompt": args.negative_prompt,
+        "method": args.method,
+        "seed": args.seed,
+        "steps": steps if args.steps is None else args.steps,
+        "view_prompts": not args.no_view_prompts,
+        "variance_reduction": not args.no_variance_reduction,
+        "sigma_range": args.sigma_range,
+        "checkpoint_every": args.checkpoint_every,
+        "keep": args.keep,
+        **c,
+        **prior_configuration(args),
+    }
+    check(configuration)
+    return files.plain(configuration)

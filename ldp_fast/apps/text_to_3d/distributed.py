@@ -1,0 +1,63 @@
+"""One prompt on several processes (torchrun, accelerate): each renders its share of a step's views."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ...errors import UsageError
+
+
+@contextlib.contextmanager
+def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Joins the process group that the environment describes (RANK, WORLD_SIZE, …), if there is one.
+
+    Yields:
+        This process's rank, the number of processes, and the configuration with this process's device.
+
+    Raises:
+        UsageError: fewer views a step than processes.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1, configuration
+        return
+    if configuration["views"] < world:
+        raise UsageError(
+            f"--views: expected at least {world}, one for each of the {world} processes; got {configuration['views']}"
+        )
+    device = configuration["device"]
+    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if on_gpu:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(local)
+        configuration = {**configuration, "device": f"cuda:{local}"}
+    joined = not dist.is_initialized()
+    if joined:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size(), configuration
+    finally:
+        if joined:
+            dist.destroy_process_group()
+
+
+def wait(world: int) -> None:
+    """Waits for every rank."""
+    if world > 1:
+        dist.barrier()
+
+
+def any_rank(flag: bool, world: int) -> bool:
+    """Whether the flag is set on any rank: they stop at the same step."""
+    if world == 1:
+        return flag
+    on_gpu = dist.get_backend() == "nccl"
+    found = torch.tensor([int(flag)], device="cuda" if on_gpu else "cpu")
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found.item())

@@ -1,0 +1,205 @@
+"""A run of text-to-3D in its folder: progress, checkpoints, previews, interruption, and what it leaves."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import sys
+import time
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ...errors import UsageError
+from ...nerf import Cameras
+from .. import files
+from ..interruption import Interruption
+from ..options import load_prior
+from . import checkpoints, distributed
+from .configuration import check, fingerprint, read_configuration, write_configuration
+from .profile import Profile
+from .scene import Scene, checkpoint_steps
+from .trainer import Trainer, untimed
+
+RESULTS = (
+    *("views.png", "depth.png", "opacity.png", "normals.png", "turntable.mp4", "turntable.gif", "preview.png"),
+    *("mesh.glb", "mesh.obj", "mesh.json", "run.json", "config.yaml"),
+)
+
+
+def clear(folder: pathlib.Path) -> None:
+    """Removes what an earlier run left: its results, checkpoints and log, and nothing else."""
+    paths = [folder / name for name in RESULTS]
+    paths += [*folder.glob("checkpoints/step-*.safetensors"), *folder.glob("log/events.out.tfevents.*")]
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def run_text_to_3d(
+    folder: pathlib.Path,
+    configuration: dict[str, Any],
+    *,
+    preview: int | None = None,
+    resume: str | None = None,
+    overwrite: bool = False,
+    viewer: int | None = None,
+    profile: bool = False,
+) -> int:
+    """Runs a configuration in a folder, from its newest checkpoint if there is one.
+
+    Args:
+        folder: where to.
+        configuration: of `command.configure`, or as config.yaml has it.
+        preview: steps between previews (preview.png), or None.
+        resume: the command that continues, for the message after an interruption.
+        overwrite: drop what an earlier run left in the folder, once this one is known to be able to start.
+        viewer: port of a web page that shows the object as it grows, or None.
+        profile: print where the time went.
+
+    Returns:
+        The exit code: 0, or 130 after an interruption.
+
+    Raises:
+        UsageError: what the user can mend; nothing in the folder is changed then.
+        FloatingPointError: the run diverged; its last checkpoint is from before.
+    """
+    check(configuration)
+    configuration = files.plain(configuration)
+    with distributed.ranks(configuration) as (rank, world, configuration):
+        prior = load_prior(configuration)
+        scene = Scene(configuration, prior)
+        trainer = Trainer(scene, prior, rank=rank, world=world)
+        if rank == 0:
+            _claim(folder, configuration, overwrite)
+        distributed.wait(world)
+        steps = checkpoint_steps(folder)
+        if steps:
+            trainer.load(checkpoints.path_of(folder, steps[-1]))
+            if rank == 0 and trainer.step < trainer.total:
+                print(f"continuing {folder} at step {trainer.step} of {trainer.total}", file=sys.stderr)
+        command = resume or f"ldp-fast text-to-3d --resume {folder}"
+        return _Run(folder, trainer, rank, preview, command, viewer, profile).go()
+
+
+def _claim(folder: pathlib.Path, configuration: dict[str, Any], overwrite: bool) -> None:
+    if overwrite:
+        clear(folder)
+    if (folder / "config.yaml").exists():
+        if fingerprint(read_configuration(folder)) != fingerprint(configuration):
+            raise UsageError(f"{folder} holds another run: choose another --out, or replace it with --overwrite")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_configuration(folder, configuration)
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        trainer: Trainer,
+        rank: int,
+        preview: int | None,
+        command: str,
+        viewer: int | None,
+        profile: bool,
+    ):
+        self.folder, self.trainer, self.rank, self.preview, self.command = folder, trainer, rank, preview, command
+        self.configuration = trainer.configuration
+        self.profile = Profile(trainer.prior) if profile else None
+        self.port = viewer
+        self.first, self.started, self.saved = trainer.step, time.perf_counter(), -1
+
+    def go(self) -> int:
+        trainer = self.trainer
+        self._record("running")
+        interrupted = self._steps()
+        if interrupted:
+            self._save("interrupted")
+            if self.rank == 0:
+                print(f"interrupted at step {trainer.step}; continue with: {self.command}", file=sys.stderr)
+            return 130
+        # Kept before anything is made of it.
+        self._save("running")
+        if self.rank == 0:
+            self._finish()
+        self._record("finished")
+        return 0
+
+    def _steps(self) -> bool:
+        """Runs to the end, or to an interruption: then True."""
+        trainer = self.trainer
+        hidden = self.rank != 0
+        bar = tqdm(
+            total=trainer.total,
+            initial=trainer.step,
+            desc=self.folder.name,
+            unit="step",
+            disable=hidden,
+        )
+        every = self.configuration["checkpoint_every"]
+        with Interruption() as interruption, bar:
+            while trainer.step < trainer.total:
+                if distributed.any_rank(interruption.requested, trainer.world):
+                    return True
+                trainer.advance(self.profile.part if self.profile else untimed)
+                bar.update()
+                if trainer.step % 10 == 0:
+                    self._report(bar)
+                if trainer.step % every == 0 and trainer.step < trainer.total:
+                    self._save("running")
+                if self.preview and trainer.step % self.preview == 0 and self.rank == 0:
+                    self._write_preview()
+        if self.profile:
+            self.profile.steps = trainer.step - self.first
+            self.profile.close()
+            print(self.profile.table(time.perf_counter() - self.started))
+        return False
+
+    def _report(self, bar: Any) -> None:
+        last = self.trainer.latest()
+        bad = [name for name in ("lsd", "fm", "kl", "gradient_norm") if not math.isfinite(last[name])]
+        if bad:
+            raise FloatingPointError(
+                f"{self.folder} diverged before step {self.trainer.step}: {', '.join(bad)} not finite; its last "
+                f"checkpoint is older: lower --learning-rate or the weights"
+            )
+        bar.set_postfix({name: f"{last[name]:.3g}" for name in ("lsd", "fm", "kl")}, refresh=False)
+
+    def _write_preview(self) -> None:
+        scene = self.trainer.scene
+        cameras = Cameras.orbit([0.0, 90.0, 180.0, 270.0], **scene.orbit)
+        images = scene.decode(scene.render(cameras).latents).cpu()
+        files.save_png(self.folder / "preview.png", files.contact_sheet(images, 4))
+
+    def _save(self, status: str) -> None:
+        trainer = self.trainer
+        if self.rank == 0 and trainer.step > 0 and self.saved != trainer.step:
+            trainer.save(checkpoints.path_of(self.folder, trainer.step))
+            self.saved = trainer.step
+            for step in checkpoint_steps(self.folder)[: -self.configuration["keep"]]:
+                checkpoints.path_of(self.folder, step).unlink(missing_ok=True)
+        self._record(status)
+
+    def _record(self, status: str) -> None:
+        if self.rank != 0:
+            return
+        trainer = self.trainer
+        record = {
+            "status": status,
+            "step": trainer.step,
+            "steps": trainer.total,
+            "guidance_scale": trainer.prior.guidance_scale,
+            "versions": files.versions(),
+        }
+        if trainer.step > self.first:
+            record["seconds_per_step"] = (time.perf_counter() - self.started) / (trainer.step - self.first)
+        if trainer.step:
+            record["last"] = trainer.latest()
+        files.write_json(self.folder / "run.json", record)
+
+    def _finish(self) -> None:
+        torch.cuda.empty_cache()
+        self._write_preview()

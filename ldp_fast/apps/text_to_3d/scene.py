@@ -1,0 +1,239 @@
+"""The object of a run: field, occupancy, background, renderer, and the model that decodes what is rendered."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ...guidance.models import LatentDiffusionModel
+from ...nerf import (
+    Blob,
+    Cameras,
+    DirectionalBackground,
+    HashGrid,
+    LatentField,
+    LatentRenderer,
+    LearnedBackground,
+    OccupancyGrid,
+    RenderOutput,
+    VoxelField,
+)
+from ..options import load_prior
+from . import checkpoints
+from .cameras import CameraRanges, EncodedGreys
+from .configuration import read_configuration
+from .refinement import LatentToRgb
+
+
+def _field(method: str, options: Mapping[str, Any], channels: int) -> nn.Module:
+    blob = Blob(*options["blob"])
+    if method == "jacobian-nerf":
+        return VoxelField(
+            options["resolution"],
+            channels,
+            density_shift=options["density_shift"],
+            density_bias=blob,
+            latent_scale=options["latent_scale"],
+        )
+    grid = HashGrid(
+        n_levels=options["levels"],
+        log2_table_size=options["log2_table_size"],
+        base_resolution=options["base_resolution"],
+        finest_resolution=options["finest_resolution"],
+    )
+    return LatentField(grid, hidden=options["hidden"], channels=channels, density_bias=blob)
+
+
+class Scene(nn.Module):
+    """What is optimised, and how it is shown.
+
+    Parameters are the field's, the background's and, after refinement began, the linear layer to RGB.
+
+    Args:
+        configuration: of a run (config.yaml).
+        prior: decodes; its VAE makes the greys of the background.
+
+    Attributes:
+        renderer: a `LatentRenderer`.
+        to_rgb: `LatentToRgb`, None where the method has no refinement.
+        refined: whether the field is shown through `to_rgb` rather than through the decoder.
+        step: of the run.
+        size: latents per side in training (after refinement: pixels).
+    """
+
+    def __init__(self, configuration: Mapping[str, Any], prior: LatentDiffusionModel):
+        super().__init__()
+        self.configuration, self.prior = dict(configuration), prior
+        self.config = self.configuration
+        channels, _, native = prior.latent_shape
+        self.latent_size = (
+            min(int(configuration["size"]), native)
+            if configuration["model"] == "primitives"
+            else int(configuration["size"])
+        )
+        self.supersample = int(configuration["supersample"])
+        self.ranges = CameraRanges.from_plain(configuration["cameras"])
+        # Initial values must not depend on what ran before, nor change what runs after.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(configuration["seed"])
+            field = _field(configuration["method"], configuration["field"], channels)
+            behind = configuration["background"]
+            background: nn.Module | None = None
+            if behind["kind"] == "network":
+                background = DirectionalBackground(channels)
+            elif behind["kind"] == "texture":
+                background = LearnedBackground(channels, size=behind["size"], scale=1.0)
+        self.greys = EncodedGreys(prior, behind["low"], behind["high"]) if behind["kind"] == "greys" else None
+        steps_per_ray, grid = configuration["steps_per_ray"], configuration["occupancy"]
+        occupancy: OccupancyGrid | None = None
+        if grid:
+            step = 2 * 3**0.5 / steps_per_ray
+            occupancy = OccupancyGrid(resolution=grid["resolution"], step=step, seed=configuration["seed"])
+        self.renderer = LatentRenderer(field, occupancy, background, steps_per_ray=steps_per_ray)
+        self.to_rgb = LatentToRgb(channels) if configuration["refinement"] else None
+        self.refined, self.step = False, 0
+        self.to(prior.device)
+
+    @property
+    def field(self) -> nn.Module:
+        """The field."""
+        return self.renderer.field
+
+    @property
+    def occupancy(self) -> OccupancyGrid | None:
+        """The occupancy grid, if there is one."""
+        return self.renderer.occupancy
+
+    @property
+    def background(self) -> nn.Module | None:
+        """The trained background, if there is one."""
+        return self.renderer.background
+
+    @property
+    def size(self) -> int:
+        """Latents per side in training; pixels once the field is refined."""
+        return int(self.configuration["refinement"]["size"]) if self.refined else self.latent_size
+
+    @property
+    def orbit(self) -> dict[str, Any]:
+        """From where the object shows well: elevation, radius and fov of `Cameras.orbit`."""
+        low, high = self.ranges.elevation
+        middle = [sum(x) / 2 for x in (self.ranges.radius, self.ranges.fov)]
+        return {"elevation": min(max(20.0, low), high), "radius": middle[0], "fov": middle[1]}
+
+    def training_view(self, cameras: Cameras, seed: int, shade: Tensor) -> tuple[Tensor, RenderOutput]:
+        """One rendering of training, with its graph.
+
+        Args:
+            cameras: V of them.
+            seed: of the jitter.
+            shade: [V] in [0, 1], of the grey background.
+
+        Returns:
+            Latents [V, C, h, w] (before refinement) or RGB [V, 3, H, W], with the background; the rendering itself.
+        """
+        factor = 1 if self.refined else self.supersample
+        out = self.renderer(cameras, self.size * factor, self.size * factor, seed=seed)
+        return self._compose(out, shade, factor), out
+
+    def _compose(self, out: RenderOutput, shade: Tensor, factor: int) -> Tensor:
+        picture, opacity = out.latents, out.opacity
+        if factor > 1:
+            picture, opacity = (nn.functional.avg_pool2d(x, factor) for x in (picture, opacity))
+        if not self.refined:
+            return picture if self.greys is None else picture + (1 - opacity) * self.greys(shade, picture.shape[-1])
+        assert self.to_rgb is not None
+        if self.greys is None:
+            return self.to_rgb(picture)
+        grey = (self.greys.low + (self.greys.high - self.greys.low) * shade)[:, None, None, None].to(picture)
+        # The layer's offset belongs to the object alone.
+        return self.to_rgb(picture, opacity) + (1 - opacity) * grey
+
+    @torch.no_grad()
+    def render(
+        self, cameras: Cameras, size: int | None = None, *, normals: bool = False, shade: float = 0.5
+    ) -> RenderOutput:
+        """Renders views for people: no jitter, no gradients.
+
+        Args:
+            cameras: V of them; moved to the scene's device.
+            size: latents (refined: pixels) per side; the training's by default.
+            normals: whether to render normals too.
+            shade: of a grey background, 0 (its darkest) to 1.
+
+        Returns:
+            RenderOutput; `latents` are RGB [V, 3, H, W] once the field is refined.
+        """
+        size = size or self.size
+        training = self.training
+        self.eval()
+        try:
+            factor = 1 if self.refined else self.supersample
+            out = self.renderer(cameras.to(self.prior.device), size * factor, size * factor, normals=normals)
+        finally:
+            self.train(training)
+        shades = torch.full((len(cameras),), float(shade), device=self.prior.device)
+        latents = self._compose(out, shades, factor)
+
+        def pooled(x: Tensor | None) -> Any:
+            return x if x is None or factor == 1 else nn.functional.avg_pool2d(x, factor)
+
+        return dataclasses.replace(
+            out,
+            latents=latents,
+            opacity=pooled(out.opacity),
+            depth=pooled(out.depth),
+            distortion=pooled(out.distortion),
+            emptiness=pooled(out.emptiness),
+            normals=pooled(out.normals),
+        )
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """What `render` calls latents, as images [V, 3, H, W] float32 in [0, 1]."""
+        return latents.float().clamp(0, 1) if self.refined else self.prior.decode(latents)
+
+    def begin_refinement(self) -> None:
+        """From now on the field is shown as RGB, through a linear layer fitted to the prior's own VAE."""
+        assert self.to_rgb is not None
+        self.to_rgb.fit(self.prior)
+        self.refined = True
+
+
+def checkpoint_steps(folder: pathlib.Path) -> list[int]:
+    """The steps of which a run folder holds a checkpoint, ascending."""
+    found = (re.fullmatch(r"step-(\d+)\.safetensors", path.name) for path in (folder / "checkpoints").glob("step-*"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None = None) -> Scene:
+    """The object of a run folder.
+
+    Args:
+        folder: of `ldp-fast text-to-3d`.
+        step: of the checkpoint; None is the newest.
+        device: where to; None is the run's own if it is there, else the CPU or GPU that is.
+
+    Raises:
+        UsageError: no run, no such checkpoint, a damaged one, or one of another configuration.
+    """
+    configuration = read_configuration(folder)
+    steps = checkpoint_steps(folder)
+    if not steps:
+        raise UsageError(f"{folder} has no checkpoint yet")
+    if step is not None and step not in steps:
+        raise UsageError(f"--checkpoint: {folder} has {', '.join(map(str, steps))}; got {step}")
+    chosen = steps[-1] if step is None else step
+    where = device or configuration["device"]
+    if device is None and where and where.startswith("cuda") and not torch.cuda.is_available():
+        where = None
+    scene = Scene(configuration, load_prior({**configuration, "device": where}))
+    checkpoints.load_scene_state(checkpoints.path_of(folder, chosen), scene, configuration)
+    return scene.eval()

@@ -1,0 +1,270 @@
+"""One step of text-to-3D after another: views, prior, regularisers, optimiser.
+
+What a step draws comes from (seed, step, view) alone. So a resumed run continues the same run, and ranks that split the
+views of a step do together what one would do alone, up to the order of a sum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...guidance import LatentDiffusionPrior, TimestepSampler
+from ...nerf import FusedAdam, RenderOutput
+from . import checkpoints
+from .cameras import as_cameras, direction_of
+from .configuration import weight_at
+from .regularisers import regularisers
+from .scene import Scene
+
+TERMS = ("lsd", "fm", "kl", "norm_lsd", "norm_fm", "norm_kl")
+Part = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def view_generator(seed: int, step: int, view: int) -> torch.Generator:
+    """The generator of one view of one step, the same on every machine."""
+    mixed = np.random.SeedSequence((seed, step, view)).generate_state(1, np.uint32)[0]
+    return torch.Generator().manual_seed(int(mixed))
+
+
+@contextlib.contextmanager
+def untimed(_: str) -> Iterator[None]:
+    """Stands where a profile would take the time of a part."""
+    yield
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """What one view of one step draws."""
+
+    camera: tuple[float, float, float, float]
+    direction: int
+    shade: Tensor
+    jitter: int
+    timestep: Tensor
+    noise: Tensor
+
+
+class Trainer:
+    """Optimises a scene under the prior.
+
+    Args:
+        scene: what is optimised.
+        prior: with `batch_reduction="sum"`.
+        rank, world: which share of a step's views is this process's; with a world above 1 gradients are summed over the
+            default process group.
+
+    Attributes:
+        step: steps done.
+        total: steps there are, the refinement's included.
+        columns: names of what is recorded a step.
+    """
+
+    def __init__(self, scene: Scene, prior: LatentDiffusionPrior, *, rank: int = 0, world: int = 1):
+        self.scene, self.prior, self.rank, self.world = scene, prior, rank, world
+        self.configuration = c = scene.configuration
+        self.steps = int(c["steps"])
+        self.total = self.steps + (int(c["refinement"]["steps"]) if c["refinement"] else 0)
+        self.directions = scene.ranges.directions()
+        prompts = [f"{c['prompt']}, {name} view" if c["view_prompts"] else c["prompt"] for name in self.directions]
+        self.text = prior.encode_prompt(prompts, c["negative_prompt"])
+        limits, count = prior.settings.timestep_range, len(prior.schedule)
+        if c["sigma_range"] is not None:
+            lowest, highest = prior.schedule.between_sigmas(*c["sigma_range"])
+            limits = ((lowest + 0.5) / count, (highest + 0.5) / count)
+        self.sampler = TimestepSampler(count, *limits, prior.settings.anneal_to)
+        self.columns = (*TERMS, *c["regularisers"], "opacity_mean", "samples", "learning_rate", "gradient_norm")
+        self.optimizer = self._make_optimizer()
+        self._rows: list[Tensor] = []
+        scene.train()
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.scene.step
+
+    @property
+    def history(self) -> Tensor:
+        """[steps so far, len(columns)] float32; reading it synchronises with the device."""
+        return torch.stack(self._rows).cpu() if self._rows else torch.zeros(0, len(self.columns))
+
+    def latest(self) -> dict[str, float]:
+        """What the last step recorded."""
+        return dict(zip(self.columns, self._rows[-1].tolist(), strict=True))
+
+    def progress(self) -> float:
+        """The fraction of this stage (latents, or the refinement) that is over."""
+        if self.scene.refined:
+            return (self.step - self.steps) / max(1, self.total - self.steps)
+        return self.step / max(1, self.steps)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        scene, options = self.scene, self.configuration["optimizer"]
+        rate = self.configuration["refinement"]["learning_rate"] if scene.refined else options["learning_rate"]
+        groups: list[dict[str, Any]] = scene.field.parameter_groups(rate)  # type: ignore[operator]
+        others = list(scene.background.parameters()) if scene.background is not None else []
+        others += list(scene.to_rgb.parameters()) if scene.refined and scene.to_rgb is not None else []
+        if others:
+            groups.append({"params": others, "lr": rate})
+        self._rates = [float(group["lr"]) for group in groups]
+        if options["kind"] == "adamax":
+            return torch.optim.Adamax(groups)
+        return FusedAdam(groups, betas=(0.9, 0.99), eps=1e-15)
+
+    def _rate_factor(self) -> float:
+        """Constant for the first half, then a cosine down to the final rate."""
+        last, progress = self.configuration["optimizer"]["final_rate"], self.progress()
+        if progress <= 0.5:
+            return 1.0
+        return float(last + (1 - last) * 0.5 * (1 + np.cos(np.pi * (2 * progress - 1))))
+
+    def advance(self, part: Part = untimed) -> None:
+        """One step.
+
+        Args:
+            part: a context manager that is entered with the name of each part of the step, for a profile.
+        """
+        scene, c = self.scene, self.configuration
+        if c["refinement"] and self.step == self.steps and not scene.refined and self.total > self.steps:
+            scene.begin_refinement()
+            self.optimizer = self._make_optimizer()
+        with part("occupancy"):
+            self._update_occupancy()
+        count = int(c["refinement"]["views"] if scene.refined else c["views"])
+        row = self._gradients(range(self.rank, count, self.world), count, part)
+        with part("optimiser"):
+            self._reduce_gradients(row)
+            factor = self._rate_factor()
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * factor
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norms = [p.grad.norm() for p in parameters if p.grad is not None]
+            row[self.columns.index("learning_rate")] = self._rates[0] * factor
+            row[self.columns.index("gradient_norm")] = torch.stack(norms).norm() if norms else 0.0
+            self.optimizer.step()
+            if not isinstance(self.optimizer, FusedAdam):
+                self.optimizer.zero_grad()
+        scene.step += 1
+        self._rows.append(row)
+
+    def _update_occupancy(self) -> None:
+        grid = self.scene.occupancy
+        if grid is not None:
+            options = self.configuration["occupancy"]
+            if self.step >= options["warm_up"] and self.step % options["every"] == 0:
+                grid.update(self.scene.field)  # type: ignore[arg-type]
+
+    def _gradients(self, mine: Sequence[int], count: int, part: Part) -> Tensor:
+        """Adds this process's share of the gradients; returns its share of what is recorded."""
+        scene, prior, c = self.scene, self.prior, self.configuration
+        drawn = [self._draw(view) for view in mine]
+        with part("render"):
+            rendered = [scene.training_view(as_cameras([d.camera], prior.device), d.jitter, d.shade) for d in drawn]
+        with part("encoder"):
+            pictures = torch.cat([picture for picture, _ in rendered])
+            latents = self._encode(pictures) if scene.refined else pictures
+        timesteps, noise = (
+            torch.cat(x).to(prior.device) for x in zip(*((d.timestep, d.noise) for d in drawn), strict=True)
+        )
+        text = self.text.select(torch.tensor([d.direction for d in drawn]).to(prior.device, non_blocking=True))
+        with part("prior"):
+            gradient, statistics = prior.gradient(latents, text, timesteps=timesteps, noise=noise)
+            if not c["variance_reduction"]:
+                # SJC's other estimate, −(D − z) / σ = ε̂: the noise itself stays in the gradient.
+                weight = prior.schedule.weight(timesteps, prior.settings.weighting)[:, None, None, None]
+                gradient = gradient + prior.settings.lambda_lsd * weight * noise
+        loss = (latents * gradient).sum()
+        found = {**statistics.terms, "fm": statistics.fm}
+        row = self._row(found, len(drawn) / count)
+        with part("regularisers"):
+            for d, (_, out) in zip(drawn, rendered, strict=True):
+                extra, values = self._regularise(out, d.camera[2])
+                loss = loss + extra
+                values |= {"opacity_mean": out.opacity.detach().mean(), "samples": out.statistics.counts[0]}
+                row += self._row(values, 1 / count)
+        with part("backward"):
+            (loss / count).backward()
+        return row
+
+    def _row(self, found: Mapping[str, Tensor], share: float) -> Tensor:
+        row = torch.zeros(len(self.columns), device=self.prior.device)
+        for name, value in found.items():
+            if name in self.columns:
+                row[self.columns.index(name)] = value.detach().float().mean() * share
+        return row
+
+    def _draw(self, view: int) -> _Drawn:
+        scene, generator = self.scene, view_generator(self.configuration["seed"], self.step, view)
+        camera = scene.ranges.draw(generator)
+        side = scene.latent_size
+        return _Drawn(
+            camera=camera,
+            direction=self.directions.index(direction_of(*camera[:2])),
+            shade=torch.rand(1, generator=generator).to(self.prior.device),
+            jitter=int(torch.randint(2**31 - 1, (1,), generator=generator)),
+            timestep=self.sampler.sample(1, torch.device("cpu"), generator, self.progress()),
+            noise=torch.randn(1, self.prior.latent_shape[0], side, side, generator=generator),
+        )
+
+    def _regularise(self, out: RenderOutput, radius: float) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.scene.refined:
+            return out.opacity.new_zeros(()), {}
+        ramps = self.configuration["regularisers"]
+        extra, values = regularisers(out, ramps, self.progress(), radius - 1.0, radius + 1.0)
+        # Counted per latent, however many rays make one.
+        return extra.sum() / self.scene.supersample**2, values
+
+    def _encode(self, picture: Tensor) -> Tensor:
+        pixels = self.scene.latent_size * self.prior.pixels_per_latent
+        if picture.shape[-1] != pixels:
+            picture = torch.nn.functional.interpolate(picture, (pixels, pixels), mode="bilinear")
+        return self.prior.encode(picture, sample=False)
+
+    def _reduce_gradients(self, rows: Tensor) -> None:
+        if self.world == 1:
+            return
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        # One message for all of them.
+        flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), rows])
+        dist.all_reduce(flat)
+        at = 0
+        for p in parameters:
+            assert p.grad is not None
+            p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+            at += p.numel()
+        rows.copy_(flat[at:])
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes a checkpoint: scene, optimiser, history."""
+        tensors = {**checkpoints.scene_state(self.scene), **checkpoints.optimiser_state(self.optimizer)}
+        checkpoints.write(path, {**tensors, "history": self.history}, self.scene)
+
+    def load(self, path: pathlib.Path) -> None:
+        """Continues from a checkpoint.
+
+        Raises:
+            UsageError: it is damaged, or belongs to another configuration; nothing is changed then.
+        """
+        tensors, metadata = checkpoints.read(path, self.configuration)
+        checkpoints.apply_scene_state(path, self.scene, tensors, metadata)
+        self.optimizer = self._make_optimizer()
+        checkpoints.load_optimiser_state(self.optimizer, tensors)
+        self._rows = list(tensors["history"].to(self.prior.device))
+
+    def weights(self) -> dict[str, float]:
+        """The λ's and regularisers' weights of this moment, for a log."""
+        s = self.prior.settings
+        found = {"lambda_fm": s.lambda_fm, "lambda_kl": s.lambda_kl, "lambda_lsd": s.lambda_lsd}
+        ramps = self.configuration["regularisers"]
+        return {**found, **{f"weight_{name}": weight_at(ramp, self.progress()) for name, ramp in ramps.items()}}
