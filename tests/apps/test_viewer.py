@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import os
@@ -21,6 +22,7 @@ import pytest
 import torch
 
 from ldp_fast import UsageError
+from ldp_fast.apps import files
 from ldp_fast.apps.text_to_3d import viewer_worker
 from ldp_fast.apps.text_to_3d.viewer_pictures import CHANNELS, View, draw, rotation_of
 from ldp_fast.apps.text_to_3d.viewer_worker import Turns, Worker
@@ -449,12 +451,51 @@ def test_a_taken_port_is_named(
     assert not [t for t in threading.enumerate() if t.name == "viewer"]
 
 
+def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
+    from ldp_fast.apps.options import add_prior_arguments, load_prior, prior_configuration
+    from ldp_fast.apps.text_to_3d import checkpoints
+    from ldp_fast.apps.text_to_3d.configuration import defaults, write_configuration
+    from ldp_fast.apps.text_to_3d.scene import Scene
+    from ldp_fast.apps.text_to_3d.view import provider
+
+    parser = argparse.ArgumentParser()
+    add_prior_arguments(parser, preset="jacobian_nerf")
+    common = {"prompt": "a red torus", "method": "jacobian-nerf", "seed": 0, "steps": 20}
+    configuration = files.plain(
+        {**defaults("jacobian-nerf", True), **common, **prior_configuration(parser.parse_args(["--device", "cpu"]))}
+    )
+    configuration["field"]["resolution"] = 16
+    write_configuration(tmp_path, configuration)
+    made = Scene(configuration, load_prior(configuration))
+    for made.step in (10, 20):
+        with torch.no_grad():
+            for parameter in made.field.parameters():
+                parameter.add_(0.3)
+        checkpoints.write(checkpoints.path_of(tmp_path, made.step), checkpoints.scene_state(made), made)
+    provide = provider(tmp_path, None, "cpu")
+    newest, older = provide(None), provide(10)
+    assert (newest.step, older.step) == (20, 10) and newest.prior is older.prior
+    wide = dataclasses.replace(FRONT, aspect=1.5)
+    pictures = [draw(scene, wide, CPU) for scene in (made, newest, older)]
+    assert pictures[0].shape == (128, 192, 3)
+    assert (pictures[0] == pictures[1]).all() and (pictures[1] != pictures[2]).any()
+    for name in CHANNELS:
+        assert draw(newest, dataclasses.replace(FRONT, channels=name), CPU).std() > 0
+    checkpoints.path_of(tmp_path, 10).write_bytes(b"nonsense")
+    with pytest.raises(UsageError, match=r"step-000010\.safetensors is damaged"):
+        provide(10)
+    with pytest.raises(UsageError, match=r"--checkpoint: .* has 10, 20; got 7"):
+        provider(tmp_path, 7, "cpu")(None)
+    with pytest.raises(UsageError, match="holds no text-to-3d run"):
+        provider(tmp_path / "elsewhere", None, "cpu")(None)
+
+
 SERVE = """
 import sys, types
 import ldp_fast.apps.text_to_3d as package
 from tests.apps.viewer_scene import TorusScene
 module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
-module.checkpoint_steps = lambda folder: [100, 300]
+module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]
 module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)
 sys.modules[module.__name__] = package.scene = module
 from ldp_fast import cli
@@ -486,12 +527,11 @@ def test_the_commands_errors_are_one_line(
     from ldp_fast import cli
 
     module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
-    module.checkpoint_steps = lambda folder: [100, 300]  # type: ignore[attr-defined]
+    module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]  # type: ignore[attr-defined]
     module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for words, message in (
         (("--port", str(taken_port)), f"port: expected a free one, got {taken_port}, which is taken on 127.0.0.1"),
-        (("--port", "0", "--checkpoint", "7"), "--checkpoint: expected one of 100, 300; got 7"),
         (
             ("--port", "0", "--host", "nowhere.invalid"),
             "host: expected an address of this machine such as 127.0.0.1, got 'nowhere.invalid'",

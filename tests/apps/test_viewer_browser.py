@@ -106,7 +106,8 @@ def difference(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 def test_the_page_shows_the_object_from_where_one_looks(browser: Any) -> None:
     from ldp_fast.apps.text_to_3d.viewer import Viewer
 
-    loaded = {step: TorusScene(step) for step in (100, 300)}
+    loaded = {step: TorusScene(step) for step in (100, 300, 400)}
+    loaded[400].size, loaded[400].refined = 32, True
     with Viewer(lambda step: loaded[step or 300], 0, steps=lambda: list(loaded), title="a red torus") as viewer:
         page = Page(browser, viewer.url)
         page.wait_text("a red torus", "step 300", "24 × 16 latents in")
@@ -138,6 +139,11 @@ def test_the_page_shows_the_object_from_where_one_looks(browser: Any) -> None:
         page.wait_text("step 100")
         page.wait_change(turned, least=1.0)
         assert len(loaded[100].sizes) >= 1
+
+        # Refined, the object is made of pixels; the resolution follows.
+        page.choose("Checkpoint", "400")
+        page.wait_text("step 400", "48 × 32 pixels in")
+        assert loaded[400].sizes[-1] == 48
 
         assert page.complaints == []
         port = viewer.url.rsplit(":", 1)[1]

@@ -38,7 +38,7 @@ class StandInPrior:
 class TorusScene(nn.Module):
     """What `Viewable` asks for; rendering draws random numbers and forgets the training flag, which must not matter."""
 
-    size = 16
+    size, refined = 16, False
 
     def __init__(self, step: int = 300, renderer: LatentRenderer | None = None):
         super().__init__()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import pathlib
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ...errors import UsageError
 from .viewer import Viewer, check_address
+
+if TYPE_CHECKING:
+    from .scene import Scene
 
 EXAMPLES = """\
 examples:
@@ -27,30 +31,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the run's)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """The command; it ends with Ctrl-C. Returns the exit code, 0."""
-    from . import checkpoints
-    from .scene import Scene, checkpoint_steps, load_scene
+def provider(folder: pathlib.Path, checkpoint: int | None, device: str | None) -> Callable[[int | None], Scene]:
+    """What a `Viewer` takes its scenes from.
 
-    # A wrong port is said before a large model is loaded.
-    check_address(args.host, args.port)
-    folder = args.folder
-    steps = checkpoint_steps(folder)
-    if args.checkpoint is not None and steps and args.checkpoint not in steps:
-        raise UsageError(f"--checkpoint: expected one of {', '.join(map(str, steps))}; got {args.checkpoint}")
+    Args:
+        folder: of a text-to-3d run.
+        checkpoint: which to begin with; None: the newest.
+        device: where to; None: the run's.
+
+    Returns:
+        Step, or None at the beginning -> scene. It raises UsageError where there is no such checkpoint or it is
+        damaged.
+    """
+    from . import checkpoints
+    from .scene import Scene, load_scene
+
     first: Scene | None = None
 
     def provide(step: int | None) -> Scene:
         nonlocal first
-        if first is None:
-            first = load_scene(folder, args.checkpoint, args.device)
+        if first is None or step is None:
+            first = load_scene(folder, checkpoint if step is None else step, device)
             return first
         # The model that decodes is the same for all; a large one does not fit twice, nor load in a moment.
         scene = Scene(first.configuration, first.prior)
         checkpoints.load_scene_state(checkpoints.path_of(folder, step), scene, first.configuration)
         return scene.eval()
 
-    viewer = Viewer(provide, args.port, args.host, steps=lambda: checkpoint_steps(folder), title=folder.resolve().name)
+    return provide
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; it ends with Ctrl-C. Returns the exit code, 0."""
+    from .scene import checkpoint_steps
+
+    # A wrong port is said before a large model is loaded.
+    check_address(args.host, args.port)
+    folder = args.folder
+    viewer = Viewer(
+        provider(folder, args.checkpoint, args.device),
+        args.port,
+        args.host,
+        steps=lambda: checkpoint_steps(folder),
+        title=folder.resolve().name,
+    )
     print(f"{folder} is shown at {viewer.url} (Ctrl-C ends)", flush=True)
     try:
         threading.Event().wait()

@@ -183,7 +183,7 @@ class Viewer:
             seconds = time.perf_counter() - started - waited
             self._seconds[_cost(view)] = seconds
             height, width = view.shape()
-            size = f"{width} × {height} latents"
+            size = f"{width} × {height} {'pixels' if self._scene.refined else 'latents'}"
             visitor.show(picture, f"{size} in {1000 * seconds:.0f} ms", view == wanted)
         except Exception as error:
             # One picture that cannot be drawn (memory, no normals) must end neither the page nor training.

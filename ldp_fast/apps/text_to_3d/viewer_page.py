@@ -59,6 +59,11 @@ class Page:
         self._server.on_client_disconnect(self._leave)
         self._server.on_client_connect(self._join)
 
+    @property
+    def native(self) -> int:
+        """Latents (refined: pixels) per side at which the object is trained."""
+        return self._viewer.scene.size
+
     def close(self) -> None:
         """Stops the server."""
         with self._silence():
@@ -81,7 +86,7 @@ class Page:
             self._checkpoints.options = names
 
     def _join(self, client: Any) -> None:
-        browser = Browser(self, client, self._viewer.scene.size)
+        browser = Browser(self, client)
         name = self._names[client.client_id] = self._viewer.join(browser)
         browser.watch(lambda: self._viewer.moved(name), lambda: self._viewer.changed(name))
         # Who left while the controls were made is not announced any more.
@@ -100,20 +105,21 @@ class Browser:
     Args:
         page: whose it is.
         client: viser's handle.
-        size: latents per side to begin with.
     """
 
-    def __init__(self, page: Page, client: Any, size: int):
+    def __init__(self, page: Page, client: Any):
         self._page, self._client = page, client
+        self._native = page.native
         with client.atomic():
             self._channels = client.gui.add_dropdown("Show", CHANNELS, initial_value=CHANNELS[0])
             self._size = client.gui.add_slider(
                 "Resolution",
                 min=STEP,
-                max=max(64, 2 * size),
+                max=_finest(self._native),
                 step=STEP,
-                initial_value=max(STEP, size // STEP * STEP),
-                hint="latents along the window's shorter side; more than training's shows finer detail, or artefacts",
+                initial_value=_usual(self._native),
+                hint="latents along the window's shorter side, pixels once the object is refined to colours; more "
+                "than training's shows finer detail, or artefacts",
             )
             self._shade = client.gui.add_slider("Background", min=0.0, max=1.0, step=0.05, initial_value=0.5)
             self._status = client.gui.add_markdown("")
@@ -126,6 +132,10 @@ class Browser:
 
     def view(self) -> View:
         """The camera and the controls as they are now."""
+        if self._native != self._page.native:
+            # Another stage of the run: refined objects are made of pixels, of which there are more.
+            self._native = self._page.native
+            self._size.max, self._size.value = _finest(self._native), _usual(self._native)
         camera = self._client.camera
         aspect = float(camera.aspect) if camera.image_height > 0 else SQUARE
         return View(
@@ -151,3 +161,13 @@ class Browser:
         """Says how far the object is, above them."""
         if self._page.about.content != text:
             self._page.about.content = text
+
+
+def _usual(native: int) -> int:
+    """Where the resolution's slider stands to begin with."""
+    return max(STEP, native // STEP * STEP)
+
+
+def _finest(native: int) -> int:
+    """Where it ends."""
+    return max(64, 2 * _usual(native))

@@ -27,6 +27,7 @@ class Viewable(Protocol):
     """What the viewer asks of a scene."""
 
     step: int
+    refined: bool
     prior: Any
 
     @property
