@@ -20,9 +20,9 @@ pytest.importorskip("viser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WINDOW = {"width": 900, "height": 600}
-# Away from the panel at the right and from viser's notice about software rendering at the upper left.
-CLIP = {"x": 20, "y": 300, "width": 860, "height": 280}
+WINDOW = {"width": 1224, "height": 600}  # of which the panel takes 324
+# Without the panel at the right and viser's notice about software rendering at the upper left.
+CLIP = {"x": 20, "y": 300, "width": 850, "height": 280}
 # Software rendering: a machine for tests has no GPU. The sandbox needs rights that containers lack.
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 

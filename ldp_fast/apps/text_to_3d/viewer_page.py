@@ -45,6 +45,8 @@ class Page:
         self.url = f"http://{shown}:{self._server.get_port()}"
         # Sharing would send the page through a public server, which nobody here has asked for.
         self._server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+        # Beside the picture: floating, it would cover a part of the object.
+        self._server.gui.main_panel.dock_right()
         scene = self._server.scene
         scene.set_up_direction("+y")
         # Nothing is lit here, and viser's environment map is a picture from the internet.

@@ -72,13 +72,13 @@ class View:
         rotation = rotation_of(self.wxyz)
         place = torch.tensor(self.position, dtype=torch.float64)[:, None]
         pose = torch.cat([rotation, place], dim=1)[None].float()
-        focal = height / (2 * math.tan(self.fov / 2))
+        # What is drawn fills the window, whose shape is not one of whole latents: their own shape makes up for it.
+        focal = torch.tensor([width / self.aspect, height]).float() / (2 * math.tan(self.fov / 2))
         return Cameras.from_poses(pose, focal=focal, width=side, height=side, convention="opencv")
 
     def shape(self) -> tuple[int, int]:
         """Height and width in latents; both even or both odd, so that the window lies amid the square."""
-        longer = max(self.size, round(self.size * max(self.aspect, 1 / self.aspect)))
-        longer += (longer - self.size) % 2
+        longer = self.size + 2 * round(self.size * (max(self.aspect, 1 / self.aspect) - 1) / 2)
         return (self.size, longer) if self.aspect >= 1 else (longer, self.size)
 
 
