@@ -1,62 +1,23 @@
-"""The viewer without a browser: cameras, pictures, whose turn it is, that training is not disturbed, and errors."""
+"""The viewer without a browser: cameras, pictures, that training is not disturbed, checkpoints, and errors."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
-import os
-import pathlib
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import types
 import urllib.request
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
 from ldp_fast import UsageError
-from ldp_fast.apps import files
-from ldp_fast.apps.text_to_3d import viewer_worker
-from ldp_fast.apps.text_to_3d.viewer_pictures import CHANNELS, View, draw, rotation_of
-from ldp_fast.apps.text_to_3d.viewer_worker import Turns, Worker
+from ldp_fast.apps.text_to_3d.viewer_pictures import CHANNELS, draw, rotation_of
 from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer, OccupancyGrid
 
-from .viewer_scene import TorusScene, Watcher
+from .viewer_scene import FRONT, TorusScene, Watcher, view_of
 
 CPU = torch.device("cpu")
-
-
-def quaternion(rotation: torch.Tensor) -> tuple[float, float, float, float]:
-    """Of a rotation: the eigenvector of Bar-Itzhack's symmetric matrix that belongs to its greatest eigenvalue."""
-    r = rotation.double().numpy()
-    k = np.array(
-        [
-            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
-            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
-            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
-            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
-        ]
-    )
-    x, y, z, w = np.linalg.eigh(k)[1][:, -1]
-    return float(w), float(x), float(y), float(z)
-
-
-def view_of(camera: Cameras, aspect: float = 1.0, size: int = 16, fov: float = 40.0, **more: object) -> View:
-    """What viser would report of one of our cameras: its axes are right, down, forward."""
-    pose = camera.poses[0]
-    axes = torch.stack([pose[:3, 0], -pose[:3, 1], -pose[:3, 2]], dim=1)
-    place = tuple(pose[:3, 3].tolist())
-    return View(place, quaternion(axes), math.radians(fov), aspect, size, **more)  # type: ignore[arg-type]
-
-
-FRONT = view_of(Cameras.orbit(0.0, 20.0))
 
 
 @pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (90, 0), (200, 35), (-50, -20), (10, 89)])
@@ -136,139 +97,9 @@ def test_a_wide_window_shows_more_at_its_sides_and_the_same_amid() -> None:
     assert np.abs(wide[:, 6 * 32 : 22 * 32].astype(int) - square).max() <= 1
 
 
-def test_turns_are_in_order_and_a_greedy_loop_lets_others_in() -> None:
-    turns, order, stop = Turns(), [], threading.Event()
-
-    def greedy() -> None:
-        while not stop.is_set():
-            with turns:
-                time.sleep(0.002)
-
-    trainer = threading.Thread(target=greedy)
-    trainer.start()
-    try:
-        for place in range(20):
-            started = time.monotonic()
-            with turns:
-                order.append(place)
-            assert time.monotonic() - started < 5
-    finally:
-        stop.set()
-        trainer.join()
-    with turns:
-        waiting = []
-        for place in range(5):
-            thread = threading.Thread(target=lambda p=place: (turns.acquire(), order.append(p), turns.release()))
-            thread.start()
-            while len(turns._waiting) <= place:
-                time.sleep(0.001)
-            waiting.append(thread)
-        del order[:]
-    for thread in waiting:
-        thread.join()
-    assert order == [0, 1, 2, 3, 4]
-
-
-class Drawing:
-    """Draws nothing, slowly on demand, and keeps a record."""
-
-    def __init__(self, final: bool = False):
-        self.calls: list[tuple[object, bool]] = []
-        self.go, self.began, self.final = threading.Event(), threading.Semaphore(0), final
-
-    def __call__(self, visitor: object, coarse: bool) -> bool:
-        self.calls.append((visitor, coarse))
-        self.began.release()
-        assert self.go.wait(30)
-        return self.final or not coarse
-
-
-def settle(worker: Worker, drawing: Drawing, count: int) -> None:
-    for _ in range(3000):
-        if len(drawing.calls) >= count:
-            break
-        time.sleep(0.005)
-    worker.close()
-    assert len(drawing.calls) == count, drawing.calls
-
-
-def test_the_newest_camera_wins_and_a_resting_one_gets_a_fine_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer_worker, "REST", 0.1)
-    drawing = Drawing()
-    worker = Worker(drawing)
-    worker.moved("a")
-    assert drawing.began.acquire(timeout=30)
-    for _ in range(100):
-        worker.moved("a")  # while the first is drawn: one more picture, not a hundred
-    drawing.go.set()
-    settle(worker, drawing, 3)
-    assert drawing.calls == [("a", True), ("a", True), ("a", False)]
-
-
-def test_a_final_picture_is_not_drawn_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer_worker, "REST", 0.05)
-    drawing = Drawing(final=True)
-    drawing.go.set()
-    worker = Worker(drawing)
-    worker.moved("a")
-    time.sleep(0.3)
-    worker.close()
-    assert drawing.calls == [("a", True)]
-
-
-def test_visitors_take_turns_and_who_left_is_not_drawn() -> None:
-    drawing = Drawing()
-    worker = Worker(drawing)
-    worker.changed("a")
-    assert drawing.began.acquire(timeout=30)
-    worker.changed("b")
-    worker.changed("a")
-    worker.changed("c")
-    worker.forget("c")
-    drawing.go.set()
-    settle(worker, drawing, 3)
-    assert drawing.calls == [("a", False), ("b", False), ("a", False)]
-
-
-def test_refreshes_of_training_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(viewer_worker, "PERIOD", 0.2)
-    drawing = Drawing()
-    drawing.go.set()
-    worker = Worker(drawing)
-    worker.refresh()  # nobody looks
-    worker.changed("a")
-    started = time.monotonic()
-    while time.monotonic() - started < 0.9:
-        worker.refresh()
-        time.sleep(0.001)
-    worker.close()
-    # One at once, then one per period.
-    assert 2 <= len(drawing.calls) <= 6
-
-
-@pytest.fixture
-def viser() -> None:
-    pytest.importorskip("viser")
-
-
 @pytest.fixture
 def scene() -> TorusScene:
     return TorusScene()
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        yield int(holder.getsockname()[1])
 
 
 def test_a_visitor_sees_what_is_drawn(viser: None, scene: TorusScene) -> None:
@@ -452,93 +283,3 @@ def test_a_taken_port_is_named(
         module.Viewer(lambda step: scene, taken_port)
     assert str(caught.value) == message
     assert not [t for t in threading.enumerate() if t.name == "viewer"]
-
-
-def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
-    from ldp_fast.apps.options import add_prior_arguments, load_prior, prior_configuration
-    from ldp_fast.apps.text_to_3d import checkpoints
-    from ldp_fast.apps.text_to_3d.configuration import defaults, write_configuration
-    from ldp_fast.apps.text_to_3d.scene import Scene
-    from ldp_fast.apps.text_to_3d.view import provider
-
-    parser = argparse.ArgumentParser()
-    add_prior_arguments(parser, preset="jacobian_nerf")
-    common = {"prompt": "a red torus", "method": "jacobian-nerf", "seed": 0, "steps": 20}
-    configuration = files.plain(
-        {**defaults("jacobian-nerf", True), **common, **prior_configuration(parser.parse_args(["--device", "cpu"]))}
-    )
-    configuration["field"]["resolution"] = 16
-    write_configuration(tmp_path, configuration)
-    made = Scene(configuration, load_prior(configuration))
-    for made.step in (10, 20):
-        with torch.no_grad():
-            for parameter in made.field.parameters():
-                parameter.add_(0.3)
-        checkpoints.write(checkpoints.path_of(tmp_path, made.step), checkpoints.scene_state(made), made)
-    provide = provider(tmp_path, None, "cpu")
-    newest, older = provide(None), provide(10)
-    assert (newest.step, older.step) == (20, 10) and newest.prior is older.prior
-    wide = dataclasses.replace(FRONT, aspect=1.5)
-    pictures = [draw(scene, wide, CPU) for scene in (made, newest, older)]
-    assert pictures[0].shape == (128, 192, 3)
-    assert (pictures[0] == pictures[1]).all() and (pictures[1] != pictures[2]).any()
-    for name in CHANNELS:
-        assert draw(newest, dataclasses.replace(FRONT, channels=name), CPU).std() > 0
-    checkpoints.path_of(tmp_path, 10).write_bytes(b"nonsense")
-    with pytest.raises(UsageError, match=r"step-000010\.safetensors is damaged"):
-        provide(10)
-    with pytest.raises(UsageError, match=r"--checkpoint: .* has 10, 20; got 7"):
-        provider(tmp_path, 7, "cpu")(None)
-    with pytest.raises(UsageError, match="holds no text-to-3d run"):
-        provider(tmp_path / "elsewhere", None, "cpu")(None)
-
-
-SERVE = """
-import sys, types
-import ldp_fast.apps.text_to_3d as package
-from tests.apps.viewer_scene import TorusScene
-module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
-module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]
-module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)
-sys.modules[module.__name__] = package.scene = module
-from ldp_fast import cli
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def serve(*words: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, on the tests' scene."""
-    root = pathlib.Path(__file__).parents[2]
-    command = [sys.executable, "-c", SERVE, "view", "out/torus", *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True, env={**os.environ})
-
-
-def test_the_command_serves_until_ctrl_c(viser: None, free_port: int) -> None:
-    process = serve("--port", str(free_port), "--checkpoint", "100")
-    assert process.stdout is not None
-    assert process.stdout.readline() == f"out/torus is shown at http://127.0.0.1:{free_port} (Ctrl-C ends)\n"
-    assert urllib.request.urlopen(f"http://127.0.0.1:{free_port}", timeout=10).status == 200
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "ended\n", "")
-
-
-def test_the_commands_errors_are_one_line(
-    viser: None, taken_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from ldp_fast import cli
-
-    module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
-    module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]  # type: ignore[attr-defined]
-    module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    for words, message in (
-        (("--port", str(taken_port)), f"port: expected a free one, got {taken_port}, which is taken on 127.0.0.1"),
-        (
-            ("--port", "0", "--host", "nowhere.invalid"),
-            "host: expected an address of this machine such as 127.0.0.1, got 'nowhere.invalid'",
-        ),
-    ):
-        assert cli.main(["view", "out/torus", *words]) == 2
-        assert capsys.readouterr() == ("", f"ldp-fast: error: {message}\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,3 +99,29 @@ class Watcher:
         with self.arrived:
             came = self.arrived.wait_for(lambda: len(self.pictures) + len(self.errors) >= count, seconds)
         assert came, f"{len(self.pictures)} pictures, {len(self.errors)} errors, expected {count}"
+
+
+def quaternion(rotation: torch.Tensor) -> tuple[float, float, float, float]:
+    """Of a rotation: the eigenvector of Bar-Itzhack's symmetric matrix that belongs to its greatest eigenvalue."""
+    r = rotation.double().numpy()
+    k = np.array(
+        [
+            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
+            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
+            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
+        ]
+    )
+    x, y, z, w = np.linalg.eigh(k)[1][:, -1]
+    return float(w), float(x), float(y), float(z)
+
+
+def view_of(camera: Cameras, aspect: float = 1.0, size: int = 16, fov: float = 40.0, **more: object) -> View:
+    """What viser would report of one of our cameras: its axes are right, down, forward."""
+    pose = camera.poses[0]
+    axes = torch.stack([pose[:3, 0], -pose[:3, 1], -pose[:3, 2]], dim=1)
+    place = tuple(pose[:3, 3].tolist())
+    return View(place, quaternion(axes), math.radians(fov), aspect, size, **more)  # type: ignore[arg-type]
+
+
+FRONT = view_of(Cameras.orbit(0.0, 20.0))
