@@ -184,7 +184,8 @@ class Viewer:
             self._seconds[_cost(view)] = seconds
             height, width = view.shape()
             size = f"{width} × {height} {'pixels' if self._scene.refined else 'latents'}"
-            visitor.show(picture, f"{size} in {1000 * seconds:.0f} ms", view == wanted)
+            if name in self._visitors:  # who has left meanwhile cannot be sent anything
+                visitor.show(picture, f"{size} in {1000 * seconds:.0f} ms", view == wanted)
         except Exception as error:
             # One picture that cannot be drawn (memory, no normals) must end neither the page nor training.
             traceback.print_exc(file=sys.stderr)
