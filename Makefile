@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml $(SOURCES)
 	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel ninja pybind11
 	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --disable-pip-version-check "$(TORCH)"
 	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-0} $(PY) -m pip install --quiet --disable-pip-version-check \
-	  -e ".[apps,dev]" --no-build-isolation
+	  -e ".[apps,viewer,dev]" --no-build-isolation
 	touch $@
 
 # With the CUDA half where there is an nvcc, GPU or not, as a user of this machine would get it.

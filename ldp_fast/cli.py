@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("ldp_fast.apps.text_to_3d.sweep", "make 3D objects of many prompts, and a table of how good they are"),
     "evaluate": ("ldp_fast.apps.evaluation", "measure what was made: R-Precision of 3D objects"),
     "export": ("ldp_fast.apps.text_to_3d.export", "write a text-to-3D run's object as a textured mesh"),
+    "view": ("ldp_fast.apps.text_to_3d.view", "show a text-to-3d run's object in a browser, from all sides"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 
@@ -41,10 +42,10 @@ EXTRAS = {
     "safetensors": "diffusers",
     "scipy": "metrics",
     "tensorboard": "apps",
-    "skimage": "mesh",
+    "skimage": "apps",
     "tqdm": "apps",
     "transformers": "diffusers",
-    "trimesh": "mesh",
+    "trimesh": "apps",
     "viser": "viewer",
     "yaml": "apps",
 }

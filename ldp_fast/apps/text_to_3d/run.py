@@ -231,10 +231,11 @@ class _Run:
         scene = self.trainer.scene.eval()
         made = [*pictures.write_pictures(scene, self.folder, progress=True)]
         try:
-            print(export_mesh(scene, self.folder))
-            made.append(self.folder / "mesh.glb")
+            report = export_mesh(scene, self.folder)
+            made += [self.folder / "mesh.glb", self.folder / "mesh.obj"]
+            print(f"mesh: {report}")
         except ModuleNotFoundError as error:
-            print(f"mesh.glb is left out: {error.name} is not installed: pip install 'ldp-fast[mesh]'", file=sys.stderr)
+            print(f"mesh.glb is left out: {error.name} is not installed: pip install 'ldp-fast[apps]'", file=sys.stderr)
         except UsageError as error:
             print(f"mesh.glb is left out: {error}", file=sys.stderr)
         print(", ".join(str(path) for path in made))

@@ -1,0 +1,114 @@
+"""`ldp-fast view`: from a run's folder to a page, until Ctrl-C, and its errors."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import types
+import urllib.request
+
+import pytest
+import torch
+
+from ldp_fast import UsageError
+from ldp_fast.apps import files
+from ldp_fast.apps.text_to_3d.viewer_pictures import CHANNELS, draw
+
+from .viewer_scene import FRONT, TorusScene
+
+CPU = torch.device("cpu")
+
+
+def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
+    from ldp_fast.apps.options import add_prior_arguments, load_prior, prior_configuration
+    from ldp_fast.apps.text_to_3d import checkpoints
+    from ldp_fast.apps.text_to_3d.configuration import defaults, write_configuration
+    from ldp_fast.apps.text_to_3d.scene import Scene
+    from ldp_fast.apps.text_to_3d.view import provider
+
+    parser = argparse.ArgumentParser()
+    add_prior_arguments(parser, preset="jacobian_nerf")
+    common = {"prompt": "a red torus", "method": "jacobian-nerf", "seed": 0, "steps": 20}
+    configuration = files.plain(
+        {**defaults("jacobian-nerf", True), **common, **prior_configuration(parser.parse_args(["--device", "cpu"]))}
+    )
+    configuration["field"]["resolution"] = 16
+    write_configuration(tmp_path, configuration)
+    made = Scene(configuration, load_prior(configuration))
+    for made.step in (10, 20):
+        with torch.no_grad():
+            for parameter in made.field.parameters():
+                parameter.add_(0.3)
+        checkpoints.write(checkpoints.path_of(tmp_path, made.step), checkpoints.scene_state(made), made)
+    provide = provider(tmp_path, None, "cpu")
+    newest, older = provide(None), provide(10)
+    assert (newest.step, older.step) == (20, 10) and newest.prior is older.prior
+    wide = dataclasses.replace(FRONT, aspect=1.5)
+    pictures = [draw(scene, wide, CPU) for scene in (made, newest, older)]
+    assert pictures[0].shape == (128, 192, 3)
+    assert (pictures[0] == pictures[1]).all() and (pictures[1] != pictures[2]).any()
+    for name in CHANNELS:
+        assert draw(newest, dataclasses.replace(FRONT, channels=name), CPU).std() > 0
+    checkpoints.path_of(tmp_path, 10).write_bytes(b"nonsense")
+    with pytest.raises(UsageError, match=r"step-000010\.safetensors is damaged"):
+        provide(10)
+    with pytest.raises(UsageError, match=r"--checkpoint: .* has 10, 20; got 7"):
+        provider(tmp_path, 7, "cpu")(None)
+    with pytest.raises(UsageError, match="holds no text-to-3d run"):
+        provider(tmp_path / "elsewhere", None, "cpu")(None)
+
+
+SERVE = """
+import sys, types
+import ldp_fast.apps.text_to_3d as package
+from tests.apps.viewer_scene import TorusScene
+module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
+module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]
+module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)
+sys.modules[module.__name__] = package.scene = module
+from ldp_fast import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def serve(*words: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, on the tests' scene."""
+    root = pathlib.Path(__file__).parents[2]
+    command = [sys.executable, "-c", SERVE, "view", "out/torus", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True, env={**os.environ})
+
+
+def test_the_command_serves_until_ctrl_c(viser: None, free_port: int) -> None:
+    process = serve("--port", str(free_port), "--checkpoint", "100")
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"out/torus is shown at http://127.0.0.1:{free_port} (Ctrl-C ends)\n"
+    assert urllib.request.urlopen(f"http://127.0.0.1:{free_port}", timeout=10).status == 200
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "ended\n", "")
+
+
+def test_the_commands_errors_are_one_line(
+    viser: None, taken_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ldp_fast import cli
+
+    module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
+    module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]  # type: ignore[attr-defined]
+    module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for words, message in (
+        (("--port", str(taken_port)), f"port: expected a free one, got {taken_port}, which is taken on 127.0.0.1"),
+        (
+            ("--port", "0", "--host", "nowhere.invalid"),
+            "host: expected an address of this machine such as 127.0.0.1, got 'nowhere.invalid'",
+        ),
+    ):
+        assert cli.main(["view", "out/torus", *words]) == 2
+        assert capsys.readouterr() == ("", f"ldp-fast: error: {message}\n")
