@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -23,11 +24,14 @@ from .scene import Scene, checkpoint_steps
 from .trainer import Trainer, untimed
 from .trajectories import TRAJECTORIES
 
+if TYPE_CHECKING:
+    from .viewer import Viewer
+
 # Steps between two entries of the log.
 LOG_EVERY = 10
 RESULTS = (
     *("views.png", "depth.png", "opacity.png", "normals.png", "turntable.mp4", "turntable.gif", "preview.png"),
-    *("mesh.glb", "mesh.obj", "mesh.json", "run.json", "config.yaml"),
+    *("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.json", "run.json", "config.yaml"),
 )
 
 
@@ -70,10 +74,18 @@ def run_text_to_3d(
     """
     check(configuration)
     configuration = files.plain(configuration)
-    with distributed.ranks(configuration) as (rank, world, configuration):
+    with distributed.ranks(configuration) as (rank, world, configuration), contextlib.ExitStack() as stack:
         prior = load_prior(configuration)
         scene = Scene(configuration, prior)
         trainer = Trainer(scene, prior, rank=rank, world=world)
+        page = None
+        if viewer is not None and rank == 0:
+            # Before anything is written: its port may be taken.
+            from .viewer import Viewer
+
+            page = Viewer(lambda step: scene, viewer, title=folder.name)
+            stack.callback(page.close)
+            print(f"shown at {page.url}", file=sys.stderr)
         if rank == 0:
             _claim(folder, configuration, overwrite)
         distributed.wait(world)
@@ -83,7 +95,7 @@ def run_text_to_3d(
             if rank == 0 and trainer.step < trainer.total:
                 print(f"continuing {folder} at step {trainer.step} of {trainer.total}", file=sys.stderr)
         command = resume or f"ldp-fast text-to-3d --resume {folder}"
-        return _Run(folder, trainer, rank, preview, command, viewer, profile).go()
+        return _Run(folder, trainer, rank, preview, command, page, profile).go()
 
 
 def _claim(folder: pathlib.Path, configuration: dict[str, Any], overwrite: bool) -> None:
@@ -107,13 +119,13 @@ class _Run:
         rank: int,
         preview: int | None,
         command: str,
-        viewer: int | None,
+        page: Viewer | None,
         profile: bool,
     ):
         self.folder, self.trainer, self.rank, self.preview, self.command = folder, trainer, rank, preview, command
         self.configuration = trainer.configuration
         self.profile = Profile(trainer.prior) if profile else None
-        self.port = viewer
+        self.page = page
         self.log = RunLog(folder, trainer.step) if rank == 0 else None
         self.first, self.started, self.saved = trainer.step, time.perf_counter(), -1
 
@@ -148,26 +160,37 @@ class _Run:
             unit="step",
             disable=hidden,
         )
-        every = self.configuration["checkpoint_every"]
+        part = self.profile.part if self.profile else untimed
         with Interruption() as interruption, bar:
             while trainer.step < trainer.total:
                 if distributed.any_rank(interruption.requested, trainer.world):
                     return True
-                trainer.advance(self.profile.part if self.profile else untimed)
-                bar.update()
-                if self.log and (trainer.step % LOG_EVERY == 0 or trainer.step == trainer.total):
-                    self.log.scalars(trainer.step, self._logged())
-                if trainer.step % 10 == 0:
-                    self._report(bar)
-                if trainer.step % every == 0 and trainer.step < trainer.total:
-                    self._save("running")
-                if self.preview and trainer.step % self.preview == 0 and self.rank == 0:
-                    self._write_preview()
+                # Whoever looks at the page looks between two steps.
+                with self.page.lock if self.page else contextlib.nullcontext():
+                    trainer.advance(part)
+                    bar.update()
+                    self._after_step(bar)
+                if self.page:
+                    self.page.update(trainer.step, self._losses)
         if self.profile:
             self.profile.steps = trainer.step - self.first
             self.profile.close()
             print(self.profile.table(time.perf_counter() - self.started))
         return False
+
+    def _losses(self) -> dict[str, float]:
+        last = self.trainer.latest()
+        return {name: last[name] for name in ("lsd", "fm", "kl")}
+
+    def _after_step(self, bar: Any) -> None:
+        step, total = self.trainer.step, self.trainer.total
+        saves = step % self.configuration["checkpoint_every"] == 0 and step < total
+        if step % LOG_EVERY == 0 or step == total or saves:
+            self._report(bar)
+        if saves:
+            self._save("running")
+        if self.preview and step % self.preview == 0 and self.rank == 0:
+            self._write_preview()
 
     def _report(self, bar: Any) -> None:
         last = self.trainer.latest()
@@ -177,7 +200,9 @@ class _Run:
                 f"{self.folder} diverged before step {self.trainer.step}: {', '.join(bad)} not finite; its last "
                 f"checkpoint is older: lower --learning-rate or the weights"
             )
-        bar.set_postfix({name: f"{last[name]:.3g}" for name in ("lsd", "fm", "kl")}, refresh=False)
+        bar.set_postfix({name: f"{value:.3g}" for name, value in self._losses().items()}, refresh=False)
+        if self.log:
+            self.log.scalars(self.trainer.step, self._logged())
 
     def _logged(self) -> dict[str, float]:
         groups = {"norm_": "gradient_norm/", "lambda_": "weight/", "weight_": "weight/"}
@@ -203,7 +228,7 @@ class _Run:
         if self.rank == 0 and trainer.step > 0 and self.saved != trainer.step:
             trainer.save(checkpoints.path_of(self.folder, trainer.step))
             if self.log:
-                self.log.image(trainer.step, "views", pictures.preview(trainer.scene))
+                self.log.flush()
             self.saved = trainer.step
             for step in checkpoint_steps(self.folder)[: -self.configuration["keep"]]:
                 checkpoints.path_of(self.folder, step).unlink(missing_ok=True)
