@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 
+# How many times a latent of the object itself counts in the fit.
+OWN = 4.0
+
 
 class LatentToRgb(nn.Module):
     """A linear layer from C latent channels to RGB in [0, 1].
@@ -36,10 +39,16 @@ class LatentToRgb(nn.Module):
         return rgb + (offset if opacity is None else offset * opacity)
 
     @torch.no_grad()
-    def fit(self, prior: Any) -> float:
+    def fit(self, prior: Any, latents: Tensor | None = None) -> float:
         """Sets the layer by least squares to what the prior's own VAE makes of latents.
 
-        Pictures of smooth random colours are encoded; every latent is matched with the mean colour of its pixels.
+        Pictures of smooth random colours are encoded, and the object's own latents are decoded: every latent is matched
+        with the mean colour of its pixels. The object's count `OWN` times as much; alone they would leave colours that
+        it does not have undetermined.
+
+        Args:
+            prior: with the VAE.
+            latents: renderings of the object, `[V, C, h, w]`.
 
         Returns:
             The root mean square error over the colours, 0 to 1.
@@ -54,12 +63,17 @@ class LatentToRgb(nn.Module):
         generator = torch.Generator().manual_seed(0)
         coarse = torch.rand(16, 3, 4, 4, generator=generator)
         pictures = nn.functional.interpolate(coarse, (side * factor,) * 2, mode="bilinear").to(prior.device)
-        latents = torch.cat([prior.encode(x, sample=False) for x in pictures.split(4)])
-        colours = nn.functional.avg_pool2d(pictures, factor)
-        x = latents.double().permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).cpu()
-        y = colours.double().permute(0, 2, 3, 1).reshape(-1, 3).cpu()
-        x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
-        solution = torch.linalg.lstsq(x, y, driver="gelsd").solution
+        pairs = [(prior.encode(x, sample=False), x, 1.0) for x in pictures.split(4)]
+        for own in () if latents is None else latents.split(4):
+            pairs.append((own, prior.decode(own), OWN))
+        inputs, wanted = [], []
+        for found, picture, weight in pairs:
+            x = found.double().permute(0, 2, 3, 1).reshape(-1, found.shape[1]).cpu()
+            y = nn.functional.avg_pool2d(picture, factor).double().permute(0, 2, 3, 1).reshape(-1, 3).cpu()
+            inputs.append(weight * torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1))
+            wanted.append(weight * y)
+        a, b = torch.cat(inputs), torch.cat(wanted)
+        solution = torch.linalg.lstsq(a, b, driver="gelsd").solution
         self.weight.copy_(solution[:-1].T)
         self.offset.copy_(solution[-1])
-        return float((x @ solution - y).square().mean().sqrt())
+        return float((a @ solution - b).square().mean().sqrt())

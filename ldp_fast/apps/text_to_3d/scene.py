@@ -209,7 +209,10 @@ class Scene(nn.Module):
     def begin_refinement(self) -> None:
         """From now on the field is shown as RGB, through a linear layer fitted to the prior's own VAE."""
         assert self.to_rgb is not None
-        self.to_rgb.fit(self.prior)
+        azimuths = [30.0 * view for view in range(12)]
+        elevations = [self.orbit["elevation"], 60.0] * 6
+        cameras = Cameras.orbit(azimuths, elevations, self.orbit["radius"], self.orbit["fov"])
+        self.to_rgb.fit(self.prior, self.render(cameras, self.size).latents)
         self.refined = True
 
 
