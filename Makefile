@@ -1,4 +1,4 @@
-# make demo    an image from a prompt, on the embedded model    make test    every test that needs no GPU
+# make demo    a 3D object from a prompt, on the embedded model make test    every test that needs no GPU
 # make lint    ruff, as in CI                                   make format  what ruff would have you change
 # make types   mypy                                             make bench   the benchmarks, on this machine
 # make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (under 8 minutes)
@@ -12,9 +12,9 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 OUT ?= benchmarks/results
-STEPS ?= 300
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-PROMPT ?= a red cube
+PROMPT ?= a red torus
+DEMO ?=
 SANITIZED ?= nothing_synchronises or every_pair_of_layouts or agrees_with_the_cpu
 BENCHMARKS ?= not compile
 
@@ -48,9 +48,10 @@ $(CUDA_STAMP): $(STAMP)
 	$(VENV)/bin/ldp-fast env
 	touch $@
 
+# DEMO="--method jacobian-nerf --steps 200" adds options.
 demo: $(STAMP)
-	$(VENV)/bin/ldp-fast synthesize "$(PROMPT)" --preset image --steps $(STEPS) --out out/demo --overwrite
-	@echo "The picture is out/demo/image.png; beside it: the losses (losses.png), the record (run.json)."
+	$(VENV)/bin/ldp-fast text-to-3d "$(PROMPT)" --out out/demo --overwrite $(DEMO)
+	@echo "The object: out/demo/turntable.mp4, out/demo/views.png, out/demo/mesh.glb; live: $(VENV)/bin/ldp-fast view out/demo"
 
 # The operators' tests run twice: with the backend a user of this machine gets, and with the Triton kernels in Triton's
 # interpreter, which has to be chosen before Triton is imported and so takes a process of its own.

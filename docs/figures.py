@@ -1,4 +1,8 @@
-"""The figures of docs/renderer.md: `python docs/figures.py`, from the repository's root (minutes on two cores)."""
+"""The figures of the documentation, from the repository's root.
+
+`python docs/figures.py` makes those of docs/renderer.md (minutes on two cores); `python docs/figures.py DIR` the one of
+text-to-3D, from the folder of the sweep that docs/text_to_3d_sweep.md names.
+"""
 
 from __future__ import annotations
 
@@ -120,6 +124,40 @@ def torus() -> None:
     print(f"held out: {decibels(seen.latents, truth.latents):.1f} dB")
 
 
+def objects(sweep: Path) -> None:
+    """Every prompt of a sweep with the full loss: each method from two sides and from above."""
+    from ldp_fast.apps.files import read_json
+    from ldp_fast.apps.text_to_3d.frames import resize
+    from ldp_fast.apps.text_to_3d.scene import load_scene
+    from ldp_fast.nerf import Cameras
+
+    jobs = [job for job in read_json(sweep / "jobs.json")["jobs"] if job["losses"] == "full"]
+    prompts = sorted({job["prompt"] for job in jobs})
+    methods = ("latent-nerf", "jacobian-nerf")
+    columns = 5
+    tiles = -(-len(prompts) // columns)
+    figure, axes = plt.subplots(tiles * len(methods), columns, figsize=(3.1 * columns, 1.32 * tiles * len(methods)))
+    for axis in axes.flat:
+        axis.axis("off")
+    for job in jobs:
+        place = prompts.index(job["prompt"])
+        method = methods.index(job["method"])
+        scene = load_scene(sweep / job["folder"])
+        radius, fov = scene.orbit["radius"], scene.orbit["fov"]
+        cameras = Cameras.orbit([20.0, 160.0, 0.0], [20.0, 20.0, 75.0], radius, fov)
+        images = resize(scene.decode(scene.render(cameras).latents).cpu(), 192)
+        axis = axes[place // columns * len(methods) + method, place % columns]
+        axis.imshow(torch.cat(list(images), dim=2).permute(1, 2, 0).clamp(0, 1))
+        if method == 0:
+            axis.set_title(job["prompt"], fontsize=9, color=INK, pad=3)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 0.96, wspace=0.03, hspace=0.12)
+    figure.savefig(IMAGES / "text_to_3d.png", dpi=90, facecolor="white")
+    plt.close(figure)
+
+
 if __name__ == "__main__":
-    pipeline()
-    torus()
+    if len(sys.argv) > 1:
+        objects(Path(sys.argv[1]))
+    else:
+        pipeline()
+        torus()
