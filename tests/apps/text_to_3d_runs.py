@@ -140,3 +140,14 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def without_pictures(patch: pytest.MonkeyPatch) -> None:
     """Runs end with their last checkpoint; what is made of it has tests of its own."""
     patch.setattr(run._Run, "_finish", lambda self: None)
+
+
+def diverge(trainer: Trainer) -> None:
+    """From now on the prior's gradients are not finite."""
+    original = trainer.prior.gradient
+
+    def gradient(*arguments: Any, **options: Any) -> Any:
+        found, statistics = original(*arguments, **options)
+        return found * float("nan"), statistics
+
+    trainer.prior.gradient = gradient  # type: ignore[method-assign]
