@@ -73,7 +73,7 @@ FULL: dict[str, dict[str, Any]] = {
 EMBEDDED: dict[str, dict[str, Any]] = {
     "latent-nerf": {
         "steps": 400,
-        "prior": {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3},
+        "prior": {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3, "lambda_kl": 0.02},
         "supersample": 2,
         "views": 2,
         "cameras": {"elevation": [-5.0, 55.0], "radius": [3.31, 3.96], "fov": [40.0, 40.0], "overhead": 1 / 6},
@@ -90,7 +90,7 @@ EMBEDDED: dict[str, dict[str, Any]] = {
         "background": {"kind": "greys", "low": 0.42, "high": 0.55},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
         "regularisers": {"emptiness": [0.0, 0.01, 0.2, 0.8], "opacity": constant(0.003)},
-        "refinement": {"steps": 120, "size": 128, "views": 1, "learning_rate": 2e-3},
+        "refinement": {"steps": 120, "size": 128, "views": 1, "learning_rate": 5e-4},
     },
     "jacobian-nerf": {
         "steps": 400,
