@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ...guidance.presets import find_preset
-from .. import files
+from .. import files, folders
 from ..options import add_prior_arguments, prior_configuration
 from .configuration import (
     BACKGROUND_OPTIONS,
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         if args.prompt or args.out:
             raise UsageError("--resume takes the prompt and everything else from its folder; give it alone")
-        _refuse_changes(args)
+        folders.refuse_changes(args, add_arguments, HARMLESS)
         configuration = read_configuration(args.resume)
         record = args.resume / "run.json"
         if record.exists() and files.read_json(record).get("status") == "finished":
@@ -120,25 +120,8 @@ def run(args: argparse.Namespace) -> int:
         return run_text_to_3d(args.resume, configuration, **shown)
     configuration = configure(args)
     folder = args.out or pathlib.Path("out") / files.slug(configuration["prompt"])
-    if (folder / "config.yaml").exists():
-        if not args.overwrite:
-            raise UsageError(
-                f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
-                f"choose another --out"
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not args.overwrite:
-        raise UsageError(f"{folder} is not empty and holds no run: choose another --out, or add --overwrite")
+    folders.check_free(folder, "config.yaml", args.overwrite)
     return run_text_to_3d(folder, configuration, overwrite=args.overwrite, **shown)
-
-
-def _refuse_changes(args: argparse.Namespace) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    defaults = vars(parser.parse_args([]))
-    changed = [name for name, value in vars(args).items() if name in defaults and value != defaults[name]]
-    changed = [f"--{name.replace('_', '-')}" for name in changed if name not in HARMLESS]
-    if changed:
-        raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
 
 
 def _ramp(name: str, given: Sequence[float]) -> list[float]:
