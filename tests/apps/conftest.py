@@ -1,4 +1,4 @@
-"""Fixtures of the viewer's tests."""
+"""Fixtures of the applications' tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
+from ..models import save_stable_diffusion
+from .text_to_3d_runs import without_pictures
 
 
 @pytest.fixture
@@ -26,3 +29,15 @@ def taken_port() -> Iterator[int]:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         yield int(holder.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Stable Diffusion with random weights, as a folder."""
+    return str(save_stable_diffusion(tmp_path_factory.mktemp("model") / "sd"))
+
+
+@pytest.fixture
+def only_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs make no pictures and no mesh."""
+    without_pictures(monkeypatch)

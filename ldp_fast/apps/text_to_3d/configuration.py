@@ -17,6 +17,12 @@ METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # an
 BACKGROUNDS = ("greys", "network", "texture", "none")
 BACKGROUND_OPTIONS: dict[str, dict[str, Any]] = {"greys": {"low": 0.42, "high": 0.55}, "texture": {"size": 4}}
 REGULARISERS = ("sparsity", "emptiness", "opacity", "distortion", "depth")
+# What a configuration has.
+NAMES = (
+    *("prompt", "negative_prompt", "method", "seed", "steps", "view_prompts", "variance_reduction", "sigma_range"),
+    *("checkpoint_every", "keep", "size", "supersample", "views", "cameras", "field", "steps_per_ray", "occupancy"),
+    *("background", "optimizer", "regularisers", "refinement", "model", "device", "dtype", "preset", "settings"),
+)
 # A weight over a run: first value, last value, the fractions of the run between which it goes from one to the other.
 Ramp = list[float]
 
@@ -160,7 +166,7 @@ def read_configuration(folder: pathlib.Path) -> dict[str, Any]:
         got = found.get("format") if isinstance(found, dict) else type(found).__name__
         raise UsageError(f"{path}: expected a configuration of format {FORMAT}, got {got}")
     del found["format"]
-    missing = [name for name in ("prompt", "method", "seed", "steps", "settings", "model") if name not in found]
+    missing = [name for name in NAMES if name not in found]
     if missing:
         raise UsageError(f"{path} is damaged: it has no {', '.join(missing)}")
     return found
@@ -177,6 +183,8 @@ def check(configuration: Mapping[str, Any]) -> None:
         value = configuration[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UsageError(f"--{name.replace('_', '-')}: expected a whole number of at least {low}, got {value}")
+    if configuration["seed"] >= 2**31:
+        raise UsageError(f"--seed: expected a whole number below 2147483648, got {configuration['seed']}")
     optimizer = configuration["optimizer"]
     if not (optimizer["learning_rate"] > 0 and math.isfinite(optimizer["learning_rate"])):
         raise UsageError(f"--learning-rate: expected a positive number, got {optimizer['learning_rate']}")

@@ -49,9 +49,12 @@ def depth(out: RenderOutput, near: float, far: float) -> Tensor:
 
 
 def regularisers(
-    out: RenderOutput, ramps: dict[str, Ramp], progress: float, near: float, far: float
+    out: RenderOutput, ramps: dict[str, Ramp], progress: float, near: float, far: float, rays_per_latent: int = 1
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum per view [V], and each regulariser's own value per ray (depth: per view), detached."""
+    """The weighted sum per view [V], and each regulariser's own value per ray (depth: per view), detached.
+
+    What is summed over rays counts per latent, however many rays make one; depth is a mean already.
+    """
     rays = out.opacity[0].numel()
     total = out.opacity.new_zeros(len(out.opacity))
     found: dict[str, Tensor] = {}
@@ -60,7 +63,7 @@ def regularisers(
         value = depth(out, near, far) if name == "depth" else _PER_RAY[name](out)
         found[name] = value.detach().mean() / (1 if name == "depth" else rays)
         if weight != 0:
-            total = total + weight * value
+            total = total + weight * value / (1 if name == "depth" else rays_per_latent)
     return total, found
 
 

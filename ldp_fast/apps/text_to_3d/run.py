@@ -138,6 +138,7 @@ class _Run:
             if self.log:
                 self.log.close()
         if interrupted:
+            self._check_finite()
             self._save("interrupted")
             if self.rank == 0:
                 print(f"interrupted at step {trainer.step}; continue with: {self.command}", file=sys.stderr)
@@ -192,7 +193,10 @@ class _Run:
         if self.preview and step % self.preview == 0 and self.rank == 0:
             self._write_preview()
 
-    def _report(self, bar: Any) -> None:
+    def _check_finite(self) -> None:
+        """Before anything is kept, lest it push out what is whole."""
+        if self.trainer.step == self.first:
+            return
         last = self.trainer.latest()
         bad = [name for name in ("lsd", "fm", "kl", "gradient_norm") if not math.isfinite(last[name])]
         if bad:
@@ -200,6 +204,9 @@ class _Run:
                 f"{self.folder} diverged before step {self.trainer.step}: {', '.join(bad)} not finite; its last "
                 f"checkpoint is older: lower --learning-rate or the weights"
             )
+
+    def _report(self, bar: Any) -> None:
+        self._check_finite()
         bar.set_postfix({name: f"{value:.3g}" for name, value in self._losses().items()}, refresh=False)
         if self.log:
             self.log.scalars(self.trainer.step, self._logged())

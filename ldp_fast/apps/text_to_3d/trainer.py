@@ -165,6 +165,8 @@ class Trainer:
     def _gradients(self, mine: Sequence[int], count: int, part: Part) -> Tensor:
         """Adds this process's share of the gradients; returns its share of what is recorded."""
         scene, prior, c = self.scene, self.prior, self.configuration
+        if not mine:
+            return self._row({}, 0.0)  # more processes than views: the refinement may have fewer
         drawn = [self._draw(view) for view in mine]
         with part("render"):
             rendered = [scene.training_view(as_cameras([d.camera], prior.device), d.jitter, d.shade) for d in drawn]
@@ -218,9 +220,9 @@ class Trainer:
         if self.scene.refined:
             return out.opacity.new_zeros(()), {}
         ramps = self.configuration["regularisers"]
-        extra, values = regularisers(out, ramps, self.progress(), radius - 1.0, radius + 1.0)
-        # Counted per latent, however many rays make one.
-        return extra.sum() / self.scene.supersample**2, values
+        rays = self.scene.supersample**2
+        extra, values = regularisers(out, ramps, self.progress(), radius - 1.0, radius + 1.0, rays)
+        return extra.sum(), values
 
     def _encode(self, picture: Tensor) -> Tensor:
         # The encoder sees what people will see, colours that can be shown; the gradient passes: none gets stuck.

@@ -1,0 +1,142 @@
+"""Tiny runs of text-to-3D: a small model, a small field, a few steps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldp_fast import cli
+from ldp_fast.apps import files
+from ldp_fast.apps.options import load_prior
+from ldp_fast.apps.text_to_3d import checkpoints, run
+from ldp_fast.apps.text_to_3d.configuration import defaults, write_configuration
+from ldp_fast.apps.text_to_3d.scene import Scene, checkpoint_steps
+from ldp_fast.apps.text_to_3d.trainer import Trainer
+
+METHODS = ("latent-nerf", "jacobian-nerf")
+SMALL: dict[str, dict[str, Any]] = {
+    "latent-nerf": {
+        "field": {
+            "levels": 3,
+            "log2_table_size": 8,
+            "base_resolution": 4,
+            "finest_resolution": 16,
+            "hidden": 16,
+            "blob": [5.0, 0.3],
+        },
+        "occupancy": {"resolution": 8, "every": 2, "warm_up": 0},
+        "refinement": {"steps": 4, "size": 16, "views": 1, "learning_rate": 1e-3},
+    },
+    "jacobian-nerf": {
+        "field": {
+            "resolution": 6,
+            "density_shift": -1.0,
+            "density_scale": 1.0,
+            "latent_scale": 1.0,
+            "blob": [2.0, 0.5],
+        }
+    },
+}
+
+
+def configuration(model: str, method: str = "latent-nerf", **changes: Any) -> dict[str, Any]:
+    """A small run's configuration; `settings` are changed one by one, everything else is replaced."""
+    settings = {
+        **{"lambda_fm": 0.05, "lambda_kl": 0.1, "lambda_lsd": 1.0, "guidance_scale": 3.0, "guidance": "from_uncond"},
+        **{"weighting": "uniform", "scale": "latent", "nonfinite": "propagate", "levels": ["up0"]},
+        **{"timestep_range": [0.1, 0.9], "anneal_to": None},
+        **changes.pop("settings", {}),
+    }
+    plain = {
+        **{"prompt": "abc", "negative_prompt": "", "method": method, "seed": 3, "steps": 8, "view_prompts": True},
+        **{"variance_reduction": True, "sigma_range": None, "checkpoint_every": 4, "keep": 3},
+        **defaults(method, embedded=False),
+        **SMALL[method],
+        **{"model": model, "device": "cpu", "dtype": None, "preset": method.replace("-", "_"), "settings": settings},
+        **{"size": 8, "steps_per_ray": 16, "views": 1},
+        **changes,
+    }
+    return files.plain(plain)
+
+
+def trainer(given: dict[str, Any], **ranks: int) -> Trainer:
+    """A trainer at step 0."""
+    prior = load_prior(given)
+    return Trainer(Scene(given, prior), prior, **ranks)
+
+
+def prepared(folder: pathlib.Path, given: dict[str, Any]) -> pathlib.Path:
+    """A run folder in which nothing has happened yet, to be run with `--resume`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_configuration(folder, given)
+    return folder
+
+
+def command(*words: object) -> int:
+    """`ldp-fast text-to-3d WORDS`: its exit code."""
+    return cli.main(["text-to-3d", *map(str, words)])
+
+
+def interrupted_process(number: signal.Signals, step: int, *words: object) -> subprocess.CompletedProcess[str]:
+    """`ldp-fast text-to-3d WORDS` in a process of its own, which gets a signal at the end of a step."""
+    program = f"""
+import os, sys
+import torch
+torch.set_num_threads({torch.get_num_threads()})
+from ldp_fast import cli
+from ldp_fast.apps.text_to_3d.trainer import Trainer
+advance = Trainer.advance
+def and_signal(self, *arguments):
+    advance(self, *arguments)
+    if self.step == {step}:
+        os.kill(os.getpid(), {int(number)})
+Trainer.advance = and_signal
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    line = [sys.executable, "-c", program, "text-to-3d", *map(str, words)]
+    root = pathlib.Path(__file__).parents[2]
+    return subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+
+
+@contextlib.contextmanager
+def before_step(step: int, action: Any) -> Iterator[None]:
+    """Calls action(trainer) before the step after `step` steps."""
+    original = Trainer.advance
+
+    def advance(self: Trainer, *arguments: Any) -> None:
+        if self.step == step:
+            action(self)
+        original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "advance", advance)
+        yield
+
+
+def newest(folder: pathlib.Path) -> dict[str, Tensor]:
+    """The tensors of a run's newest checkpoint."""
+    from safetensors.torch import load_file
+
+    return load_file(checkpoints.path_of(folder, checkpoint_steps(folder)[-1]))
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different, different
+
+
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Runs end with their last checkpoint; what is made of it has tests of its own."""
+    patch.setattr(run._Run, "_finish", lambda self: None)
