@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -32,7 +33,7 @@ def rays_of(out: RenderOutput) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]
     """Weights, middles and lengths of the samples of each ray, float64."""
     borders = out.samples.ray_offsets.tolist()
     numbers = [x.double().numpy() for x in (out.weights, out.samples.distances, out.samples.steps)]
-    return [tuple(x[a:b] for x in numbers) for a, b in zip(borders[:-1], borders[1:], strict=True)]  # type: ignore[misc]
+    return [tuple(x[a:b] for x in numbers) for a, b in itertools.pairwise(borders)]  # type: ignore[misc]
 
 
 def per_view(values: list[float]) -> Tensor:
@@ -102,7 +103,14 @@ def picture(opacity: Tensor, depth: Tensor | None = None) -> RenderOutput:
     depth = nothing if depth is None else depth
     samples = None
     return RenderOutput(
-        nothing, opacity, depth, statistics, nothing, nothing, nothing.flatten(), samples  # type: ignore[arg-type]
+        nothing,
+        opacity,
+        depth,
+        statistics,
+        nothing,
+        nothing,
+        nothing.flatten(),
+        samples,  # type: ignore[arg-type]
     )
 
 

@@ -59,7 +59,9 @@ def test_latent_nerf_goes_on_exactly_after_ctrl_c(
     # Before the step: the handler lets it be done first.
     with runs.before_step(step - 1, lambda _: os.kill(os.getpid(), signal.SIGINT)):
         assert runs.command("--resume", folder) == 130
-    assert f"interrupted at step {step}; continue with: ldp-fast text-to-3d --resume {folder}" in capsys.readouterr().err
+    assert (
+        f"interrupted at step {step}; continue with: ldp-fast text-to-3d --resume {folder}" in capsys.readouterr().err
+    )
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], record["step"]) == ("interrupted", step) and step in checkpoint_steps(folder)
     assert runs.command("--resume", folder) == 0
