@@ -20,7 +20,7 @@ from ..errors import UsageError
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
     """Writes a file so that a reader, or an interruption, sees the old one or the new one and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
             file.write(data)

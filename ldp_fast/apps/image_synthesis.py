@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..errors import UsageError
 from ..guidance import TextEmbeddings
 from ..guidance.presets import find_preset
-from . import files
+from . import files, folders
 from .interruption import Interruption
 from .latents import HISTORY, LatentOptimiser
 from .options import add_prior_arguments, load_prior, prior_configuration
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         if args.prompts or args.out:
             raise UsageError("--resume takes prompts and everything else from its folder; give it alone")
-        _refuse_changes(args)
+        folders.refuse_changes(args, add_arguments, ("resume", "preview"))
         folder = args.resume
         record = files.read_json(folder / "run.json")
         if record.get("status") == "finished":
@@ -69,25 +69,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{folder / 'run.json'} is damaged: it has no {error}") from None
     configuration = configure(args)
     folder = args.out or pathlib.Path("out") / files.slug(args.prompts[0])
-    if (folder / "run.json").exists():
-        if not args.overwrite:
-            raise UsageError(
-                f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
-                f"choose another --out"
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not args.overwrite:
-        raise UsageError(f"{folder} is not empty and holds no run: choose another --out, or add --overwrite")
+    folders.check_free(folder, "run.json", args.overwrite)
     return synthesize(folder, configuration, preview=args.preview, overwrite=args.overwrite)
-
-
-def _refuse_changes(args: argparse.Namespace) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    defaults = vars(parser.parse_args([]))
-    changed = [name for name, value in vars(args).items() if name in defaults and value != defaults[name]]
-    changed = [f"--{name.replace('_', '-')}" for name in changed if name not in ("resume", "preview")]
-    if changed:
-        raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
 
 
 def configure(args: argparse.Namespace) -> dict[str, Any]:

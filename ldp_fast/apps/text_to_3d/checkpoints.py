@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,22 @@ def scene_state(scene: Scene) -> dict[str, Tensor]:
     return {f"scene.{name}": x.detach().cpu().contiguous() for name, x in scene.state_dict().items()}
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and bytes: a disk's silent faults are not taken for an object."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        x = tensors[name].contiguous()
+        total.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        total.update(x.reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b"")
+    return total.hexdigest()
+
+
 def write(path: pathlib.Path, tensors: Mapping[str, Tensor], scene: Scene) -> None:
     """Writes a checkpoint, atomically; a full disk leaves what was there."""
     from safetensors.torch import save
 
     metadata = {
+        "digest": digest(tensors),
         "step": str(scene.step),
         "refined": str(int(scene.refined)),
         "fingerprint": fingerprint(scene.configuration),
@@ -52,6 +64,8 @@ def read(path: pathlib.Path, configuration: Mapping[str, Any]) -> tuple[dict[str
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
         found, _, _ = metadata["fingerprint"], int(metadata["step"]), int(metadata["refined"])
+        if metadata["digest"] != digest(tensors):
+            raise ValueError("its contents are not what was written")
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UsageError(
             f"{path} is damaged ({' '.join(str(error).split())}); delete it to go on from the one before it"

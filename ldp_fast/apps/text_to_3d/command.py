@@ -7,14 +7,18 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ...errors import UsageError
+from ...guidance.loading import embedded_models
 from ...guidance.presets import find_preset
-from .. import files
+from .. import files, folders
 from ..options import add_prior_arguments, prior_configuration
 from .configuration import (
     BACKGROUND_OPTIONS,
     BACKGROUNDS,
     EMBEDDED,
+    FULL,
     METHODS,
     REGULARISERS,
     check,
@@ -22,6 +26,7 @@ from .configuration import (
     defaults,
     read_configuration,
 )
+from .jobs import run_status
 from .run import run_text_to_3d
 
 EXAMPLES = """\
@@ -33,7 +38,7 @@ examples:
   ldp-fast text-to-3d --resume out/a-red-torus                           after an interruption
 """
 # Flags that may be given beside --resume: they change what is shown, not the run.
-HARMLESS = ("resume", "preview", "viewer", "profile")
+HARMLESS = ("resume", "preview", "viewer", "port", "profile")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     show = parser.add_argument_group("to watch it")
     show.add_argument("--preview", type=int, metavar="N", help="write DIR/preview.png every N steps")
-    show.add_argument(
-        "--viewer", type=int, nargs="?", const=8080, metavar="PORT", help="show it in a web page as it grows (8080)"
-    )
+    show.add_argument("--viewer", action="store_true", help="show it in a web page as it grows")
+    show.add_argument("--port", type=int, default=8080, metavar="PORT", help="of that page (default: 8080)")
     show.add_argument("--profile", action="store_true", help="print where a step's time goes")
 
 
@@ -65,6 +69,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, methods: bool = False)
     )
     run.add_argument("--steps", type=int, metavar="N", help="iterations (default: the paper's; embedded model: fewer)")
     run.add_argument("--refinement-steps", type=int, metavar="N", help="iterations in RGB afterwards (latent-nerf)")
+    run.add_argument("--refinement-size", type=int, metavar="N", help="pixels per side that they render")
     if methods:
         run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="default: 0")
     else:
@@ -72,10 +77,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, methods: bool = False)
     run.add_argument("--negative-prompt", default="", metavar="TEXT", help="default: empty")
     run.add_argument("--checkpoint-every", type=int, default=200, metavar="N", help="steps (default: 200)")
     run.add_argument("--keep", type=int, default=3, metavar="N", help="checkpoints that are kept (default: 3)")
-    run.add_argument("--views", type=int, metavar="N", help="views a step")
+    run.add_argument("--views", type=int, metavar="N", help="views a step (default: 1; embedded model: 2)")
     run.add_argument("--size", type=int, metavar="N", help="latents per side (default: 64; embedded model: its own)")
-    run.add_argument("--supersample", type=int, metavar="N", help="rays per latent and axis")
-    run.add_argument("--learning-rate", type=float, metavar="LR")
+    run.add_argument("--supersample", type=int, metavar="N", help="rays per latent and axis (default: 1 or 2)")
+    run.add_argument("--learning-rate", type=float, metavar="LR", help="of the optimiser (default: the method's)")
     run.add_argument("--final-rate", type=float, metavar="F", help="fraction of the rate left at the end")
     run.add_argument("--no-view-prompts", action="store_true", help="the same prompt for every direction")
     run.add_argument(
@@ -86,20 +91,18 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, methods: bool = False)
     )
     scene = parser.add_argument_group("scene")
     scene.add_argument("--background", metavar="KIND", help=f"{', '.join(BACKGROUNDS)}")
+    scene.add_argument("--azimuth", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees (default: all around)")
     scene.add_argument("--elevation", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees")
     scene.add_argument("--radius", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of the cameras")
     scene.add_argument("--fov", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees")
     scene.add_argument("--overhead", type=float, metavar="SHARE", help="share of the views from above")
     scene.add_argument("--voxels", type=int, metavar="N", help="vertices along an axis (jacobian-nerf)")
     scene.add_argument("--steps-per-ray", type=int, metavar="N", help="samples along the box's diagonal")
-    for name in REGULARISERS:
-        scene.add_argument(
-            f"--{name}",
-            nargs="+",
-            type=float,
-            metavar="W",
-            help="weight, or FIRST LAST FROM TO: its values before and after two fractions of the run",
-        )
+    space = parser.add_argument_group(
+        "regularisers", "a weight each, or FIRST LAST FROM TO: its values before and after two fractions of the run"
+    )
+    for name, meaning in REGULARISERS.items():
+        space.add_argument(f"--{name}", nargs="+", type=float, metavar="W", help=meaning)
     add_prior_arguments(parser, preset=None)
 
 
@@ -109,38 +112,20 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--preview: expected at least 1, got {args.preview}")
     if args.preview is not None and args.preview < 1:
         raise UsageError(f"--preview: expected a whole number of at least 1, got {args.preview}")
-    shown = {"preview": args.preview, "viewer": args.viewer, "profile": args.profile}
+    shown = {"preview": args.preview, "viewer": args.port if args.viewer else None, "profile": args.profile}
     if args.resume:
         if args.prompt or args.out:
             raise UsageError("--resume takes the prompt and everything else from its folder; give it alone")
-        _refuse_changes(args)
+        folders.refuse_changes(args, add_arguments, HARMLESS)
         configuration = read_configuration(args.resume)
-        record = args.resume / "run.json"
-        if record.exists() and files.read_json(record).get("status") == "finished":
+        if run_status(args.resume).get("status") == "finished":
             print(f"{args.resume} is finished already: {args.resume / 'views.png'}")
             return 0
         return run_text_to_3d(args.resume, configuration, **shown)
     configuration = configure(args)
     folder = args.out or pathlib.Path("out") / files.slug(configuration["prompt"])
-    if (folder / "config.yaml").exists():
-        if not args.overwrite:
-            raise UsageError(
-                f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
-                f"choose another --out"
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not args.overwrite:
-        raise UsageError(f"{folder} is not empty and holds no run: choose another --out, or add --overwrite")
+    folders.check_free(folder, "config.yaml", args.overwrite)
     return run_text_to_3d(folder, configuration, overwrite=args.overwrite, **shown)
-
-
-def _refuse_changes(args: argparse.Namespace) -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    defaults = vars(parser.parse_args([]))
-    changed = [name for name, value in vars(args).items() if name in defaults and value != defaults[name]]
-    changed = [f"--{name.replace('_', '-')}" for name in changed if name not in HARMLESS]
-    if changed:
-        raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
 
 
 def _ramp(name: str, given: Sequence[float]) -> list[float]:
@@ -157,15 +142,24 @@ def configure(args: argparse.Namespace) -> dict[str, Any]:
     """
     if not args.prompt or not args.prompt.strip():
         raise UsageError('prompt: expected one, such as ldp-fast text-to-3d "a red torus"')
-    embedded = args.model == "primitives"
+    args = argparse.Namespace(**vars(args))  # the caller's stays as it was given
+    embedded = args.model in embedded_models()
+    # Recorded as they will be, so that another machine does not take others.
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    args.dtype = args.dtype or ("float16" if args.device.startswith("cuda") and not embedded else "float32")
+    if args.nonfinite is None and args.dtype == "float16":
+        # One overflow in half precision is no reason to end a run of hours.
+        args.nonfinite = "zero"
     c = defaults(args.method, embedded)
+    own = (EMBEDDED if embedded else FULL)[args.method].get("prior", {}) if args.preset is None else {}
     if args.preset is None:
         args.preset = METHODS[args.method]
     preset = find_preset(args.preset)
-    if embedded:
-        for name, value in EMBEDDED[args.method]["prior"].items():
-            if getattr(args, name) is None:
-                setattr(args, name, value)
+    ranged = args.timestep_range is not None or args.sigma_range is not None
+    for name, value in own.items():
+        # Who says where t lies is not to find it elsewhere later.
+        if getattr(args, name) is None and not (ranged and name in ("anneal_to", "timestep_range")):
+            setattr(args, name, value)
     steps = EMBEDDED[args.method]["steps"] if embedded else preset.iterations
     if args.sigma_range is not None and args.timestep_range is not None:
         raise UsageError("--sigma-range and --timestep-range: give one of them")
@@ -175,7 +169,7 @@ def configure(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("learning_rate", "final_rate"):
         if getattr(args, name) is not None:
             c["optimizer"][name] = getattr(args, name)
-    for name in ("elevation", "radius", "fov", "overhead"):
+    for name in ("azimuth", "elevation", "radius", "fov", "overhead"):
         if getattr(args, name) is not None:
             c["cameras"][name] = getattr(args, name)
     for name in REGULARISERS:
@@ -193,6 +187,10 @@ def configure(args: argparse.Namespace) -> dict[str, Any]:
         if c["refinement"] is None:
             raise UsageError(f"--refinement-steps: {args.method} has no refinement")
         c["refinement"]["steps"] = args.refinement_steps
+    if args.refinement_size is not None:
+        if c["refinement"] is None:
+            raise UsageError(f"--refinement-size: {args.method} has no refinement")
+        c["refinement"]["size"] = args.refinement_size
     if c["refinement"] and c["refinement"]["steps"] == 0:
         c["refinement"] = None
     configuration = {

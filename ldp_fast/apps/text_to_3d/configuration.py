@@ -10,13 +10,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import UsageError
+from ...guidance.presets import find_preset
 from .. import files
 
 FORMAT = 1
 METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # and the preset of each
 BACKGROUNDS = ("greys", "network", "texture", "none")
 BACKGROUND_OPTIONS: dict[str, dict[str, Any]] = {"greys": {"low": 0.42, "high": 0.55}, "texture": {"size": 4}}
-REGULARISERS = ("sparsity", "emptiness", "opacity", "distortion", "depth")
+REGULARISERS = {
+    "sparsity": "entropy of the rays' opacity (Latent-NeRF): they end in the object or pass",
+    "emptiness": "Σ log(1 + 10 w) of the samples (SJC): few samples carry a ray",
+    "opacity": "of the rays: what need not be there goes",
+    "distortion": "of mip-NeRF 360: what carries a ray lies together",
+    "depth": "the middle of the picture is nearer than its border (SJC)",
+}
 # What a configuration has.
 NAMES = (
     *("prompt", "negative_prompt", "method", "seed", "steps", "view_prompts", "variance_reduction", "sigma_range"),
@@ -32,6 +39,7 @@ def constant(value: float) -> Ramp:
     return [value, value, 0.0, 0.0]
 
 
+_LATENT, _JACOBIAN = (find_preset(name) for name in METHODS.values())
 # Full size: the paper's §4.1 and what Latent-NeRF and SJC do where it is silent.
 FULL: dict[str, dict[str, Any]] = {
     "latent-nerf": {
@@ -48,13 +56,20 @@ FULL: dict[str, dict[str, Any]] = {
             "blob": [5.0, 0.2],
         },
         "steps_per_ray": 512,
-        "occupancy": {"resolution": 128, "every": 16, "warm_up": 0},
+        "occupancy": {"resolution": 128, "every": 16},
         "background": {"kind": "network"},
-        "optimizer": {"kind": "adam", "learning_rate": 1e-3, "final_rate": 1.0},
-        "regularisers": {"sparsity": constant(5e-4)},
-        "refinement": {"steps": 2000, "size": 128, "views": 1, "learning_rate": 1e-3},
+        "optimizer": {"kind": _LATENT.optimizer, "learning_rate": _LATENT.learning_rate, "final_rate": 1.0},
+        "regularisers": {"sparsity": constant(_LATENT.extra["sparsity"])},
+        "refinement": {
+            "steps": _LATENT.extra["refinement_iterations"],
+            "size": 128,
+            "views": 1,
+            "learning_rate": _LATENT.learning_rate,
+        },
     },
     "jacobian-nerf": {
+        # SJC leaves out the ends of its table of noise levels: t from 10 to 969 of 1000.
+        "prior": {"timestep_range": [0.01, 0.969]},
         "size": 64,
         "supersample": 1,
         "views": 1,
@@ -69,7 +84,7 @@ FULL: dict[str, dict[str, Any]] = {
         "steps_per_ray": 128,
         "occupancy": None,
         "background": {"kind": "texture", "size": 4},
-        "optimizer": {"kind": "adamax", "learning_rate": 0.05, "final_rate": 1.0},
+        "optimizer": {"kind": _JACOBIAN.optimizer, "learning_rate": _JACOBIAN.learning_rate, "final_rate": 1.0},
         # SJC's weight of 10⁴ on a mean over rays and samples, twenty times as much in the second half.
         "regularisers": {"emptiness": [0.02, 0.4, 0.5, 0.5], "depth": constant(1.0)},
         "refinement": None,
@@ -79,7 +94,8 @@ FULL: dict[str, dict[str, Any]] = {
 EMBEDDED: dict[str, dict[str, Any]] = {
     "latent-nerf": {
         "steps": 400,
-        "prior": {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3},
+        "prior": {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3, "lambda_kl": 0.02},
+        "size": 16,
         "supersample": 2,
         "views": 2,
         "cameras": {"elevation": [-5.0, 55.0], "radius": [3.31, 3.96], "fov": [40.0, 40.0], "overhead": 1 / 6},
@@ -92,15 +108,16 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "blob": [5.0, 0.3],
         },
         "steps_per_ray": 64,
-        "occupancy": {"resolution": 32, "every": 16, "warm_up": 0},
+        "occupancy": {"resolution": 32, "every": 16},
         "background": {"kind": "greys", "low": 0.42, "high": 0.55},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
         "regularisers": {"emptiness": [0.0, 0.01, 0.2, 0.8], "opacity": constant(0.003)},
-        "refinement": {"steps": 120, "size": 128, "views": 1, "learning_rate": 2e-3},
+        "refinement": {"steps": 120, "size": 128, "views": 1, "learning_rate": 5e-4},
     },
     "jacobian-nerf": {
         "steps": 400,
         "prior": {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3},
+        "size": 16,
         "supersample": 2,
         "views": 2,
         "cameras": {"elevation": [-5.0, 55.0], "radius": [3.31, 3.96], "fov": [40.0, 40.0], "overhead": 1 / 6},
@@ -127,8 +144,8 @@ def defaults(method: str, embedded: bool) -> dict[str, Any]:
     """
     if method not in METHODS:
         raise UsageError(f"--method: expected one of {', '.join(METHODS)}; got {method!r}")
-    own = {k: v for k, v in EMBEDDED[method].items() if k not in ("prior", "steps")} if embedded else {}
-    return files.plain({**FULL[method], **own})
+    found = {**FULL[method], **(EMBEDDED[method] if embedded else {})}
+    return files.plain({name: value for name, value in found.items() if name not in ("prior", "steps")})
 
 
 def fingerprint(configuration: Mapping[str, Any]) -> str:
@@ -210,11 +227,11 @@ def check(configuration: Mapping[str, Any]) -> None:
 
 
 def _check_cameras(cameras: Mapping[str, Any]) -> None:
-    limits = {"elevation": (-90.0, 90.0), "radius": (1e-3, math.inf), "fov": (1.0, 179.0)}
+    limits = {"elevation": (-90.0, 90.0), "radius": (1e-3, math.inf), "fov": (1.0, 179.0), "azimuth": (-360.0, 720.0)}
     for name, (low, high) in limits.items():
         if name in cameras:
             first, last = cameras[name]
-            if not low <= first <= last <= high:
+            if not (low <= first <= last <= high and math.isfinite(last)):
                 raise UsageError(f"--{name}: expected LOW HIGH between {low:g} and {high:g}, got {first:g} {last:g}")
     if not 0 <= cameras.get("overhead", 0.0) <= 1:
         raise UsageError(f"--overhead: expected a share between 0 and 1, got {cameras['overhead']}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ...errors import UsageError
 
@@ -23,7 +24,7 @@ def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, A
     Raises:
         UsageError: fewer views a step than processes.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _whole("WORLD_SIZE", 1)
     if world == 1:
         yield 0, 1, configuration
         return
@@ -34,17 +35,36 @@ def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, A
     device = configuration["device"]
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     if on_gpu:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = _whole("LOCAL_RANK", 0) % max(1, torch.cuda.device_count())
         torch.cuda.set_device(local)
         configuration = {**configuration, "device": f"cuda:{local}"}
     joined = not dist.is_initialized()
     if joined:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        try:
+            dist.init_process_group("nccl" if on_gpu else "gloo")
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"WORLD_SIZE is {world}, but the processes do not find each other: {reason}") from None
     try:
         yield dist.get_rank(), dist.get_world_size(), configuration
     finally:
         if joined:
             dist.destroy_process_group()
+
+
+def _whole(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{name}: expected a whole number in the environment, got {text!r}") from None
+
+
+def share(tensors: Mapping[str, Tensor], world: int) -> None:
+    """Gives every rank what rank 0 has: what each computes by itself may differ in its last bits on a GPU."""
+    if world > 1:
+        for tensor in tensors.values():
+            dist.broadcast(tensor, 0)
 
 
 def wait(world: int) -> None:

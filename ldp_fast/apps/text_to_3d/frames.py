@@ -110,10 +110,13 @@ def render_views(
                 # A tile is a camera whose focal length and principal point are in units of the tile.
                 corner = camera.centre.new_tensor([left, top])
                 part = Cameras(camera.poses, camera.focal * size / tile, (camera.centre * size - corner) / tile)
-                row.append(Views.of(scene.render(part, tile, normals=normals, shade=shade)))
+                row.append(Views.of(scene.render(part, tile, normals=normals, greys=False)))
             rows.append(_concatenate(row, 3))
         views.append(_concatenate(rows, 2).map(lambda x: x[..., :size, :size]))
-    return _concatenate(views, 0)
+    found = _concatenate(views, 0)
+    # Encoded greys have borders, which belong to the whole view's.
+    shades = torch.full((len(found.latents),), float(shade), device=found.latents.device)
+    return dataclasses.replace(found, latents=scene.behind(found.latents, found.opacity, shades))
 
 
 def colour(scene: Scene, views: Views, channel: str, span: DepthRange | None = None) -> Tensor:

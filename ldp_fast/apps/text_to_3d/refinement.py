@@ -63,8 +63,8 @@ class LatentToRgb(nn.Module):
         generator = torch.Generator().manual_seed(0)
         coarse = torch.rand(16, 3, 4, 4, generator=generator)
         pictures = nn.functional.interpolate(coarse, (side * factor,) * 2, mode="bilinear").to(prior.device)
-        pairs = [(prior.encode(x, sample=False), x, 1.0) for x in pictures.split(4)]
-        for own in () if latents is None else latents.split(4):
+        pairs = [(prior.encode(x, sample=False), x, 1.0) for x in pictures.split(1)]
+        for own in () if latents is None else latents.split(1):
             pairs.append((own, prior.decode(own), OWN))
         inputs, wanted = [], []
         for found, picture, weight in pairs:

@@ -7,6 +7,7 @@ import math
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -127,7 +128,7 @@ class _Run:
         self.profile = Profile(trainer.prior) if profile else None
         self.page = page
         self.log = RunLog(folder, trainer.step) if rank == 0 else None
-        self.first, self.started, self.saved = trainer.step, time.perf_counter(), -1
+        self.first, self.started, self.saved, self.seconds = trainer.step, time.perf_counter(), -1, 0.0
 
     def go(self) -> int:
         trainer = self.trainer
@@ -144,9 +145,13 @@ class _Run:
                 print(f"interrupted at step {trainer.step}; continue with: {self.command}", file=sys.stderr)
             return 130
         # Kept before anything is made of it.
-        self._save("running")
+        self._save("finishing")
         if self.rank == 0:
-            self._finish()
+            try:
+                self._finish()
+            except KeyboardInterrupt:
+                print(f"interrupted before all was written; make the rest with: {self.command}", file=sys.stderr)
+                return 130
         self._record("finished")
         return 0
 
@@ -162,22 +167,24 @@ class _Run:
             disable=hidden,
         )
         part = self.profile.part if self.profile else untimed
-        with Interruption() as interruption, bar:
-            while trainer.step < trainer.total:
-                if distributed.any_rank(interruption.requested, trainer.world):
-                    return True
-                # Whoever looks at the page looks between two steps.
-                with self.page.lock if self.page else contextlib.nullcontext():
-                    trainer.advance(part)
-                    bar.update()
-                    self._after_step(bar)
-                if self.page:
-                    self.page.update(trainer.step, self._losses)
-        if self.profile:
-            self.profile.steps = trainer.step - self.first
-            self.profile.close()
-            print(self.profile.table(time.perf_counter() - self.started))
-        return False
+        try:
+            with Interruption() as interruption, bar:
+                while not distributed.any_rank(interruption.requested, trainer.world):
+                    if trainer.step == trainer.total:
+                        return False
+                    # Whoever looks at the page looks between two steps.
+                    with self.page.lock if self.page else contextlib.nullcontext():
+                        trainer.advance(part)
+                        bar.update()
+                        self._after_step(bar)
+                    if self.page:
+                        self.page.update(trainer.step, self._losses)
+                return True
+        finally:
+            if self.profile:
+                self.profile.steps = trainer.step - self.first
+                self.profile.close()
+                print(self.profile.table(time.perf_counter() - self.started))
 
     def _losses(self) -> dict[str, float]:
         last = self.trainer.latest()
@@ -235,7 +242,7 @@ class _Run:
         if self.rank == 0 and trainer.step > 0 and self.saved != trainer.step:
             trainer.save(checkpoints.path_of(self.folder, trainer.step))
             if self.log:
-                self.log.flush()
+                self.log.image(trainer.step, "views", pictures.preview(trainer.scene))
             self.saved = trainer.step
             for step in checkpoint_steps(self.folder)[: -self.configuration["keep"]]:
                 checkpoints.path_of(self.folder, step).unlink(missing_ok=True)
@@ -253,21 +260,33 @@ class _Run:
             "versions": files.versions(),
         }
         if trainer.step > self.first:
-            record["seconds_per_step"] = (time.perf_counter() - self.started) / (trainer.step - self.first)
+            if status in ("running", "interrupted", "finishing"):
+                self.seconds = (time.perf_counter() - self.started) / (trainer.step - self.first)
+            record["seconds_per_step"] = self.seconds
         if trainer.step:
             record["last"] = trainer.latest()
         files.write_json(self.folder / "run.json", record)
 
     def _finish(self) -> None:
-        """Pictures and mesh; what cannot be made is said, and does not take the rest along."""
-        scene = self.trainer.scene.eval()
-        made = [*pictures.write_pictures(scene, self.folder, progress=True)]
-        try:
-            report = export_mesh(scene, self.folder)
-            made += [self.folder / "mesh.glb", self.folder / "mesh.obj"]
-            print(f"mesh: {report}")
-        except ModuleNotFoundError as error:
-            print(f"mesh.glb is left out: {error.name} is not installed: pip install 'ldp-fast[apps]'", file=sys.stderr)
-        except UsageError as error:
-            print(f"mesh.glb is left out: {error}", file=sys.stderr)
+        """Pictures, films and mesh; what cannot be made is said, and does not take the rest along."""
+        scene, folder, made = self.trainer.scene.eval(), self.folder, []
+
+        def mesh() -> list[pathlib.Path]:
+            print(f"mesh: {export_mesh(scene, folder)}")
+            return [folder / "mesh.glb", folder / "mesh.obj"]
+
+        products: dict[str, Callable[[], list[pathlib.Path]]] = {
+            "pictures": lambda: pictures.write_grids(scene, folder),
+            "turntable": lambda: pictures.write_turntable(scene, folder, progress=True),
+            "mesh": mesh,
+        }
+        for name, make in products.items():
+            try:
+                made += make()
+            except ModuleNotFoundError as error:
+                reason = f"{error.name} is not installed: pip install 'ldp-fast[apps]'"
+                print(f"{name}: left out: {reason}", file=sys.stderr)
+            except Exception as error:  # after a long run the object is worth more than any of its pictures
+                reason = " ".join(str(error).split()) or type(error).__name__
+                print(f"{name}: left out: {reason} (ldp-fast render, ldp-fast export)", file=sys.stderr)
         print(", ".join(str(path) for path in made))

@@ -72,17 +72,13 @@ class Scene(nn.Module):
     def __init__(self, configuration: Mapping[str, Any], prior: LatentDiffusionModel):
         super().__init__()
         self.configuration, self.prior = dict(configuration), prior
-        self.config = self.configuration
-        channels, _, native = prior.latent_shape
-        self.latent_size = (
-            min(int(configuration["size"]), native)
-            if configuration["model"] == "primitives"
-            else int(configuration["size"])
-        )
+        channels = prior.latent_shape[0]
+        self.latent_size = int(configuration["size"])
         self.supersample = int(configuration["supersample"])
         self.ranges = CameraRanges.from_plain(configuration["cameras"])
         # Initial values must not depend on what ran before, nor change what runs after.
-        with torch.random.fork_rng(devices=[]):
+        cuda = [prior.device] if prior.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(configuration["seed"])
             field = _field(configuration["method"], configuration["field"], channels)
             behind = configuration["background"]
@@ -125,7 +121,7 @@ class Scene(nn.Module):
     @property
     def display_size(self) -> int:
         """Latents (refined: pixels) per side of pictures for people: twice the training's, as Latent-NeRF has it."""
-        return self.size if self.refined else 2 * self.size
+        return self.latent_size * self.prior.pixels_per_latent if self.refined else 2 * self.size
 
     @property
     def orbit(self) -> dict[str, Any]:
@@ -147,24 +143,44 @@ class Scene(nn.Module):
         """
         factor = 1 if self.refined else self.supersample
         out = self.renderer(cameras, self.size * factor, self.size * factor, seed=seed)
-        return self._compose(out, shade, factor), out
+        picture, opacity = self._picture(out, factor)
+        return self.behind(picture, opacity, shade), out
 
-    def _compose(self, out: RenderOutput, shade: Tensor, factor: int) -> Tensor:
+    def _picture(self, out: RenderOutput, factor: int) -> tuple[Tensor, Tensor]:
+        """Latents (refined: RGB) without greys, and opacity, one for each `factor` × `factor` rays."""
         picture, opacity = out.latents, out.opacity
         if factor > 1:
             picture, opacity = (nn.functional.avg_pool2d(x, factor) for x in (picture, opacity))
-        if not self.refined:
-            return picture if self.greys is None else picture + (1 - opacity) * self.greys(shade, picture.shape[-1])
-        assert self.to_rgb is not None
+        if self.refined:
+            assert self.to_rgb is not None
+            # In front of greys the layer's offset belongs to the object alone.
+            picture = self.to_rgb(picture, None if self.greys is None else opacity)
+        return picture, opacity
+
+    def behind(self, latents: Tensor, opacity: Tensor, shade: Tensor) -> Tensor:
+        """Puts the grey background, if the scene has one, behind what `render` made without it.
+
+        Args:
+            latents: [V, C, h, w] (refined: RGB).
+            opacity: [V, 1, h, w].
+            shade: [V], 0 (the darkest) to 1.
+        """
         if self.greys is None:
-            return self.to_rgb(picture)
-        grey = (self.greys.low + (self.greys.high - self.greys.low) * shade)[:, None, None, None].to(picture)
-        # The layer's offset belongs to the object alone.
-        return self.to_rgb(picture, opacity) + (1 - opacity) * grey
+            return latents
+        if not self.refined:
+            return latents + (1 - opacity) * self.greys(shade, latents.shape[-1])
+        grey = self.greys.low + (self.greys.high - self.greys.low) * shade
+        return latents + (1 - opacity) * grey[:, None, None, None].to(latents)
 
     @torch.no_grad()
     def render(
-        self, cameras: Cameras, size: int | None = None, *, normals: bool = False, shade: float = 0.5
+        self,
+        cameras: Cameras,
+        size: int | None = None,
+        *,
+        normals: bool = False,
+        shade: float = 0.5,
+        greys: bool = True,
     ) -> RenderOutput:
         """Renders views for people: no jitter, no gradients.
 
@@ -173,6 +189,7 @@ class Scene(nn.Module):
             size: latents (refined: pixels) per side; `display_size` by default.
             normals: whether to render normals too.
             shade: of a grey background, 0 (its darkest) to 1.
+            greys: whether that background stands behind (see `behind`); a trained one always does.
 
         Returns:
             RenderOutput; `latents` are RGB [V, 3, H, W] once the field is refined.
@@ -185,8 +202,10 @@ class Scene(nn.Module):
             out = self.renderer(cameras.to(self.prior.device), size * factor, size * factor, normals=normals)
         finally:
             self.train(training)
-        shades = torch.full((len(cameras),), float(shade), device=self.prior.device)
-        latents = self._compose(out, shades, factor)
+        latents, opacity = self._picture(out, factor)
+        if greys:
+            shades = torch.full((len(cameras),), float(shade), device=self.prior.device)
+            latents = self.behind(latents, opacity, shades)
 
         def pooled(x: Tensor | None) -> Any:
             return x if x is None or factor == 1 else nn.functional.avg_pool2d(x, factor)
@@ -194,7 +213,7 @@ class Scene(nn.Module):
         return dataclasses.replace(
             out,
             latents=latents,
-            opacity=pooled(out.opacity),
+            opacity=opacity,
             depth=pooled(out.depth),
             distortion=pooled(out.distortion),
             emptiness=pooled(out.emptiness),
@@ -212,7 +231,8 @@ class Scene(nn.Module):
         azimuths = [30.0 * view for view in range(12)]
         elevations = [self.orbit["elevation"], 60.0] * 6
         cameras = Cameras.orbit(azimuths, elevations, self.orbit["radius"], self.orbit["fov"])
-        self.to_rgb.fit(self.prior, self.render(cameras, self.size).latents)
+        # One after the other: at full size twelve at once would be the most memory of the whole run.
+        self.to_rgb.fit(self.prior, torch.cat([self.render(camera, self.size).latents for camera in cameras]))
         self.refined = True
 
 
@@ -243,6 +263,8 @@ def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None
     where = device or configuration["device"]
     if device is None and where and where.startswith("cuda") and not torch.cuda.is_available():
         where = None
-    scene = Scene(configuration, load_prior({**configuration, "device": where}))
+    # What a GPU computes in half precision a CPU shows in full.
+    dtype = configuration["dtype"] if where and where.startswith("cuda") else "float32"
+    scene = Scene(configuration, load_prior({**configuration, "device": where, "dtype": dtype}))
     checkpoints.load_scene_state(checkpoints.path_of(folder, chosen), scene, configuration)
     return scene.eval()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...nerf import Cameras
+from .frames import render_views
 
 # Elevation in degrees, and how many views around; from above and below too, for the texture covers everything.
 RINGS = ((-65.0, 4), (-25.0, 8), (10.0, 12), (45.0, 8), (80.0, 4))
@@ -140,8 +141,8 @@ def bake(scene: Any, vertices: np.ndarray, faces: np.ndarray, points: Tensor, no
     colours, total = torch.zeros(len(points), 3), torch.zeros(len(points))
     for start in range(0, len(cameras), VIEWS_AT_ONCE):
         some = cameras[start : start + VIEWS_AT_ONCE]
-        out = scene.render(some.to(device))
-        pictures = scene.decode(out.latents).float().cpu()
+        out = render_views(scene, some.to(device), scene.display_size)
+        pictures = torch.cat([scene.decode(x).float().cpu() for x in out.latents.split(1)])
         opacity = F.interpolate(out.opacity.float().cpu(), size=pictures.shape[-2:], mode="bilinear")
         latents = out.latents.shape[-1]
         for camera, picture in zip(some, torch.cat([pictures, opacity], dim=1), strict=True):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...guidance import LatentDiffusionPrior, TimestepSampler
 from ...nerf import FusedAdam, RenderOutput
-from . import checkpoints
+from . import checkpoints, distributed
 from .cameras import as_cameras, direction_of
 from .configuration import weight_at
 from .regularisers import regularisers
@@ -135,6 +135,7 @@ class Trainer:
         scene, c = self.scene, self.configuration
         if c["refinement"] and self.step == self.steps and not scene.refined and self.total > self.steps:
             scene.begin_refinement()
+            distributed.share(scene.state_dict(), self.world)
             self.optimizer = self._make_optimizer()
         with part("occupancy"):
             self._update_occupancy()
@@ -159,7 +160,7 @@ class Trainer:
         grid = self.scene.occupancy
         if grid is not None:
             options = self.configuration["occupancy"]
-            if self.step >= options["warm_up"] and self.step % options["every"] == 0:
+            if self.step % options["every"] == 0:
                 grid.update(self.scene.field)  # type: ignore[arg-type]
 
     def _gradients(self, mine: Sequence[int], count: int, part: Part) -> Tensor:
@@ -270,5 +271,6 @@ class Trainer:
         """The λ's and regularisers' weights of this moment, for a log."""
         s = self.prior.settings
         found = {"lambda_fm": s.lambda_fm, "lambda_kl": s.lambda_kl, "lambda_lsd": s.lambda_lsd}
-        ramps = self.configuration["regularisers"]
-        return {**found, **{f"weight_{name}": weight_at(ramp, self.progress()) for name, ramp in ramps.items()}}
+        ramps, refined = self.configuration["regularisers"], self.scene.refined
+        weights = {name: 0.0 if refined else weight_at(ramp, self.progress()) for name, ramp in ramps.items()}
+        return {**found, **{f"weight_{name}": value for name, value in weights.items()}}

@@ -1,0 +1,57 @@
+"""What commands that run in a folder have in common: claiming it, and resuming without changes."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable, Sequence
+
+from ..errors import UsageError
+
+
+def check_free(folder: pathlib.Path, record: str, overwrite: bool) -> None:
+    """Checks that a new run may use a folder.
+
+    Args:
+        folder: where to.
+        record: the file by which a run is known, such as run.json.
+        overwrite: whether what is there may be replaced.
+
+    Raises:
+        UsageError: it holds a run, or files that are none of ours.
+    """
+    if overwrite:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is no folder: choose another --out")
+        return
+    if (folder / record).exists():
+        raise UsageError(
+            f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
+            f"choose another --out"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty and holds no run: choose another --out, or add --overwrite")
+
+
+def refuse_changes(
+    args: argparse.Namespace,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    allowed: Sequence[str],
+) -> None:
+    """Checks that --resume comes without options that would make another run of it.
+
+    Args:
+        args: what was given.
+        add_arguments: the command's own, which knows the defaults.
+        allowed: names that may be given.
+
+    Raises:
+        UsageError: names the others.
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    defaults = vars(parser.parse_args([]))
+    changed = [name for name, value in vars(args).items() if name in defaults and value != defaults[name]]
+    changed = [f"--{name.replace('_', '-')}" for name in changed if name not in allowed]
+    if changed:
+        raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
