@@ -56,7 +56,7 @@ def error(capsys: pytest.CaptureFixture) -> str:
     return line
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header", "garbage", "empty", "folder"])
+@pytest.mark.parametrize("damage", ["truncated", "a bit", "header", "garbage", "empty", "folder"])
 def test_a_damaged_checkpoint(
     folder: pathlib.Path, finished: pathlib.Path, damage: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -66,9 +66,15 @@ def test_a_damaged_checkpoint(
     if damage == "folder":
         path.mkdir()
     else:
-        path.write_bytes(
-            {"truncated": data[:-100], "header": data[:50], "garbage": b"\xff" * 500, "empty": b""}[damage]
-        )
+        flipped = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+        wrong = {
+            "truncated": data[:-100],
+            "a bit": flipped,
+            "header": data[:50],
+            "garbage": b"\xff" * 500,
+            "empty": b"",
+        }
+        path.write_bytes(wrong[damage])
     before = contents(folder)
     assert runs.command("--resume", folder) == 2
     assert f"{path} is damaged (" in (said := error(capsys)) and "delete it to go on from the one before it" in said
@@ -102,7 +108,8 @@ def test_a_checkpoint_whose_tensors_do_not_fit(folder: pathlib.Path) -> None:
     path = checkpoints.path_of(folder, 6)
     tensors, metadata = checkpoints.read(path, configuration)
     name = next(name for name, x in tensors.items() if name.startswith("scene.") and x.dim() > 1)
-    save_file({**tensors, name: tensors[name].flatten()}, path, metadata)
+    tensors[name] = tensors[name].flatten()
+    save_file(tensors, path, {**metadata, "digest": checkpoints.digest(tensors)})
     trainer = runs.trainer(configuration)
     before = {key: x.clone() for key, x in trainer.scene.state_dict().items()}
     with pytest.raises(UsageError, match="its tensors are not those of this configuration's field"):

@@ -110,8 +110,6 @@ def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption that can be resumed."""
     if args.preview is not None and args.preview < 1:
         raise UsageError(f"--preview: expected at least 1, got {args.preview}")
-    if args.preview is not None and args.preview < 1:
-        raise UsageError(f"--preview: expected a whole number of at least 1, got {args.preview}")
     shown = {"preview": args.preview, "viewer": args.port if args.viewer else None, "profile": args.profile}
     if args.resume:
         if args.prompt or args.out:
