@@ -198,7 +198,7 @@ def test_a_full_disk_loses_nothing(
 
     monkeypatch.setattr(files.os, "fsync", full_after_a_while)
     assert run(arguments(model, out)) == 2
-    assert "No space left on device" in capsys.readouterr().err
+    assert "no space left on device" in capsys.readouterr().err
     monkeypatch.undo()
     assert not list(out.glob(".*.part"))
     assert load_file(out / "checkpoint.safetensors")["latents"].shape == (1, 4, 8, 8)

@@ -52,7 +52,8 @@ class Scene:
     step = 12
 
     def __init__(self, field: nn.Module, occupancy: OccupancyGrid | None = None, size: int = 48):
-        self.field, self.occupancy, self.size = field, occupancy, size
+        self.field, self.occupancy, self.size, self.display_size = field, occupancy, size, size
+        self.refined, self.supersample = True, 1
         self.orbit = {"elevation": 15.0, "radius": 3.6, "fov": 40.0}
         # Magenta is behind the object, so that what shows through is told from every other colour.
         self.background = torch.tensor([1.0, 0.0, 1.0])

@@ -10,6 +10,7 @@ import pytest
 
 from ldp_fast import cli
 from ldp_fast.apps.evaluation import as_markdown
+from ldp_fast.apps.text_to_3d.configuration import NAMES
 from ldp_fast.apps.text_to_3d.retrieval import evaluate_r_precision
 from ldp_fast.errors import UsageError
 
@@ -21,6 +22,7 @@ PROMPTS = ("a red cube", "a green torus", "a white cone", "a blue and red checke
 def configuration(prompt: str, losses: str = "full", *, seed: int = 0, method: str = "latent-nerf") -> dict[str, Any]:
     on = losses == "full"
     return {
+        **dict.fromkeys(NAMES),
         "prompt": prompt,
         "method": method,
         "seed": seed,
@@ -149,5 +151,5 @@ def test_errors_of_a_folder(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match="clip: could not load '/nowhere/clip'"):
         evaluate_r_precision(tmp_path, clip="/nowhere/clip", load=Loader())
     (tmp_path / "run" / "config.yaml").write_text("prompt: a red cube\nformat: 1\n")
-    with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no method"):
+    with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no negative_prompt, method"):
         evaluate_r_precision(tmp_path, load=Loader())
