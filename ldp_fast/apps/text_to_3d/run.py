@@ -169,7 +169,7 @@ class _Run:
         part = self.profile.part if self.profile else untimed
         try:
             with Interruption() as interruption, bar:
-                while not distributed.any_rank(interruption.requested, trainer.world):
+                while not self._stops(interruption.requested):
                     if trainer.step == trainer.total:
                         return False
                     # Whoever looks at the page looks between two steps.
@@ -185,6 +185,12 @@ class _Run:
                 self.profile.steps = trainer.step - self.first
                 self.profile.close()
                 print(self.profile.table(time.perf_counter() - self.started))
+
+    def _stops(self, requested: bool) -> bool:
+        # Asking the other ranks waits for the device, so they are not asked at every step.
+        if self.trainer.world > 1 and self.trainer.step % LOG_EVERY:
+            return False
+        return distributed.any_rank(requested, self.trainer.world)
 
     def _losses(self) -> dict[str, float]:
         last = self.trainer.latest()

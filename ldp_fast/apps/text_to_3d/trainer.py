@@ -211,7 +211,7 @@ class Trainer:
         return _Drawn(
             camera=camera,
             direction=self.directions.index(direction_of(*camera[:2])),
-            shade=torch.rand(1, generator=generator).to(self.prior.device),
+            shade=torch.rand(1, generator=generator).to(self.prior.device, non_blocking=True),
             jitter=int(torch.randint(2**31 - 1, (1,), generator=generator)),
             timestep=self.sampler.sample(1, torch.device("cpu"), generator, self.progress()),
             noise=torch.randn(1, self.prior.latent_shape[0], side, side, generator=generator),
