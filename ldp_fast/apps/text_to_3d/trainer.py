@@ -174,9 +174,8 @@ class Trainer:
         with part("encoder"):
             pictures = torch.cat([picture for picture, _ in rendered])
             latents = self._encode(pictures) if scene.refined else pictures
-        timesteps, noise = (
-            torch.cat(x).to(prior.device) for x in zip(*((d.timestep, d.noise) for d in drawn), strict=True)
-        )
+        timesteps = torch.cat([d.timestep for d in drawn]).to(prior.device, non_blocking=True)
+        noise = torch.cat([d.noise for d in drawn]).to(prior.device, non_blocking=True)
         text = self.text.select(torch.tensor([d.direction for d in drawn]).to(prior.device, non_blocking=True))
         with part("prior"):
             gradient, statistics = prior.gradient(latents, text, timesteps=timesteps, noise=noise)
