@@ -75,7 +75,9 @@ def test_trajectories_out_of_range(changes: dict[str, Any], message: str) -> Non
     assert str(caught.value) == message
 
 
-def test_tiles_and_batches_are_the_whole_view(scene: ToyScene) -> None:
+@pytest.mark.parametrize("border", [0.0, 1.0])
+def test_tiles_and_batches_are_the_whole_view(scene: ToyScene, border: float) -> None:
+    scene.border = border
     cameras = trajectory("views", 3, **scene.orbit)
     whole = render_views(scene, cameras, 20, normals=True, rays=10**6)
     scene.rendered.clear()

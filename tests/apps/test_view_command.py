@@ -27,15 +27,15 @@ CPU = torch.device("cpu")
 def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
     from ldp_fast.apps.options import add_prior_arguments, load_prior, prior_configuration
     from ldp_fast.apps.text_to_3d import checkpoints
-    from ldp_fast.apps.text_to_3d.configuration import defaults, write_configuration
+    from ldp_fast.apps.text_to_3d.configuration import NAMES, defaults, write_configuration
     from ldp_fast.apps.text_to_3d.scene import Scene
     from ldp_fast.apps.text_to_3d.view import provider
 
     parser = argparse.ArgumentParser()
     add_prior_arguments(parser, preset="jacobian_nerf")
-    common = {"prompt": "a red torus", "method": "jacobian-nerf", "seed": 0, "steps": 20}
+    common = {**dict.fromkeys(NAMES), "prompt": "a red torus", "method": "jacobian-nerf", "seed": 0, "steps": 20}
     configuration = files.plain(
-        {**defaults("jacobian-nerf", True), **common, **prior_configuration(parser.parse_args(["--device", "cpu"]))}
+        {**common, **defaults("jacobian-nerf", True), **prior_configuration(parser.parse_args(["--device", "cpu"]))}
     )
     configuration["field"]["resolution"] = 16
     write_configuration(tmp_path, configuration)
