@@ -187,8 +187,9 @@ class _Run:
                 print(self.profile.table(time.perf_counter() - self.started))
 
     def _stops(self, requested: bool) -> bool:
-        # Asking the other ranks waits for the device, so they are not asked at every step.
-        if self.trainer.world > 1 and self.trainer.step % LOG_EVERY:
+        # Asking the other ranks waits for a GPU, so that they are not asked at every step there.
+        on_gpu = self.trainer.prior.device.type == "cuda"
+        if self.trainer.world > 1 and on_gpu and self.trainer.step % LOG_EVERY:
             return False
         return distributed.any_rank(requested, self.trainer.world)
 
