@@ -9,6 +9,13 @@ from collections.abc import Callable, Sequence
 from ..errors import UsageError
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares --out, --resume and --overwrite."""
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: out/PROMPT)")
+    parser.add_argument("--resume", type=pathlib.Path, metavar="DIR", help="continue the run in DIR as it was started")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that DIR already holds")
+
+
 def check_free(folder: pathlib.Path, record: str, overwrite: bool) -> None:
     """Checks that a new run may use a folder.
 

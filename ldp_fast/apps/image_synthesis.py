@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="one or several; each is made with each seed")
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: out/PROMPT)")
-    parser.add_argument("--resume", type=pathlib.Path, metavar="DIR", help="continue the run in DIR as it was started")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that DIR already holds")
+    folders.add_arguments(parser)
     run = parser.add_argument_group("run")
     run.add_argument("--steps", type=int, help="iterations (default: the preset's, 1000)")
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")

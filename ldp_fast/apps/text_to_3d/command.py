@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make")
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: out/PROMPT)")
-    parser.add_argument("--resume", type=pathlib.Path, metavar="DIR", help="continue the run in DIR as it was started")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that DIR already holds")
+    folders.add_arguments(parser)
     add_run_arguments(parser)
     show = parser.add_argument_group("to watch it")
     show.add_argument("--preview", type=int, metavar="N", help="write DIR/preview.png every N steps")

@@ -83,7 +83,7 @@ FULL: dict[str, dict[str, Any]] = {
         },
         "steps_per_ray": 128,
         "occupancy": None,
-        "background": {"kind": "texture", "size": 4},
+        "background": {"kind": "texture", **BACKGROUND_OPTIONS["texture"]},
         "optimizer": {"kind": _JACOBIAN.optimizer, "learning_rate": _JACOBIAN.learning_rate, "final_rate": 1.0},
         # SJC's weight of 10⁴ on a mean over rays and samples, twenty times as much in the second half.
         "regularisers": {"emptiness": [0.02, 0.4, 0.5, 0.5], "depth": constant(1.0)},
@@ -91,14 +91,21 @@ FULL: dict[str, dict[str, Any]] = {
     },
 }
 # The embedded model: small pictures of small solids on grey, minutes on two cores.
+_PRIOR = {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3}
+_SHARED: dict[str, Any] = {
+    "steps": 400,
+    "prior": _PRIOR,
+    "size": 16,
+    "supersample": 2,
+    "views": 2,
+    "cameras": {"elevation": [-5.0, 55.0], "radius": [3.31, 3.96], "fov": [40.0, 40.0], "overhead": 1 / 6},
+    "steps_per_ray": 64,
+    "background": {"kind": "greys", **BACKGROUND_OPTIONS["greys"]},
+}
 EMBEDDED: dict[str, dict[str, Any]] = {
     "latent-nerf": {
-        "steps": 400,
-        "prior": {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3, "lambda_kl": 0.02},
-        "size": 16,
-        "supersample": 2,
-        "views": 2,
-        "cameras": {"elevation": [-5.0, 55.0], "radius": [3.31, 3.96], "fov": [40.0, 40.0], "overhead": 1 / 6},
+        **_SHARED,
+        "prior": {**_PRIOR, "lambda_kl": 0.02},
         "field": {
             "levels": 8,
             "log2_table_size": 14,
@@ -107,20 +114,13 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "hidden": 32,
             "blob": [5.0, 0.3],
         },
-        "steps_per_ray": 64,
         "occupancy": {"resolution": 32, "every": 16},
-        "background": {"kind": "greys", "low": 0.42, "high": 0.55},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
         "regularisers": {"emptiness": [0.0, 0.01, 0.2, 0.8], "opacity": constant(0.003)},
         "refinement": {"steps": 120, "size": 128, "views": 1, "learning_rate": 5e-4},
     },
     "jacobian-nerf": {
-        "steps": 400,
-        "prior": {"guidance_scale": 7.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3},
-        "size": 16,
-        "supersample": 2,
-        "views": 2,
-        "cameras": {"elevation": [-5.0, 55.0], "radius": [3.31, 3.96], "fov": [40.0, 40.0], "overhead": 1 / 6},
+        **_SHARED,
         "field": {
             "resolution": 32,
             "density_shift": -4.0,
@@ -128,8 +128,6 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "latent_scale": 0.1,
             "blob": [2.0, 0.5],
         },
-        "steps_per_ray": 64,
-        "background": {"kind": "greys", "low": 0.42, "high": 0.55},
         "optimizer": {"kind": "adamax", "learning_rate": 0.4, "final_rate": 0.1},
         "regularisers": {"emptiness": [0.0, 0.1, 0.2, 0.8], "opacity": constant(0.05)},
     },
