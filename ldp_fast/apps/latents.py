@@ -19,10 +19,15 @@ from .files import write_atomically
 HISTORY = ("lsd", "fm", "kl", "norm_lsd", "norm_fm", "norm_kl", "deviation")
 
 
+def mixed_generator(*numbers: int) -> torch.Generator:
+    """A generator from several numbers, such as seed and step, each at least 0: the same on every machine."""
+    mixed = np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0]
+    return torch.Generator().manual_seed(int(mixed))
+
+
 def generator_for(seed: int, step: int) -> torch.Generator:
     """The generator of one sample at one step (step −1: the initial latents), the same on every machine."""
-    mixed = np.random.SeedSequence((seed, step + 1)).generate_state(1, np.uint32)[0]
-    return torch.Generator().manual_seed(int(mixed))
+    return mixed_generator(seed, step + 1)
 
 
 class LatentOptimiser:

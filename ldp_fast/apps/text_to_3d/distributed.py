@@ -14,6 +14,25 @@ from torch import Tensor
 from ...errors import UsageError
 
 
+def this_rank() -> tuple[int, int]:
+    """Rank and number of ranks as torchrun says them, (0, 1) without it; chooses this rank's GPU where there are some.
+
+    Raises:
+        UsageError: RANK and WORLD_SIZE make no sense.
+    """
+    words = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        rank, world = map(int, words)
+    except ValueError:
+        rank, world = -1, 0
+    if not 0 <= rank < world:
+        raise UsageError(f"RANK, WORLD_SIZE: expected numbers with 0 <= RANK < WORLD_SIZE, got {' and '.join(words)}")
+    local = os.environ.get("LOCAL_RANK", "")
+    if world > 1 and local.isdecimal() and torch.cuda.is_available():
+        torch.cuda.set_device(int(local) % torch.cuda.device_count())
+    return rank, world
+
+
 @contextlib.contextmanager
 def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Joins the process group that the environment describes (RANK, WORLD_SIZE, …), if there is one.
@@ -24,7 +43,7 @@ def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, A
     Raises:
         UsageError: fewer views a step than processes.
     """
-    world = _whole("WORLD_SIZE", 1)
+    _, world = this_rank()
     if world == 1:
         yield 0, 1, configuration
         return
@@ -35,9 +54,7 @@ def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, A
     device = configuration["device"]
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     if on_gpu:
-        local = _whole("LOCAL_RANK", 0) % max(1, torch.cuda.device_count())
-        torch.cuda.set_device(local)
-        configuration = {**configuration, "device": f"cuda:{local}"}
+        configuration = {**configuration, "device": f"cuda:{torch.cuda.current_device()}"}
     joined = not dist.is_initialized()
     if joined:
         try:
@@ -50,14 +67,6 @@ def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, A
     finally:
         if joined:
             dist.destroy_process_group()
-
-
-def _whole(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{name}: expected a whole number in the environment, got {text!r}") from None
 
 
 def share(tensors: Mapping[str, Tensor], world: int) -> None:

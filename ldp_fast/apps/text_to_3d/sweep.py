@@ -17,6 +17,7 @@ from ...errors import UsageError
 from ...zoo.captions import random_prompts
 from ..options import load_prior
 from . import command
+from .distributed import this_rank
 from .jobs import LOSSES, Job, JobStore, Prompt, check_prompts, read_prompts, run_status
 from .run import run_text_to_3d
 from .sweep_table import write_table
@@ -119,27 +120,6 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
                     made[losses] = job
                 jobs.extend(made.values())
     return jobs
-
-
-def this_rank() -> tuple[int, int]:
-    """Rank and number of ranks as torchrun says them, (0, 1) without it; chooses this rank's GPU where there are some.
-
-    Raises:
-        UsageError: RANK and WORLD_SIZE make no sense.
-    """
-    import torch
-
-    words = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    try:
-        rank, world = map(int, words)
-    except ValueError:
-        rank, world = -1, 0
-    if not 0 <= rank < world:
-        raise UsageError(f"RANK, WORLD_SIZE: expected numbers with 0 <= RANK < WORLD_SIZE, got {' and '.join(words)}")
-    local = os.environ.get("LOCAL_RANK", "")
-    if world > 1 and local.isdecimal() and torch.cuda.is_available():
-        torch.cuda.set_device(int(local) % torch.cuda.device_count())
-    return rank, world
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...guidance import LatentDiffusionPrior, TimestepSampler
 from ...nerf import FusedAdam, RenderOutput
+from ..latents import mixed_generator
 from . import checkpoints, distributed
 from .cameras import as_cameras, direction_of
 from .configuration import weight_at
@@ -31,8 +32,7 @@ Part = Callable[[str], contextlib.AbstractContextManager[None]]
 
 def view_generator(seed: int, step: int, view: int) -> torch.Generator:
     """The generator of one view of one step, the same on every machine."""
-    mixed = np.random.SeedSequence((seed, step, view)).generate_state(1, np.uint32)[0]
-    return torch.Generator().manual_seed(int(mixed))
+    return mixed_generator(seed, step, view)
 
 
 @contextlib.contextmanager
