@@ -174,7 +174,7 @@ def test_frames_out_of_range(scene: ToyScene, changes: dict[str, Any], message: 
 
 def test_everything_is_written(scene: ToyScene, tmp_path: pathlib.Path) -> None:
     av = pytest.importorskip("av", reason="writes the MP4")
-    written = pictures.write_pictures(scene, tmp_path, frames=16)
+    written = [*pictures.write_grids(scene, tmp_path), *pictures.write_turntable(scene, tmp_path, frames=16)]
     names = {"views.png", "depth.png", "opacity.png", "normals.png", "turntable.mp4", "turntable.gif"}
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()} == names
     for name in names - {"turntable.mp4", "turntable.gif"}:

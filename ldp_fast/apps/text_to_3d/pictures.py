@@ -28,23 +28,6 @@ FRAMES, FPS = 128, 25
 GIF_LARGEST = 512
 
 
-def write_pictures(
-    scene: Scene, folder: pathlib.Path, *, frames: int = FRAMES, progress: bool = False
-) -> list[pathlib.Path]:
-    """Writes all pictures of a finished object: the grids, then the turntable.
-
-    Args:
-        scene: what to show.
-        folder: where to; files of these names are replaced, each atomically.
-        frames: of the turntable.
-        progress: whether to show a bar on stderr.
-
-    Returns:
-        What was written. Without PyAV the MP4 is not among it, and a line on stderr says so.
-    """
-    return [*write_grids(scene, folder), *write_turntable(scene, folder, frames=frames, progress=progress)]
-
-
 def write_grids(scene: Scene, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes `views.png`, `depth.png`, `opacity.png`, `normals.png`: around from the front on, and last from above."""
     cameras = trajectory("views", VIEWS, **scene.orbit)

@@ -204,8 +204,9 @@ class _Run:
             self._report(bar)
         if saves:
             self._save("running")
-        if self.preview and step % self.preview == 0 and self.rank == 0:
-            self._write_preview()
+        asked = self.preview is not None and step % self.preview == 0
+        if self.rank == 0 and (asked or saves or step == total):
+            self._show(asked)
 
     def _check_finite(self) -> None:
         """Before anything is kept, lest it push out what is whole."""
@@ -238,9 +239,11 @@ class _Run:
                 found["gradient_norm/parameters" if name == "gradient_norm" else f"run/{name}"] = value
         return found
 
-    def _write_preview(self) -> None:
+    def _show(self, asked: bool) -> None:
+        """The views of this moment, for the log, and as preview.png if that was asked for."""
         picture = pictures.preview(self.trainer.scene)
-        files.save_png(self.folder / "preview.png", picture)
+        if asked:
+            files.save_png(self.folder / "preview.png", picture)
         if self.log:
             self.log.image(self.trainer.step, "views", picture)
 
@@ -248,8 +251,6 @@ class _Run:
         trainer = self.trainer
         if self.rank == 0 and trainer.step > 0 and self.saved != trainer.step:
             trainer.save(checkpoints.path_of(self.folder, trainer.step))
-            if self.log:
-                self.log.image(trainer.step, "views", pictures.preview(trainer.scene))
             self.saved = trainer.step
             for step in checkpoint_steps(self.folder)[: -self.configuration["keep"]]:
                 checkpoints.path_of(self.folder, step).unlink(missing_ok=True)
