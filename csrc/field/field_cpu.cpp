@@ -8,12 +8,6 @@
 
 #include "field.h"
 
-#if defined(__GNUC__)
-#define LDP_ALWAYS_INLINE static inline __attribute__((always_inline))
-#else
-#define LDP_ALWAYS_INLINE static inline
-#endif
-
 namespace ldp {
 namespace {
 
@@ -68,41 +62,8 @@ int up_to(int size, int multiple) { return (size + multiple - 1) / multiple * mu
 }  // namespace
 }  // namespace ldp
 
-// The same text for each instruction set; which one runs is asked at run time. FMA is written out as intrinsics, for
-// the extension is compiled without contraction.
-#define LDP_ISA portable
-#define LDP_LANES 4
-#include "mlp_cpu.h"
-#undef LDP_ISA
-#undef LDP_LANES
-
-// Tests define LDP_MOST_LANES to have the narrower ones run too.
-#ifndef LDP_MOST_LANES
-#define LDP_MOST_LANES 16
-#endif
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && LDP_MOST_LANES > 4
-#define LDP_X86_VARIANTS
-#include <immintrin.h>
-
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define LDP_ISA avx2
-#define LDP_LANES 8
-#include "mlp_cpu.h"
-#undef LDP_ISA
-#undef LDP_LANES
-#pragma GCC pop_options
-
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
-#define LDP_ISA avx512
-#define LDP_LANES 16
-#include "mlp_cpu.h"
-#undef LDP_ISA
-#undef LDP_LANES
-#pragma GCC pop_options
-#endif
+#define LDP_BODY "../../field/mlp_cpu.h"
+#include <ldp/each_isa.h>
 
 namespace ldp {
 namespace {
@@ -113,16 +74,7 @@ struct Kernels {
 };
 
 const Kernels& kernels() {
-    static const Kernels chosen = [] {
-#ifdef LDP_X86_VARIANTS
-        if (LDP_MOST_LANES >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-            return Kernels{avx512::forward, avx512::backward};
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-            return Kernels{avx2::forward, avx2::backward};
-#endif
-        return Kernels{portable::forward, portable::backward};
-    }();
+    static const Kernels chosen{LDP_WIDEST(forward), LDP_WIDEST(backward)};
     return chosen;
 }
 

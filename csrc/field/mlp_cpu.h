@@ -1,5 +1,5 @@
-// The field's network on one tile of samples, float32. Included once for each instruction set: the includer defines
-// LDP_ISA (a namespace) and LDP_LANES (16: AVX-512, 8: AVX2 and FMA, 4: what every machine has), so no include guard.
+// The field's network on one tile of samples, float32. Included once for each instruction set (ldp/each_isa.h), so no
+// include guard.
 //
 // Everything is one product C[m][n] = sum_k A(m, k) B[k][n], vectorised over n:
 //   forward          C[sample][unit]  A = activations, B = W^T
@@ -9,77 +9,6 @@
 
 namespace ldp {
 namespace LDP_ISA {
-
-constexpr int kLanes = LDP_LANES;
-
-#if LDP_LANES == 16
-using Vec = __m512;
-LDP_ALWAYS_INLINE Vec load(const float* p) { return _mm512_loadu_ps(p); }
-LDP_ALWAYS_INLINE void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
-LDP_ALWAYS_INLINE Vec broadcast(float x) { return _mm512_set1_ps(x); }
-LDP_ALWAYS_INLINE Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
-LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(of, _mm512_setzero_ps(), _CMP_NLT_UQ), v);
-}
-LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) {
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(of, _mm512_setzero_ps(), _CMP_NLE_UQ), v);
-}
-#elif LDP_LANES == 8
-using Vec = __m256;
-LDP_ALWAYS_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
-LDP_ALWAYS_INLINE void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
-LDP_ALWAYS_INLINE Vec broadcast(float x) { return _mm256_set1_ps(x); }
-LDP_ALWAYS_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) {
-    return _mm256_and_ps(v, _mm256_cmp_ps(of, _mm256_setzero_ps(), _CMP_NLT_UQ));
-}
-LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) {
-    return _mm256_and_ps(v, _mm256_cmp_ps(of, _mm256_setzero_ps(), _CMP_NLE_UQ));
-}
-#elif defined(__GNUC__)
-// The compilers' own vectors of four: SSE, NEON. Comparisons with NaN are false, and its lanes have to stay.
-typedef float Vec __attribute__((vector_size(16)));
-typedef int Mask __attribute__((vector_size(16)));
-LDP_ALWAYS_INLINE Vec load(const float* p) {
-    Vec v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
-LDP_ALWAYS_INLINE void store(float* p, Vec v) { memcpy(p, &v, sizeof(v)); }
-LDP_ALWAYS_INLINE Vec broadcast(float x) { return Vec{x, x, x, x}; }
-LDP_ALWAYS_INLINE Vec add(Vec a, Vec b) { return a + b; }
-LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return a * b + c; }
-LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) { return (Vec)((Mask)v & ~(Mask)(of < broadcast(0.0f))); }
-LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) { return (Vec)((Mask)v & ~(Mask)(of <= broadcast(0.0f))); }
-#else
-// Plain loops of four, for compilers without such vectors.
-struct Vec {
-    float at[4];
-};
-LDP_ALWAYS_INLINE Vec load(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
-LDP_ALWAYS_INLINE void store(float* p, Vec v) {
-    for (int i = 0; i < 4; ++i) p[i] = v.at[i];
-}
-LDP_ALWAYS_INLINE Vec broadcast(float x) { return {{x, x, x, x}}; }
-LDP_ALWAYS_INLINE Vec add(Vec a, Vec b) {
-    for (int i = 0; i < 4; ++i) a.at[i] += b.at[i];
-    return a;
-}
-LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
-    for (int i = 0; i < 4; ++i) c.at[i] += a.at[i] * b.at[i];
-    return c;
-}
-LDP_ALWAYS_INLINE Vec zero_where_negative(Vec v, Vec of) {
-    for (int i = 0; i < 4; ++i) v.at[i] = of.at[i] < 0.0f ? 0.0f : v.at[i];
-    return v;
-}
-LDP_ALWAYS_INLINE Vec zero_where_not_positive(Vec v, Vec of) {
-    for (int i = 0; i < 4; ++i) v.at[i] = of.at[i] <= 0.0f ? 0.0f : v.at[i];
-    return v;
-}
-#endif
 
 // kRows x kVectors vectors of sums in registers.
 template <Finish kFinish, int kRows, int kVectors>

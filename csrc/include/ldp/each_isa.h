@@ -1,0 +1,72 @@
+// Includes LDP_BODY, a quoted file name, once for each instruction set, after the vocabulary of lanes.h: as namespaces
+// ldp::portable, ldp::avx2 and ldp::avx512. LDP_WIDEST(name) is then the one of the widest that this machine has; which
+// that is is asked at run time.
+//
+// FMA is written out as intrinsics, for the extension is compiled without contraction. What the body defines has to be
+// static, so that two files' kernels of one name are two.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__GNUC__)
+#define LDP_ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#define LDP_ALWAYS_INLINE static inline
+#endif
+
+// Tests define LDP_MOST_LANES to have the narrower ones run too.
+#ifndef LDP_MOST_LANES
+#define LDP_MOST_LANES 16
+#endif
+
+#define LDP_ISA portable
+#define LDP_LANES 4
+#include <ldp/lanes.h>
+#include LDP_BODY
+#undef LDP_ISA
+#undef LDP_LANES
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && LDP_MOST_LANES > 4
+#include <immintrin.h>
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define LDP_ISA avx2
+#define LDP_LANES 8
+#include <ldp/lanes.h>
+#include LDP_BODY
+#undef LDP_ISA
+#undef LDP_LANES
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
+#define LDP_ISA avx512
+#define LDP_LANES 16
+#include <ldp/lanes.h>
+#include LDP_BODY
+#undef LDP_ISA
+#undef LDP_LANES
+#pragma GCC pop_options
+
+namespace ldp {
+
+// Lanes of the widest instruction set here.
+static inline int widest_lanes() {
+    if (LDP_MOST_LANES >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
+        return 16;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 4;
+}
+
+}  // namespace ldp
+
+#define LDP_WIDEST(name)                               \
+    (::ldp::widest_lanes() == 16  ? ::ldp::avx512::name \
+     : ::ldp::widest_lanes() == 8 ? ::ldp::avx2::name   \
+                                  : ::ldp::portable::name)
+#else
+#define LDP_WIDEST(name) ::ldp::portable::name
+#endif
