@@ -1,0 +1,336 @@
+"""What every host adapter shares: from a host's network call to its loss or its gradient, with the paper's two terms.
+
+A host's step is always the same five moves, and an adapter says only how its host makes them:
+
+1. latents v, t and ε, made by the host's code or drawn in the host's order, so that a seed gives the host's numbers;
+2. α_t, σ_t and w(t): `schedule_of(host.scheduler).gather(t)` and `.weight(t, "dreamfusion")`; a host with noise levels
+   (SJC) computes α = 1/√(1 + σ²) itself;
+3. `predict_residual(v, ε, α, σ, network, …)`: noising, the host's network as a closure, guidance in the host's order
+   and definition, the difference r = ε̂ − ε. A host that has r already skips this;
+4. `HostLosses(…)`: LSD exactly as the host weighs it, FM and KL on the scale `latent` (docs/mathematics.md). Called, it
+   returns scalars on the graph (loss mode: for hosts that add losses up, correct under a GradScaler); `.gradient`
+   returns dL/dv without a graph (gradient mode: for hosts that call `latents.backward(gradient=g)`);
+5. `attach(host, train_step=step)`, where the host's object keeps everything else that it has.
+
+Arithmetic is float32 whatever the network's precision, also under an enclosing autocast. Nothing here waits for the
+device, except `nonfinite="raise"`, which says so. With λ1 = λ2 = 0 neither decoder nor KL touch the gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..decoder import FrozenDecoder
+from ..errors import UsageError
+from ..guidance import PriorOutput, PriorStatistics, Schedule
+from ..guidance.outputs import ScaleGradient, WithGradient
+from ..losses.functional import (
+    combine_gradients,
+    guided_residual,
+    latent_kl_loss,
+    perturb,
+    residual_latents,
+    score_distillation_loss,
+)
+
+Mode = Literal["gradient", "loss"]
+
+
+def schedule_of(scheduler: Any, device: torch.device | str) -> Schedule:
+    """α_t, σ_t and w(t) of a host's scheduler (anything with `alphas_cumprod`), on `device`. Make it once."""
+    return Schedule.from_scheduler(scheduler).to(torch.device(device))
+
+
+@torch.no_grad()
+def predict_residual(
+    latents: Tensor,
+    noise: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    network: Callable[[Tensor], Tensor],
+    *,
+    guidance_scale: float | Tensor | None,
+    guidance: Literal["from_uncond", "from_text"] = "from_uncond",
+    order: Literal["uncond_first", "text_first"] = "uncond_first",
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow"] = "epsilon",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """r = ε̂ − ε through a host's network.
+
+    Args:
+        latents: v, only its values are read  # [B, C, H, W]
+        noise: ε  # [B, C, H, W]
+        alpha: α_t, float32  # [] or [B], or [1] for one t for the batch
+        sigma: σ_t, float32  # as alpha
+        network: the host's call, from z_t in as many copies as there are prompts, [K·B, C, H, W], to the output of the
+            same shape; it repeats its own t and holds its text embeddings. K is 1 without guidance, else 2.
+        guidance_scale: s, or None for no guidance.
+        guidance: `from_uncond` e_u + s(e_c − e_u), `from_text` e_c + s(e_c − e_u).
+        order: of the copies.
+        prediction: what the network predicts.
+        dtype: of what the network is given; None is the latents'.
+
+    Returns:
+        r, float32 (float64 for float64 latents), without a graph  # [B, C, H, W]
+    """
+    alpha, sigma = _each(alpha, latents), _each(sigma, latents)
+    copies = 1 if guidance_scale is None else 2
+    output = network(perturb(latents, noise, alpha, sigma, copies=copies, dtype=dtype or latents.dtype))
+    return guided_residual(
+        output,
+        noise,
+        guidance_scale=guidance_scale,
+        guidance=guidance,
+        order=order,
+        **_prediction(prediction, latents, noise, alpha, sigma),
+    )
+
+
+def _prediction(prediction: str, latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> dict[str, Any]:
+    """What the conversion of a prediction type needs; z_t in float32, not the network's rounded copy."""
+    if prediction == "epsilon":
+        return {"prediction": prediction}
+    wide = torch.promote_types(latents.dtype, torch.float32)
+    noisy = perturb(latents, noise, alpha, sigma, dtype=wide)
+    return {"prediction": prediction, "noisy_latents": noisy, "alpha": alpha, "sigma": sigma}
+
+
+def _each(coefficient: Tensor | float, latents: Tensor) -> Tensor:
+    """A coefficient as [B]: hosts have [B], [1], [B, 1, 1, 1] and numbers."""
+    if not isinstance(coefficient, Tensor):
+        return torch.full((len(latents),), float(coefficient), device=latents.device)
+    # Half precision is left as it is, for the operators to refuse: rounding ᾱ_t costs three digits.
+    return coefficient.detach().reshape(-1).expand(len(latents))
+
+
+@dataclasses.dataclass
+class HostLosses:
+    """A host's score distillation with the paper's two regularisers (Eq. 4), as scalars or as a gradient.
+
+        g = λ3 · w r  +  λ2 · [μ + (v − μ)(1 − 1/σ²)]  +  λ1 · N · [(1 + α_t) dL_FM/dv′ + dL_FM/dv]
+
+    Attributes:
+        vae: the host's autoencoder, diffusers' or CompVis'; its decoder is shared, and never gets a gradient. Or a
+            `FrozenDecoder`, for other levels, memory or precision. None is allowed while λ1 is 0.
+        lambda_fm: λ1; 0 never touches the decoder.
+        lambda_kl: λ2.
+        lambda_lsd: λ3.
+        batch_reduction: `mean` divides by B (threestudio, stable-dreamfusion), `sum` does not (Latent-NeRF).
+        nonfinite: `propagate`, `zero` (and count; the hosts' `nan_to_num`, except that infinities become 0 too), or
+            `raise` (synchronises).
+        clip: bound of the elements of w r, before λ3 and the batch reduction; None does not clip. FM and KL are never
+            clipped: a host's bound is made for its own term. NaN stays NaN.
+        decoder_dtype: precision of the decoder; None is the VAE's own.
+    """
+
+    vae: Any = None
+    lambda_fm: float = 0.0
+    lambda_kl: float = 0.0
+    lambda_lsd: float = 1.0
+    batch_reduction: Literal["mean", "sum"] = "mean"
+    nonfinite: Literal["propagate", "zero", "raise"] = "propagate"
+    clip: float | None = None
+    levels: tuple[str, ...] = ("up0", "up1", "up2")
+    memory: Literal["auto", "save", "recompute"] = "auto"
+    decoder_dtype: torch.dtype | None = None
+    _decoder: FrozenDecoder | None = dataclasses.field(default=None, init=False, repr=False)
+
+    @property
+    def decoder(self) -> FrozenDecoder:
+        """The frozen decoder, made at first use: hosts move and freeze their VAE after they made it."""
+        if isinstance(self.vae, FrozenDecoder):
+            return self.vae
+        if self._decoder is None:
+            if self.vae is None:
+                raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
+            self._decoder = FrozenDecoder(self.vae, self.levels, memory=self.memory, dtype=self.decoder_dtype)
+        return self._decoder
+
+    def __call__(
+        self,
+        latents: Tensor,
+        residual: Tensor,
+        alpha: Tensor | float,
+        weight: Tensor | float,
+        *,
+        timesteps: Tensor | None = None,
+        field: Tensor | None = None,
+        regularise: bool = True,
+    ) -> PriorOutput:
+        """Loss mode: scalars whose backward multiplies by what comes in (correct under a GradScaler).
+
+        Args:
+            latents: v, with the host's graph  # [B, C, H, W]
+            residual: r = ε̂ − ε, of `predict_residual`  # [B, C, H, W]
+            alpha: α_t  # number, [], [1] or [B]
+            weight: w(t)  # number, [], [1] or [B]
+            timesteps: t, for the statistics  # [1] or [B] int64
+            field: what is distilled, where it is not r (SJC without variance reduction: ε̂); v′ is v + r either way.
+            regularise: False leaves FM and KL out of this call (latents that are no diffusion latents, such as
+                normals); both are then 0.
+
+        Returns:
+            `loss` = λ1·fm + λ2·kl + λ3·lsd and the three of them, each with its gradient on the scale `latent`; the
+            values are the mean-type numbers of docs/mathematics.md. With λ1 = 0, fm is 0.
+        """
+        wants_gradient = torch.is_grad_enabled() and latents.requires_grad
+        step = self._evaluate(latents, residual, alpha, weight, field, regularise, gradients=wants_gradient)
+        reduce: dict[str, Any] = {"batch_reduction": self.batch_reduction, "nonfinite": self.nonfinite}
+        lsd = score_distillation_loss(latents, step.distilled, step.weight, **reduce)
+        fm, kl = torch.zeros_like(lsd.detach()), torch.zeros_like(lsd.detach())
+        if regularise:
+            # Same value, N times the gradient: Eq. 3 counted per element, as LSD is.
+            kl = ScaleGradient.apply(latent_kl_loss(latents, **reduce), latents.shape[1:].numel())
+        if len(step.fm_levels):
+            values = step.fm_levels.sum(0)
+            fm = (values.mean() if self.batch_reduction == "mean" else values.sum()).to(lsd.dtype)
+            if step.grad_v is not None:
+                alone, _ = self._combine(step, 1.0, 0.0, 0.0)
+                fm = WithGradient.apply(latents, fm, alone)
+        weighted = [(self.lambda_fm, fm), (self.lambda_kl, kl), (self.lambda_lsd, lsd)]
+        loss = sum((scale * term for scale, term in weighted if scale != 0), torch.zeros_like(lsd.detach()))
+        return PriorOutput(loss, lsd, fm, kl, self._statistics(step, timesteps, self._combine_all(step)[1]))
+
+    @torch.no_grad()
+    def gradient(
+        self,
+        latents: Tensor,
+        residual: Tensor,
+        alpha: Tensor | float,
+        weight: Tensor | float,
+        *,
+        timesteps: Tensor | None = None,
+        field: Tensor | None = None,
+        regularise: bool = True,
+    ) -> tuple[Tensor, PriorStatistics]:
+        """Gradient mode: dL/dv, for hosts that call `latents.backward(gradient=g)`. Keeps no graph.
+
+        Args: as `__call__`.
+
+        Returns:
+            g, float32 (float64 for float64 latents) [B, C, H, W], and the statistics.
+        """
+        step = self._evaluate(latents, residual, alpha, weight, field, regularise, gradients=True)
+        gradient, terms = self._combine_all(step)
+        return gradient, self._statistics(step, timesteps, terms)
+
+    @torch.no_grad()
+    def _evaluate(
+        self,
+        latents: Tensor,
+        residual: Tensor,
+        alpha: Tensor | float,
+        weight: Tensor | float,
+        field: Tensor | None,
+        regularise: bool,
+        *,
+        gradients: bool,
+    ) -> _Step:
+        v = latents.detach()
+        a, w = _each(alpha, v), _each(weight, v)
+        distilled = (residual if field is None else field).detach()
+        if self.clip is not None:
+            distilled = (w[:, None, None, None] * distilled).clamp(-self.clip, self.clip)
+            w = torch.ones_like(w)
+        grad_v = grad_v_prime = None
+        levels = nonfinite = torch.zeros(0, len(v), device=v.device)
+        if regularise and self.lambda_fm != 0 and len(v) > 0:
+            _, grad_v, grad_v_prime, found = self.decoder.feature_matching(
+                v,
+                residual_latents(v.to(torch.promote_types(v.dtype, residual.dtype)), residual, a),
+                batch_reduction="sum",
+                nonfinite=self.nonfinite,
+                gradients=gradients,
+                return_statistics=True,
+            )
+            levels, nonfinite = found.level_values, found.nonfinite
+        return _Step(v, distilled, a, w, grad_v, grad_v_prime, levels, nonfinite, self.lambda_kl if regularise else 0.0)
+
+    def _combine_all(self, step: _Step) -> tuple[Tensor, Any]:
+        lambda_fm = 0.0 if step.grad_v is None else self.lambda_fm
+        return self._combine(step, lambda_fm, step.lambda_kl, self.lambda_lsd)
+
+    @torch.no_grad()
+    def _combine(self, step: _Step, lambda_fm: float, lambda_kl: float, lambda_lsd: float) -> tuple[Tensor, Any]:
+        return combine_gradients(
+            step.latents,
+            step.distilled,
+            step.grad_v,
+            step.grad_v_prime,
+            step.alpha,
+            step.weight,
+            lambda_fm=lambda_fm,
+            lambda_kl=lambda_kl,
+            lambda_lsd=lambda_lsd,
+            batch_reduction=self.batch_reduction,
+            nonfinite=self.nonfinite,
+        )
+
+    def _statistics(self, step: _Step, timesteps: Tensor | None, terms: Any) -> PriorStatistics:
+        batch = len(step.latents)
+        t = torch.zeros(1, dtype=torch.int64, device=step.latents.device) if timesteps is None else timesteps
+        return PriorStatistics(
+            timesteps=t.reshape(-1).expand(batch),
+            alpha=step.alpha,
+            terms=terms._asdict(),
+            fm=step.fm_levels.sum(0) if len(step.fm_levels) else step.alpha.new_zeros(batch),
+            fm_levels=step.fm_levels,
+            fm_nonfinite=step.fm_nonfinite,
+            levels=self.decoder.levels if len(step.fm_levels) else (),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """What both modes share: one evaluation of the decoder."""
+
+    latents: Tensor
+    distilled: Tensor
+    alpha: Tensor
+    weight: Tensor
+    grad_v: Tensor | None
+    grad_v_prime: Tensor | None
+    fm_levels: Tensor
+    fm_nonfinite: Tensor
+    lambda_kl: float
+
+
+def attach(host: Any, **steps: Callable[..., Any]) -> Any:
+    """Puts our steps in the place of a host object's methods; the object stays what it is, and is returned.
+
+    Args:
+        host: an instance of a host's class. Its class, its modules and its state dict are left alone.
+        **steps: by the name of the method.
+
+    Raises:
+        UsageError: the host has no such method, so it is not the host that the adapter was written for.
+    """
+    for name, step in steps.items():
+        if not callable(getattr(host, name, None)):
+            raise UsageError(f"{type(host).__name__}: expected an object with a method {name}, got one without")
+        object.__setattr__(host, name, step)
+    return host
+
+
+def require(host: Any, *names: str) -> None:
+    """Checks that an object has what an adapter reads, by dotted names.
+
+    Raises:
+        UsageError: it does not; names what is missing.
+    """
+    missing = []
+    for name in names:
+        value = host
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        if value is None:
+            missing.append(name)
+    if missing:
+        raise UsageError(
+            f"{type(host).__name__}: expected an object with {', '.join(names)}, got one without {', '.join(missing)}"
+        )
