@@ -19,6 +19,7 @@ from ..losses.functional import (
     residual_latents,
     score_distillation_loss,
 )
+from .inputs import as_timesteps, check_latents, check_noise, conditions, draw_noise, prediction_type
 from .loading import embedded_models, load_components
 from .models import LatentDiffusionModel
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
@@ -270,17 +271,17 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         gradients: bool = True,
     ) -> _Step:
         s = self.settings
-        _check_latents(latents, self.unet, self.device)
+        check_latents(latents, self.unet, self.device)
         batch, device = len(latents), latents.device
         if timesteps is None:
             sampler = TimestepSampler(len(self.schedule), *s.timestep_range, s.anneal_to)
             timesteps = sampler.sample(batch, device, generator, progress)
         else:
-            timesteps = _as_timesteps(timesteps, batch, device, len(self.schedule))
+            timesteps = as_timesteps(timesteps, batch, device, len(self.schedule))
         if noise is None:
-            noise = _draw_noise(latents, generator)
-        elif noise.shape != latents.shape:
-            raise ValueError(f"noise: expected the latents' shape {list(latents.shape)}, got {list(noise.shape)}")
+            noise = draw_noise(latents, generator)
+        else:
+            check_noise(noise, latents)
         schedule = self.schedule.to(device)
         alpha, sigma = schedule.gather(timesteps)
         weight = schedule.weight(timesteps, s.weighting)
@@ -313,7 +314,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         s, scale, batch = self.settings, self.guidance_scale, len(latents)
         copies = 1 if scale is None else 2
         noisy = perturb(latents, noise, alpha, sigma, copies=copies, dtype=self.dtype)
-        states, extra = self._condition(text, batch, copies, latents.shape[-2:])
+        states, extra = conditions(text, batch, copies, latents.shape[-2:], s.order, self.dtype)
         output = self.unet(
             noisy, self.schedule.network_time(timesteps).repeat(copies), encoder_hidden_states=states, **extra
         )
@@ -331,69 +332,6 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             alpha=None if prediction == "epsilon" else alpha,
             sigma=None if prediction == "epsilon" else sigma,
         )
-
-    def _condition(
-        self, text: TextEmbeddings | torch.Tensor, batch: int, copies: int, size: torch.Size
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """The UNet's text states `[copies·B, L, D]` in the settings' order, and SDXL's extra conditions."""
-        if isinstance(text, torch.Tensor):
-            if len(text) not in (copies, copies * batch):
-                raise ValueError(
-                    f"text: expected embeddings of {copies} or {copies * batch} rows for {batch} latents, "
-                    f"got {len(text)}"
-                )
-            return text.repeat_interleave(copies * batch // len(text), 0).to(self.dtype), {}
-        text = text.expand(batch)
-        first: tuple[torch.Tensor, ...] = (text.uncond, text.text)
-        second: tuple[Any, ...] = (text.pooled_uncond, text.pooled)
-        if copies == 1:
-            first, second = (text.text,), (text.pooled,)
-        elif self.settings.order == "text_first":
-            first, second = first[::-1], second[::-1]
-        states = torch.cat(first).to(self.dtype)
-        if any(pooled is None for pooled in second):
-            return states, {}
-        # SDXL is told the image's size, no crop, and the target's size.
-        height, width = (8.0 * k for k in size)
-        # Filled on the device: a tensor made from a list would be copied there, and the host would wait for it.
-        columns = [states.new_full((copies * batch, 1), x) for x in (height, width, 0.0, 0.0, height, width)]
-        conditions = {"text_embeds": torch.cat(second).to(self.dtype), "time_ids": torch.cat(columns, 1)}
-        return states, {"added_cond_kwargs": conditions}
-
-
-def prediction_type(scheduler: Any) -> str:
-    """What a scheduler says that its network predicts."""
-    if "FlowMatch" in type(scheduler).__name__:
-        return "flow"
-    return getattr(scheduler.config, "prediction_type", "epsilon")
-
-
-def _check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) -> None:
-    channels = getattr(getattr(unet, "config", None), "in_channels", None)
-    if latents.ndim != 4 or not latents.is_floating_point() or (channels and latents.shape[1] != channels):
-        raise ValueError(
-            f"latents: expected a floating-point tensor [B, {channels or 'C'}, H, W], "
-            f"got {latents.dtype} {list(latents.shape)}"
-        )
-    if latents.device != device:
-        raise ValueError(f"latents: expected them on {device}, where the UNet is, got {latents.device}")
-
-
-def _as_timesteps(timesteps: torch.Tensor | int, batch: int, device: torch.device, count: int) -> torch.Tensor:
-    if not isinstance(timesteps, torch.Tensor):
-        # Only numbers are looked at: reading a tensor would make the host wait.
-        if not 0 <= int(timesteps) < count:
-            raise ValueError(f"timesteps: expected numbers from 0 to {count - 1}, got {timesteps}")
-        return torch.full((batch,), int(timesteps), device=device)
-    if timesteps.numel() not in (1, batch) or timesteps.is_floating_point():
-        raise ValueError(f"timesteps: expected 1 or {batch} integers, got {timesteps.dtype} {list(timesteps.shape)}")
-    return timesteps.to(device).reshape(-1).expand(batch)
-
-
-def _draw_noise(latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    where = generator.device if generator is not None else latents.device
-    dtype = torch.promote_types(latents.dtype, torch.float32)
-    return torch.randn(latents.shape, generator=generator, device=where, dtype=dtype).to(latents.device)
 
 
 def _reduce(values: torch.Tensor, batch_reduction: str) -> torch.Tensor:

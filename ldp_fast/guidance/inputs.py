@@ -1,0 +1,111 @@
+"""What a step is given: checks, timesteps and noise as tensors, and the network's conditions from text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .text import TextEmbeddings
+
+
+def prediction_type(scheduler: Any) -> str:
+    """What a scheduler says that its network predicts."""
+    if "FlowMatch" in type(scheduler).__name__:
+        return "flow"
+    return getattr(scheduler.config, "prediction_type", "epsilon")
+
+
+def check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) -> None:
+    """Checks shape, kind and place of v.
+
+    Raises:
+        ValueError: not floating, not `[B, C, H, W]` with the network's C, or elsewhere than the network.
+    """
+    channels = getattr(getattr(unet, "config", None), "in_channels", None)
+    if latents.ndim != 4 or not latents.is_floating_point() or (channels and latents.shape[1] != channels):
+        raise ValueError(
+            f"latents: expected a floating-point tensor [B, {channels or 'C'}, H, W], "
+            f"got {latents.dtype} {list(latents.shape)}"
+        )
+    if latents.device != device:
+        raise ValueError(f"latents: expected them on {device}, where the UNet is, got {latents.device}")
+
+
+def as_timesteps(timesteps: torch.Tensor | int, batch: int, device: torch.device, count: int) -> torch.Tensor:
+    """One number, or one a sample, as `[batch]` int64 on `device`; only a number's value is looked at.
+
+    Raises:
+        ValueError: a number outside of the schedule, or a tensor of another length or kind.
+    """
+    if not isinstance(timesteps, torch.Tensor):
+        # Only numbers are looked at: reading a tensor would make the host wait.
+        if not 0 <= int(timesteps) < count:
+            raise ValueError(f"timesteps: expected numbers from 0 to {count - 1}, got {timesteps}")
+        return torch.full((batch,), int(timesteps), device=device)
+    if timesteps.numel() not in (1, batch) or timesteps.is_floating_point():
+        raise ValueError(f"timesteps: expected 1 or {batch} integers, got {timesteps.dtype} {list(timesteps.shape)}")
+    return timesteps.to(device).reshape(-1).expand(batch)
+
+
+def check_noise(noise: torch.Tensor, latents: torch.Tensor) -> None:
+    """Raises a ValueError unless ε has the latents' shape."""
+    if noise.shape != latents.shape:
+        raise ValueError(f"noise: expected the latents' shape {list(latents.shape)}, got {list(noise.shape)}")
+
+
+def draw_noise(latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """ε for `latents`, float32 (float64 for float64 latents); a CPU generator draws on the CPU, and ε is moved."""
+    where = generator.device if generator is not None else latents.device
+    dtype = torch.promote_types(latents.dtype, torch.float32)
+    return torch.randn(latents.shape, generator=generator, device=where, dtype=dtype).to(latents.device)
+
+
+def rows_for(text: torch.Tensor, copies: int, batch: int) -> torch.Tensor:
+    """Embeddings that came as a tensor, a row for each sample of each copy: `[copies·batch, L, D]`.
+
+    Raises:
+        ValueError: neither `copies` nor `copies·batch` rows.
+    """
+    if len(text) not in (copies, copies * batch):
+        raise ValueError(
+            f"text: expected embeddings of {copies} or {copies * batch} rows for {batch} latents, got {len(text)}"
+        )
+    return text.repeat_interleave(copies * batch // len(text), 0) if len(text) else text
+
+
+def conditions(
+    text: TextEmbeddings | torch.Tensor, batch: int, copies: int, size: torch.Size, order: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The UNet's text states `[copies·B, L, D]` in the settings' order, and SDXL's extra conditions.
+
+    Args:
+        text: embeddings, or the doubled batch as a tensor.
+        batch: B.
+        copies: 2 with guidance, else 1.
+        size: (h, w) of the latents.
+        order: `uncond_first` or `text_first`.
+        dtype: the network's.
+
+    Raises:
+        ValueError: a number of rows that does not fit.
+    """
+    if isinstance(text, torch.Tensor):
+        return rows_for(text, copies, batch).to(dtype), {}
+    text = text.expand(batch)
+    first: tuple[torch.Tensor, ...] = (text.uncond, text.text)
+    second: tuple[Any, ...] = (text.pooled_uncond, text.pooled)
+    if copies == 1:
+        first, second = (text.text,), (text.pooled,)
+    elif order == "text_first":
+        first, second = first[::-1], second[::-1]
+    states = torch.cat(first).to(dtype)
+    if any(pooled is None for pooled in second):
+        return states, {}
+    # SDXL is told the image's size, no crop, and the target's size.
+    height, width = (8.0 * k for k in size)
+    # Filled on the device: a tensor made from a list would be copied there, and the host would wait for it.
+    columns = [states.new_full((copies * batch, 1), x) for x in (height, width, 0.0, 0.0, height, width)]
+    added = {"text_embeds": torch.cat(second).to(dtype), "time_ids": torch.cat(columns, 1)}
+    return states, {"added_cond_kwargs": added}
