@@ -1,8 +1,8 @@
 """`LatentField(backend="tcnn")`: tiny-cuda-nn computes encoding and MLP; parameters go both ways.
 
 tiny-cuda-nn keeps one flat vector: the network's matrices first, each [out, in] row by row with its sizes padded up to
-16 (inputs beyond the encoding are padded with ones, which have weights; outputs beyond those asked for are dropped),
-then the table, level after level, as ours. It works in float16 with float16 gradients and has no biases.
+16 (a grid is padded with zeros, so that the weights of padded inputs do nothing; outputs beyond those asked for are
+dropped), then the table, level after level, as ours. It works in float16 with float16 gradients and has no biases.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def configurations(field: LatentField) -> tuple[dict[str, Any], dict[str, Any]]:
     return encoding, network
 
 
-def _padded(size: int) -> int:
-    return -(-size // PADDING) * PADDING
+def padded(size: int, multiple: int = PADDING) -> int:
+    """The next multiple."""
+    return -(-size // multiple) * multiple
 
 
 def to_tcnn(field: LatentField) -> Tensor:
@@ -82,21 +83,21 @@ def to_tcnn(field: LatentField) -> Tensor:
     with torch.no_grad():
         for matrix, _ in field.linear_layers():
             rows, columns = matrix.shape
-            padded = matrix.new_zeros(_padded(rows), _padded(columns))
-            padded[:rows, :columns] = matrix
-            parts.append(padded.flatten())
+            larger = matrix.new_zeros(padded(rows), padded(columns))
+            larger[:rows, :columns] = matrix
+            parts.append(larger.flatten())
         return torch.cat([*parts, field.grid.table.flatten()]).float()
 
 
 def from_tcnn(field: LatentField, parameters: Tensor) -> None:
     """Writes tiny-cuda-nn's flat vector into a field's own parameters.
 
-    What stands for padding is dropped; weights of padded inputs have to be zero, for such an input is one.
+    What stands for padding is dropped: it does nothing, for padded inputs are zero.
 
     Raises:
-        ValueError: a vector of another size, or with weights on padded inputs.
+        ValueError: a vector of another size.
     """
-    sizes = [_padded(rows) * _padded(columns) for rows, columns in field.shapes]
+    sizes = [padded(rows) * padded(columns) for rows, columns in field.shapes]
     wanted = sum(sizes) + field.grid.table.numel()
     if parameters.dim() != 1 or len(parameters) != wanted:
         _checks.fail("from_tcnn", "parameters", f"shape [{wanted}]", _checks.shape_text(parameters))
@@ -104,10 +105,7 @@ def from_tcnn(field: LatentField, parameters: Tensor) -> None:
     with torch.no_grad():
         for (ours, _), theirs in zip(field.linear_layers(), matrices, strict=True):
             rows, columns = ours.shape
-            theirs = theirs.view(_padded(rows), _padded(columns))
-            if theirs[:rows, columns:].any():
-                _checks.fail("from_tcnn", "parameters", "no weights on padded inputs", "some that are not zero")
-            ours.copy_(theirs[:rows, :columns])
+            ours.copy_(theirs.view(padded(rows), padded(columns))[:rows, :columns])
         field.grid.table.copy_(table.view_as(field.grid.table))
 
 
@@ -152,19 +150,9 @@ class TcnnNetwork(nn.Module):
 
     @torch.no_grad()
     def pull(self) -> None:
-        """tiny-cuda-nn's parameters -> the field's own. Weights on padded inputs are dropped with their inputs."""
-        from_tcnn(self._field, _without_padding(self._field, self.params.detach().float()))
+        """tiny-cuda-nn's parameters -> the field's own."""
+        from_tcnn(self._field, self.params.float())
 
     def forward(self, positions: Tensor) -> Tensor:
         """[S, 3] in [0, 1] -> [S, 1 + C]."""
         return self.inner(positions)
-
-
-def _without_padding(field: LatentField, parameters: Tensor) -> Tensor:
-    """Weights of padded inputs set to zero; only the first layer has such inputs that are not zero themselves."""
-    parameters, at = parameters.clone(), 0
-    for rows, columns in field.shapes:
-        size = _padded(rows) * _padded(columns)
-        parameters[at : at + size].view(_padded(rows), _padded(columns))[:, columns:] = 0
-        at += size
-    return parameters
