@@ -44,18 +44,60 @@ def guided_residual(
         uncond, text = out.chunk(2) if order == "uncond_first" else reversed(out.chunk(2))
         scale = _column(guidance_scale, out)
         out = uncond + scale * (text - uncond) if guidance == "from_uncond" else text + scale * (text - uncond)
+    return _as_noise(out, noise, prediction, noisy_latents, alpha, sigma) - noise
+
+
+def _as_noise(
+    out: Tensor,
+    noise: Tensor,
+    prediction: str,
+    noisy_latents: Tensor | None,
+    alpha: Tensor | None,
+    sigma: Tensor | None,
+) -> Tensor:
     if noisy_latents is not None and alpha is not None and sigma is not None:
         z, a, s = noisy_latents[: len(noise)], _column(alpha, out), _column(sigma, out)
-        noise_hat = {
+        return {
             "epsilon": lambda: out,
             "v_prediction": lambda: a * out + s * z,
             "sample": lambda: (z - a * out) / s,
             "flow": lambda: z + a * out,
             "sigma": lambda: (z - out) / s,
         }[prediction]()
-    else:
-        noise_hat = out
-    return noise_hat - noise
+    return out
+
+
+def perp_neg_residual(
+    model_output: Tensor,
+    noise: Tensor,
+    negative_weights: Tensor,
+    guidance_scale: Tensor,
+    order: str = "text_first",
+    negatives: str = "by_copy",
+    prediction: str = "epsilon",
+    noisy_latents: Tensor | None = None,
+    alpha: Tensor | None = None,
+    sigma: Tensor | None = None,
+) -> Tensor:
+    """Sample by sample, each output turned into a noise first: Perp-Neg is defined on noise predictions."""
+    batch, count = negative_weights.shape
+    result = []
+    for b in range(batch):
+        rows = [b, batch + b] if order == "text_first" else [batch + b, b]
+        rows += [2 * batch + (b * count + i if negatives == "by_sample" else i * batch + b) for i in range(count)]
+        own = None if noisy_latents is None else noisy_latents[b : b + 1]
+        coefficients = [None if c is None else c[b : b + 1] for c in (alpha, sigma)]
+        text, uncond, *rest = (
+            _as_noise(model_output[r : r + 1], noise[b : b + 1], prediction, own, *coefficients) for r in rows
+        )
+        positive = text - uncond
+        direction = positive.clone()
+        for w, negative in zip(negative_weights[b].to(text.dtype), rest, strict=True):
+            against = negative - uncond
+            share = (against * positive).sum() / (positive * positive).sum().clamp(min=1e-6)
+            direction += w * (against - share * positive)
+        result.append(uncond + guidance_scale[b].to(text.dtype) * direction - noise[b : b + 1])
+    return torch.cat(result) if result else torch.empty_like(noise)
 
 
 def residual_latents(latents: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:

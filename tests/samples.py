@@ -29,7 +29,7 @@ LAYOUTS = ("contiguous", "channels_last", "every_other", "cropped", "misaligned"
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow", "sigma")
 
 DIFFERENTIABLE = ("residual_latents", "latent_kl_loss", "score_distillation_loss")
-OPERATORS = ("perturb", "guided_residual", *DIFFERENTIABLE, "combine_gradients")
+OPERATORS = ("perturb", "guided_residual", "perp_neg_residual", *DIFFERENTIABLE, "combine_gradients")
 
 
 def lay_out(tensor: Tensor, layout: str) -> Tensor:
@@ -109,6 +109,13 @@ def sample_inputs(
             inputs["guidance_scale"] = make.coefficient(batch, 1.0, 10.0)
         if options.get("prediction", "epsilon") != "epsilon":
             inputs |= {"noisy_latents": make.latents((rows, channels, height, width)), "alpha": alpha, "sigma": sigma}
+    elif op == "perp_neg_residual":
+        count = options.pop("count", 2)
+        inputs = {"noise": make.latents(shape), "model_output": make.latents(((2 + count) * batch, *shape[1:]))}
+        inputs["negative_weights"] = make.coefficient(batch * count, -2.0, -0.1).view(batch, count)
+        inputs["guidance_scale"] = make.coefficient(batch, 1.0, 10.0)
+        if options.get("prediction", "epsilon") != "epsilon":
+            inputs |= {"noisy_latents": make.latents(shape), "alpha": alpha, "sigma": sigma}
     elif op == "residual_latents":
         inputs = {"latents": make.latents(shape), "residual": make.latents(shape), "alpha": alpha}
     elif op == "latent_kl_loss":
@@ -152,6 +159,10 @@ def sample_arguments(name: str, *, dtype: torch.dtype = torch.float32, shape: Sh
             (torch.cat([v, v]), r, a),
             (torch.cat([v, v]), r, a, torch.cat([v, v]), a, s, "from_text", "text_first", "v_prediction"),
             (nhwc, lay_out(r, "channels_last"), None, v, a, s, "from_uncond", "uncond_first", "sample"),
+        ],
+        "perp_neg_residual": [
+            (torch.cat([v, v, v, v]), r, torch.stack([-a, s], 1), s),
+            (torch.cat([nhwc, v, v]), r, -a[:, None], s, v, a, s, "uncond_first", "by_sample", "v_prediction"),
         ],
         "residual_latents": [(with_grad, r, a), (last_with_grad, r, a)],
         "residual_latents_backward": [(v, a), (nhwc, a)],

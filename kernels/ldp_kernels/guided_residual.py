@@ -15,6 +15,25 @@ from ._host import STREAM_BLOCK, STREAM_WARPS, ordered_like, sample_size, stream
 
 
 @triton.jit
+def noise_prediction(
+    prediction, noisy_latents, alpha, sigma, sample, start, offsets, mask, noisy_stride, PREDICTION: tl.constexpr
+):
+    """ε̂ from what the network predicted, after guidance; z_t is read where the prediction type needs it."""
+    if PREDICTION != "epsilon":
+        noisy = load_float(noisy_latents + sample * noisy_stride + start, offsets, mask)
+        if PREDICTION == "v_prediction":
+            prediction = tl.load(alpha + sample) * prediction + tl.load(sigma + sample) * noisy
+        elif PREDICTION == "flow":
+            prediction = noisy + tl.load(alpha + sample) * prediction
+        elif PREDICTION == "sample":
+            prediction = tl.div_rn(noisy - tl.load(alpha + sample) * prediction, tl.load(sigma + sample))
+        else:
+            tl.static_assert(PREDICTION == "sigma")
+            prediction = tl.div_rn(noisy - prediction, tl.load(sigma + sample))
+    return prediction
+
+
+@triton.jit
 def guided_residual_kernel(
     out,  # [batch, size] float32
     model_output,  # [batch, size], or [2 * batch, size] with guidance
@@ -50,18 +69,9 @@ def guided_residual_kernel(
         origin = text if FROM_TEXT else uncond
         prediction = origin + tl.load(guidance_scale + sample) * (text - uncond)
 
-    if PREDICTION != "epsilon":
-        noisy = load_float(noisy_latents + sample * noisy_stride + start, offsets, mask)
-        if PREDICTION == "v_prediction":
-            prediction = tl.load(alpha + sample) * prediction + tl.load(sigma + sample) * noisy
-        elif PREDICTION == "flow":
-            prediction = noisy + tl.load(alpha + sample) * prediction
-        elif PREDICTION == "sample":
-            prediction = tl.div_rn(noisy - tl.load(alpha + sample) * prediction, tl.load(sigma + sample))
-        else:
-            tl.static_assert(PREDICTION == "sigma")
-            prediction = tl.div_rn(noisy - prediction, tl.load(sigma + sample))
-
+    prediction = noise_prediction(
+        prediction, noisy_latents, alpha, sigma, sample, start, offsets, mask, noisy_stride, PREDICTION
+    )
     e = load_float(noise + sample * noise_stride + start, offsets, mask)
     tl.store(out + sample * out_stride + start + offsets, prediction - e, mask=mask)
 

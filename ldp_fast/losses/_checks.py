@@ -132,6 +132,50 @@ def coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> Te
     return torch.full((batch,), value, dtype=dtype, device=like.device)
 
 
+def table(op: str, argument: str, value: Tensor, axes: str, like: Tensor) -> Tensor:
+    """Returns a table of numbers for each sample, at least one, without a host synchronisation.
+
+    Args:
+        op: name of the operator, for messages.
+        argument: name of the argument, for messages.
+        value: float32 or float64  # [B, K]
+        axes: names of the axes, for messages: "B, K".
+        like: tensor [B, ...] that gives batch and device.
+
+    Returns:
+        [B, K] contiguous, float32, or float64 when `like` is float64; detached.
+
+    Raises:
+        TypeError: no float32 or float64 tensor.
+        ValueError: another shape or device.
+    """
+    if not isinstance(value, Tensor):
+        _fail(op, argument, "a tensor", type(value).__name__, TypeError)
+    if value.dtype not in (torch.float32, torch.float64):
+        _fail(op, argument, "float32 (or float64)", str(value.dtype), TypeError)
+    if value.dim() != 2 or value.shape[0] != like.shape[0] or value.shape[1] < 1:
+        _fail(op, argument, f"shape [{axes}] with B = {like.shape[0]} and at least one column", shape(value))
+    same_device(op, argument, value, "the latents", like)
+    return value.detach().to(torch.float64 if like.dtype == torch.float64 else torch.float32).contiguous()
+
+
+def network_output(op: str, value: Tensor, like: Tensor, rows: int, why: str) -> None:
+    """Checks what a network returned: so many rows of the shape of `like`.
+
+    Raises:
+        TypeError: no floating tensor.
+        ValueError: another shape or device; a learned variance is named.
+    """
+    argument, (channels, height, width) = "model_output", like.shape[1:]
+    latents(op, argument, value)
+    same_device(op, argument, value, "noise", like)
+    wanted = f"[{rows}, {channels}, {height}, {width}] ({why})"
+    if tuple(value.shape) == (rows, 2 * channels, height, width):
+        _fail(op, argument, wanted, f"{2 * channels} channels: a learned variance? pass model_output[:, :{channels}]")
+    if tuple(value.shape) != (rows, channels, height, width):
+        _fail(op, argument, wanted, shape(value))
+
+
 def scalar_or_coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> tuple[float, Tensor | None]:
     """Returns a weight as (number, None), or as (1, tensor) with a tensor [] or [B] on the device.
 

@@ -27,6 +27,7 @@ __all__ = [
     "feature_matching_loss",
     "guided_residual",
     "latent_kl_loss",
+    "perp_neg_residual",
     "perturb",
     "residual_latents",
     "score_distillation_loss",
@@ -34,6 +35,7 @@ __all__ = [
 
 GUIDANCE = ("from_uncond", "from_text")
 ORDERS = ("uncond_first", "text_first")
+NEGATIVES = ("by_copy", "by_sample")
 
 # What each prediction type needs besides the network's output.
 PREDICTIONS: dict[str, tuple[str, ...]] = {
@@ -128,26 +130,89 @@ def guided_residual(
     _checks.latents(op, "noise", noise)
     _checks.choice(op, "guidance", guidance, GUIDANCE)
     _checks.choice(op, "order", order, ORDERS)
+    batch = noise.shape[0]
+    guided = guidance_scale is not None
+    wanted = "with guidance" if guided else "without guidance"
+    _checks.network_output(op, model_output, noise, 2 * batch if guided else batch, wanted)
+    z, a, s = _conversion(op, prediction, noise, noisy_latents, alpha, sigma)
+    g = None if guidance_scale is None else _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
+    return torch.ops.ldp_fast.guided_residual(
+        model_output.detach(), noise.detach(), g, z, a, s, guidance, order, prediction
+    )
+
+
+def perp_neg_residual(
+    model_output: Tensor,
+    noise: Tensor,
+    negative_weights: Tensor,
+    *,
+    guidance_scale: Coefficient,
+    order: Literal["text_first", "uncond_first"] = "text_first",
+    negatives: Literal["by_copy", "by_sample"] = "by_copy",
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow", "sigma"] = "epsilon",
+    noisy_latents: Tensor | None = None,
+    alpha: Coefficient | None = None,
+    sigma: Coefficient | None = None,
+) -> Tensor:
+    """The noise residual r = ε̂ − ε with Perp-Neg guidance by K negative prompts (arXiv 2304.04968).
+
+    Of p, u and n_i, the network's outputs for the prompt, the empty prompt and the negatives, per sample,
+
+        u + s (e₊ + Σ_i w_i (e_i − c_i e₊)),   e₊ = p − u,   e_i = n_i − u,   c_i = ⟨e_i, e₊⟩ / max(‖e₊‖², 1e-6)
+
+    takes the place of the guided output, and becomes ε̂ as in `guided_residual`. Combining the outputs first is right
+    for every prediction type: ε̂ is an affine function of the output whose slope is one number a sample, the formula
+    adds multiples of differences to u, and c_i does not change when e_i and e₊ are scaled alike. (The floor 1e-6 is
+    for a prompt that changes nothing, and holds in the units of the output.) With all w_i = 0 this is `from_uncond`.
+
+    Args:
+        model_output: p and u in the order of `order`, then the negatives  # [(2 + K)·B, C, H, W]
+        noise: ε  # [B, C, H, W]
+        negative_weights: w_i, float32, negative to steer away; 0 leaves a negative out  # [B, K]
+        guidance_scale: s  # number, [] or [B]
+        order: "text_first" [p, u, …] (threestudio) or "uncond_first" [u, p, …] (stable-dreamfusion).
+        negatives: "by_copy": n_1 of every sample, then n_2 of every sample (stable-dreamfusion); "by_sample": all
+            negatives of the first sample, then those of the second (threestudio). With B = 1 they are the same.
+        prediction, noisy_latents, alpha, sigma: as in `guided_residual`.
+
+    Returns:
+        r, float32 (float64 if an input is) in the noise's memory format, without a gradient  # [B, C, H, W]
+        Weights are read on the device only; the sums run in a fixed order, so that r is bitwise reproducible.
+
+    Raises:
+        TypeError: a tensor that is not floating; half-precision coefficients or weights.
+        ValueError: a shape, device or option that does not fit, or an argument that the prediction type needs.
+    """
+    op = "perp_neg_residual"
+    _checks.latents(op, "noise", noise)
+    _checks.choice(op, "order", order, ORDERS)
+    _checks.choice(op, "negatives", negatives, NEGATIVES)
+    batch = noise.shape[0]
+    w = _checks.table(op, "negative_weights", negative_weights, "B, K", noise)
+    _checks.network_output(op, model_output, noise, (2 + w.shape[1]) * batch, f"for {w.shape[1]} negatives")
+    z, a, s = _conversion(op, prediction, noise, noisy_latents, alpha, sigma)
+    g = _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
+    r, _ = torch.ops.ldp_fast.perp_neg_residual(
+        model_output.detach(), noise.detach(), w, g, z, a, s, order, negatives, prediction
+    )
+    return r
+
+
+def _conversion(
+    op: str,
+    prediction: str,
+    noise: Tensor,
+    noisy_latents: Tensor | None,
+    alpha: Coefficient | None,
+    sigma: Coefficient | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """z_t, α_t and σ_t as the operators take them; None for what the prediction type does not need."""
     _checks.choice(op, "prediction", prediction, tuple(PREDICTIONS))
     given = {"noisy_latents": noisy_latents, "alpha": alpha, "sigma": sigma}
-    for name in PREDICTIONS[prediction]:
+    needs = PREDICTIONS[prediction]
+    for name in needs:
         if given[name] is None:
             raise ValueError(f"{op}: {name}: expected a value for prediction={prediction!r}, got None")
-
-    batch, channels, height, width = noise.shape
-    rows = batch if guidance_scale is None else 2 * batch
-    _checks.latents(op, "model_output", model_output)
-    _checks.same_device(op, "model_output", model_output, "noise", noise)
-    wanted = f"[{rows}, {channels}, {height}, {width}] ({'without' if guidance_scale is None else 'with'} guidance)"
-    if tuple(model_output.shape) == (rows, 2 * channels, height, width):
-        raise ValueError(
-            f"{op}: model_output: expected {wanted}, got {2 * channels} channels: a learned variance? "
-            f"pass model_output[:, :{channels}]"
-        )
-    if tuple(model_output.shape) != (rows, channels, height, width):
-        raise ValueError(f"{op}: model_output: expected {wanted}, got {_checks.shape(model_output)}")
-
-    needs = PREDICTIONS[prediction]
     z = a = s = None
     if noisy_latents is not None and "noisy_latents" in needs:
         z = _first_copy(op, noisy_latents, noise)
@@ -155,10 +220,7 @@ def guided_residual(
         a = _checks.coefficients(op, "alpha", alpha, noise)
     if sigma is not None and "sigma" in needs:
         s = _checks.coefficients(op, "sigma", sigma, noise)
-    g = None if guidance_scale is None else _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
-    return torch.ops.ldp_fast.guided_residual(
-        model_output.detach(), noise.detach(), g, z, a, s, guidance, order, prediction
-    )
+    return z, a, s
 
 
 def _first_copy(op: str, noisy_latents: Tensor, noise: Tensor) -> Tensor:

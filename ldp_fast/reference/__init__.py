@@ -19,12 +19,14 @@ from .latent_field import latent_field, latent_field_backward
 from .latent_kl import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 from .march_rays import march_rays
 from .occupancy import occupancy_bits, occupancy_samples, occupancy_update
+from .perp_neg_residual import PERP_NEG_FLOOR, perp_neg_residual
 from .perturb import perturb
 from .residual_latents import residual_latents, residual_latents_backward
 from .score_distillation import score_distillation, score_distillation_backward
 
 __all__ = [
     "KL_VARIANCE_FLOOR",
+    "PERP_NEG_FLOOR",
     "combine_gradients",
     "composite",
     "composite_backward",
@@ -42,6 +44,7 @@ __all__ = [
     "occupancy_bits",
     "occupancy_samples",
     "occupancy_update",
+    "perp_neg_residual",
     "perturb",
     "residual_latents",
     "residual_latents_backward",

@@ -43,13 +43,14 @@ def guided_residual(
         uncond, text = (first, second) if order == "uncond_first" else (second, first)
         start = uncond if guidance == "from_uncond" else text
         out = start + per_sample(guidance_scale, compute) * (text - uncond)
-    noise_hat = _noise_prediction(out, prediction, noisy_latents, alpha, sigma)
+    noise_hat = noise_prediction(out, prediction, noisy_latents, alpha, sigma)
     return in_format(noise_hat - noise.to(compute), memory_format(noise))
 
 
-def _noise_prediction(
+def noise_prediction(
     out: Tensor, prediction: str, noisy_latents: Tensor | None, alpha: Tensor | None, sigma: Tensor | None
 ) -> Tensor:
+    """ε̂ from what the network predicted, after guidance; coefficients [B]."""
     if prediction == "epsilon":
         return out
     assert noisy_latents is not None

@@ -13,6 +13,7 @@ pytestmark = needs_compiler()
 
 STREAM: dict[str, Any] = {"BLOCK": 1024}
 HALVES_AND_SINGLES = ("fp16", "bf16", "fp32")
+REDUCING = ("latent_kl", "score_distillation", "combine_gradients", "perp_neg_residual")
 
 
 def pointers(*names: str, dtype: str) -> dict[str, str]:
@@ -55,6 +56,19 @@ def streaming(dtype: str) -> dict[str, tuple[str, str, dict[str, Any], int, int]
             | {"batch": "i32", "GUIDED": True, "FROM_TEXT": False, "TEXT_FIRST": False}
             | {"PREDICTION": "v_prediction"},
             4,
+            1,
+        ),
+        "perp_neg_residual": (
+            "perp_neg_residual",
+            "perp_neg_residual_kernel",
+            pointers("model_output", "noise", "noisy_latents", dtype=dtype)
+            | pointers("out", "projection", "negative_weights", "guidance_scale", dtype="fp32")
+            | coefficients
+            | size
+            | strides("out", "model", "noise", "noisy")
+            | {"batch": "i32", "COUNT": 2, "TEXT_FIRST": True, "BY_SAMPLE": False}
+            | {"PREDICTION": "v_prediction"},
+            6,
             1,
         ),
         "residual_latents": (
@@ -124,6 +138,10 @@ def reducing(module: str, dtype: str, block: int, whole: bool) -> tuple[str, dic
     if module == "score_distillation":
         arguments = pointers("residual", dtype=dtype) | pointers("value", "weight", dtype="fp32")
         return "score_distillation_kernel", arguments | pointers("count", dtype="i32") | strides("residual") | shape, 1
+    if module == "perp_neg_residual":
+        arguments = pointers("model_output", dtype=dtype) | pointers("projection", dtype="fp32") | strides("model")
+        options = {"COUNT": 2, "TEXT_FIRST": True, "BY_SAMPLE": False, "CHUNK": min(block, 4096)}
+        return "perp_neg_projection_kernel", arguments | {"size": "i32:16", "batch": "i32"} | options, 3
     arguments = pointers("latents", "grad_v", "grad_v_prime", dtype=dtype)
     arguments |= pointers("out", "residual", "values", "alpha", "weight", dtype="fp32") | pointers(
         "counts", dtype="i32"
@@ -139,7 +157,7 @@ def reducing(module: str, dtype: str, block: int, whole: bool) -> tuple[str, dic
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ("fp16", "fp32"))
 @pytest.mark.parametrize("block, whole, warps", [(16384, True, 16), (4096, False, 16)])
-@pytest.mark.parametrize("module", ("latent_kl", "score_distillation", "combine_gradients"))
+@pytest.mark.parametrize("module", REDUCING)
 def test_reducing_kernels_keep_a_sample_in_registers(
     module: str, block: int, whole: bool, warps: int, dtype: str, architecture: int
 ) -> None:
@@ -160,7 +178,7 @@ def test_every_kernel_of_these_operators_is_compiled_here() -> None:
         if name.endswith("_kernel")
     }
     tested = {kernel for _, kernel, *_ in streaming("fp32").values()}
-    tested |= {reducing(m, "fp32", 1, True)[0] for m in ("latent_kl", "score_distillation", "combine_gradients")}
+    tested |= {reducing(m, "fp32", 1, True)[0] for m in REDUCING}
     assert written == tested
 
 
@@ -170,7 +188,7 @@ def test_arguments_that_are_none_or_one_compile() -> None:
     for module, kernel, arguments, *_ in streaming("fp32").values():
         changed = {name: 1 if name in ones or name.endswith("_stride") else value for name, value in arguments.items()}
         assert compiled(module, kernel, changed, 90).opcodes
-    for module in ("latent_kl", "score_distillation", "combine_gradients"):
+    for module in REDUCING:
         kernel, arguments, _ = reducing(module, "fp32", 128, True)
         changed = {name: 1 if name in ones or name.endswith("_stride") else value for name, value in arguments.items()}
         changed |= {

@@ -20,6 +20,7 @@ from .common import interpreting
 NAMES = (
     "perturb",
     "guided_residual",
+    "perp_neg_residual",
     "residual_latents",
     "residual_latents_backward",
     "latent_kl",
