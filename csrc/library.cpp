@@ -8,6 +8,7 @@
 #include "adam/adam_op.h"
 #include "composite/composite_op.h"
 #include "field/field_op.h"
+#include "group_norm_silu/group_norm_silu_op.h"
 #include "hash_grid/hash_grid_op.h"
 #include "march/march_op.h"
 #include "occupancy/occupancy_op.h"
@@ -54,6 +55,12 @@ STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
         "fused_adam(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!)? shadow, "
         "Tensor(f!) step, Tensor lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled, "
         "Tensor? grad_scale, Tensor? found_inf, bool zero_grad) -> ()");
+    m.def("group_norm_moments(Tensor(a!) mean, Tensor(b!) rstd, Tensor x, int groups, float eps) -> ()");
+    m.def(
+        "group_norm_silu(Tensor(a!) out, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, bool silu) -> ()");
+    m.def(
+        "group_norm_silu_backward(Tensor(a!) grad_x, Tensor grad, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, "
+        "Tensor? bias, bool silu, Tensor? addend, Tensor? signs, float sign_weight) -> ()");
 }
 
 namespace {
@@ -72,6 +79,9 @@ void implement(torch::stable::detail::StableLibrary& m) {
     m.impl("composite", TORCH_BOX(&ldp::composite_op));
     m.impl("composite_backward", TORCH_BOX(&ldp::composite_backward_op));
     m.impl("fused_adam", TORCH_BOX(&ldp::fused_adam_op));
+    m.impl("group_norm_moments", TORCH_BOX(&ldp::group_norm_moments_op));
+    m.impl("group_norm_silu", TORCH_BOX(&ldp::group_norm_silu_op));
+    m.impl("group_norm_silu_backward", TORCH_BOX(&ldp::group_norm_silu_backward_op));
 }
 
 }  // namespace

@@ -3,7 +3,8 @@
 An operator module does three things: `define` its schema, `register` its implementations, and
 `register_autograd` or `register_no_gradient`. What runs is then decided per call, by the tensors' device:
 
-* CUDA: the Triton launcher or the native operator of csrc, found at the first call; the reference for float64.
+* CUDA: the Triton launcher where there is one, else the native operator of csrc, found at the first call; the
+  reference for float64.
 * CPU: the native operator where there is one and the floating tensors are float32 (shadows apart), else the
   reference (or the Triton launcher in Triton's interpreter, see `ldp_fast._settings`).
 * An operator with neither: the reference, everywhere.
@@ -76,7 +77,9 @@ def register(
     launcher: str = "",
     native: Callable[..., None] | bool = False,
 ) -> None:
-    """Registers the implementations of a defined operator: a Triton launcher or a native operator, and the reference.
+    """Registers the implementations of a defined operator: the reference, and a Triton launcher or a native operator.
+
+    With both, the launcher serves CUDA (and the interpreter), and the native operator CPU tensors alone.
 
     Args:
         name: the operator's name, without the namespace.
@@ -184,22 +187,18 @@ def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     assert operator.reference is not None and operator.fake is not None
     tensors = list(_tensors((*args, *kwargs.values())))
     device = tensors[0].device
-    if operator.native is not None:
-        floating = {t.dtype for t in tensors if t.is_floating_point()}
-        if not use_native(device.type, floating):
-            return operator.reference(*args, **kwargs)
-        outputs = operator.fake(*args, **kwargs)
-        operator.native(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
-        return outputs
-    if not operator.launcher or not _settings.use_triton(
-        device.type, double=any(t.dtype == torch.float64 for t in tensors)
-    ):
+    floating = {t.dtype for t in tensors if t.is_floating_point()}
+    run: Callable[..., None] | None = None
+    if operator.launcher and _settings.use_triton(device.type, double=torch.float64 in floating):
+        run = _launcher(operator.launcher)
+    elif operator.native is not None and not (operator.launcher and device.type == "cuda"):
+        run = operator.native if use_native(device.type, floating) else None
+    if run is None:
         return operator.reference(*args, **kwargs)
-    launch = _launcher(operator.launcher)
     # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    with torch.cuda.device(device) if operator.launcher and device.type == "cuda" else nullcontext():
         outputs = operator.fake(*args, **kwargs)
-        launch(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
+        run(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
     return outputs
 
 

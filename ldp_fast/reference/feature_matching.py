@@ -151,7 +151,7 @@ def backward(
         start += batch * per_sample
         scale = grad.to(torch.promote_types(dtype, torch.float32)) * weight
         for rows, where in _pieces(batch, size):
-            values = _unpack(words[rows, where.start // BLOCK : -(-where.stop // BLOCK)], scale.dtype)
+            values = unpack(words[rows, where.start // BLOCK : -(-where.stop // BLOCK)], scale.dtype)
             values = values[:, : where.stop - where.start].mul_(scale).to(dtype)
             if grad_x is not None:
                 grad_x[rows, where] = values
@@ -217,7 +217,7 @@ def _pack(difference: Tensor, words: Tensor) -> None:
     _bytes(words).copy_(packed)
 
 
-def _unpack(words: Tensor, dtype: torch.dtype) -> Tensor:
+def unpack(words: Tensor, dtype: torch.dtype) -> Tensor:
     """The signs in `words` [b, n, COLS] as numbers [b, n * BLOCK]; NaN where the difference was NaN."""
     shifts = torch.arange(6, -2, -2, dtype=torch.int8, device=words.device)
     codes = (_bytes(words).contiguous().unsqueeze(3) << shifts[:, None]) >> 6

@@ -1,0 +1,293 @@
+// The idea. A sample [P, C] in memory is one run of P * C floats in which the channel comes round every C. It is cut into
+// rows of whole pixels, a multiple of 16 floats wide and at least 128 (C = 4: 32 pixels a row), so that a column of rows
+// has one channel: vectors run along the row whatever C and the groups are, and groups are looked at once a chunk, when
+// the sums of the columns are added up. What is left of a sample after whole rows is copied to a row of its own, padded
+// so that the padding adds nothing.
+//
+// Chunks of rows (64 KiB or more) depend on the shape alone, and their sums are combined in their order, in double: the
+// same bits for any number of threads.
+//
+// Reads and writes, in passes over memory: moments 1 read (the second pass over a chunk finds it in the cache); forward 1
+// read, 1 write; backward 2 reads for the sums, then 2 reads and 1 write, and 1 read of the addend.
+#include "group_norm_silu.h"
+
+#include <ldp/host_device.h>
+#include <ldp/huge_pages.h>
+#include <ldp/parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace ldp {
+namespace {
+
+// ldp_fast/reference/feature_matching.py has the layout.
+constexpr int64_t kSignBlock = 8192, kSignColumns = 512;
+
+// Arrays [width] of one sample.
+struct Columns {
+    const float* mean;
+    const float* scale;     // weight * rstd
+    const float* shift;     // bias
+    const float* constant;  // of the backward
+    const float* slope;
+};
+
+}  // namespace
+}  // namespace ldp
+
+#define LDP_BODY "../../group_norm_silu/rows_cpu.h"
+#include <ldp/each_isa.h>
+
+namespace ldp {
+namespace {
+
+struct Kernels {
+    decltype(&portable::add_up) add_up;
+    decltype(&portable::add_up_deviations) add_up_deviations;
+    decltype(&portable::normalise) normalise;
+    decltype(&portable::add_up_gradients) add_up_gradients;
+    decltype(&portable::differentiate) differentiate;
+    decltype(&portable::add_signs) add_signs;
+};
+
+const Kernels& kernels() {
+    static const Kernels chosen{LDP_WIDEST(add_up),           LDP_WIDEST(add_up_deviations), LDP_WIDEST(normalise),
+                                LDP_WIDEST(add_up_gradients), LDP_WIDEST(differentiate),     LDP_WIDEST(add_signs)};
+    return chosen;
+}
+
+// How a sample is cut.
+struct Cut {
+    int64_t size;      // floats of a sample
+    int64_t width;     // floats of a row
+    int64_t in_chunk;  // floats of a chunk
+    int64_t chunks;    // of a sample
+};
+
+Cut cut(const GroupNormParams& params) {
+    int64_t least = params.channels;
+    while (least % 16 != 0) least *= 2;
+    Cut cut{};
+    cut.size = params.pixels * params.channels;
+    cut.width = least * ((128 + least - 1) / least);
+    cut.in_chunk = cut.width * larger<int64_t>(32, 16384 / cut.width);
+    cut.chunks = (cut.size + cut.in_chunk - 1) / cut.in_chunk;
+    return cut;
+}
+
+// A chunk of a sample: whole rows, and what is left of the last one.
+struct Chunk {
+    int64_t sample, number;  // number counts through all samples
+    int64_t first, rows, rest;
+};
+
+template <typename Body>
+void for_each_chunk(const GroupNormParams& params, const Cut& cut, int arrays, const Body& body) {
+    parallel_for(params.batch * cut.chunks, 1, [&](int64_t begin, int64_t end) {
+        std::vector<float> scratch(static_cast<size_t>(arrays * cut.width));
+        for (int64_t number = begin; number < end; ++number) {
+            Chunk chunk{number / cut.chunks, number, number % cut.chunks * cut.in_chunk, 0, 0};
+            const int64_t count = smaller(cut.in_chunk, cut.size - chunk.first);
+            chunk.rows = count / cut.width;
+            chunk.rest = count % cut.width;
+            chunk.first += chunk.sample * cut.size;
+            body(chunk, scratch.data());
+        }
+    });
+}
+
+// The rest of a chunk as a row of its own, behind it what `padding` has there, or zeros.
+const float* as_row(const float* rest, int64_t count, int64_t width, const float* padding, float* row) {
+    std::copy_n(rest, count, row);
+    if (padding != nullptr)
+        std::copy(padding + count, padding + width, row + count);
+    else
+        std::fill(row + count, row + width, 0.0f);
+    return row;
+}
+
+// totals[g] += the sums of the columns of group g, each times the weight of its channel where there is one.
+void gather(const GroupNormParams& params, const float* columns, int64_t width, const float* weight, double* totals) {
+    const int64_t in_group = params.channels / params.groups;
+    for (int64_t pixel = 0; pixel < width; pixel += params.channels)
+        // Groups inside: neighbouring additions do not wait for each other.
+        for (int64_t c = 0; c < in_group; ++c)
+            for (int64_t g = 0; g < params.groups; ++g) {
+                const int64_t channel = g * in_group + c;
+                const double sum = columns[pixel + channel];
+                totals[g] += weight != nullptr ? sum * weight[channel] : sum;
+            }
+}
+
+// values[g] for every column.
+template <typename Value>
+void spread(const GroupNormParams& params, int64_t width, float* columns, const Value& value) {
+    for (int64_t j = 0; j < width; ++j) {
+        const int64_t channel = j % params.channels;
+        columns[j] = value(channel, channel * params.groups / params.channels);
+    }
+}
+
+constexpr int kColumnArrays = 5;
+
+// Columns of every sample, [B, 5, width]; constant and slope only where there are any.
+std::vector<float> columns_of(const GroupNormParams& params, int64_t width, const std::vector<float>& constant,
+                              const std::vector<float>& slope) {
+    std::vector<float> all(static_cast<size_t>(params.batch * kColumnArrays * width));
+    for (int64_t b = 0; b < params.batch; ++b) {
+        float* const to = all.data() + b * kColumnArrays * width;
+        const float* const mean = params.mean + b * params.groups, *const rstd = params.rstd + b * params.groups;
+        const auto weight = [&](int64_t c) { return params.weight != nullptr ? params.weight[c] : 1.0f; };
+        spread(params, width, to, [&](int64_t, int64_t g) { return mean[g]; });
+        spread(params, width, to + width, [&](int64_t c, int64_t g) { return weight(c) * rstd[g]; });
+        spread(params, width, to + 2 * width,
+               [&](int64_t c, int64_t) { return params.bias != nullptr ? params.bias[c] : 0.0f; });
+        if (constant.empty()) continue;
+        spread(params, width, to + 3 * width, [&](int64_t, int64_t g) { return constant[b * params.groups + g]; });
+        spread(params, width, to + 4 * width, [&](int64_t, int64_t g) { return slope[b * params.groups + g]; });
+    }
+    return all;
+}
+
+Columns of_sample(const std::vector<float>& all, int64_t width, int64_t sample) {
+    const float* const at = all.data() + sample * kColumnArrays * width;
+    return {at, at + width, at + 2 * width, at + 3 * width, at + 4 * width};
+}
+
+}  // namespace
+
+void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mean, float* rstd) {
+    const Cut cut = ldp::cut(params);
+    const int64_t groups = params.groups, width = cut.width, in_group = params.channels / groups;
+    std::vector<double> means(static_cast<size_t>(params.batch * cut.chunks * groups)), squares(means.size());
+    const auto elements = [&](const Chunk& chunk) {
+        return static_cast<double>((chunk.rows * width + chunk.rest) / params.channels * in_group);
+    };
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
+        float* const centre = scratch, *const sums = centre + width, *const squared = sums + width;
+        float* const row = squared + width;
+        const float* const x = params.x + chunk.first, *const rest = x + chunk.rows * width;
+        std::vector<double> first(static_cast<size_t>(groups)), second(first.size());
+        double* const chunk_means = means.data() + chunk.number * groups;
+        double* const chunk_squares = squares.data() + chunk.number * groups;
+        const double count = elements(chunk);
+
+        std::fill_n(sums, width, 0.0f);
+        kernels().add_up(x, chunk.rows, width, sums);
+        if (chunk.rest > 0) kernels().add_up(as_row(rest, chunk.rest, width, nullptr, row), 1, width, sums);
+        gather(params, sums, width, nullptr, first.data());
+        spread(params, width, centre, [&](int64_t, int64_t g) { return static_cast<float>(first[g] / count); });
+
+        // The centre is the mean but for rounding, which the sum of the deviations makes good.
+        std::fill_n(sums, 2 * width, 0.0f);
+        kernels().add_up_deviations(x, chunk.rows, width, centre, sums, squared);
+        if (chunk.rest > 0)
+            kernels().add_up_deviations(as_row(rest, chunk.rest, width, centre, row), 1, width, centre, sums, squared);
+        for (int64_t g = 0; g < groups; ++g) chunk_means[g] = static_cast<float>(first[g] / count);
+        std::fill(first.begin(), first.end(), 0.0);
+        gather(params, sums, width, nullptr, first.data());
+        gather(params, squared, width, nullptr, second.data());
+        for (int64_t g = 0; g < groups; ++g) {
+            chunk_means[g] += first[g] / count;
+            chunk_squares[g] = second[g] - first[g] * first[g] / count;
+        }
+    });
+
+    // Chan's formula, from the first chunk of a sample to the last.
+    for (int64_t b = 0; b < params.batch; ++b)
+        for (int64_t g = 0; g < groups; ++g) {
+            double so_far = 0.0, middle = 0.0, square = 0.0;
+            for (int64_t i = 0; i < cut.chunks; ++i) {
+                const int64_t at = (b * cut.chunks + i) * groups + g;
+                const int64_t floats = smaller(cut.in_chunk, cut.size - i * cut.in_chunk);
+                const double count = static_cast<double>(floats / params.channels * in_group);
+                const double apart = means[at] - middle, total = so_far + count;
+                middle += apart * count / total;
+                square += squares[at] + apart * apart * so_far * count / total;
+                so_far = total;
+            }
+            mean[b * groups + g] = static_cast<float>(middle);
+            rstd[b * groups + g] = static_cast<float>(1.0 / std::sqrt(square / so_far + eps));
+        }
+}
+
+void group_norm_silu_cpu(const GroupNormParams& params, float* out) {
+    const Cut cut = ldp::cut(params);
+    const int64_t width = cut.width;
+    prefer_huge_pages(out, params.batch * cut.size * int64_t{sizeof(float)});
+    const std::vector<float> all = columns_of(params, width, {}, {});
+    for_each_chunk(params, cut, 2, [&](const Chunk& chunk, float* scratch) {
+        const Columns columns = of_sample(all, width, chunk.sample);
+        const int64_t rest = chunk.first + chunk.rows * width;
+        kernels().normalise(params.x + chunk.first, chunk.rows, width, columns, params.silu, out + chunk.first);
+        if (chunk.rest == 0) return;
+        const float* const row = as_row(params.x + rest, chunk.rest, width, nullptr, scratch);
+        kernels().normalise(row, 1, width, columns, params.silu, scratch + width);
+        std::copy_n(scratch + width, chunk.rest, out + rest);
+    });
+}
+
+void group_norm_silu_backward_cpu(const GroupNormParams& params, const GroupNormGradient& gradient, float* grad_x) {
+    const Cut cut = ldp::cut(params);
+    const int64_t groups = params.groups, width = cut.width;
+    prefer_huge_pages(grad_x, params.batch * cut.size * int64_t{sizeof(float)});
+
+    std::vector<double> sums(static_cast<size_t>(params.batch * cut.chunks * groups)), moments(sums.size());
+    std::vector<float> all = columns_of(params, width, {}, {});
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
+        const Columns columns = of_sample(all, width, chunk.sample);
+        const int64_t rest = chunk.first + chunk.rows * width;
+        float* const row = scratch + 2 * width, *const grad_row = row + width;
+        std::fill_n(scratch, 2 * width, 0.0f);
+        kernels().add_up_gradients(gradient.grad + chunk.first, params.x + chunk.first, chunk.rows, width, columns,
+                                   params.silu, scratch, scratch + width);
+        if (chunk.rest > 0)
+            kernels().add_up_gradients(as_row(gradient.grad + rest, chunk.rest, width, nullptr, grad_row),
+                                       as_row(params.x + rest, chunk.rest, width, columns.mean, row), 1, width, columns,
+                                       params.silu, scratch, scratch + width);
+        gather(params, scratch, width, params.weight, sums.data() + chunk.number * groups);
+        gather(params, scratch + width, width, params.weight, moments.data() + chunk.number * groups);
+    });
+
+    const double count = static_cast<double>(cut.size / groups);
+    std::vector<float> constant(static_cast<size_t>(params.batch * groups)), slope(constant.size());
+    for (int64_t b = 0; b < params.batch; ++b)
+        for (int64_t g = 0; g < groups; ++g) {
+            double sum = 0.0, moment = 0.0;
+            for (int64_t i = 0; i < cut.chunks; ++i) {
+                sum += sums[(b * cut.chunks + i) * groups + g];
+                moment += moments[(b * cut.chunks + i) * groups + g];
+            }
+            const double rstd = params.rstd[b * groups + g];
+            constant[b * groups + g] = static_cast<float>(-rstd * sum / count);
+            slope[b * groups + g] = static_cast<float>(-rstd * rstd * rstd * moment / count);
+        }
+
+    all = columns_of(params, width, constant, slope);
+    const int64_t half = params.batch / 2, words = (cut.size + kSignBlock - 1) / kSignBlock * kSignColumns;
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
+        const Columns columns = of_sample(all, width, chunk.sample);
+        const int64_t rest = chunk.first + chunk.rows * width;
+        const float* addend = gradient.addend;
+        kernels().differentiate(gradient.grad + chunk.first, params.x + chunk.first,
+                                addend != nullptr ? addend + chunk.first : nullptr, chunk.rows, width, columns,
+                                params.silu, grad_x + chunk.first);
+        if (chunk.rest > 0) {
+            const float* const row = as_row(params.x + rest, chunk.rest, width, nullptr, scratch);
+            const float* const grad_row = as_row(gradient.grad + rest, chunk.rest, width, nullptr, scratch + width);
+            if (addend != nullptr) addend = as_row(addend + rest, chunk.rest, width, nullptr, scratch + 2 * width);
+            float* const result = scratch + 3 * width;
+            kernels().differentiate(grad_row, row, addend, 1, width, columns, params.silu, result);
+            std::copy_n(result, chunk.rest, grad_x + rest);
+        }
+        if (gradient.signs == nullptr) return;
+        const bool second = chunk.sample >= half;
+        kernels().add_signs(gradient.signs + (chunk.sample - (second ? half : 0)) * words,
+                            chunk.first - chunk.sample * cut.size, chunk.rows * width + chunk.rest,
+                            second ? -gradient.sign_weight : gradient.sign_weight, grad_x + chunk.first);
+    });
+}
+
+}  // namespace ldp

@@ -1,0 +1,69 @@
+#include "group_norm_silu_op.h"
+
+#include "group_norm_silu.h"
+
+namespace ldp {
+namespace {
+
+GroupNormParams image(const char* op, const Tensor& x, int64_t groups) {
+    check(!x.is_cuda(), op, "x", "a CPU tensor (Triton serves CUDA)", "one on a GPU");
+    check(x.dim() == 3, op, "x", "shape [B, P, C]", shape_of(x));
+    GroupNormParams params{};
+    params.batch = x.size(0);
+    params.pixels = x.size(1);
+    params.channels = x.size(2);
+    params.groups = groups;
+    check(params.pixels > 0 && params.channels > 0, op, "x", "at least one element a sample", shape_of(x));
+    check(groups > 0 && params.channels % groups == 0, op, "groups", "a divisor of the channels",
+          std::to_string(groups));
+    params.x = data<float>(op, "x", x, {params.batch, params.pixels, params.channels}, x);
+    return params;
+}
+
+GroupNormParams params_of(const char* op, const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                          const OptionalTensor& weight, const OptionalTensor& bias, bool silu) {
+    check(mean.dim() == 2, op, "mean", "shape [B, G]", shape_of(mean));
+    GroupNormParams params = image(op, x, mean.size(1));
+    params.mean = data<float>(op, "mean", mean, {params.batch, params.groups}, x);
+    params.rstd = data<float>(op, "rstd", rstd, {params.batch, params.groups}, x);
+    params.weight = data_or_null<float>(op, "weight", weight, {params.channels}, x);
+    params.bias = data_or_null<float>(op, "bias", bias, {params.channels}, x);
+    params.silu = silu;
+    return params;
+}
+
+}  // namespace
+
+void group_norm_moments_op(Tensor mean, Tensor rstd, Tensor x, int64_t groups, double eps) {
+    constexpr const char* op = "group_norm_moments";
+    const GroupNormParams params = image(op, x, groups);
+    float* const to_mean = data<float>(op, "mean", mean, {params.batch, groups}, x);
+    float* const to_rstd = data<float>(op, "rstd", rstd, {params.batch, groups}, x);
+    group_norm_moments_cpu(params, static_cast<float>(eps), to_mean, to_rstd);
+}
+
+void group_norm_silu_op(Tensor out, Tensor x, Tensor mean, Tensor rstd, OptionalTensor weight, OptionalTensor bias,
+                        bool silu) {
+    constexpr const char* op = "group_norm_silu";
+    const GroupNormParams params = params_of(op, x, mean, rstd, weight, bias, silu);
+    group_norm_silu_cpu(params, data<float>(op, "out", out, {params.batch, params.pixels, params.channels}, x));
+}
+
+void group_norm_silu_backward_op(Tensor grad_x, Tensor grad, Tensor x, Tensor mean, Tensor rstd, OptionalTensor weight,
+                                 OptionalTensor bias, bool silu, OptionalTensor addend, OptionalTensor signs,
+                                 double sign_weight) {
+    constexpr const char* op = "group_norm_silu_backward";
+    const GroupNormParams params = params_of(op, x, mean, rstd, weight, bias, silu);
+    const int64_t batch = params.batch, pixels = params.pixels, channels = params.channels;
+    GroupNormGradient gradient{};
+    gradient.grad = data<float>(op, "grad", grad, {batch, pixels, channels}, x);
+    gradient.addend = data_or_null<float>(op, "addend", addend, {batch, pixels, channels}, x);
+    const int64_t blocks = batch / 2 * ((pixels * channels + 8191) / 8192);
+    gradient.signs = data_or_null<int32_t>(op, "signs", signs, {blocks, 512}, x);
+    check(gradient.signs == nullptr || batch % 2 == 0, op, "signs", "an even batch", std::to_string(batch));
+    gradient.sign_weight = static_cast<float>(sign_weight);
+    float* const to = data<float>(op, "grad_x", grad_x, {batch, pixels, channels}, x);
+    group_norm_silu_backward_cpu(params, gradient, to);
+}
+
+}  // namespace ldp

@@ -1,0 +1,175 @@
+// Group norm and SiLU on rows of `width` floats, float32. Included once for each instruction set (ldp/each_isa.h), so no
+// include guard. `width` is a multiple of 16; column j of every row has the same channel, so that what depends on the
+// channel alone is an array [width]. Rows are taken four at a time: what belongs to a column is then loaded, and a sum
+// stored, once for four numbers, and memory is still read as it lies.
+
+namespace ldp {
+namespace LDP_ISA {
+
+template <int kRows>
+LDP_ALWAYS_INLINE void sum_of(const float* x, int64_t width, float* sums) {
+    for (int64_t j = 0; j < width; j += kLanes) {
+        Vec total = load(x + j);
+        for (int r = 1; r < kRows; ++r) total = add(total, load(x + r * width + j));
+        store(sums + j, add(load(sums + j), total));
+    }
+}
+
+// sums += x, column by column.
+static void add_up(const float* x, int64_t rows, int64_t width, float* sums) {
+    for (; rows >= 4; rows -= 4, x += 4 * width) sum_of<4>(x, width, sums);
+    for (; rows > 0; --rows, x += width) sum_of<1>(x, width, sums);
+}
+
+template <int kRows>
+LDP_ALWAYS_INLINE void deviations_of(const float* x, int64_t width, const float* centre, float* sums, float* squares) {
+    for (int64_t j = 0; j < width; j += kLanes) {
+        const Vec middle = load(centre + j);
+        Vec deviation = subtract(load(x + j), middle);
+        Vec total = deviation, square = multiply(deviation, deviation);
+        for (int r = 1; r < kRows; ++r) {
+            deviation = subtract(load(x + r * width + j), middle);
+            total = add(total, deviation);
+            square = multiply_add(deviation, deviation, square);
+        }
+        store(sums + j, add(load(sums + j), total));
+        store(squares + j, add(load(squares + j), square));
+    }
+}
+
+// sums += x - centre, squares += (x - centre)^2.
+static void add_up_deviations(const float* x, int64_t rows, int64_t width, const float* centre, float* sums,
+                              float* squares) {
+    for (; rows >= 4; rows -= 4, x += 4 * width) deviations_of<4>(x, width, centre, sums, squares);
+    for (; rows > 0; --rows, x += width) deviations_of<1>(x, width, centre, sums, squares);
+}
+
+template <int kRows, bool kSilu>
+LDP_ALWAYS_INLINE void outputs_of(const float* x, int64_t width, const Columns& columns, float* out) {
+    for (int64_t j = 0; j < width; j += kLanes) {
+        const Vec mean = load(columns.mean + j), scale = load(columns.scale + j), shift = load(columns.shift + j);
+        for (int r = 0; r < kRows; ++r) {
+            const Vec h = multiply_add(subtract(load(x + r * width + j), mean), scale, shift);
+            store(out + r * width + j, kSilu ? multiply(h, sigmoid(h)) : h);
+        }
+    }
+}
+
+template <bool kSilu>
+static void outputs_of_all(const float* x, int64_t rows, int64_t width, const Columns& columns, float* out) {
+    for (; rows >= 4; rows -= 4, x += 4 * width, out += 4 * width) outputs_of<4, kSilu>(x, width, columns, out);
+    for (; rows > 0; --rows, x += width, out += width) outputs_of<1, kSilu>(x, width, columns, out);
+}
+
+static void normalise(const float* x, int64_t rows, int64_t width, const Columns& columns, bool silu, float* out) {
+    if (silu)
+        outputs_of_all<true>(x, rows, width, columns, out);
+    else
+        outputs_of_all<false>(x, rows, width, columns, out);
+}
+
+// From the gradient of silu(h), or of h, to that of h = scale * deviation + shift.
+template <bool kSilu>
+LDP_ALWAYS_INLINE Vec inner_gradient(Vec grad, Vec deviation, Vec scale, Vec shift) {
+    if (!kSilu) return grad;
+    const Vec one = broadcast(1.0f), h = multiply_add(deviation, scale, shift), s = sigmoid(h);
+    return multiply(grad, multiply(s, multiply_add(h, subtract(one, s), one)));
+}
+
+template <int kRows, bool kSilu>
+LDP_ALWAYS_INLINE void gradient_sums_of(const float* grad, const float* x, int64_t width, const Columns& columns,
+                                        float* sums, float* moments) {
+    for (int64_t j = 0; j < width; j += kLanes) {
+        const Vec mean = load(columns.mean + j), scale = load(columns.scale + j), shift = load(columns.shift + j);
+        Vec total = broadcast(0.0f), moment = total;
+        for (int r = 0; r < kRows; ++r) {
+            const Vec deviation = subtract(load(x + r * width + j), mean);
+            const Vec inner = inner_gradient<kSilu>(load(grad + r * width + j), deviation, scale, shift);
+            total = add(total, inner);
+            moment = multiply_add(inner, deviation, moment);
+        }
+        store(sums + j, add(load(sums + j), total));
+        store(moments + j, add(load(moments + j), moment));
+    }
+}
+
+template <bool kSilu>
+static void gradient_sums_of_all(const float* grad, const float* x, int64_t rows, int64_t width,
+                                 const Columns& columns, float* sums, float* moments) {
+    for (; rows >= 4; rows -= 4, grad += 4 * width, x += 4 * width)
+        gradient_sums_of<4, kSilu>(grad, x, width, columns, sums, moments);
+    for (; rows > 0; --rows, grad += width, x += width)
+        gradient_sums_of<1, kSilu>(grad, x, width, columns, sums, moments);
+}
+
+// sums += dL/dh, moments += dL/dh (x - mean).
+static void add_up_gradients(const float* grad, const float* x, int64_t rows, int64_t width, const Columns& columns,
+                             bool silu, float* sums, float* moments) {
+    if (silu)
+        gradient_sums_of_all<true>(grad, x, rows, width, columns, sums, moments);
+    else
+        gradient_sums_of_all<false>(grad, x, rows, width, columns, sums, moments);
+}
+
+template <int kRows, bool kSilu, bool kAddend>
+LDP_ALWAYS_INLINE void gradients_of(const float* grad, const float* x, const float* addend, int64_t width,
+                                    const Columns& columns, float* out) {
+    for (int64_t j = 0; j < width; j += kLanes) {
+        const Vec mean = load(columns.mean + j), scale = load(columns.scale + j), shift = load(columns.shift + j);
+        const Vec constant = load(columns.constant + j), slope = load(columns.slope + j);
+        for (int r = 0; r < kRows; ++r) {
+            const int64_t at = r * width + j;
+            const Vec deviation = subtract(load(x + at), mean);
+            const Vec inner = inner_gradient<kSilu>(load(grad + at), deviation, scale, shift);
+            Vec result = multiply_add(inner, scale, multiply_add(deviation, slope, constant));
+            if (kAddend) result = add(result, load(addend + at));
+            store(out + at, result);
+        }
+    }
+}
+
+template <bool kSilu, bool kAddend>
+static void gradients_of_all(const float* grad, const float* x, const float* addend, int64_t rows, int64_t width,
+                             const Columns& columns, float* out) {
+    for (; rows > 0; rows -= 4) {
+        if (rows >= 4)
+            gradients_of<4, kSilu, kAddend>(grad, x, addend, width, columns, out);
+        else
+            for (int64_t r = 0; r < rows; ++r)
+                gradients_of<1, kSilu, kAddend>(grad + r * width, x + r * width, kAddend ? addend + r * width : nullptr,
+                                                width, columns, out + r * width);
+        grad += 4 * width, x += 4 * width, out += 4 * width;
+        if (kAddend) addend += 4 * width;
+    }
+}
+
+// out = scale dL/dh + constant + slope (x - mean), and the addend where there is one.
+static void differentiate(const float* grad, const float* x, const float* addend, int64_t rows, int64_t width,
+                          const Columns& columns, bool silu, float* out) {
+    if (silu && addend != nullptr)
+        gradients_of_all<true, true>(grad, x, addend, rows, width, columns, out);
+    else if (silu)
+        gradients_of_all<true, false>(grad, x, addend, rows, width, columns, out);
+    else if (addend != nullptr)
+        gradients_of_all<false, true>(grad, x, addend, rows, width, columns, out);
+    else
+        gradients_of_all<false, false>(grad, x, addend, rows, width, columns, out);
+}
+
+// out += weight * sign, for the elements of a sample from `first` on; `words` are the sample's packed signs.
+static void add_signs(const int32_t* words, int64_t first, int64_t count, float weight, float* out) {
+    for (int64_t done = 0; done < count;) {
+        const int64_t at = first + done, row = at % kSignBlock / kSignColumns, column = at % kSignColumns;
+        const int64_t run = kSignColumns - column < count - done ? kSignColumns - column : count - done;
+        const int32_t* const word = words + at / kSignBlock * kSignColumns + column;
+        const int shift = static_cast<int>(30 - 2 * row);
+        for (int64_t i = 0; i < run; ++i) {
+            const int32_t code = static_cast<int32_t>(static_cast<uint32_t>(word[i]) << shift) >> 30;
+            out[done + i] += code == -2 ? NAN : weight * static_cast<float>(code);
+        }
+        done += run;
+    }
+}
+
+}  // namespace LDP_ISA
+}  // namespace ldp

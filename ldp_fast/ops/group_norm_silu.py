@@ -1,0 +1,140 @@
+"""`torch.ops.ldp_fast.group_norm_moments`, `group_norm_silu` and its backward, for networks whose weights are frozen.
+
+`group_norm_silu` differentiates through the moments as well: they are to be those of the same x, and get no gradient
+of their own. A weight or bias that requires one is an error, in the forward already: there is nothing here to compute
+it, and None would be a wrong number. Every result is channels-last, whatever the layout of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference import group_norm_silu as reference
+from ..reference._common import compute_dtype
+from ._library import backward_of, define, register, register_autograd, register_no_gradient
+from ._native import function
+
+NORM = "Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, bool silu"
+
+
+def _fake_moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    reference.check_groups(x, groups)
+    mean = x.new_empty((x.shape[0], groups), dtype=compute_dtype(x))
+    return mean, torch.empty_like(mean)
+
+
+def _fake(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool) -> Tensor:
+    reference.check_arguments("group_norm_silu", x, mean, rstd, weight, bias)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    silu: bool,
+    addend: Tensor | None = None,
+    signs: Tensor | None = None,
+    sign_weight: float = 0.0,
+) -> Tensor:
+    reference.check_arguments("group_norm_silu_backward", x, mean, rstd, weight, bias)
+    reference.check_backward(grad, x, addend, signs)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _rows(tensor: Any) -> Any:
+    """An image as its pixels [B, H·W, C]: a view of a channels-last one, else of a copy. Anything else contiguous."""
+    if not isinstance(tensor, Tensor):
+        return tensor
+    if tensor.dim() != 4:
+        return tensor.contiguous()
+    return tensor.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _native(name: str) -> Callable[..., None]:
+    def run(*arguments: Any) -> None:
+        function(name)(*map(_rows, arguments))
+
+    return run
+
+
+def _native_backward(
+    grad_x: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    silu: bool,
+    addend: Tensor | None = None,
+    signs: Tensor | None = None,
+    sign_weight: float = 0.0,
+) -> None:
+    images, others = map(_rows, (grad_x, grad, x)), map(_rows, (mean, rstd, weight, bias))
+    function("group_norm_silu_backward")(*images, *others, silu, _rows(addend), _rows(signs), sign_weight)
+
+
+def _no_moments_backward(ctx: Any, *grads: Tensor | None) -> Any:
+    raise RuntimeError("group_norm_moments: expected no backward through the moments, got one")
+
+
+def _setup_moments(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*output)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    for name, constant in zip(("weight", "bias"), inputs[3:5], strict=True):
+        if constant is not None and constant.requires_grad:
+            raise RuntimeError(
+                f"group_norm_silu: {name}: expected a frozen one (detached, or requires_grad=False), "
+                "got one that requires a gradient"
+            )
+    ctx.save_for_backward(*inputs[:5])
+    ctx.silu = inputs[5]
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    return (torch.ops.ldp_fast.group_norm_silu_backward(grad, *ctx.saved_tensors, ctx.silu), *(None,) * 5)
+
+
+define("group_norm_moments(Tensor x, int groups, float eps) -> (Tensor mean, Tensor rstd)")
+define(f"group_norm_silu({NORM}) -> Tensor")
+define(
+    f"group_norm_silu_backward(Tensor grad, {NORM}, Tensor? addend=None, Tensor? signs=None, float sign_weight=0.0) "
+    "-> Tensor"
+)
+register(
+    "group_norm_moments",
+    reference=reference.group_norm_moments,
+    fake=_fake_moments,
+    launcher="ldp_fast.kernels.group_norm_silu:moments",
+    native=_native("group_norm_moments"),
+)
+register(
+    "group_norm_silu",
+    reference=reference.group_norm_silu,
+    fake=_fake,
+    launcher="ldp_fast.kernels.group_norm_silu:forward",
+    native=_native("group_norm_silu"),
+)
+register(
+    "group_norm_silu_backward",
+    reference=reference.group_norm_silu_backward,
+    fake=_fake_backward,
+    launcher="ldp_fast.kernels.group_norm_silu:backward",
+    native=_native_backward,
+)
+register_autograd("group_norm_moments", _no_moments_backward, _setup_moments)
+register_autograd("group_norm_silu", _backward, _setup_context)
+register_no_gradient("group_norm_silu_backward", backward_of("group_norm_silu"))
