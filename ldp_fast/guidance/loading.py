@@ -100,3 +100,23 @@ def load_components(name: str, device: torch.device, dtype: torch.dtype) -> dict
     notes = pathlib.Path(where) / "ldp_fast.json"
     found["notes"] = json.loads(notes.read_text()) if notes.is_file() else {}
     return found
+
+
+def components_of(pipe: Any) -> dict[str, Any]:
+    """The components of a diffusers pipeline, themselves: nothing is copied, moved or frozen.
+
+    Raises:
+        UsageError: a pipeline without a UNet (Stable Diffusion 3, Flux), or one whose weights are offloaded.
+    """
+    kind = type(pipe).__name__
+    found = {name: getattr(pipe, name, None) for name in COMPONENTS}
+    missing = [name for name in ("unet", "vae", "scheduler") if found[name] is None]
+    if missing:
+        raise UsageError(f"pipe: expected a pipeline with unet, vae and scheduler; {kind} has no {', '.join(missing)}")
+    for name, part in found.items():
+        if isinstance(part, torch.nn.Module) and any(p.device.type == "meta" for p in part.parameters()):
+            raise UsageError(
+                f"pipe: expected weights on a device; the {name} of this {kind} is offloaded "
+                f"(enable_sequential_cpu_offload): use pipe.to(device)"
+            )
+    return found

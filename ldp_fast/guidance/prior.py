@@ -20,7 +20,7 @@ from ..losses.functional import (
     score_distillation_loss,
 )
 from .inputs import as_timesteps, check_latents, check_noise, conditions, draw_noise, prediction_type
-from .loading import embedded_models, load_components
+from .loading import components_of, embedded_models, load_components
 from .models import LatentDiffusionModel
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
 from .presets import PriorSettings, apply_changes, find_preset
@@ -111,6 +111,18 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise UsageError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16; got {dtype!r}")
         return cls(settings=settings, **load_components(name, where, dtype))
+
+    @classmethod
+    def from_pipe(cls, pipe: Any, *, preset: str = "image", **changes: Any) -> LatentDiffusionPrior:
+        """A prior on the modules of a diffusers pipeline, which are shared: nothing is copied, moved or frozen.
+
+        The exception: the decoder of a float16 VAE that says `force_upcast` (SDXL's) is copied to float32, once.
+
+        Args:
+            pipe: of Stable Diffusion 1.x, 2.x, SDXL or a relative, with its weights on a device.
+            preset, **changes: as in `from_pretrained`; the same errors.
+        """
+        return cls(settings=apply_changes(find_preset(preset).settings, changes), **components_of(pipe))
 
     @property
     def decoder(self) -> FrozenDecoder:

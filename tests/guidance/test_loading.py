@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import pytest
 import torch
@@ -190,3 +191,52 @@ def test_prompts_are_checked(tmp_path: pathlib.Path) -> None:
     prior.notes = {"words": ["a", "red", "cube"], "prompt_help": "red cubes"}
     with pytest.raises(UsageError, match="does not know 'hamburger'; it knows: red cubes"):
         prior.encode_prompt("a red hamburger")
+
+
+def pipeline(folder: pathlib.Path, **kwargs: Any) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(
+        save_stable_diffusion(folder), safety_checker=None, requires_safety_checker=False, **kwargs
+    )
+
+
+def test_from_a_pipeline_whose_modules_are_shared(tmp_path: pathlib.Path) -> None:
+    pipe = pipeline(tmp_path / "sd")
+    before = {name: p.requires_grad for name, p in pipe.unet.named_parameters()}
+    prior = LatentDiffusionPrior.from_pipe(pipe, preset="latent_nerf", guidance_scale=7.5)
+    for name in ("unet", "vae", "scheduler", "tokenizer", "text_encoder"):
+        assert getattr(prior, name) is getattr(pipe, name)
+    assert prior.settings.weighting == "latent_nerf" and prior.guidance_scale == 7.5
+    v, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    text = prior.encode_prompt("abc")
+    embeds, negative = pipe.encode_prompt("abc", "cpu", 1, True, negative_prompt="")
+    torch.testing.assert_close(text.text, embeds)
+    torch.testing.assert_close(text.uncond, negative)
+    g, _ = prior.gradient(v, text, timesteps=300, noise=noise)
+    loaded = LatentDiffusionPrior.from_pretrained(
+        str(tmp_path / "sd"), preset="latent_nerf", device="cpu", guidance_scale=7.5
+    )
+    assert torch.equal(g, loaded.gradient(v, loaded.encode_prompt("abc"), timesteps=300, noise=noise)[0])
+    assert {name: p.requires_grad for name, p in pipe.unet.named_parameters()} == before
+    assert all(p.grad is None for p in pipe.vae.parameters())
+    # What happens to the pipeline's modules happens to the prior's.
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.add_(1.0)
+    assert not torch.equal(prior.gradient(v, text, timesteps=300, noise=noise)[0], g)
+
+
+def test_a_pipeline_that_cannot_serve_says_why(tmp_path: pathlib.Path) -> None:
+    class Transformer:
+        vae, scheduler = tiny_vae(), scheduler()
+
+    with pytest.raises(
+        UsageError, match="pipe: expected a pipeline with unet, vae and scheduler; Transformer has no unet"
+    ):
+        LatentDiffusionPrior.from_pipe(Transformer())
+    pipe = pipeline(tmp_path / "sd")
+    pipe.unet.to("meta")
+    with pytest.raises(UsageError, match="the unet of this StableDiffusionPipeline is offloaded"):
+        LatentDiffusionPrior.from_pipe(pipe)
+    with pytest.raises(UsageError, match="preset"):
+        LatentDiffusionPrior.from_pipe(pipe, preset="none")
