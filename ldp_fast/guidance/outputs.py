@@ -30,6 +30,12 @@ class PriorStatistics:
     fm_nonfinite: torch.Tensor
     levels: tuple[str, ...]
 
+    def clone(self) -> PriorStatistics:
+        """The same in memory of its own, for what a captured step would overwrite."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        copies: dict[str, Any] = {k: x.clone() if isinstance(x, torch.Tensor) else x for k, x in values.items()}
+        return PriorStatistics(**{**copies, "terms": {name: x.clone() for name, x in self.terms.items()}})
+
     def read(self) -> dict[str, float]:
         """Batch means of the values and norms, sums of the counts, as Python numbers. Synchronises with the device."""
         values = {

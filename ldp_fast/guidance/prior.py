@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,28 +18,16 @@ from ..losses.functional import (
     residual_latents,
     score_distillation_loss,
 )
+from .capture import CapturedStep
 from .inputs import as_timesteps, check_latents, check_noise, conditions, draw_noise, prediction_type
 from .loading import components_of, embedded_models, load_components
 from .models import LatentDiffusionModel
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
+from .precision import TOLERANCE, Precision, optimised
 from .presets import PriorSettings, apply_changes, find_preset
 from .schedule import Schedule, TimestepSampler
+from .step import Step
 from .text import TextEmbeddings
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """One evaluation of the frozen networks: everything that the two modes share."""
-
-    latents: torch.Tensor
-    residual: torch.Tensor
-    alpha: torch.Tensor
-    weight: torch.Tensor
-    timesteps: torch.Tensor
-    grad_v: torch.Tensor | None
-    grad_v_prime: torch.Tensor | None
-    fm_levels: torch.Tensor
-    fm_nonfinite: torch.Tensor
 
 
 class LatentDiffusionPrior(LatentDiffusionModel):
@@ -81,6 +68,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         self.settings = settings or PriorSettings()
         self.schedule = Schedule.from_scheduler(scheduler)
         self._decoder, self._decoder_given = decoder, decoder is not None
+        self.precision: Precision | None = None
 
     @classmethod
     def from_pretrained(
@@ -143,14 +131,93 @@ class LatentDiffusionPrior(LatentDiffusionModel):
 
     def with_settings(self, **changes: Any) -> LatentDiffusionPrior:
         """Another prior with the same models and other settings; nothing is copied."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.settings = apply_changes(self.settings, changes)
+        other = self._sharing(settings=apply_changes(self.settings, changes))
+        if self.precision is not None:
+            self.precision.warn_if_other(other.settings)
         if other.settings.levels != self.settings.levels:
             if self._decoder_given:
                 raise UsageError("levels: this prior was made with a decoder; make another one with other levels")
             other._decoder = None
         return other
+
+    def _sharing(self, **attributes: Any) -> Any:
+        """Another prior that shares everything but these attributes."""
+        other = object.__new__(type(self))
+        other.__dict__.update({**self.__dict__, **attributes})
+        return other
+
+    def capture(
+        self,
+        latents: torch.Tensor,
+        text: TextEmbeddings | torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        warmup: int = 3,
+    ) -> CapturedStep:
+        """The guided step in gradient mode as one CUDA graph, for latents of one shape.
+
+        Where that is not possible (no CUDA device, `nonfinite="raise"`, a network that synchronises with the host) the
+        step runs `gradient`, and `reason` says why.
+
+        Args:
+            latents: an example of v, `[B, C, H, W]`: its shape, dtype and device are captured.
+            text: the embeddings to start with, as for `gradient`; a later call may bring others.
+            generator: source of what the calls draw, on the GPU; None is the device's default.
+            warmup: runs before the capture, in which kernels are compiled and algorithms chosen.
+
+        Returns:
+            A callable with the arguments of `gradient` but `generator`, see `CapturedStep.__call__`. What it returns is
+            overwritten by its next call.
+        """
+        return CapturedStep(self, latents, text, generator=generator, warmup=warmup)
+
+    def compile(self, **options: Any) -> LatentDiffusionPrior:
+        """Another prior whose UNet is compiled by `torch.compile(unet, **options)`, at its first call.
+
+        Everything else is shared; the UNet itself is not changed, and text encoder and decoder run as they are. With
+        `capture`, leave out options that make CUDA graphs of their own (`mode="reduce-overhead"`).
+        """
+        unet: nn.Module = getattr(self.unet, "_orig_mod", self.unet)
+        found = set(vars(unet))
+        compiled = torch.compile(unet, **options)
+        # torch marks its wrapper, and the mark lands on the module.
+        for name in set(vars(unet)) - found:
+            delattr(unet, name)
+        return self._sharing(unet=compiled)
+
+    def optimise(
+        self,
+        latents: torch.Tensor,
+        text: TextEmbeddings | torch.Tensor,
+        *,
+        dtype: torch.dtype | Literal["auto"] = "auto",
+        channels_last: bool | Literal["auto"] = "auto",
+        tolerance: float = TOLERANCE,
+        runs: int = 3,
+    ) -> LatentDiffusionPrior:
+        """Another prior whose networks run in the precision and layout that are fastest on this CPU.
+
+        Candidates are timed in turn on `latents`, and compared with float32 at the lowest, the middle and the highest
+        t: relative L2 norm of the deviation of the residual (UNet), of feature matching's gradients (decoder), and at
+        last of the whole gradient. None may be above `tolerance`. What was measured is `precision` of the result, and
+        is logged.
+
+        Args:
+            latents: an example of v, of the size that is going to be used.
+            text: its embeddings; guidance magnifies rounding, so they should be typical.
+            dtype: `auto` tries bfloat16 where the processor has it; a dtype is taken if it is accurate enough.
+            channels_last: of the UNet's weights; `auto` tries both.
+            tolerance: largest relative deviation allowed.
+            runs: how often each candidate is timed; the shortest time counts.
+
+        Returns:
+            A prior that shares what did not change. Networks are copied to be converted, never changed in place: until
+            this prior is let go, both copies take memory.
+
+        Raises:
+            UsageError: networks that are not in float32 on a CPU; a dtype that is not accurate enough.
+        """
+        return optimised(self, latents, text, dtype, channels_last, tolerance, runs)
 
     def __call__(
         self,
@@ -180,7 +247,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         wants_gradient = torch.is_grad_enabled() and v.requires_grad
         step = self._evaluate(v.detach(), text, timesteps, noise, generator, progress, gradients=wants_gradient)
         reduce: dict[str, Any] = {"batch_reduction": s.batch_reduction, "nonfinite": s.nonfinite}
-        balance = self._balance(step)
+        balance = step.balance(self.settings)
         lsd = score_distillation_loss(v, step.residual, step.weight, **reduce)
         kl = latent_kl_loss(v, **reduce)
         if s.scale != "literal":
@@ -215,11 +282,11 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             g, float32 `[B, C, H, W]` (float64 for float64 latents), and the statistics.
         """
         step = self._evaluate(latents.detach(), text, timesteps, noise, generator, progress)
-        return self._combine(step, self._balance(step))
+        return self._combine(step, step.balance(self.settings))
 
     @torch.no_grad()
     def _combine_terms(
-        self, step: _Step, lambda_fm: torch.Tensor | float, lambda_kl: float, lambda_lsd: float
+        self, step: Step, lambda_fm: torch.Tensor | float, lambda_kl: float, lambda_lsd: float
     ) -> tuple[torch.Tensor, GradientStatistics]:
         """Eq. 2–4 on the scale, with the reduction and the policy of the settings: the one place that knows them."""
         s = self.settings
@@ -238,7 +305,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             nonfinite=s.nonfinite,
         )
 
-    def _combine(self, step: _Step, balance: torch.Tensor | float) -> tuple[torch.Tensor, PriorStatistics]:
+    def _combine(self, step: Step, balance: torch.Tensor | float) -> tuple[torch.Tensor, PriorStatistics]:
         s = self.settings
         gradient, terms = self._combine_terms(step, s.lambda_fm * balance, s.lambda_kl, s.lambda_lsd)
         return gradient, PriorStatistics(
@@ -252,25 +319,6 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         )
 
     @torch.no_grad()
-    def _balance(self, step: _Step) -> torch.Tensor | float:
-        """What λ1 is multiplied by: 0 without feature matching, 1 on the scales `latent` and `literal`.
-
-        On `balanced` ‖w r‖ / (L ‖N·dL_FM/dv‖) of each sample, `[B]`, L levels: λ1 / L is then the ratio to score
-        distillation.
-        """
-        if step.grad_v is None or step.grad_v_prime is None:
-            return 0.0
-        if self.settings.scale != "balanced":
-            return 1.0
-        matching = step.grad_v + (1 + step.alpha)[:, None, None, None] * step.grad_v_prime
-        distillation = step.weight[:, None, None, None] * step.residual
-        if self.settings.nonfinite == "zero":
-            matching, distillation = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (matching, distillation))
-        size = matching.flatten(1).norm(dim=1) * (matching[0].numel() * len(step.fm_levels))
-        ratio = distillation.flatten(1).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
-        return torch.where(size == 0, torch.zeros_like(ratio), ratio)
-
-    @torch.no_grad()
     def _evaluate(
         self,
         latents: torch.Tensor,
@@ -281,7 +329,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         progress: float,
         *,
         gradients: bool = True,
-    ) -> _Step:
+    ) -> Step:
         s = self.settings
         check_latents(latents, self.unet, self.device)
         batch, device = len(latents), latents.device
@@ -311,7 +359,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
                 return_statistics=True,
             )
             levels, nonfinite = found.level_values, found.nonfinite
-        return _Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite)
+        return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite)
 
     def _residual(
         self,

@@ -125,3 +125,18 @@ class TimestepSampler:
         lowest, highest = self.bounds(progress)
         where = generator.device if generator is not None else device
         return torch.randint(lowest, highest + 1, (batch,), generator=generator, device=where).to(device)
+
+    def sample_up_to(self, highest: torch.Tensor, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """As `sample`, with the highest t as a value on the device: what a captured graph can draw.
+
+        The numbers are not those of `sample` (`randint` takes its bounds on the host), their distribution is.
+
+        Args:
+            highest: of `bounds`, `[]` int64 on the device.
+            batch: how many.
+            generator: on the same device; None is the device's default.
+        """
+        lowest, _ = self.bounds(0.0)
+        # float64: in float32 the product could round up to the next t.
+        u = torch.rand(batch, generator=generator, device=highest.device, dtype=torch.float64)
+        return (lowest + (u * (highest - lowest + 1)).floor().to(torch.int64)).clamp(max=highest)
