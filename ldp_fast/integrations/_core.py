@@ -33,6 +33,7 @@ from ..losses.functional import (
     combine_gradients,
     guided_residual,
     latent_kl_loss,
+    perp_neg_residual,
     perturb,
     residual_latents,
     score_distillation_loss,
@@ -58,6 +59,7 @@ def predict_residual(
     guidance: Literal["from_uncond", "from_text"] = "from_uncond",
     order: Literal["uncond_first", "text_first"] = "uncond_first",
     prediction: Literal["epsilon", "v_prediction", "sample", "flow"] = "epsilon",
+    negative_weights: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """r = ε̂ − ε through a host's network.
@@ -68,27 +70,29 @@ def predict_residual(
         alpha: α_t, float32  # [] or [B], or [1] for one t for the batch
         sigma: σ_t, float32  # as alpha
         network: the host's call, from z_t in as many copies as there are prompts, [K·B, C, H, W], to the output of the
-            same shape; it repeats its own t and holds its text embeddings. K is 1 without guidance, else 2.
+            same shape; it repeats its own t and holds its text embeddings. K is 1 without guidance, 2 with, and more
+            by the number of negatives for Perp-Neg; row k·B + b is copy k of sample b.
         guidance_scale: s, or None for no guidance.
-        guidance: `from_uncond` e_u + s(e_c − e_u), `from_text` e_c + s(e_c − e_u).
-        order: of the copies.
+        guidance: `from_uncond` e_u + s(e_c − e_u), `from_text` e_c + s(e_c − e_u). Perp-Neg is always `from_uncond`.
+        order: of the first two copies.
         prediction: what the network predicts.
+        negative_weights: of Perp-Neg, float32; None is plain guidance  # [B, N]
         dtype: of what the network is given; None is the latents'.
 
     Returns:
         r, float32 (float64 for float64 latents), without a graph  # [B, C, H, W]
     """
     alpha, sigma = _each(alpha, latents), _each(sigma, latents)
-    copies = 1 if guidance_scale is None else 2
-    output = network(perturb(latents, noise, alpha, sigma, copies=copies, dtype=dtype or latents.dtype))
-    return guided_residual(
-        output,
-        noise,
-        guidance_scale=guidance_scale,
-        guidance=guidance,
-        order=order,
-        **_prediction(prediction, latents, noise, alpha, sigma),
-    )
+    dtype = dtype or latents.dtype
+    conversion = _prediction(prediction, latents, noise, alpha, sigma)
+    if negative_weights is None or guidance_scale is None:
+        copies = 1 if guidance_scale is None else 2
+        output = network(perturb(latents, noise, alpha, sigma, copies=copies, dtype=dtype))
+        return guided_residual(
+            output, noise, guidance_scale=guidance_scale, guidance=guidance, order=order, **conversion
+        )
+    output = network(perturb(latents, noise, alpha, sigma, copies=2 + negative_weights.shape[1], dtype=dtype))
+    return perp_neg_residual(output, noise, negative_weights, guidance_scale=guidance_scale, order=order, **conversion)
 
 
 def _prediction(prediction: str, latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> dict[str, Any]:
@@ -98,6 +102,11 @@ def _prediction(prediction: str, latents: Tensor, noise: Tensor, alpha: Tensor, 
     wide = torch.promote_types(latents.dtype, torch.float32)
     noisy = perturb(latents, noise, alpha, sigma, dtype=wide)
     return {"prediction": prediction, "noisy_latents": noisy, "alpha": alpha, "sigma": sigma}
+
+
+def rows_for(text: Tensor, batch: Tensor) -> Tensor:
+    """Text embeddings for the network's batch: those of [uncond, text] serve all samples of a copy  # [K·B, L, D]"""
+    return text if len(text) == len(batch) else text.repeat_interleave(len(batch) // max(len(text), 1), 0)
 
 
 def _each(coefficient: Tensor | float, latents: Tensor) -> Tensor:

@@ -1,0 +1,199 @@
+"""stable-dreamfusion (ashawkey/stable-dreamfusion): one import, and one changed line in `main.py`.
+
+    from ldp_fast.integrations.stable_dreamfusion import wrap
+    guidance['SD'] = wrap(StableDiffusion(device, opt.fp16, opt.vram_O, …))
+
+The object stays the host's; `train_step` and `train_step_perpneg` are ours. They draw t and ε in the host's order, and
+their score distillation is the host's: [uncond, pos], a t a sample, w(t) = 1 − ᾱ_t, divided by the batch, `grad_scale`,
+non-finite elements out. With Perp-Neg nothing waits for the device (the host asserts that the first weight is 1, and
+asks for every negative whether any sample has it). Feature matching and KL are left out of `as_latent` steps, whose
+latents are normals and a mask and not the diffusion model's.
+
+What is returned is a loss, as the host's is. Its value is the mean-type number of docs/mathematics.md and not half the
+square norm of the gradient, as the host's; its gradient is the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..guidance import PriorStatistics
+from ._core import HostLosses, attach, predict_residual, require, schedule_of
+
+# Smaller weights of negatives are none, in the host.
+SMALLEST_WEIGHT = 1e-4
+
+
+class Guidance:
+    """The host's steps with the paper's losses.
+
+    Args:
+        host: the host's `StableDiffusion`; its attributes are read at every step.
+        lambda_fm: λ1, the paper's 0.01 for NeRFs of latents.
+        lambda_kl: λ2, the paper's 0.1.
+        lambda_lsd: λ3.
+        prediction: what the network predicts. The host takes every network for one of ε; name `v_prediction` for
+            checkpoints like Stable Diffusion 2.1 at 768 pixels.
+        **options: of `HostLosses`: levels, memory, decoder_dtype, clip, nonfinite.
+
+    Attributes:
+        statistics: of the last step, on the device; None before.
+
+    Raises:
+        UsageError: an object that is not the host's.
+    """
+
+    def __init__(
+        self,
+        host: Any,
+        *,
+        lambda_fm: float = 0.01,
+        lambda_kl: float = 0.1,
+        lambda_lsd: float = 1.0,
+        prediction: Any = "epsilon",
+        **options: Any,
+    ):
+        require(host, "unet", "vae", "scheduler.alphas_cumprod", "min_step", "max_step", "encode_imgs")
+        self.host, self.prediction = host, prediction
+        self.losses = HostLosses(host.vae, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
+        self.statistics: PriorStatistics | None = None
+        self._schedule: Any = None
+
+    def train_step(
+        self,
+        text_embeddings: Tensor,
+        pred_rgb: Tensor,
+        guidance_scale: float = 100,
+        as_latent: bool = False,
+        grad_scale: float = 1,
+        save_guidance_path: Any = None,
+    ) -> Tensor:
+        """The host's contract.
+
+        Args:
+            text_embeddings: [uncond, pos]  # [2B, L, D]
+            pred_rgb: rendered images in [0, 1]  # [B, 3, H, W]
+                or, with `as_latent`, normals and mask  # [B, 4, H, W]
+            guidance_scale: s.
+            as_latent: the rendering, resized and stretched to [−1, 1], is the latent; no feature matching, no KL.
+            grad_scale: factor of the loss.
+            save_guidance_path: file to which the rendering, z_t and the denoised latents are written, decoded.
+
+        Returns:
+            The loss, a scalar.
+        """
+        return self._step(text_embeddings, None, pred_rgb, guidance_scale, as_latent, grad_scale, save_guidance_path)
+
+    def train_step_perpneg(
+        self,
+        text_embeddings: Tensor,
+        weights: Tensor,
+        pred_rgb: Tensor,
+        guidance_scale: float = 100,
+        as_latent: bool = False,
+        grad_scale: float = 1,
+        save_guidance_path: Any = None,
+    ) -> Tensor:
+        """The host's contract with Perp-Neg.
+
+        Args:
+            text_embeddings: [uncond, pos, neg_1, …], each for the whole batch  # [(1 + K)·B, L, D]
+            weights: of pos (1 by definition, and not read), neg_1, …, in the same order  # [K·B]
+            pred_rgb, guidance_scale, as_latent, grad_scale, save_guidance_path: as `train_step`.
+
+        Returns:
+            The loss, a scalar.
+        """
+        batch = len(pred_rgb)
+        negative = weights.detach().float().view(-1, batch)[1:].T
+        negative = torch.where(negative.abs() > SMALLEST_WEIGHT, negative, torch.zeros_like(negative))
+        return self._step(
+            text_embeddings,
+            negative if negative.shape[1] else None,
+            pred_rgb,
+            guidance_scale,
+            as_latent,
+            grad_scale,
+            save_guidance_path,
+        )
+
+    def _step(
+        self,
+        text: Tensor,
+        negative_weights: Tensor | None,
+        pred_rgb: Tensor,
+        guidance_scale: float,
+        as_latent: bool,
+        grad_scale: float,
+        save_guidance_path: Any,
+    ) -> Tensor:
+        host = self.host
+        if as_latent:
+            latents = F.interpolate(pred_rgb, (64, 64), mode="bilinear", align_corners=False) * 2 - 1
+        else:
+            latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
+        batch = len(latents)
+        if self._schedule is None:
+            self._schedule = schedule_of(host.scheduler, latents.device)
+        t = torch.randint(host.min_step, host.max_step + 1, (batch,), dtype=torch.long, device=latents.device)
+        noise = torch.randn_like(latents)
+        alpha, sigma = self._schedule.gather(t)
+        residual = predict_residual(
+            latents,
+            noise,
+            alpha,
+            sigma,
+            lambda z: host.unet(z, t.repeat(len(z) // batch), encoder_hidden_states=text).sample,
+            guidance_scale=guidance_scale,
+            prediction=self.prediction,
+            negative_weights=negative_weights,
+        )
+        if save_guidance_path:
+            _save_pictures(host.decode_latents, save_guidance_path, latents, noise, residual, alpha, sigma)
+        weight = self._schedule.weight(t, "dreamfusion")
+        out = self.losses(latents, residual, alpha, weight, timesteps=t, regularise=not as_latent)
+        self.statistics = out.statistics
+        return out.loss * grad_scale
+
+
+@torch.no_grad()
+def _save_pictures(
+    decode: Callable[[Tensor], Tensor],
+    path: Any,
+    latents: Tensor,
+    noise: Tensor,
+    residual: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+) -> None:
+    """v, z_t and (z_t − σ ε̂)/α, decoded, side by side; with the host's torchvision."""
+    from torchvision.utils import save_image
+
+    a, s = alpha[:, None, None, None], sigma[:, None, None, None]
+    noisy = a * latents + s * noise
+    denoised = (noisy - s * (residual + noise)) / a
+    save_image(torch.cat([decode(x.to(latents.dtype)) for x in (latents, noisy, denoised)]), path)
+
+
+def wrap(host: Any, **options: Any) -> Any:
+    """Puts our steps into the host's object.
+
+    Args:
+        host: the host's `StableDiffusion` of `guidance/sd_utils.py`.
+        **options: of `Guidance`.
+
+    Returns:
+        The same object; its attribute `ldp` is the `Guidance`.
+
+    Raises:
+        UsageError: it is not the host's object.
+    """
+    guidance = Guidance(host, **options)
+    attach(host, train_step=guidance.train_step, train_step_perpneg=guidance.train_step_perpneg)
+    object.__setattr__(host, "ldp", guidance)
+    return host
