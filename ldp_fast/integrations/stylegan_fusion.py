@@ -1,0 +1,162 @@
+"""StyleGAN-Fusion (KunpengSong/styleganfusion): its Stable Diffusion with the paper's regularisers, by one import.
+
+    # model/ZSSGAN.py, in place of `from sd import …`
+    from ldp_fast.integrations.stylegan_fusion import StableDiffusion as StableDiffusion_loss_model
+
+Made like the host's class, it is the host's object; only `train_step` is ours. It draws t and ε as the host does, keeps
+the host's options (`rescaleCFG_Noise`, `EG3D`) and its clamp of w·r to ±1, and returns the gradient and a number. The
+number is read from the device when somebody prints it, not in every step. The regularisers are not clamped: the bound
+is made for the host's own term. (The 95 % quantile of the gradient by pixels, in ZSSGAN, is taken of everything.)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guidance import PriorOutput, PriorStatistics
+from ._core import HostLosses, attach, predict_residual, require, rows_for, schedule_of
+
+CLAMP = 1.0
+EG3D = 100.0  # what the host divides its gradient by for EG3D
+
+
+class LazyFloat:
+    """A number that is still on the device: read, once, when it is printed or converted.
+
+    Args:
+        value: a tensor of one element.
+    """
+
+    def __init__(self, value: Tensor):
+        self._value: Tensor | float = value
+
+    def __float__(self) -> float:
+        if isinstance(self._value, Tensor):
+            self._value = float(self._value)
+        return self._value
+
+    def __repr__(self) -> str:
+        return repr(float(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec)
+
+    def __add__(self, other: Any) -> float:
+        return float(self) + float(other)
+
+    __radd__ = __add__
+
+
+class Guidance:
+    """The host's step with the paper's losses.
+
+    Args:
+        host: the host's `StableDiffusion`, whose modules and `args` are read at every step.
+        lambda_fm: λ1, the paper's 3 for this application.
+        lambda_kl: λ2, the paper's 0.05.
+        lambda_lsd: λ3.
+        **options: of `HostLosses`: levels, memory, decoder_dtype, clip, nonfinite.
+
+    Attributes:
+        regularise: False leaves FM and KL out, for the host's selection of layers, which needs the direction only.
+        statistics: of the last step, on the device; None before.
+    """
+
+    def __init__(
+        self, host: Any, *, lambda_fm: float = 3.0, lambda_kl: float = 0.05, lambda_lsd: float = 1.0, **options: Any
+    ):
+        require(host, "unet", "vae", "scheduler.alphas_cumprod", "text_embeddings", "args")
+        given: dict[str, Any] = {"clip": CLAMP, "nonfinite": "zero"} | options
+        self.host, self.regularise = host, True
+        # The host divides its own term; so that the λ's mean the same beside it, they shrink with it.
+        self.scale = EG3D if host.args.EG3D else 1.0
+        self.losses = HostLosses(host.vae, lambda_fm / self.scale, lambda_kl / self.scale, lambda_lsd, **given)
+        self.statistics: PriorStatistics | None = None
+        self._schedule: Any = None
+
+    def _step(self, latents: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """r, α, w and t, drawn in the host's order."""
+        host, args = self.host, self.host.args
+        if self._schedule is None:
+            self._schedule = schedule_of(host.scheduler, latents.device)
+        if t is None:
+            t = torch.randint(args.min_step, args.max_step + 1, [1], dtype=torch.long, device=latents.device)
+        noise = torch.randn_like(latents)
+        alpha, sigma = self._schedule.gather(t)
+        residual = predict_residual(
+            latents,
+            noise,
+            alpha,
+            sigma,
+            lambda z: host.unet(z, t, encoder_hidden_states=rows_for(host.text_embeddings, z)).sample,
+            guidance_scale=args.CFG,
+        )
+        if args.rescaleCFG_Noise:
+            residual = _unit(residual + noise) - _unit(noise)
+        return residual, alpha, self._schedule.weight(t, "dreamfusion") / self.scale, t
+
+    def train_step(self, latents: Tensor, t: Tensor | None = None) -> tuple[Tensor, LazyFloat]:
+        """The host's contract.
+
+        Args:
+            latents: v, of `encode_imgs`; only the values are read  # [B, 4, H, W]
+            t: timesteps; None draws one from the host's range  # [1] int64
+
+        Returns:
+            dL/dv, for the host's `latents.backward` [B, 4, H, W], and mean (ε̂ − ε)².
+        """
+        with torch.no_grad():
+            residual, alpha, weight, t = self._step(latents.detach(), t)
+            gradient, self.statistics = self.losses.gradient(
+                latents.detach(), residual, alpha, weight, timesteps=t, regularise=self.regularise
+            )
+            return gradient, LazyFloat(residual.square().mean())
+
+    def loss(self, latents: Tensor, t: Tensor | None = None) -> PriorOutput:
+        """Loss mode, for a loop of one's own: scalars on the graph of the latents.
+
+        Args: as `train_step`.
+        """
+        residual, alpha, weight, t = self._step(latents.detach(), t)
+        return self.losses(latents, residual, alpha, weight, timesteps=t, regularise=self.regularise)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Each sample with a root mean square of 1."""
+    return x / x.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def wrap(host: Any, **options: Any) -> Any:
+    """Puts our `train_step` into the host's object.
+
+    Args:
+        host: the host's `StableDiffusion`.
+        **options: of `Guidance`.
+
+    Returns:
+        The same object; its attribute `ldp` is the `Guidance`.
+
+    Raises:
+        UsageError: it is not the host's object.
+    """
+    guidance = Guidance(host, **options)
+    attach(host, train_step=guidance.train_step)
+    object.__setattr__(host, "ldp", guidance)
+    return host
+
+
+def StableDiffusion(args: Any, **options: Any) -> Any:
+    """The host's class by name and arguments; imports the host's `sd`.
+
+    Args:
+        args: the host's command line.
+        **options: of `Guidance`.
+
+    Returns:
+        The host's object, see `wrap`.
+    """
+    return wrap(importlib.import_module("sd").StableDiffusion(args), **options)
