@@ -1,0 +1,173 @@
+"""ProlificDreamer (thu-ml/prolificdreamer): its guidance with the paper's regularisers, by one line.
+
+    from ldp_fast.integrations import prolificdreamer
+    guidance = prolificdreamer.wrap(StableDiffusion(device, …, opt=opt), lambda_fm=0.01, lambda_kl=0.1)    # main.py
+
+The host's conventions: [uncond, text], e_u + s (e_c − e_u), w = 1 − ᾱ_t, one t for the batch, an optional clamp, NaN to
+0. With a second network it distils ε̂ − ε_q (VSD) in place of ε̂ − ε, and v′ of feature matching moves along the same
+field: what the paper calls the residual is what is distilled.
+
+The host's own loss ignores what comes in from above, so that under a GradScaler its gradient is not scaled while all
+others are. `mode="gradient"` keeps that; `mode="loss"` returns a proper loss, beside which the other weights of a run
+in half precision mean what they say and have to be tuned anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UsageError
+from ..guidance import PriorStatistics
+from ..losses.functional import perturb
+from ._core import HostLosses, Mode, attach, predict_residual, require, rows_for, schedule_of
+
+ANNEALED = 500  # the host's largest t once `t5` is on
+
+
+class _Unscaled(torch.autograd.Function):
+    """A zero of shape [1] whose gradient is given, whatever comes in: the host's old way."""
+
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.dtype = latents.dtype
+        return latents.new_zeros(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient.to(ctx.dtype), None
+
+
+class Guidance:
+    """The host's step with the paper's losses.
+
+    Args:
+        host: the host's `StableDiffusion`; its modules, steps and `opt` are read at every step.
+        mode: `gradient`, as the host's loss behaves, or `loss`.
+        lambda_fm: λ1.
+        lambda_kl: λ2.
+        lambda_lsd: λ3.
+        **options: of `HostLosses`: levels, memory, decoder_dtype, nonfinite.
+
+    Attributes:
+        statistics: of the last step, on the device; None before.
+
+    Raises:
+        UsageError: an unknown mode, or not the host's object.
+    """
+
+    def __init__(
+        self,
+        host: Any,
+        *,
+        mode: Mode = "gradient",
+        lambda_fm: float = 0.01,
+        lambda_kl: float = 0.1,
+        lambda_lsd: float = 1.0,
+        **options: Any,
+    ):
+        require(host, "unet", "vae", "scheduler.alphas_cumprod", "encode_imgs", "min_step", "max_step", "opt")
+        if mode not in ("gradient", "loss"):
+            raise UsageError(f"mode: expected gradient or loss, got {mode!r}")
+        self.host, self.mode = host, mode
+        self.losses = HostLosses(host.vae, lambda_fm, lambda_kl, lambda_lsd, **({"nonfinite": "zero"} | options))
+        self.statistics: PriorStatistics | None = None
+        self._schedule: Any = None
+
+    def train_step(
+        self,
+        text_embeddings: Tensor,
+        pred_rgb: Tensor,
+        guidance_scale: float = 100,
+        q_unet: Any = None,
+        pose: Tensor | None = None,
+        shading: Any = None,
+        grad_clip: float | None = None,
+        as_latent: bool = False,
+        t5: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The host's contract, without its check for NaN, for which it waits for the device.
+
+        Args:
+            text_embeddings: [uncond, text]  # [2, L, D], or [2B, L, D]
+            pred_rgb: rendered images in [0, 1], or latents where the host renders them  # [B, 3 or 4, H, W]
+            guidance_scale: s.
+            q_unet: the network of the rendered distribution, with the host's call; None distils ε̂ − ε.
+            pose: cameras, for `q_unet`.
+            shading: for `q_unet`.
+            grad_clip: bound of the elements of what is distilled; not of FM and KL.
+            as_latent: takes the images, resized, for latents; FM and KL are left out.
+            t5: draws t up to 500.
+
+        Returns:
+            The loss, [1] (0, with a gradient) in mode `gradient` and a scalar in mode `loss`; the host's Σ w ε̂ v; the
+            latents.
+
+        Raises:
+            NotImplementedError: `q_unet` without a pose, as there.
+        """
+        host, opt = self.host, self.host.opt
+        if as_latent:
+            latents = F.interpolate(pred_rgb, (64, 64), mode="bilinear", align_corners=False)
+        elif opt.latent:
+            latents = pred_rgb
+        else:
+            latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
+        largest = ANNEALED if t5 else host.max_step
+        t = torch.randint(host.min_step, largest + 1, [1], dtype=torch.long, device=latents.device)
+        noise = torch.randn_like(latents)
+        self._schedule = self._schedule or schedule_of(host.scheduler, latents.device)
+        alpha, sigma = self._schedule.gather(t)
+        weight = self._schedule.weight(t, "dreamfusion")
+        residual = predict_residual(
+            latents,
+            noise,
+            alpha,
+            sigma,
+            lambda z: host.unet(z, t, encoder_hidden_states=rows_for(text_embeddings, z)).sample,
+            guidance_scale=float(guidance_scale),
+        )
+        with torch.no_grad():
+            predicted = residual + noise
+            if q_unet is not None and not opt.sds:
+                if pose is None:
+                    raise NotImplementedError("train_step: pose: expected cameras for q_unet, got None")
+                noisy = perturb(latents, noise, alpha, sigma)
+                of_rendered = q_unet(noisy, t, c=pose, shading=shading).sample
+                if opt.v_pred:
+                    of_rendered = alpha * of_rendered + sigma * noisy
+                residual = predicted - of_rendered
+            pseudo_loss = (weight * predicted * latents.detach()).sum()
+        self.losses.clip = grad_clip
+        arguments: tuple[Any, ...] = (latents, residual, alpha, weight)
+        if self.mode == "loss":
+            out = self.losses(*arguments, timesteps=t, regularise=not as_latent)
+            self.statistics = out.statistics
+            return out.loss, pseudo_loss, latents
+        gradient, self.statistics = self.losses.gradient(*arguments, timesteps=t, regularise=not as_latent)
+        return _Unscaled.apply(latents, gradient), pseudo_loss, latents
+
+
+def wrap(host: Any, **options: Any) -> Any:
+    """Puts our `train_step` into the host's object.
+
+    Args:
+        host: the host's `StableDiffusion`.
+        **options: of `Guidance`.
+
+    Returns:
+        The same object; its attribute `ldp` is the `Guidance`.
+
+    Raises:
+        UsageError: it is not the host's object, or an unknown mode.
+    """
+    guidance = Guidance(host, **options)
+    attach(host, train_step=guidance.train_step)
+    object.__setattr__(host, "ldp", guidance)
+    return host
