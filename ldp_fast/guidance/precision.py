@@ -308,9 +308,10 @@ def _is_channels_last(module: nn.Module) -> bool:
 
 
 def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    difference = float((actual - expected).norm())
-    found = difference / float(expected.norm()) if difference else 0.0
-    return found if math.isfinite(found) else math.inf
+    difference, size = float((actual - expected).norm()), float(expected.norm())
+    if difference == 0:
+        return 0.0
+    return difference / size if size > 0 and math.isfinite(difference / size) else math.inf
 
 
 def _too_far(what: str, deviation: float, tolerance: float) -> str:

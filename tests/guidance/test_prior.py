@@ -45,6 +45,9 @@ def check_against_naive(settings: PriorSettings, prediction: str = "epsilon", ch
     out = prior(leaf, text, timesteps=t, noise=noise)
     (out.loss * 3).backward()
     assert_near(leaf.grad, 3 * expected)
+    step = prior.capture(v, text)
+    assert not step.captured
+    assert_near(step(v, timesteps=t, noise=noise)[0], expected)
     for name in ("lsd", "fm", "kl"):
         torch.testing.assert_close(getattr(out, name).double(), values[name], rtol=1e-4, atol=1e-6)
     lambdas = {"lsd": settings.lambda_lsd, "fm": settings.lambda_fm, "kl": settings.lambda_kl}

@@ -1,0 +1,100 @@
+"""`prior.compile`: the same gradients in both modes, any batch size, and nothing of the host's changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import _dynamo
+
+from ldp_fast.errors import UsageError
+from ldp_fast.guidance import LatentDiffusionPrior, TextEmbeddings
+
+from .naive import naive_gradient
+from .steps import fixed, make
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """No compiled code of another test."""
+    _dynamo.reset()
+    yield
+    _dynamo.reset()
+
+
+def check(prior: LatentDiffusionPrior, v: torch.Tensor, text: TextEmbeddings, compiled: LatentDiffusionPrior) -> None:
+    """Gradient mode, loss mode, the captured step's fallback, eager and naive give one gradient."""
+    call = {"timesteps": torch.linspace(40, 900, len(v)).long(), "noise": torch.randn(v.shape)}
+    eager, _ = prior.gradient(v, text, **call)
+    both = text.expand(len(v))
+    naive, _ = naive_gradient(
+        prior.unet, prior.vae, prior.scheduler, prior.settings, prior.guidance_scale, "epsilon",
+        v, both.uncond, both.text, call["timesteps"], call["noise"],
+    )  # fmt: skip
+    leaf = v.clone().requires_grad_()
+    compiled(leaf, text, **call).loss.backward()
+    found = (compiled.gradient(v, text, **call)[0], leaf.grad, compiled.capture(v, text)(v, **call)[0])
+    for actual in found:
+        assert actual is not None
+        # Rounding may turn signs of nearly equal features: relative L2, not element by element.
+        assert (actual - eager).norm() < 2e-3 * eager.norm()
+        assert (actual - naive).norm() < 2e-3 * naive.norm()
+
+
+def check_batches(**options: Any) -> None:
+    prior, latents, text = make()
+    compiled = prior.compile(**options)
+    for batch in (2, 3, 5, 1):
+        check(prior, torch.randn(batch, *latents.shape[1:]), text, compiled)
+    graphs = _dynamo.utils.counters["stats"]["unique_graphs"]
+    for batch in (4, 6, 7):
+        compiled.gradient(torch.randn(batch, *latents.shape[1:]), text)
+    assert _dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "compiled again for another batch size"
+
+
+@pytest.mark.slow
+def test_any_batch_size_without_code_generation() -> None:
+    _dynamo.utils.counters.clear()
+    check_batches(backend="aot_eager")
+
+
+@pytest.mark.slow
+def test_any_batch_size() -> None:
+    _dynamo.utils.counters.clear()
+    check_batches()
+
+
+def test_everything_else_is_shared_and_nothing_of_the_host_is_changed() -> None:
+    prior, latents, text = make()
+    _ = prior.decoder
+    unet, names, attributes = prior.unet, list(prior.unet.state_dict()), dict(vars(prior.unet))
+    compiled = prior.compile(backend="eager")
+    compiled.gradient(latents, text, **fixed(latents))
+    assert prior.unet is unet and vars(unet) == attributes and list(unet.state_dict()) == names
+    assert unet._compiled_call_impl is None
+    assert compiled.unet is not unet and compiled.unet._orig_mod is unet
+    for name in ("vae", "_decoder", "schedule", "settings", "text_encoder"):
+        assert getattr(compiled, name) is getattr(prior, name)
+    assert compiled.latent_shape == prior.latent_shape and compiled.dtype == prior.dtype
+    assert compiled.with_settings(lambda_fm=0.0).unet is compiled.unet
+    assert compiled.compile().unet._orig_mod is unet  # once, not twice
+
+
+def test_compiled_networks_are_not_measured() -> None:
+    prior, latents, text = make()
+    with pytest.raises(UsageError, match="optimise first, then compile"):
+        prior.compile().optimise(latents, text)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_gpu_a_compiled_network_in_a_captured_step() -> None:
+    prior, latents, text = make("cuda")
+    step = prior.compile().capture(latents, text)
+    assert step.captured, step.reason
+    for seed in range(2):
+        expected, _ = prior.gradient(latents, text, **fixed(latents, seed))
+        actual, _ = step(latents, **fixed(latents, seed))
+        assert (actual - expected).norm() < 2e-3 * expected.norm()
