@@ -102,6 +102,11 @@ def networks(size: str, device: str, dtype: torch.dtype) -> tuple[Any, Any, Any,
     return frozen[0], frozen[1], models.scheduler(), 768
 
 
+def resized(images: Tensor) -> Tensor:
+    """What the VAE takes, in the hosts."""
+    return F.interpolate(images, (512, 512), mode="bilinear", align_corners=False)
+
+
 def latent_nerf_host(host: Any) -> None:
     t, noise, _, out = host.noised((1,), 2, host.text[:2])
     uncond, text = out.chunk(2)
@@ -117,6 +122,7 @@ def towards(host: Any, gradient: Tensor) -> None:
 
 
 def stable_dreamfusion_host(host: Any) -> None:
+    host.encode_imgs(resized(host.picture))
     t, noise, _, out = host.noised((1,), 2, host.text[:2])
     uncond, text = out.chunk(2)
     guided = uncond + 100 * (text - uncond)
@@ -124,6 +130,7 @@ def stable_dreamfusion_host(host: Any) -> None:
 
 
 def stable_dreamfusion_perp_neg_host(host: Any) -> None:
+    host.encode_imgs(resized(host.picture))
     t, noise, _, out = host.noised((1,), 4, host.text)
     assert bool((host.weights[:1] == 1).all())
     uncond, positive, *negatives = out.split(1)
@@ -141,6 +148,7 @@ def stable_dreamfusion_perp_neg_host(host: Any) -> None:
 
 
 def threestudio_host(host: Any) -> None:
+    host.encode_imgs(resized(host.picture))
     t, noise, noisy, out = host.noised((1,), 2, host.text[:2])
     text, uncond = out.chunk(2)
     guided = text + 100 * (text - uncond)
