@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from ldp_fast.integrations import latent_nerf, stable_dreamfusion, threestudio
 from ldp_fast.integrations._core import HostLosses, schedule_of
 
+from . import image_hosts
+
 WAYS = ("host", "adapter", "adapter_fm_kl")
 SIZES = {"small": 8, "embedded": 16, "sd15": 64}
 PAPER, ALONE = {"lambda_fm": 0.01, "lambda_kl": 0.1}, {"lambda_fm": 0.0, "lambda_kl": 0.0}
@@ -200,6 +202,7 @@ HOSTS: dict[str, tuple[Callable[[Any], None], Callable[[Any, dict[str, float]], 
     "stable_dreamfusion": (stable_dreamfusion_host, stable_dreamfusion_adapter),
     "stable_dreamfusion_perp_neg": (stable_dreamfusion_perp_neg_host, stable_dreamfusion_perp_neg_adapter),
     "threestudio": (threestudio_host, threestudio_adapter),
+    **image_hosts.HOSTS,
 }
 
 
