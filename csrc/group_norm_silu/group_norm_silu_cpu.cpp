@@ -121,13 +121,14 @@ void gather(const GroupNormParams& params, const float* columns, int64_t width, 
             }
 }
 
-// values[g] for every column.
+// columns[j] = value(channel, group) of column j.
 template <typename Value>
 void spread(const GroupNormParams& params, int64_t width, float* columns, const Value& value) {
-    for (int64_t j = 0; j < width; ++j) {
-        const int64_t channel = j % params.channels;
-        columns[j] = value(channel, channel * params.groups / params.channels);
-    }
+    const int64_t in_group = params.channels / params.groups;
+    for (int64_t pixel = 0; pixel < width; pixel += params.channels)
+        for (int64_t g = 0; g < params.groups; ++g)
+            for (int64_t channel = g * in_group; channel < (g + 1) * in_group; ++channel)
+                columns[pixel + channel] = value(channel, g);
 }
 
 constexpr int kColumnArrays = 5;

@@ -6,10 +6,20 @@
 namespace ldp {
 namespace LDP_ISA {
 
+// Asks for the next `rows` rows: processors do not see that four short runs side by side will go on. Never an error.
+LDP_ALWAYS_INLINE void fetch_ahead(const float* at, int rows, int64_t width) {
+#if defined(__GNUC__)
+    for (int r = rows; r < 2 * rows; ++r) __builtin_prefetch(at + r * width);
+#else
+    (void)at, (void)rows, (void)width;
+#endif
+}
+
 template <int kRows>
 LDP_ALWAYS_INLINE void sum_of(const float* x, int64_t width, float* sums) {
     for (int64_t j = 0; j < width; j += kLanes) {
         Vec total = load(x + j);
+        if (kRows > 1) fetch_ahead(x + j, kRows, width);
         for (int r = 1; r < kRows; ++r) total = add(total, load(x + r * width + j));
         store(sums + j, add(load(sums + j), total));
     }
@@ -44,28 +54,21 @@ static void add_up_deviations(const float* x, int64_t rows, int64_t width, const
     for (; rows > 0; --rows, x += width) deviations_of<1>(x, width, centre, sums, squares);
 }
 
-template <int kRows, bool kSilu>
-LDP_ALWAYS_INLINE void outputs_of(const float* x, int64_t width, const Columns& columns, float* out) {
-    for (int64_t j = 0; j < width; j += kLanes) {
-        const Vec mean = load(columns.mean + j), scale = load(columns.scale + j), shift = load(columns.shift + j);
-        for (int r = 0; r < kRows; ++r) {
-            const Vec h = multiply_add(subtract(load(x + r * width + j), mean), scale, shift);
-            store(out + r * width + j, kSilu ? multiply(h, sigmoid(h)) : h);
-        }
-    }
-}
-
 template <bool kSilu>
-static void outputs_of_all(const float* x, int64_t rows, int64_t width, const Columns& columns, float* out) {
-    for (; rows >= 4; rows -= 4, x += 4 * width, out += 4 * width) outputs_of<4, kSilu>(x, width, columns, out);
-    for (; rows > 0; --rows, x += width, out += width) outputs_of<1, kSilu>(x, width, columns, out);
+static void outputs_of(const float* x, int64_t rows, int64_t width, const Columns& columns, float* out) {
+    for (; rows > 0; --rows, x += width, out += width)
+        for (int64_t j = 0; j < width; j += kLanes) {
+            const Vec deviation = subtract(load(x + j), load(columns.mean + j));
+            const Vec h = multiply_add(deviation, load(columns.scale + j), load(columns.shift + j));
+            store(out + j, kSilu ? multiply(h, sigmoid(h)) : h);
+        }
 }
 
 static void normalise(const float* x, int64_t rows, int64_t width, const Columns& columns, bool silu, float* out) {
     if (silu)
-        outputs_of_all<true>(x, rows, width, columns, out);
+        outputs_of<true>(x, rows, width, columns, out);
     else
-        outputs_of_all<false>(x, rows, width, columns, out);
+        outputs_of<false>(x, rows, width, columns, out);
 }
 
 // From the gradient of silu(h), or of h, to that of h = scale * deviation + shift.
@@ -81,6 +84,7 @@ LDP_ALWAYS_INLINE void gradient_sums_of(const float* grad, const float* x, int64
                                         float* sums, float* moments) {
     for (int64_t j = 0; j < width; j += kLanes) {
         const Vec mean = load(columns.mean + j), scale = load(columns.scale + j), shift = load(columns.shift + j);
+        if (kRows > 1) fetch_ahead(x + j, kRows, width), fetch_ahead(grad + j, kRows, width);
         Vec total = broadcast(0.0f), moment = total;
         for (int r = 0; r < kRows; ++r) {
             const Vec deviation = subtract(load(x + r * width + j), mean);
@@ -111,49 +115,31 @@ static void add_up_gradients(const float* grad, const float* x, int64_t rows, in
         gradient_sums_of_all<false>(grad, x, rows, width, columns, sums, moments);
 }
 
-template <int kRows, bool kSilu, bool kAddend>
-LDP_ALWAYS_INLINE void gradients_of(const float* grad, const float* x, const float* addend, int64_t width,
-                                    const Columns& columns, float* out) {
-    for (int64_t j = 0; j < width; j += kLanes) {
-        const Vec mean = load(columns.mean + j), scale = load(columns.scale + j), shift = load(columns.shift + j);
-        const Vec constant = load(columns.constant + j), slope = load(columns.slope + j);
-        for (int r = 0; r < kRows; ++r) {
-            const int64_t at = r * width + j;
-            const Vec deviation = subtract(load(x + at), mean);
-            const Vec inner = inner_gradient<kSilu>(load(grad + at), deviation, scale, shift);
-            Vec result = multiply_add(inner, scale, multiply_add(deviation, slope, constant));
-            if (kAddend) result = add(result, load(addend + at));
-            store(out + at, result);
-        }
-    }
-}
-
 template <bool kSilu, bool kAddend>
-static void gradients_of_all(const float* grad, const float* x, const float* addend, int64_t rows, int64_t width,
-                             const Columns& columns, float* out) {
-    for (; rows > 0; rows -= 4) {
-        if (rows >= 4)
-            gradients_of<4, kSilu, kAddend>(grad, x, addend, width, columns, out);
-        else
-            for (int64_t r = 0; r < rows; ++r)
-                gradients_of<1, kSilu, kAddend>(grad + r * width, x + r * width, kAddend ? addend + r * width : nullptr,
-                                                width, columns, out + r * width);
-        grad += 4 * width, x += 4 * width, out += 4 * width;
-        if (kAddend) addend += 4 * width;
-    }
+static void gradients_of(const float* grad, const float* x, const float* addend, int64_t rows, int64_t width,
+                         const Columns& columns, float* out) {
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t j = 0; j < width; j += kLanes) {
+            const int64_t at = row * width + j;
+            const Vec deviation = subtract(load(x + at), load(columns.mean + j)), scale = load(columns.scale + j);
+            const Vec inner = inner_gradient<kSilu>(load(grad + at), deviation, scale, load(columns.shift + j));
+            Vec result = multiply_add(deviation, load(columns.slope + j), load(columns.constant + j));
+            result = multiply_add(inner, scale, result);
+            store(out + at, kAddend ? add(result, load(addend + at)) : result);
+        }
 }
 
 // out = scale dL/dh + constant + slope (x - mean), and the addend where there is one.
 static void differentiate(const float* grad, const float* x, const float* addend, int64_t rows, int64_t width,
                           const Columns& columns, bool silu, float* out) {
     if (silu && addend != nullptr)
-        gradients_of_all<true, true>(grad, x, addend, rows, width, columns, out);
+        gradients_of<true, true>(grad, x, addend, rows, width, columns, out);
     else if (silu)
-        gradients_of_all<true, false>(grad, x, addend, rows, width, columns, out);
+        gradients_of<true, false>(grad, x, addend, rows, width, columns, out);
     else if (addend != nullptr)
-        gradients_of_all<false, true>(grad, x, addend, rows, width, columns, out);
+        gradients_of<false, true>(grad, x, addend, rows, width, columns, out);
     else
-        gradients_of_all<false, false>(grad, x, addend, rows, width, columns, out);
+        gradients_of<false, false>(grad, x, addend, rows, width, columns, out);
 }
 
 // out += weight * sign, for the elements of a sample from `first` on; `words` are the sample's packed signs.
@@ -163,9 +149,17 @@ static void add_signs(const int32_t* words, int64_t first, int64_t count, float 
         const int64_t run = kSignColumns - column < count - done ? kSignColumns - column : count - done;
         const int32_t* const word = words + at / kSignBlock * kSignColumns + column;
         const int shift = static_cast<int>(30 - 2 * row);
+        float* const to = out + done;
         for (int64_t i = 0; i < run; ++i) {
+            // Without a branch, or the loop stays scalar: the bits of NaN where the code is -2.
             const int32_t code = static_cast<int32_t>(static_cast<uint32_t>(word[i]) << shift) >> 30;
-            out[done + i] += code == -2 ? NAN : weight * static_cast<float>(code);
+            const int32_t nan = (code >> 1 & ~code & 1) * 0x7fc00000;
+            float value = weight * static_cast<float>(code);
+            int32_t bits;
+            memcpy(&bits, &value, sizeof(bits));
+            bits |= nan;
+            memcpy(&value, &bits, sizeof(bits));
+            to[i] += value;
         }
         done += run;
     }

@@ -118,7 +118,7 @@ register(
     "group_norm_moments",
     reference=reference.group_norm_moments,
     fake=_fake_moments,
-    launcher="ldp_fast.kernels.group_norm_silu:moments",
+    launcher="ldp_fast.kernels.group_norm_moments:moments",
     native=_native("group_norm_moments"),
 )
 register(

@@ -1,0 +1,363 @@
+"""Group norm and SiLU on Triton, channels-last: forward, and the gradient with respect to x.
+
+The idea. Of every x only two numbers a group are kept (`group_norm_moments`); y and everything between is computed
+again where it is needed. Per element of half precision: forward reads 2 bytes and writes 2; backward reads x and the
+gradient twice, for the sums and for the result, and writes 2: 10 in all. The skip connection's gradient (2 more) and
+the signs of feature matching (1/4 more) come along in the last pass, where adding them afterwards would be 6 each and more.
+One launch forward, three backward.
+
+Sums over pixels are cut as in `group_norm_moments`: a program leaves those of its 64 channels, and a second, small
+launch joins them to groups, in a fixed order.
+
+Forward and the last pass of the backward see a sample as one run of memory, a block of 8192 elements a program, ROWS x
+COLS as in `feature_matching`, so that a word of signs is loaded once and serves a column. Where C divides COLS (every
+power of two up to 512) a column has one channel, and what belongs to the channel is loaded once a program; elsewhere it
+is gathered row by row. All rows of a part are loaded before the first is stored: a compiler that cannot tell the
+buffers apart moves no load across a store.
+
+B: samples. P: pixels, H·W. C: channels. G: groups.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .group_norm_moments import NUM_WARPS, channels_last, locate, reduction_of, tiles_of
+
+BLOCK = 8192  # elements of a block of packed signs
+TILE_ELEMENTS = 4096  # of the sums: two inputs, so half as many elements of each at a time
+
+
+@triton.jit
+def _sigmoid(h):
+    return 1.0 / (1.0 + tl.exp(-h))
+
+
+@triton.jit
+def _inner_gradient(grad, h, SILU: tl.constexpr):
+    """From the gradient of silu(h), or of h, to that of h."""
+    if SILU:
+        s = _sigmoid(h)
+        grad *= s * (1.0 + h * (1.0 - s))
+    return grad
+
+
+@triton.jit
+def _coefficients(channel, inside, mean, rstd, weight, bias, IN_GROUP: tl.constexpr):
+    """μ, γ ρ and β of channels; `mean` and `rstd` are the sample's."""
+    group = channel // IN_GROUP
+    centre = tl.load(mean + group, inside, other=0.0)
+    scale = tl.load(rstd + group, inside, other=0.0)
+    if weight is not None:
+        scale *= tl.load(weight + channel, inside, other=0.0).to(tl.float32)
+    shift = tl.zeros_like(centre)
+    if bias is not None:
+        shift = tl.load(bias + channel, inside, other=0.0).to(tl.float32)
+    return centre, scale, shift
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def group_norm_silu_kernel(
+    out,  # [B, P, C]
+    x,  # [B, P, C]
+    mean,  # [B, G]
+    rstd,  # [B, G]
+    weight,  # [C], or None
+    bias,  # [C], or None
+    size,  # P·C
+    blocks,  # of a sample
+    CHANNELS: tl.constexpr,
+    IN_GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    PART: tl.constexpr,  # rows at a time
+    SILU: tl.constexpr,
+):
+    program = tl.program_id(0)
+    sample, first = (program // blocks).to(tl.int64), (program % blocks).to(tl.int64) * (ROWS * COLS)
+    x += sample * size + first
+    out += sample * size + first
+    mean += sample * (CHANNELS // IN_GROUP)
+    rstd += sample * (CHANNELS // IN_GROUP)
+    left = tl.minimum(size - first, ROWS * COLS).to(tl.int32)
+
+    columns = tl.arange(0, COLS)[None, :]
+    periodic: tl.constexpr = COLS % CHANNELS == 0
+    if periodic:
+        channel = columns % CHANNELS
+        centre, scale, shift = _coefficients(channel, channel >= 0, mean, rstd, weight, bias, IN_GROUP)
+    for part in tl.static_range(ROWS // PART):
+        at = (part * PART + tl.arange(0, PART))[:, None] * COLS + columns
+        mask = at < left
+        values = tl.load(x + at, mask, other=0.0).to(tl.float32)
+        if not periodic:
+            channel = ((first % CHANNELS).to(tl.int32) + at) % CHANNELS
+            centre, scale, shift = _coefficients(channel, mask, mean, rstd, weight, bias, IN_GROUP)
+        values = (values - centre) * scale + shift
+        if SILU:
+            values *= _sigmoid(values)
+        tl.store(out + at, values.to(out.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["pixels", "tiles", "chunks"])
+def group_norm_silu_bwd_sums_kernel(
+    grad,  # [B, P, C], of the output
+    x,  # [B, P, C]
+    mean,  # [B, G]
+    rstd,  # [B, G]
+    weight,  # [C], or None
+    bias,  # [C], or None
+    sums,  # [B, chunks, C] float32, of dL/dh over a chunk's pixels
+    moments,  # [B, chunks, C] float32, of dL/dh (x - mean)
+    pixels,
+    tiles,
+    chunks,
+    CHANNELS: tl.constexpr,
+    IN_GROUP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    TURNS: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    TILE: tl.constexpr = ROWS * TURNS
+    sample, chunk, channel, start, left = locate(pixels, tiles, chunks, CHANNELS, WIDTH, TILE)
+    channels = channel + tl.arange(0, WIDTH)
+    pixel = tl.arange(0, TURNS)[:, None, None] * ROWS + tl.arange(0, ROWS)[None, :, None]
+    offsets = pixel * CHANNELS + channels[None, None, :]
+    inside = (channels < CHANNELS)[None, None, :]
+    mean += sample * (CHANNELS // IN_GROUP)
+    rstd += sample * (CHANNELS // IN_GROUP)
+    wanted = channels[None, None, :]
+    centre, scale, shift = _coefficients(wanted, inside, mean, rstd, weight, bias, IN_GROUP)
+    x += start
+    grad += start
+
+    total = tl.zeros((ROWS, WIDTH), tl.float32)
+    moment = tl.zeros((ROWS, WIDTH), tl.float32)
+    for first in range(0, left, TILE):
+        mask = (pixel < left - first) & inside
+        deviation = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - centre
+        # Zero where there is no pixel, and so is what comes of it.
+        inner = tl.load(grad + offsets, mask, other=0.0).to(tl.float32)
+        inner = _inner_gradient(inner, deviation * scale + shift, SILU)
+        total += tl.sum(inner, 0)
+        moment += tl.sum(inner * deviation, 0)
+        x += TILE * CHANNELS
+        grad += TILE * CHANNELS
+
+    to = (sample * chunks + chunk) * CHANNELS + channels
+    tl.store(sums + to, tl.sum(total, 0), channels < CHANNELS)
+    tl.store(moments + to, tl.sum(moment, 0), channels < CHANNELS)
+
+
+@triton.jit(do_not_specialize=["pixels", "chunks"])
+def group_norm_silu_bwd_reduce_kernel(
+    constant,  # [B, G] float32, -ρ mean(g)
+    slope,  # [B, G] float32, -ρ² mean(g x̂)
+    sums,  # [B, chunks, C]
+    moments,  # [B, chunks, C]
+    rstd,  # [B, G]
+    weight,  # [C], or None
+    pixels,
+    chunks,
+    CHANNELS: tl.constexpr,
+    IN_GROUP: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    program = tl.program_id(0)
+    groups: tl.constexpr = CHANNELS // IN_GROUP
+    channel = program % groups * IN_GROUP
+    base = (program // groups).to(tl.int64) * chunks * CHANNELS + channel
+    lanes = tl.arange(0, LANES)
+    number = chunks * IN_GROUP
+    total = tl.zeros((LANES,), tl.float32)
+    moment = tl.zeros((LANES,), tl.float32)
+    for first in range(0, number, LANES):
+        mask = first + lanes < number
+        inside = (first + lanes) % IN_GROUP
+        at = base + (first + lanes) // IN_GROUP * CHANNELS + inside
+        s, m = tl.load(sums + at, mask, other=0.0), tl.load(moments + at, mask, other=0.0)
+        if weight is not None:
+            w = tl.load(weight + channel + inside, mask, other=0.0).to(tl.float32)
+            s, m = s * w, m * w
+        total += s
+        moment += m
+    size = pixels.to(tl.float32) * IN_GROUP
+    rho = tl.load(rstd + program)
+    tl.store(constant + program, -rho * (tl.sum(total, 0) / size))
+    tl.store(slope + program, -rho * rho * (rho * (tl.sum(moment, 0) / size)))
+
+
+@triton.jit(do_not_specialize=["blocks", "half"])
+def group_norm_silu_bwd_kernel(
+    grad_x,  # [B, P, C]
+    grad,  # [B, P, C], of the output
+    x,  # [B, P, C]
+    mean,  # [B, G]
+    rstd,  # [B, G]
+    weight,  # [C], or None
+    bias,  # [C], or None
+    constant,  # [B, G]
+    slope,  # [B, G]
+    addend,  # [B, P, C], or None
+    signs,  # [B / 2, blocks, COLS] words, or None
+    sign_weight,
+    size,  # P·C
+    blocks,  # of a sample
+    half,  # B / 2
+    CHANNELS: tl.constexpr,
+    IN_GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    PART: tl.constexpr,
+    SILU: tl.constexpr,
+):
+    program = tl.program_id(0)
+    row, block = program // blocks, program % blocks
+    sample, first = row.to(tl.int64), block.to(tl.int64) * (ROWS * COLS)
+    x += sample * size + first
+    grad += sample * size + first
+    grad_x += sample * size + first
+    if addend is not None:
+        addend += sample * size + first
+    mean += sample * (CHANNELS // IN_GROUP)
+    rstd += sample * (CHANNELS // IN_GROUP)
+    constant += sample * (CHANNELS // IN_GROUP)
+    slope += sample * (CHANNELS // IN_GROUP)
+    left = tl.minimum(size - first, ROWS * COLS).to(tl.int32)
+
+    columns = tl.arange(0, COLS)[None, :]
+    if signs is not None:
+        second = row >= half
+        signs += (tl.where(second, row - half, row).to(tl.int64) * blocks + block) * COLS
+        step = tl.where(second, -sign_weight, sign_weight)
+        word = tl.load(signs + columns).to(tl.int32)
+    periodic: tl.constexpr = COLS % CHANNELS == 0
+    if periodic:
+        channel = columns % CHANNELS
+        centre, scale, shift = _coefficients(channel, channel >= 0, mean, rstd, weight, bias, IN_GROUP)
+        fixed, linear = tl.load(constant + channel // IN_GROUP), tl.load(slope + channel // IN_GROUP)
+    for part in tl.static_range(ROWS // PART):
+        rows = (part * PART + tl.arange(0, PART))[:, None]
+        at = rows * COLS + columns
+        mask = at < left
+        deviation = tl.load(x + at, mask, other=0.0).to(tl.float32)
+        inner = tl.load(grad + at, mask, other=0.0).to(tl.float32)
+        if addend is not None:
+            more = tl.load(addend + at, mask, other=0.0).to(tl.float32)
+        if not periodic:
+            channel = ((first % CHANNELS).to(tl.int32) + at) % CHANNELS
+            centre, scale, shift = _coefficients(channel, mask, mean, rstd, weight, bias, IN_GROUP)
+            fixed = tl.load(constant + channel // IN_GROUP, mask, other=0.0)
+            linear = tl.load(slope + channel // IN_GROUP, mask, other=0.0)
+        deviation -= centre
+        inner = _inner_gradient(inner, deviation * scale + shift, SILU)
+        result = inner * scale + (deviation * linear + fixed)
+        if addend is not None:
+            result += more
+        if signs is not None:
+            code = (word << (30 - 2 * rows)) >> 30
+            result += tl.where(code == -2, float("nan"), code.to(tl.float32) * step)
+        tl.store(grad_x + at, result.to(grad_x.dtype.element_ty), mask)
+
+
+def forward(
+    out: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool
+) -> None:
+    """Fill out [B, C, H, W], which is channels-last; the rest is as in the reference."""
+    if x.shape[0] == 0:
+        return
+    x = channels_last(x)
+    constants = _constants(mean, rstd, weight, bias)
+    shape, grid = _stream(x, mean.shape[1])
+    group_norm_silu_kernel[(grid,)](out=out, x=x, SILU=silu, **constants, **shape)
+
+
+def backward(
+    grad_x: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    silu: bool,
+    addend: Tensor | None = None,
+    signs: Tensor | None = None,
+    sign_weight: float = 0.0,
+) -> None:
+    """Fill grad_x [B, C, H, W], which is channels-last; the rest is as in the reference."""
+    batch, channels, groups = x.shape[0], x.shape[1], mean.shape[1]
+    if batch == 0:
+        return
+    grad, x, pixels = channels_last(grad), channels_last(x), x.shape[2] * x.shape[3]
+    constants = _constants(mean, rstd, weight, bias)
+    shape, grid, chunks, _ = tiles_of(x, TILE_ELEMENTS)
+    sums, products = torch.empty((2, batch, chunks, channels), dtype=torch.float32, device=x.device)
+    group_norm_silu_bwd_sums_kernel[(grid,)](
+        grad=grad,
+        x=x,
+        sums=sums,
+        moments=products,
+        pixels=pixels,
+        chunks=chunks,
+        CHANNELS=channels,
+        IN_GROUP=channels // groups,
+        SILU=silu,
+        **constants,
+        **shape,
+    )
+    constant, slope = torch.empty((2, batch, groups), dtype=torch.float32, device=x.device)
+    group_norm_silu_bwd_reduce_kernel[(batch * groups,)](
+        constant=constant,
+        slope=slope,
+        sums=sums,
+        moments=products,
+        rstd=constants["rstd"],
+        weight=constants["weight"],
+        pixels=pixels,
+        chunks=chunks,
+        **reduction_of(chunks, channels, groups),
+    )
+    stream, programs = _stream(x, groups)
+    group_norm_silu_bwd_kernel[(programs,)](
+        grad_x=grad_x,
+        grad=grad,
+        x=x,
+        constant=constant,
+        slope=slope,
+        addend=None if addend is None else channels_last(addend),
+        signs=None if signs is None else signs.contiguous(),
+        sign_weight=sign_weight,
+        half=batch // 2,
+        SILU=silu,
+        **constants,
+        **stream,
+    )
+
+
+def _constants(mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> dict[str, Tensor | None]:
+    named = {"mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
+    return {name: None if value is None else value.contiguous() for name, value in named.items()}
+
+
+def _stream(x: Tensor, groups: int) -> tuple[dict[str, int], int]:
+    """Arguments of a streaming kernel that follow from x, and its programs."""
+    batch, channels, size = x.shape[0], x.shape[1], x.shape[1] * x.shape[2] * x.shape[3]
+    itemsize, blocks = x.element_size(), -(-size // BLOCK)
+    columns = 2048 // itemsize
+    shape = {
+        "size": size,
+        "blocks": blocks,
+        "CHANNELS": channels,
+        "IN_GROUP": channels // groups,
+        "ROWS": 4 * itemsize,
+        "COLS": columns,
+        # What is gathered for every row takes registers: fewer rows at a time then.
+        "PART": (2 if columns % channels == 0 else 1) * itemsize,
+        "num_warps": NUM_WARPS,
+    }
+    return shape, batch * blocks
