@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "conv/conv.h"
 #include "hash_grid/layout.h"
 #ifdef USE_CUDA
 #include <ldp/build_info.h>
@@ -63,6 +64,17 @@ py::dict device_code(int device) {
 #endif
 }
 
+int64_t conv_workspace(int kind, int64_t batch, int64_t height, int64_t width, int64_t in, int64_t out, bool activated,
+                       int threads) {
+    ldp::ConvParams params{};
+    params.kind = static_cast<ldp::ConvKind>(kind);
+    params.batch = batch, params.height = height, params.width = width, params.in = in, params.out_channels = out;
+    const float present = 0.0f;
+    params.scale = activated ? &present : nullptr;
+    params.threads = threads;
+    return ldp::conv_workspace(params);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -78,4 +90,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
           "What the extension was built with: compiler, cxx_standard, torch_target, debug, cuda (None without), architectures.");
     m.def("device_code", &device_code, py::arg("device"),
           "Which compiled variant runs on a CUDA device: compute capability of its machine code and of its PTX.");
+    m.def("conv_workspace", &conv_workspace, py::arg("kind"), py::arg("batch"), py::arg("height"), py::arg("width"), py::arg("in"),
+          py::arg("out"), py::arg("activated"), py::arg("threads"), "Floats of workspace that frozen_conv needs (csrc/conv/conv.h).");
 }

@@ -7,6 +7,7 @@
 
 #include "adam/adam_op.h"
 #include "composite/composite_op.h"
+#include "conv/conv_op.h"
 #include "field/field_op.h"
 #include "group_norm_silu/group_norm_silu_op.h"
 #include "hash_grid/hash_grid_op.h"
@@ -52,6 +53,9 @@ STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
         "Tensor? grad_emptiness, Tensor density, Tensor values, Tensor distances, Tensor steps, Tensor ray_offsets, "
         "Tensor? background, Tensor opacity, float early_stop, float emptiness_scale) -> ()");
     m.def(
+        "frozen_conv(Tensor(a!) out, Tensor(b!) workspace, Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, "
+        "Tensor? addend, int kind, int threads) -> ()");
+    m.def(
         "fused_adam(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!)? shadow, "
         "Tensor(f!) step, Tensor lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled, "
         "Tensor? grad_scale, Tensor? found_inf, bool zero_grad) -> ()");
@@ -78,6 +82,7 @@ void implement(torch::stable::detail::StableLibrary& m) {
     m.impl("occupancy_bits", TORCH_BOX(&ldp::occupancy_bits_op));
     m.impl("composite", TORCH_BOX(&ldp::composite_op));
     m.impl("composite_backward", TORCH_BOX(&ldp::composite_backward_op));
+    m.impl("frozen_conv", TORCH_BOX(&ldp::frozen_conv_op));
     m.impl("fused_adam", TORCH_BOX(&ldp::fused_adam_op));
     m.impl("group_norm_moments", TORCH_BOX(&ldp::group_norm_moments_op));
     m.impl("group_norm_silu", TORCH_BOX(&ldp::group_norm_silu_op));

@@ -8,33 +8,18 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from ..losses.functional import feature_matching_loss
+from ..ops.frozen_conv import shared_workspace
+from .layers import Layer
+from .matching import LevelMatching
+from .passes import Features, Memory, Tape, kept_bytes, recomputes
+from .recognise import entry_of, layers_of
 from .stages import split
 
 DEFAULT_LEVELS = ("up0", "up1", "up2")
 # In float16 the largest level's cotangents are brought to 2⁻⁸: the decoder amplifies them a hundredfold and more on the
 # way down (float16 ends at 2¹⁶), and a level sixty times smaller is still far above the smallest number.
 HEADROOM = 8
-
-
-class _FrozenStage:
-    """A stage whose parameters never get a gradient, although the module itself is left as it was found."""
-
-    def __init__(self, name: str, module: nn.Module, dtype: torch.dtype):
-        self.name = name
-        parameters = list(module.parameters())
-        if any(p.dtype != dtype for p in parameters):
-            module = copy.deepcopy(module).to(dtype).requires_grad_(False)
-        self.module = module
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        # Looked up at each call: the host may freeze its VAE after this object was made.
-        if any(p.requires_grad for p in self.module.parameters()):
-            frozen = {name: p.detach() for name, p in self.module.named_parameters()}
-            return torch.func.functional_call(self.module, frozen, (x,))
-        return self.module(x)
 
 
 class FrozenDecoder:
@@ -48,8 +33,9 @@ class FrozenDecoder:
             unless `dtype` asks for another precision than it has.
         levels: names of the feature levels, any of `mid`, `up0`, `up1`, …; the paper's three levels are unnamed, and
             the default is this project's choice.
-        memory: `save` keeps the activations until the backward, `recompute` computes each block again in the
-            backward, `auto` is `save`.
+        memory: `save` keeps each block's input and the results of its convolutions until the backward, `recompute`
+            each block's input alone and computes the block again, `auto` is `save` unless that would take more than
+            half of the memory that is free.
         dtype: precision of the decoder's arithmetic; None is the VAE's own, except that a float16 VAE whose
             configuration says `force_upcast` (SDXL's overflows in float16) is run in float32.
         scaling_factor: latents are divided by it before they are decoded; None takes the VAE's configuration.
@@ -65,7 +51,7 @@ class FrozenDecoder:
         vae: nn.Module,
         levels: tuple[str, ...] = DEFAULT_LEVELS,
         *,
-        memory: Literal["auto", "save", "recompute"] = "auto",
+        memory: Memory = "auto",
         dtype: torch.dtype | None = None,
         scaling_factor: float | None = None,
         shift_factor: float | None = None,
@@ -94,14 +80,36 @@ class FrozenDecoder:
             shift_factor = getattr(config, "shift_factor", None) or 0.0
         self.levels = tuple(name for name in names if name in levels)
         deepest = names.index(self.levels[-1]) + 1
-        self._stages = [_FrozenStage(name, module, dtype) for name, module in stages[: deepest + 1]]
         self.memory, self.dtype = memory, dtype
         self.scaling_factor, self.shift_factor = float(scaling_factor), float(shift_factor)
+        self._stages: list[list[Layer]] = []
+        for index, (_, module) in enumerate(stages[: deepest + 1]):
+            if any(p.dtype != dtype for p in module.parameters()):
+                module = copy.deepcopy(module).to(dtype).requires_grad_(False)
+            entry = [entry_of(module, self.scaling_factor, self.shift_factor, dtype)] if index == 0 else []
+            self._stages.append(entry or layers_of(module, dtype))
+        self._names = ["in", *names[:deepest]]
+        self._levels = [self._names.index(level) for level in self.levels]
+        self._channels = max(p.shape[0] for _, m in stages[: deepest + 1] for p in m.parameters() if p.ndim == 4)
+
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """The blocks that autograd runs, `stage.number`, and why; the others are done by hand."""
+        return {
+            f"{name}.{number}": layer.fallback
+            for name, layers in zip(self._names, self._stages, strict=True)
+            for number, layer in enumerate(layers)
+            if layer.fallback
+        }
 
     def __repr__(self) -> str:
+        total, found = sum(map(len, self._stages)), self.fallbacks
+        blocks = f"blocks={total - len(found)} by hand"
+        if found:
+            blocks += f", {len(found)} by autograd ({'; '.join(f'{k}: {v}' for k, v in found.items())})"
         return (
             f"FrozenDecoder(levels={self.levels}, memory={self.memory!r}, dtype={self.dtype}, "
-            f"scaling_factor={self.scaling_factor}, shift_factor={self.shift_factor}, backend='autograd')"
+            f"scaling_factor={self.scaling_factor}, shift_factor={self.shift_factor}, {blocks})"
         )
 
     def features(self, latents: torch.Tensor) -> list[torch.Tensor]:
@@ -111,27 +119,31 @@ class FrozenDecoder:
             latents: `[B, C, h, w]`, scaled as the diffusion model sees them.
 
         Returns:
-            One `[B, C_ℓ, H_ℓ, W_ℓ]` a level, in the decoder's dtype, differentiable in the latents only.
+            One `[B, C_ℓ, H_ℓ, W_ℓ]` a level, channels-last, in the decoder's dtype, differentiable in the latents once.
         """
         if latents.ndim != 4 or not latents.is_floating_point():
             raise ValueError(
                 f"FrozenDecoder.features: latents: expected a floating-point tensor [B, C, h, w], "
                 f"got {latents.dtype} {list(latents.shape)}"
             )
-        found = []
-        with torch.autocast(latents.device.type, enabled=False):
-            x = (
-                latents.to(torch.promote_types(latents.dtype, torch.float32)) / self.scaling_factor
-            ) + self.shift_factor
-            x = x.to(self.dtype)
-            for stage in self._stages:
-                if self.memory == "recompute" and torch.is_grad_enabled() and x.requires_grad:
-                    x = checkpoint(stage, x, use_reentrant=False)
-                else:
-                    x = stage(x)
-                if stage.name in self.levels:
-                    found.append(x)
+        with torch.autocast(latents.device.type, enabled=False), shared_workspace():
+            x = latents.to(torch.promote_types(latents.dtype, torch.float32))
+            if torch.is_grad_enabled() and x.requires_grad:
+                return list(Features.apply(x, self._stages, self._levels, self._recomputes(x)))
+            found = []
+            with torch.no_grad():
+                for index, layers in enumerate(self._stages):
+                    for layer in layers:
+                        x = layer.infer(x)
+                    if index in self._levels:
+                        found.append(x)
         return found
+
+    def _recomputes(self, latents: torch.Tensor) -> bool:
+        def needed() -> int:
+            return kept_bytes(self._stages, latents.shape, self._channels, self.dtype.itemsize)
+
+        return recomputes(self.memory, needed, latents.device)
 
     def feature_matching(
         self,
@@ -165,41 +177,44 @@ class FrozenDecoder:
                 f"FrozenDecoder.feature_matching: latents_prime: expected the latents' shape {list(latents.shape)}, "
                 f"got {list(latents_prime.shape)}"
             )
+        matching = LevelMatching(len(latents), norm, batch_reduction, nonfinite, gradients)
         precision = torch.promote_types(latents.dtype, torch.float32)
-        # Under inference mode too: what comes out of this `cat` may be differentiated.
-        with torch.inference_mode(False):
-            both = torch.cat([latents.detach().to(precision), latents_prime.detach().to(precision)])
-        # The backward too has to be outside of an enclosing autocast, which would run its matrix products in half.
-        grad_v: torch.Tensor | None = None
-        grad_v_prime: torch.Tensor | None = None
+        grads: tuple[torch.Tensor | None, ...] = (None, None)
+        # Outside of an enclosing autocast and of inference mode, in which attention's own graph could not be made.
         with (
             torch.inference_mode(False),
+            torch.no_grad(),
             torch.autocast(latents.device.type, enabled=False),
-            torch.set_grad_enabled(gradients),
+            shared_workspace(),
         ):
-            features = self.features(both.requires_grad_(gradients))
-            loss, statistics = feature_matching_loss(
-                features,
-                None,
-                norm=norm,
-                batch_reduction=batch_reduction,
-                nonfinite=nonfinite,
-                return_statistics=True,
-            )
-            if gradients:
-                scale = self._gradient_scale(features, norm, batch_reduction)
-                (grad,) = torch.autograd.grad(loss * scale, both)
-                grad_v, grad_v_prime = (grad / scale).chunk(2)
-        result = (loss.detach(), grad_v, grad_v_prime)
+            x = torch.cat([latents.detach().to(precision), latents_prime.detach().to(precision)])
+            tape = Tape(self._recomputes(x)) if gradients else None
+            for index, layers in enumerate(self._stages):
+                for layer in layers:
+                    x = layer.infer(x) if tape is None else tape.forward(layer, x)
+                if index in self._levels:
+                    matching.add(index, x)
+            deepest = (x.shape, x.dtype, x.device)
+            del x
+            statistics = matching.statistics(self.levels)
+            if tape is not None:
+                scale = self._gradient_scale(max(matching.sizes.values()), len(latents), norm, batch_reduction)
+                last = matching.signs(self._levels[-1], scale)
+                assert last is not None
+                grad = last.dense(*deepest)
+                for index in reversed(range(len(self._stages))):
+                    for number in reversed(range(len(self._stages[index]))):
+                        # The gradient of a stage's input is written together with the signs of the level it is.
+                        grad = tape.back(grad, matching.signs(index - 1, scale) if number == 0 else None)
+                grads = (grad.to(precision) / scale).chunk(2)
+        result = (matching.loss(), *grads)
         return (*result, statistics) if return_statistics else result
 
-    def _gradient_scale(self, features: list[torch.Tensor], norm: str, batch_reduction: str) -> float:
-        """A power of two that brings ±1/M into float16's range; 1 in the other precisions.
+    def _gradient_scale(self, size: int, samples: int, norm: str, batch_reduction: str) -> float:
+        """A power of two that brings ±1/M of the largest level into float16's range; 1 in the other precisions.
 
         With norm="mean" the cotangent of a level is ±1/M, and M reaches 2²⁵: below float16's smallest number.
         """
         if self.dtype != torch.float16 or norm != "mean":
             return 1.0
-        elements = max(x[0].numel() for x in features) if features[0].shape[0] else 1
-        samples = features[0].shape[0] // 2 if batch_reduction == "mean" else 1
-        return 2.0 ** (math.floor(math.log2(max(1, elements * samples))) - HEADROOM)
+        return 2.0 ** (math.floor(math.log2(max(1, size * (samples if batch_reduction == "mean" else 1)))) - HEADROOM)

@@ -44,6 +44,7 @@ class Operator:
     reference: Callable[..., Any] | None = None
     launcher: str = ""  # "module:function"
     native: Callable[..., None] | None = None
+    cpu_only: bool = False
     fake: Callable[..., Any] | None = None
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., None] | None = None
@@ -76,6 +77,7 @@ def register(
     fake: Callable[..., Any],
     launcher: str = "",
     native: Callable[..., None] | bool = False,
+    cpu_only: bool = False,
 ) -> None:
     """Registers the implementations of a defined operator: the reference, and a Triton launcher or a native operator.
 
@@ -88,9 +90,11 @@ def register(
         launcher: "module:function" of the Triton launcher; takes the outputs, then the operator's arguments.
         native: True for the native operator of the same name in csrc, which takes the same; or a function that
             allocates what more it needs and calls one.
+        cpu_only: the native operator has no CUDA; the reference serves CUDA tensors where there is no launcher either.
     """
     operator = OPERATORS[name]
     operator.native = partial(_native_of, name) if native is True else native or None
+    operator.cpu_only = cpu_only
     fresh = operator.fake is None
     operator.reference, operator.launcher, operator.fake = reference, launcher, fake
     if not fresh:
@@ -191,7 +195,7 @@ def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     run: Callable[..., None] | None = None
     if operator.launcher and _settings.use_triton(device.type, double=torch.float64 in floating):
         run = _launcher(operator.launcher)
-    elif operator.native is not None and not (operator.launcher and device.type == "cuda"):
+    elif operator.native is not None and not ((operator.launcher or operator.cpu_only) and device.type == "cuda"):
         run = operator.native if use_native(device.type, floating) else None
     if run is None:
         return operator.reference(*args, **kwargs)

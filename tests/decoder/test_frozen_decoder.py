@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from ldp_fast.decoder import FrozenDecoder
 
 from ..models import CompVisAutoencoder, tiny_autoencoder, tiny_vae
+from ..ops.common import weights_like
+from ..tolerances import GRADIENT, assert_close
 
 LEVELS = ("mid", "up0", "up1", "up2", "up3")
 
@@ -31,17 +35,22 @@ def hooked_features(vae, latents: torch.Tensor, levels: tuple[str, ...]) -> list
 @pytest.mark.parametrize("memory", ["save", "recompute", "auto"])
 def test_features_and_gradient_equal_the_whole_decoder(levels: tuple[str, ...], memory: str) -> None:
     vae = tiny_vae(shift_factor=0.1)
-    latents = torch.randn(2, 4, 6, 5, requires_grad=True)
-    expected = hooked_features(vae, latents, levels)
-    actual = FrozenDecoder(vae, levels, memory=memory).features(latents)
-    weights = [torch.randn_like(x) for x in expected]
-    for x, y in zip(actual, expected, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
-    gradients = [
-        torch.autograd.grad(sum((x * w).sum() for x, w in zip(xs, weights, strict=True)), latents)[0]
-        for xs in (actual, expected)
-    ]
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    latents = torch.randn(2, 4, 6, 5)
+    decoder, exact = FrozenDecoder(vae, levels, memory=memory), copy.deepcopy(vae).double()
+    results = []
+    for function, v in (
+        (decoder.features, latents),
+        (lambda x: hooked_features(vae, x, levels), latents),
+        (lambda x: hooked_features(exact, x, levels), latents.double()),
+    ):
+        leaf = v.clone().requires_grad_()
+        features = function(leaf)
+        loss = sum((x * weights_like(x)).sum() for x in features)
+        results.append((*features, *torch.autograd.grad(loss, leaf)))
+    *triples, gradients = zip(*results, strict=True)
+    for actual, eager, truth in triples:
+        assert_close(actual, eager, truth)
+    assert_close(*gradients, factor=GRADIENT)
 
 
 @pytest.mark.parametrize("norm", ["mean", "sum"])

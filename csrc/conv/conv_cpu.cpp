@@ -1,0 +1,220 @@
+#include "conv.h"
+
+#include <ldp/host_device.h>
+#include <ldp/huge_pages.h>
+#include <ldp/parallel.h>
+
+#include <algorithm>
+
+namespace ldp {
+namespace {
+
+constexpr int kPanel = 32;  // output channels whose products of every point stay in the second cache
+constexpr int kChunk = 16;  // input channels that lie side by side in the transformed tiles
+constexpr int kDepth = 32;  // terms of a sum that are added one by one
+constexpr int kMostPixels = 36;
+
+// The weights as a matrix product sees them: the transpose has in and out exchanged and its taps in reverse order.
+struct WinogradWeights {
+    const float* data;
+    int64_t stride_out, stride_in;
+    int64_t taps[9];
+    int64_t in, out;
+};
+
+struct WinogradKernels {
+    int points, in, step, out;  // in one direction: products, inputs, distance of tiles in the input, outputs
+    bool sums;                  // the products of all points add up to the output
+    void (*pack_weights)(const WinogradWeights&, int64_t panel, int64_t first, int64_t last, float* packed);
+    void (*transform_input)(const float* const* pixels, int64_t channels, int64_t tiles, int64_t tile, float* transformed);
+    void (*multiply_point)(const float* transformed, int64_t tiles, const float* packed, int64_t channels, bool add_to,
+                           float* products);
+    void (*transform_output)(const float* products, int64_t tiles, int64_t columns, const float* bias, float* const* to,
+                             const float* const* addend);
+    void (*activate)(const float* x, const float* scale, const float* shift, int64_t pixels, int64_t channels, float* out);
+};
+
+}  // namespace
+}  // namespace ldp
+
+#define LDP_BODY "../../conv/winograd_lanes.h"
+#include <ldp/each_isa.h>
+
+namespace ldp {
+namespace {
+
+WinogradKernels kernels_for(ConvKind kind) {
+    if (kind == ConvKind::kUpsample) return LDP_WIDEST(upsample)();
+    if (kind == ConvKind::kUpsampleTransposed) return LDP_WIDEST(upsample_transposed)();
+    return LDP_WIDEST(same)();
+}
+
+WinogradWeights weights_for(const ConvParams& params) {
+    const bool transposed = params.kind == ConvKind::kSameTransposed || params.kind == ConvKind::kUpsampleTransposed;
+    WinogradWeights weights{params.weight, params.strides[0], params.strides[1], {}, params.in, params.out_channels};
+    if (transposed) std::swap(weights.stride_out, weights.stride_in);
+    for (int tap = 0; tap < 9; ++tap) {
+        // The upsampling's transposed formula has its own order; see winograd_lanes.h.
+        const int from = params.kind == ConvKind::kSameTransposed ? 8 - tap : tap;
+        weights.taps[tap] = from / 3 * params.strides[2] + from % 3 * params.strides[3];
+    }
+    return weights;
+}
+
+int64_t up_to(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
+
+// How the tiles of the batch are dealt out: blocks of whole rows of tiles.
+struct Plan {
+    int64_t tile_rows, tile_columns;  // of a sample
+    int64_t rows;                     // of tiles, in a block
+    int64_t blocks_per_sample, blocks;
+    int64_t slots;          // threads that have a block
+    int64_t packed;         // floats of the transformed weights
+    int64_t activated, transformed, products, zeros;  // floats of a slot's rooms
+    int64_t slot() const { return activated + transformed + products + zeros; }
+};
+
+Plan plan_for(const ConvParams& params, const WinogradKernels& kernels) {
+    // With so many tiles the transformed weights, read once for each block, cost little; the room for the tiles is then
+    // 9 MB for 512 channels.
+    const int64_t most_tiles = kernels.points == 6 ? 128 : 384;
+    Plan plan{};
+    const bool enlarges = params.kind == ConvKind::kUpsample, shrinks = params.kind == ConvKind::kUpsampleTransposed;
+    const int64_t height = shrinks ? params.height / 2 : params.height, width = shrinks ? params.width / 2 : params.width;
+    const int64_t side = enlarges || shrinks ? 1 : kernels.out;
+    plan.tile_rows = (height + side - 1) / side;
+    plan.tile_columns = (width + side - 1) / side;
+    const int64_t most = std::clamp<int64_t>(most_tiles / std::max<int64_t>(plan.tile_columns, 1), 1, std::max<int64_t>(plan.tile_rows, 1));
+    // The number of rows with which the busiest thread has least to do; the most rows among equals.
+    int64_t best = -1;
+    for (int64_t rows = most; rows >= 1; --rows) {
+        const int64_t blocks = params.batch * ((plan.tile_rows + rows - 1) / rows);
+        const int64_t work = (blocks + params.threads - 1) / params.threads * rows;
+        if (best < 0 || work < best) {
+            best = work;
+            plan.rows = rows;
+        }
+    }
+    plan.blocks_per_sample = (plan.tile_rows + plan.rows - 1) / plan.rows;
+    plan.blocks = params.batch * plan.blocks_per_sample;
+    plan.slots = std::min<int64_t>(params.threads, plan.blocks);
+    const int64_t points = int64_t{kernels.points} * kernels.points, tiles = plan.rows * plan.tile_columns;
+    plan.packed = points * params.in * up_to(params.out_channels, kPanel);
+    const int64_t input_rows = std::min((plan.rows - 1) * kernels.step + kernels.in, params.height);
+    plan.activated = params.scale != nullptr ? input_rows * params.width * params.in : 0;
+    plan.transformed = points * tiles * params.in;
+    plan.products = (kernels.sums ? 1 : points) * tiles * kPanel;
+    plan.zeros = params.in;
+    return plan;
+}
+
+// One block: rows of tiles of one sample.
+class Block {
+public:
+    Block(const ConvParams& params, const WinogradKernels& kernels, const Plan& plan, int64_t index, float* room)
+        : params_(params),
+          kernels_(kernels),
+          sample_(index / plan.blocks_per_sample),
+          first_row_(index % plan.blocks_per_sample * plan.rows),
+          rows_(std::min(plan.rows, plan.tile_rows - first_row_)),
+          columns_(plan.tile_columns),
+          tiles_(rows_ * plan.tile_columns),
+          activated_(room),
+          transformed_(room + plan.activated),
+          products_(transformed_ + plan.transformed),
+          zeros_(products_ + plan.products) {
+        const bool enlarges = params.kind == ConvKind::kUpsample, shrinks = params.kind == ConvKind::kUpsampleTransposed;
+        out_height_ = enlarges ? 2 * params.height : shrinks ? params.height / 2 : params.height;
+        out_width_ = enlarges ? 2 * params.width : shrinks ? params.width / 2 : params.width;
+    }
+
+    void transform_inputs() {
+        const ConvParams& p = params_;
+        std::fill_n(zeros_, p.in, 0.0f);
+        // Row 0 of `image` is input row `above`, which may lie outside; only rows of the image are read.
+        const float* image = p.x + sample_ * p.height * p.width * p.in;
+        if (p.scale != nullptr) {
+            const int64_t first = std::max<int64_t>(first_row_ * kernels_.step - 1, 0);
+            const int64_t last = std::min((first_row_ + rows_ - 1) * kernels_.step - 1 + kernels_.in, p.height);
+            kernels_.activate(image + first * p.width * p.in, p.scale + sample_ * p.in, p.shift + sample_ * p.in,
+                              (last - first) * p.width, p.in, activated_);
+            image = activated_ - first * p.width * p.in;
+        }
+        const float* pixels[kMostPixels];
+        for (int64_t tile = 0; tile < tiles_; ++tile) {
+            const int64_t top = (first_row_ + tile / columns_) * kernels_.step - 1;
+            const int64_t left = tile % columns_ * kernels_.step - 1;
+            for (int i = 0; i < kernels_.in; ++i)
+                for (int j = 0; j < kernels_.in; ++j) {
+                    const int64_t y = top + i, x = left + j;
+                    const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
+                    pixels[i * kernels_.in + j] = inside ? image + (y * p.width + x) * p.in : zeros_;
+                }
+            kernels_.transform_input(pixels, p.in, tiles_, tile, transformed_);
+        }
+    }
+
+    void make_outputs(int64_t panel) {
+        const ConvParams& p = params_;
+        const int points = kernels_.points * kernels_.points;
+        const float* packed = p.workspace + panel * points * p.in * kPanel;
+        for (int point = 0; point < points; ++point, packed += p.in * kPanel)
+            kernels_.multiply_point(transformed_ + point * p.in * tiles_, tiles_, packed, p.in,
+                                    kernels_.sums && point > 0,
+                                    products_ + (kernels_.sums ? 0 : point * tiles_ * kPanel));
+        const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, p.out_channels - column);
+        float* to[kMostPixels];
+        const float* addend[kMostPixels];
+        for (int64_t tile = 0; tile < tiles_; ++tile) {
+            const int64_t top = (first_row_ + tile / columns_) * kernels_.out, left = tile % columns_ * kernels_.out;
+            for (int i = 0; i < kernels_.out; ++i)
+                for (int j = 0; j < kernels_.out; ++j) {
+                    const bool inside = top + i < out_height_ && left + j < out_width_;
+                    const int64_t at =
+                        ((sample_ * out_height_ + top + i) * out_width_ + left + j) * p.out_channels + column;
+                    to[i * kernels_.out + j] = inside ? p.out + at : nullptr;
+                    addend[i * kernels_.out + j] = inside && p.addend != nullptr ? p.addend + at : nullptr;
+                }
+            kernels_.transform_output(products_ + tile * kPanel, tiles_, columns,
+                                      p.bias != nullptr ? p.bias + column : nullptr, to, addend);
+        }
+    }
+
+private:
+    const ConvParams& params_;
+    const WinogradKernels& kernels_;
+    int64_t sample_, first_row_, rows_, columns_, tiles_;
+    float *activated_, *transformed_, *products_, *zeros_;
+    int64_t out_height_, out_width_;
+};
+
+}  // namespace
+
+int64_t conv_workspace(const ConvParams& params) {
+    const Plan plan = plan_for(params, kernels_for(params.kind));
+    return plan.packed + plan.slots * plan.slot();
+}
+
+void conv_cpu(const ConvParams& params) {
+    const WinogradKernels kernels = kernels_for(params.kind);
+    const Plan plan = plan_for(params, kernels);
+    if (plan.blocks == 0 || plan.tile_rows * plan.tile_columns == 0) return;
+    const WinogradWeights weights = weights_for(params);
+    const int64_t points = int64_t{kernels.points} * kernels.points;
+    const int64_t panels = up_to(params.out_channels, kPanel) / kPanel, chunks = params.in / kChunk;
+    parallel_for(panels * chunks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+            kernels.pack_weights(weights, i / chunks, i % chunks * kChunk, (i % chunks + 1) * kChunk,
+                                 params.workspace + i / chunks * points * params.in * kPanel);
+    });
+    parallel_for(plan.slots, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t slot = begin; slot < end; ++slot)
+            for (int64_t index = slot; index < plan.blocks; index += plan.slots) {
+                Block block(params, kernels, plan, index, params.workspace + plan.packed + slot * plan.slot());
+                block.transform_inputs();
+                for (int64_t panel = 0; panel < panels; ++panel) block.make_outputs(panel);
+            }
+    });
+}
+
+}  // namespace ldp

@@ -1,0 +1,117 @@
+"""Forward and backward over the layers of a decoder, and how much of the forward is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .layers import Layer, Saved, Signs
+
+Memory = Literal["auto", "save", "recompute"]
+
+
+class Tape:
+    """What a forward pass over layers kept, in their order; `back` takes it off again.
+
+    With `recompute` a layer's input is all that is kept of it, and what its backward needs is computed once more.
+    """
+
+    def __init__(self, recompute: bool):
+        self.recompute = recompute
+        self.entries: list[tuple[Layer, Saved]] = []
+
+    def forward(self, layer: Layer, x: Tensor) -> Tensor:
+        """The layer's output."""
+        if self.recompute and layer.remembers:
+            self.entries.append((layer, (x,)))
+            return layer.infer(x)
+        y, saved = layer.forward(x)
+        self.entries.append((layer, saved))
+        return y
+
+    def back(self, grad: Tensor, signs: Signs | None = None) -> Tensor:
+        """The gradient to the last layer's input, with the signs of the level that this input is added."""
+        layer, saved = self.entries.pop()
+        if self.recompute and layer.remembers:
+            saved = layer.again(*saved)
+        return layer.backward(grad, saved, signs)
+
+
+class Features(torch.autograd.Function):
+    """Latents to features, differentiable in the latents once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        latents: Tensor,
+        stages: list[list[Layer]],
+        levels: list[int],
+        recompute: bool,
+    ) -> tuple[Tensor, ...]:
+        tape, x = Tape(recompute), latents
+        features: list[Tensor] = []
+        for index, layers in enumerate(stages):
+            for layer in layers:
+                x = tape.forward(layer, x)
+            if index in levels:
+                features.append(x)
+        ctx.stages, ctx.levels, ctx.recompute = stages, levels, recompute
+        ctx.layers = [(layer, len(saved)) for layer, saved in tape.entries]
+        # Not as an attribute: these are freed with the graph, and hooks on saved tensors see them.
+        ctx.save_for_backward(*(t for _, saved in tape.entries for t in saved))
+        return tuple(features)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        kept = list(ctx.saved_tensors)
+        tape = Tape(ctx.recompute)
+        for layer, count in ctx.layers:
+            tape.entries.append((layer, tuple(kept[:count])))
+            del kept[:count]
+        of_levels = dict(zip(ctx.levels, grads, strict=True))
+        grad: Tensor | None = None
+        for index in reversed(range(len(ctx.stages))):
+            here = of_levels.get(index)
+            if here is not None:
+                # A copy: the layers add to their gradients, and this one is autograd's.
+                here = here.clone(memory_format=torch.channels_last)
+                grad = here if grad is None else grad.add_(here)
+            for _ in ctx.stages[index]:
+                if grad is None:
+                    tape.entries.pop()
+                else:
+                    grad = tape.back(grad)
+        return grad, None, None, None
+
+
+def kept_bytes(stages: Iterable[Iterable[Layer]], shape: torch.Size, channels: int, itemsize: int) -> int:
+    """About what a pass over latents `shape` keeps with `save`: every layer's input, and what it says itself."""
+    batch, _, height, width = shape
+    pixels, total = batch * height * width, 0
+    for layers in stages:
+        for layer in layers:
+            total += pixels * (channels + layer.kept) if layer.remembers else 0
+            pixels *= layer.enlarges**2
+    return total * itemsize
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device, without asking the device: total less torch's own; on a CPU the system's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory - torch.cuda.memory_allocated(device)
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**33
+
+
+def recomputes(memory: Memory, needed: Callable[[], int], device: torch.device) -> bool:
+    """Whether a pass recomputes: `auto` does where what it would keep is more than half of what is free."""
+    return memory == "recompute" or (memory == "auto" and needed() > free_bytes(device) // 2)

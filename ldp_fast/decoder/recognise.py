@@ -1,0 +1,192 @@
+"""Which of a decoder's blocks are known by hand: diffusers' and CompVis' resnets, attention, upsampling.
+
+A block is known by the name of its class and by what its forward pass reads. Whatever could change the result (another
+activation, a time embedding, adapters in the place of a convolution, hooks, dropout while training) makes it an unknown
+block, which runs as it is under autograd; the reason is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .fallback import AutogradLayer
+from .layers import Attention, Entry, Layer, Resnet, Upsample
+
+
+class Unknown(Exception):
+    """Why a block is not known by hand."""
+
+
+def _require(good: bool, reason: str) -> None:
+    if not good:
+        raise Unknown(reason)
+
+
+def _name(module: Any) -> str:
+    return type(module).__name__
+
+
+def _conv(module: Any, taps: int) -> nn.Conv2d:
+    _require(type(module) is nn.Conv2d, f"{_name(module)} where a Conv2d was expected")
+    pad = taps // 2
+    plain = (
+        module.kernel_size == (taps, taps)
+        and module.stride == (1, 1)
+        and module.padding == (pad, pad)
+        and module.dilation == (1, 1)
+        and module.groups == 1
+        and (module.padding_mode == "zeros" or pad == 0)
+    )
+    _require(plain, f"another convolution than {taps}×{taps} of stride 1")
+    return module
+
+
+def _norm(module: Any) -> nn.GroupNorm:
+    _require(type(module) is nn.GroupNorm, f"{_name(module)} where a GroupNorm was expected")
+    return module
+
+
+def _no_hooks(module: nn.Module) -> None:
+    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    for name, part in module.named_modules():
+        if any(getattr(part, table, None) for table in tables):
+            raise Unknown(f"a hook on {name or _name(module)}")
+        if "forward" in vars(part):
+            raise Unknown(f"a forward of its own on {name or _name(module)}")
+        if isinstance(part, nn.Dropout) and part.training and part.p > 0:
+            raise Unknown("dropout in training mode")
+
+
+def _diffusers_resnet(block: Any) -> Layer:
+    _require(block.upsample is None and block.downsample is None, "a resnet that changes its resolution")
+    _require(block.time_emb_proj is None, "a resnet with a time embedding")
+    _require(block.time_embedding_norm in ("default", "group"), "a resnet of another normalisation")
+    _require(_name(block.nonlinearity) == "SiLU", f"{_name(block.nonlinearity)} where SiLU was expected")
+    _require(block.output_scale_factor == 1, "a resnet with an output_scale_factor")
+    return _resnet(block, block.conv_shortcut)
+
+
+def _compvis_resnet(block: Any) -> Layer:
+    _require(getattr(block, "temb_proj", None) is None, "a resnet with a time embedding")
+    wide = getattr(block, "in_channels", 0) != getattr(block, "out_channels", 0)
+    if wide and getattr(block, "use_conv_shortcut", False):
+        raise Unknown("a resnet with a 3×3 shortcut")
+    return _resnet(block, block.nin_shortcut if wide else None)
+
+
+def _resnet(block: Any, skip: Any) -> Layer:
+    return Resnet(
+        _norm(block.norm1),
+        _conv(block.conv1, 3),
+        _norm(block.norm2),
+        _conv(block.conv2, 3),
+        None if skip is None else _conv(skip, 1),
+    )
+
+
+def _diffusers_attention(block: Any) -> Layer:
+    _require(_name(block.processor) in ("AttnProcessor2_0", "AttnProcessor"), f"attention by {_name(block.processor)}")
+    _require(block.spatial_norm is None and block.group_norm is not None, "attention of another normalisation")
+    _require(getattr(block, "norm_q", None) is None and getattr(block, "norm_k", None) is None, "norms of q and k")
+    _require(bool(block.residual_connection) and block.rescale_output_factor == 1, "attention without the plain skip")
+    parts = [block.to_q, block.to_k, block.to_v, block.to_out[0]]
+    _require(all(type(p) is nn.Linear for p in parts), "an adapter in the attention")
+    width = block.to_q.out_features // block.heads
+    _require(abs(block.scale - width**-0.5) < 1e-6 * width**-0.5, "attention of another scale")
+    return Attention(_norm(block.group_norm), block.to_q, block.to_k, block.to_v, block.to_out[0], block.heads)
+
+
+def _compvis_attention(block: Any) -> Layer:
+    query, key, value, out = (_conv(p, 1) for p in (block.q, block.k, block.v, block.proj_out))
+    return Attention(_norm(block.norm), query, key, value, out, 1)
+
+
+def _diffusers_upsample(block: Any) -> Layer:
+    _require(getattr(block, "norm", None) is None and not block.use_conv_transpose, "upsampling of another kind")
+    _require(bool(block.use_conv) and bool(getattr(block, "interpolate", True)), "upsampling of another kind")
+    return Upsample(_conv(block.conv if block.name == "conv" else block.Conv2d_0, 3))
+
+
+def _compvis_upsample(block: Any) -> Layer:
+    _require(bool(block.with_conv), "upsampling without a convolution")
+    return Upsample(_conv(block.conv, 3))
+
+
+BLOCKS = {
+    "ResnetBlock2D": _diffusers_resnet,
+    "ResnetBlock": _compvis_resnet,
+    "Attention": _diffusers_attention,
+    "AttnBlock": _compvis_attention,
+    "MemoryEfficientAttnBlock": _compvis_attention,
+    "Upsample2D": _diffusers_upsample,
+    "Upsample": _compvis_upsample,
+}
+
+
+def _parts(stage: Any) -> list[nn.Module] | None:
+    """The blocks that a stage calls one after the other; None where it is no known sequence."""
+    name = _name(stage)
+    if name == "UNetMidBlock2D":
+        blocks = [stage.resnets[0]]
+        for attention, resnet in zip(stage.attentions, list(stage.resnets)[1:], strict=True):
+            blocks += [attention, resnet]
+        return [block for block in blocks if block is not None]
+    if name == "UpDecoderBlock2D":
+        return [*stage.resnets, *(stage.upsamplers or ())]
+    if name == "_CompVisMid":
+        return [stage.mid.block_1, stage.mid.attn_1, stage.mid.block_2]
+    if name == "_CompVisUp":
+        level, blocks = stage.level, []
+        for index, block in enumerate(level.block):
+            blocks += [block, level.attn[index]] if len(level.attn) > 0 else [block]
+        return [*blocks, *([level.upsample] if hasattr(level, "upsample") else [])]
+    return None
+
+
+def layers_of(stage: nn.Module, dtype: torch.dtype) -> list[Layer]:
+    """A stage (see stages.py) as layers: by hand where they are known, else under autograd."""
+    parts = _parts(stage)
+    if parts is None:
+        return [AutogradLayer(stage, f"unknown block {_name(stage)}", dtype)]
+    hooked = [table for table in ("_forward_hooks", "_forward_pre_hooks") if getattr(stage, table, None)]
+    if hooked or "forward" in vars(stage):
+        return [AutogradLayer(stage, f"a hook on {_name(stage)}", dtype)]
+    layers: list[Layer] = []
+    for part in parts:
+        try:
+            _no_hooks(part)
+            if _name(part) not in BLOCKS:
+                raise Unknown(f"unknown block {_name(part)}")
+            layers.append(BLOCKS[_name(part)](part))
+        except (Unknown, AttributeError) as error:
+            enlarges = 2 if _name(part).startswith("Upsample") else 1
+            layers.append(AutogradLayer(_OneArgument(part), str(error), dtype, enlarges=enlarges))
+    return layers
+
+
+class _OneArgument(nn.Module):
+    """A block called with its input and no time embedding, however it takes that."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+        self.embedded = _name(block).startswith("Resnet")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x, None) if self.embedded else self.block(x)
+
+
+def entry_of(stage: Any, scaling: float, shift: float, dtype: torch.dtype) -> Layer:
+    """The first stage: latents to the first features."""
+    try:
+        _no_hooks(stage)
+        post_quant = stage.post_quant_conv
+        return Entry(
+            _conv(stage.conv_in, 3), None if post_quant is None else _conv(post_quant, 1), scaling, shift, dtype
+        )
+    except (Unknown, AttributeError) as error:
+        reason = str(error) if isinstance(error, Unknown) else f"unknown block {_name(stage)}"
+        return AutogradLayer(stage, reason, dtype, scaling=scaling, shift=shift)
