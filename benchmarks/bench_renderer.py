@@ -4,20 +4,15 @@
     python -m pytest benchmarks/bench_renderer.py -k "not sweep"
 
 `eager` is what one would write in PyTorch: a hash grid of gathers and autograd. `reference` is `ldp_fast.reference`,
-`ours` the extension. A step is march, field, composite, backward and Adam. Peak memory is the growth of the process's
-resident size (CPU), measured in a process of its own, or torch's own count (CUDA); it is filed in `extra_info`.
+`ours` the extension. A step is march, field, composite, backward and Adam. Peak memory (benchmarks/memory.py) is filed
+in `extra_info`.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer
+
+from . import memory
+from .timing import synchronised
 
 SIDE, SAMPLES = 64, 64
 PRIMES = (1, 2654435761, 805459861)
@@ -105,46 +103,21 @@ def prepare_step(device: str, side: int = SIDE, steps_per_ray: int = SAMPLES) ->
     return step
 
 
-def synchronised(function: Callable[[], None], device: str) -> Callable[[], None]:
-    if device == "cpu":
-        return function
-
-    def run() -> None:
-        function()
-        torch.cuda.synchronize()
-
-    return run
+def prepare_with_warm_up(backend: str, device: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The field's pass, and one on 8² rays."""
+    return prepare(backend, device), prepare(backend, device, 8)
 
 
-def peak_bytes(backend: str, device: str) -> int | None:
-    """Peak memory of the field's pass beyond what its inputs and parameters take; None where it cannot be measured."""
-    if device == "cuda":
-        run = prepare(backend, device)
+def peak_memory(backend: str, device: str) -> dict[str, Any]:
+    """Peak memory of the field's pass beyond what its inputs and parameters take, or why there is none."""
+    if reason := memory.missing(device):
+        return {"memory_missing": reason}
+    run = prepare(backend, device) if device == "cuda" else None
+    if run is not None:
         run()
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    program = (
-        "import sys, json, torch\n"
-        "from benchmarks.bench_renderer import prepare\n"
-        "torch.set_num_threads(2)\n"
-        "def size(key):\n"
-        "    return next(int(l.split()[1]) * 1024 for l in open('/proc/self/status') if l.startswith(key))\n"
-        f"run = prepare({backend!r}, 'cpu')\n"
-        f"prepare({backend!r}, 'cpu', 8)()\n"  # what is loaded once is not of the pass
-        "open('/proc/self/clear_refs', 'w').write('5')\n"
-        "before = size('VmRSS')\n"
-        "run()\n"
-        "print(json.dumps(size('VmHWM') - before))\n"
-    )
-    environment = {**os.environ, "LDP_FAST_BACKEND": "auto" if backend == "ours" else "reference"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return int(json.loads(done.stdout))
+    environment = {"LDP_FAST_BACKEND": "auto" if backend == "ours" else "reference"}
+    target = "benchmarks.bench_renderer:prepare_with_warm_up"
+    return memory.measure(run, target, device, {"backend": backend, "device": device}, environment).as_extra()
 
 
 @pytest.mark.parametrize("side", [16, 64], ids=["small", "full"])
@@ -156,10 +129,8 @@ def test_field_forward_and_backward(
     monkeypatch.setenv("LDP_FAST_BACKEND", "reference" if backend == "reference" else "auto")
     benchmark.group = f"field, forward and backward, {side * side * SAMPLES} samples, {device}"
     benchmark.extra_info["backend"] = backend
-    if side == SIDE:
-        peak = peak_bytes(backend, device)
-        benchmark.extra_info["peak_megabytes"] = None if peak is None else round(peak / 2**20)
-        print(f"peak memory of {backend}: {benchmark.extra_info['peak_megabytes']} MB")
+    if side == SIDE and not benchmark.disabled:
+        benchmark.extra_info |= peak_memory(backend, device)
     run = synchronised(prepare(backend, device, side), device)
     benchmark.pedantic(run, rounds=3 if backend != "ours" else 10, warmup_rounds=1)
 
@@ -176,10 +147,10 @@ def test_step(benchmark: Any, device: str, backend: str, monkeypatch: pytest.Mon
 
 def test_step_captured(benchmark: Any, device: str) -> None:
     """The same step as one CUDA graph."""
-    if device != "cuda":
-        pytest.skip("CUDA graphs need a GPU")
     benchmark.group = f"renderer step, 64×64 rays, {device}"
     benchmark.extra_info["backend"] = "ours, captured"
+    if device != "cuda":
+        pytest.skip("CUDA graphs need a GPU")
     step = prepare_step(device)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
@@ -194,13 +165,13 @@ def test_step_captured(benchmark: Any, device: str) -> None:
 
 def test_step_tcnn_nerfacc(benchmark: Any, device: str) -> None:
     """The same step as one would put it together from tiny-cuda-nn and nerfacc."""
+    benchmark.group = f"renderer step, 64×64 rays, {device}"
+    benchmark.extra_info["backend"] = "tiny-cuda-nn + nerfacc"
     absent = [name for name in ("tinycudann", "nerfacc") if importlib.util.find_spec(name) is None]
     if absent or device != "cuda":
         pytest.skip(f"needs a GPU, tiny-cuda-nn and nerfacc; missing here: {', '.join(absent) or 'a GPU'}")
     import nerfacc
 
-    benchmark.group = f"renderer step, 64×64 rays, {device}"
-    benchmark.extra_info["backend"] = "tiny-cuda-nn + nerfacc"
     field = LatentField(HashGrid(), backend="tcnn").to(device)
     optimiser = torch.optim.Adam([field.network.params], lr=1e-3, eps=1e-15, fused=True)
     origins, directions = Cameras.orbit(30.0, 20.0, radius=2.2, fov=60.0).to(device).rays(SIDE, SIDE)
