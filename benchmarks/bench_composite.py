@@ -51,4 +51,4 @@ def test_composite(benchmark: Any, backend: str, size: str, direction: str) -> N
     benchmark.extra_info |= {"rays": rays, "samples": rays * samples}
     per_sample = 4 * (3 + 2 * channels + 1) if backward else 4 * (3 + channels + 1)
     benchmark.extra_info["least_bytes"] = rays * samples * per_sample
-    benchmark.pedantic(call, rounds=50 if DEVICE == "cuda" else 7, warmup_rounds=2)
+    benchmark.pedantic(call, rounds=50 if DEVICE == "cuda" else 3, warmup_rounds=1)
