@@ -6,17 +6,19 @@
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=path an environment to make or to use; TORCH="torch==2.13.0" what pip
 # is asked for where that environment has no torch yet (PIP_INDEX_URL and other settings of pip are respected);
-# JOBS=2 how many tests run side by side.
+# JOBS=2 how many tests run side by side; BENCH="-k decoder" which benchmarks, OUT=folder where their results go.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 OUT ?= benchmarks/results
+BENCH ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PROMPT ?= a red torus
 DEMO ?=
+GPU_SECONDS ?= 100
 SANITIZED ?= nothing_synchronises or every_pair_of_layouts or agrees_with_the_cpu
-BENCHMARKS ?= not compile
+BENCHMARKS ?= not compile or (bench_step and 64x64)
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ldp-fast-installed
@@ -70,28 +72,33 @@ format: $(STAMP)
 types: $(STAMP)
 	$(PY) -m mypy
 
+# Results go into one file a machine, $(OUT)/<machine>.json; a part (BENCH) replaces what it measures and no more. Then
+# `python -m benchmarks.report` makes docs/performance.md.
 bench: $(STAMP)
-	mkdir -p "$(OUT)"
-	$(PY) -m pytest benchmarks -q --benchmark-only --benchmark-json="$(OUT)/$$(date -u +%Y%m%dT%H%M%SZ).json"
+	$(PY) -m benchmarks.run --out "$(OUT)" $(BENCH)
 
 gpu-check: $(STAMP)
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: expected a CUDA device that torch " \
 	  "can use, found none (torch " + torch.__version__ + ", CUDA " + str(torch.version.cuda) + ")")'
 
 # For this GPU's architecture alone. Sanitizing slows a kernel down a hundredfold: a few small cases, at the end, and
-# only where the tool is installed.
+# only where the tool is installed. No benchmark begins later than 100 seconds after the first, and what is left out is
+# a row; GPU_SECONDS gives them more. The sanitizer gets what is left of 8 minutes.
 gpu: gpu-check
+	mkdir -p "$(OUT)"
+	date +%s >"$(OUT)/.begun"
 	LDP_FAST_CUDA=1 MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCH_CUDA_ARCH_LIST="$$($(PY) -c "$(CAPABILITY)")" \
 	  $(PY) -m pip install --quiet --disable-pip-version-check -e . --no-build-isolation --no-deps
 	$(VENV)/bin/ldp-fast env
 	timeout 150 $(PY) -m pytest tests -q -m gpu
-	mkdir -p "$(OUT)"
-	$(PY) -m benchmarks.microbenchmarks | tee "$(OUT)/microbenchmarks.txt"
-	timeout 120 $(PY) -m pytest benchmarks -q --benchmark-only --benchmark-max-time=0.2 -k "$(BENCHMARKS)" \
-	  --benchmark-json="$(OUT)/gpu-$$(date -u +%Y%m%dT%H%M%SZ).json"
+	$(PY) -m benchmarks.run --out "$(OUT)" --seconds $(GPU_SECONDS) --rates --command "make gpu" -k "$(BENCHMARKS)"; \
+	  status=$$?; $(PY) -m benchmarks.report --results "$(OUT)" --page "$(OUT)/report/performance.md" \
+	  --images "$(OUT)/report/images" && exit $$status
 	@if command -v compute-sanitizer >/dev/null; then \
 	  for tool in memcheck racecheck initcheck; do echo "compute-sanitizer: $$tool"; \
-	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 45 compute-sanitizer --tool=$$tool --error-exitcode=1 \
+	    left=$$((470 - $$(date +%s) + $$(cat "$(OUT)/.begun"))); \
+	    if [ $$left -lt 10 ]; then echo "left out: the 8 minutes are over"; continue; fi; \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout $$((left < 45 ? left : 45)) compute-sanitizer --tool=$$tool --error-exitcode=1 \
 	      --target-processes=all $(PY) -m pytest tests/ops tests/nerf -q -m gpu -k "$(SANITIZED)" -p no:cacheprovider \
 	      || exit 1; done; \
 	else echo "compute-sanitizer is not installed: left out"; fi

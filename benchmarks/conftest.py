@@ -2,7 +2,8 @@
 
     pytest benchmarks                        # everything that runs here
     pytest benchmarks -k "small and not compile"
-    pytest benchmarks --benchmark-json=out/benchmarks.json
+    make bench                               # the same, kept in benchmarks/results/ (benchmarks/run.py)
+    make bench BENCH="-k decoder"
 
 Every operator is timed as the eager reference (`ldp_fast.reference`), as `torch.compile` of the same function, and as
 ours (the Triton kernel on CUDA, the CPU implementation on a CPU), on the inputs of `tests/samples.py`, in one run and
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ import torch
 from torch import Tensor
 
 from tests.samples import Shape
+
+from .machine import compile_missing, default_device
+from .recording import Recorder
 
 BACKENDS = ("eager", "compile", "ours")
 SIZES: dict[str, Shape] = {
@@ -36,8 +39,16 @@ SIZES: dict[str, Shape] = {
 CACHE_BYTES = 128 * 2**20
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rows", type=Path, help="file for the rows of the results, see benchmarks/recording.py")
+    parser.addoption("--seconds", type=float, help="start no benchmark later than this")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
+    rows = config.getoption("--rows", default=None)
+    if rows is not None:
+        config.pluginmanager.register(Recorder(rows, config.getoption("--seconds")))
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -49,8 +60,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 def missing(backend: str, device: str) -> str | None:
     """Returns why a backend cannot be timed here, or None."""
-    if backend == "compile" and device == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        return "torch.compile needs a C++ compiler for the CPU"
+    if backend == "compile" and (reason := compile_missing(device)):
+        return reason
     if device == "cuda" and backend != "eager" and importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     return None
@@ -58,7 +69,7 @@ def missing(backend: str, device: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return default_device()
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,0 +1,202 @@
+"""What was to be reached, and how far it is: from the rows of a machine, or open. Nothing is extrapolated.
+
+The numbers are ratios within one run; `table` is printed by `make bench` and stands in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .results import Results, Row, measured
+from .table import digits, find, groups
+
+GPU = "H200"
+DECODER = "decoder, SD 1.5 32x32, cpu"
+STEP = "step, SD 1.5 64x64, cuda"
+RENDERER = "renderer step, 64×64 rays, cuda"
+
+
+def _group(rows: Iterable[Row], name: str) -> list[Row]:
+    return groups(rows).get(name, [])
+
+
+def _ratio(rows: list[Row], group: str, above: str, below: str, key: str = "min_s") -> float | None:
+    members = _group(rows, group)
+    found = [find(members, name) for name in (above, below)]
+    if found[0] is None or found[1] is None:
+        return None
+    top, bottom = (row.get(key, row["extra"].get(key)) for row in (found[0], found[1]))
+    return top / bottom if top is not None and bottom else None
+
+
+def fastest_of_ours(rows: Iterable[Row]) -> Row | None:
+    """The fastest measured row whose backend is ours."""
+    ours = [row for row in rows if measured(row) and row["backend"].startswith("ours")]
+    return min(ours, key=lambda row: row["min_s"], default=None)
+
+
+def _step(against: str, key: str = "min_s") -> Callable[[list[Row]], float | None]:
+    """Of the fastest of our ways: a baseline's time over its, or its memory over the baseline's."""
+
+    def value(rows: list[Row]) -> float | None:
+        ours = fastest_of_ours(_group(rows, STEP))
+        if ours is None:
+            return None
+        pair = (against, ours["backend"]) if key == "min_s" else (ours["backend"], against)
+        return _ratio(rows, STEP, *pair, key)
+
+    return value
+
+
+def bandwidth_share(rows: list[Row]) -> float | None:
+    """Bytes a second of feature matching over those of a copy, bfloat16, one sample of 64×64."""
+    members = _group(rows, "feature_matching SD 1.5, 64x64, batch 1 torch.bfloat16")
+    ours, copy = find(members, "ldp_fast"), find(members, "copy")
+    if ours is None or copy is None:
+        return None
+    rates = [row["extra"]["least_bytes"] / row["min_s"] for row in (ours, copy)]
+    return rates[0] / rates[1]
+
+
+def scatter_share(rows: list[Row]) -> float | None:
+    """Reductions a second of the table's gradient over the rate that the microbenchmark reaches on 64 MB."""
+    ours = find(_group(rows, "hash_grid by_table rays step cuda"), "ours")
+    rate = find(_group(rows, "rates of the GPU's memory"), "scatter, 64 MB")
+    if ours is None or rate is None:
+        return None
+    return ours["extra"]["corners"] / ours["min_s"] / 1e9 / rate["extra"]["per_second"]
+
+
+def captured_milliseconds(rows: list[Row]) -> float | None:
+    """Of the renderer's step as one graph."""
+    row = find(_group(rows, RENDERER), "ours, captured")
+    return None if row is None else 1e3 * row["min_s"]
+
+
+def determinism(rows: list[Row]) -> float | None:
+    """Time of the field's pass with deterministic sums over the time without."""
+    members = _group(rows, "field, forward and backward, deterministic or not, cuda")
+    times = {row["extra"]["deterministic"]: row["min_s"] for row in members if measured(row)}
+    return times[True] / times[False] if {True, False} <= set(times) else None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One of them.
+
+    Attributes:
+        what: what is measured.
+        where: `cpu` (two cores) or `gpu`.
+        value: the number from the rows of a machine, or None.
+        bound: `at least` or `at most`, and the number; None where nothing was promised.
+        unit: after the number.
+    """
+
+    what: str
+    where: Literal["cpu", "gpu"]
+    value: Callable[[list[Row]], float | None]
+    bound: tuple[Literal["≥", "≤"], float] | None
+    unit: str = "×"
+
+    def shown(self, value: float) -> str:
+        """A number with its unit."""
+        return f"{100 * value:.0f} %" if self.unit == "%" else f"{digits(value)} {self.unit}".strip()
+
+    @property
+    def target(self) -> str:
+        """The bound in words."""
+        return "–" if self.bound is None else f"{self.bound[0]} {self.shown(self.bound[1])}"
+
+    def verdict(self, value: float) -> str:
+        """Reached or not."""
+        if self.bound is None:
+            return ""
+        sign, number = self.bound
+        return "reached" if (value >= number if sign == "≥" else value <= number) else "**not reached**"
+
+
+_DECODER = "feature matching, SD 1.5's decoder, 32×32 latents, float32"
+_STEP = "whole step, SD 1.5, 64×64 latents, bfloat16"
+GOALS = (
+    Goal(
+        f"{_DECODER}: naive time over ours (`save`)",
+        "cpu",
+        lambda rows: _ratio(rows, DECODER, "naive", "ours, save"),
+        ("≥", 2.0),
+    ),
+    Goal(
+        f"{_DECODER}: peak memory growth, ours (`save`) over naive",
+        "cpu",
+        lambda rows: _ratio(rows, DECODER, "ours, save", "naive", "peak_bytes"),
+        ("≤", 0.45),
+    ),
+    Goal(
+        f"{_DECODER}: peak memory growth, ours (`recompute`) over naive",
+        "cpu",
+        lambda rows: _ratio(rows, DECODER, "ours, recompute", "naive", "peak_bytes"),
+        ("≤", 0.3),
+    ),
+    Goal(f"{_STEP}: naive eager time over the fastest of ours", "gpu", _step("naive"), ("≥", 2.5)),
+    Goal(f"{_STEP}: time of its torch.compile over ours", "gpu", _step("naive, torch.compile"), ("≥", 1.3)),
+    Goal(f"{_STEP}: peak memory, ours over naive", "gpu", _step("naive", "peak_bytes"), ("≤", 0.4)),
+    Goal("feature matching: share of a copy's bandwidth in the same run", "gpu", bandwidth_share, ("≥", 0.85), "%"),
+    Goal(
+        "renderer: a whole step captured (march, field, composite, backward, Adam), 64×64 rays × 64 samples",
+        "gpu",
+        captured_milliseconds,
+        ("≤", 1.2),
+        "ms",
+    ),
+    Goal(
+        "renderer: field backward, share of the measured rate of scattered reductions",
+        "gpu",
+        scatter_share,
+        ("≥", 0.5),
+        "%",
+    ),
+    Goal(
+        "renderer: the same step by tiny-cuda-nn and nerfacc over ours",
+        "gpu",
+        lambda rows: _ratio(rows, RENDERER, "tiny-cuda-nn + nerfacc", "ours, captured"),
+        ("≥", 5.0),
+    ),
+    Goal("renderer: what `torch.use_deterministic_algorithms(True)` costs", "gpu", determinism, None),
+)
+
+
+def _measurements(goal: Goal, machines: list[Results]) -> tuple[list[str], bool]:
+    """The cells of a goal, and whether one of them is of the machine that it is about."""
+    cells, there = [], False
+    for results in machines:
+        machine: dict[str, Any] = results["machine"]
+        if (machine["gpu"] is None) != (goal.where == "cpu"):
+            continue
+        value = goal.value(results["rows"])
+        if value is None:
+            continue
+        right = goal.where == "cpu" or GPU in machine["gpu"]
+        there = there or right
+        verdict = goal.verdict(value) if right else ""
+        cells.append(f"{goal.shown(value)} on `{machine['slug']}`" + (f": {verdict}" if verdict else ""))
+    return cells, there
+
+
+def _missing(goal: Goal, machines: list[Results], elsewhere: bool) -> str:
+    if goal.where == "gpu" and not any(results["machine"]["gpu"] for results in machines):
+        return "no GPU yet"
+    return f"no {GPU} yet" if elsewhere else "not in the results"
+
+
+def table(machines: list[Results], where: Literal["cpu", "gpu"] | None = None) -> str:
+    """All goals with what was measured; what was not is open, and says why."""
+    lines = ["| what | goal | measured |", "|---|---|---|"]
+    for goal in GOALS:
+        if where is not None and goal.where != where:
+            continue
+        cells, there = _measurements(goal, machines)
+        if not there:
+            cells.append(f"open: {_missing(goal, machines, bool(cells))}")
+        lines.append(f"| {goal.what} | {goal.target} | {'; '.join(cells)} |")
+    return "\n".join(lines) + "\n"

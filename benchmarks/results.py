@@ -1,0 +1,114 @@
+"""Results of a machine: one JSON file in benchmarks/results/, and what replaces what in it.
+
+    {"schema": 1, "machine": {…}, "runs": {id: {…}}, "rows": [{…}]}
+
+A row is a benchmark: `file`, `test`, `group`, `backend`, `run` and `extra`, with either `min_s`, `median_s` and
+`rounds`, or `skipped`, `failed`, and why. Only times of one run are comparable, so a run replaces every group that it
+has timed as a whole: the rows of a group are always from the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .recording import LEFT_OUT
+
+FOLDER = Path(__file__).resolve().parent / "results"
+SCHEMA = 1
+
+Row = dict[str, Any]
+Results = dict[str, Any]
+
+
+def empty(machine: dict[str, Any]) -> Results:
+    """Results without rows."""
+    return {"schema": SCHEMA, "machine": machine, "runs": {}, "rows": []}
+
+
+def read(file: Path) -> Results:
+    """Reads a results file.
+
+    Raises:
+        ValueError: it is none, or of another schema.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file.name}: expected JSON of benchmarks.run: {error}") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise ValueError(f"{file.name}: expected results of schema {SCHEMA}, made by benchmarks.run")
+    return found
+
+
+def read_all(folder: Path = FOLDER) -> list[Results]:
+    """All results files of a folder, by name."""
+    return [read(file) for file in sorted(folder.glob("*.json"))]
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows that a run has written so far; a line that was cut off is left out."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def write(file: Path, results: Results) -> None:
+    """Writes a results file at once: a reader sees the old one or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".results-", suffix=".part")
+    with os.fdopen(handle, "w") as part:
+        part.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, file)
+
+
+def measured(row: Row) -> bool:
+    """Whether a row has a time."""
+    return "min_s" in row
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["file"], row["test"]
+
+
+def _group(row: Row) -> tuple[str, str | None]:
+    return row["file"], row["group"]
+
+
+def merge(old: Results, rows: list[Row], run: str, about: dict[str, Any], machine: dict[str, Any]) -> Results:
+    """Puts the rows of a run in their place.
+
+    Args:
+        old: results so far, of the same machine.
+        rows: of the run, without `run`.
+        run: its name, the time at which it began.
+        about: its command, versions, commit and so on.
+        machine: as it is now.
+    """
+    # What was merely left out for want of time does not push out what an earlier run has measured.
+    left_out = {_key(row) for row in rows if row.get("skipped", "").startswith(LEFT_OUT)}
+    timed = {_group(row) for row in rows if row["group"] and _key(row) not in left_out}
+    done = {_key(row) for row in rows} - left_out
+    kept = [row for row in old["rows"] if _group(row) not in timed and _key(row) not in done]
+    known = {_key(row) for row in kept}
+    added = [row | {"run": run} for row in rows if _key(row) not in left_out or _key(row) not in known]
+    merged = kept + added
+    order = {name: place for place, name in enumerate(dict.fromkeys(row["file"] for row in [*old["rows"], *merged]))}
+    merged.sort(key=lambda row: order[row["file"]])
+    runs = {**old["runs"], run: about}
+    used = {row["run"] for row in merged}
+    return {
+        "schema": SCHEMA,
+        "machine": machine,
+        "runs": {name: runs[name] for name in sorted(runs) if name in used},
+        "rows": merged,
+    }

@@ -1,0 +1,118 @@
+"""What a run leaves behind: rows for everything, one file a machine, groups that are of one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import machine, results, run, table
+from benchmarks.recording import LEFT_OUT
+
+from .made_up import ABOUT, CPU, RUN, on_cpu, row
+
+ROOT = Path(__file__).resolve().parents[2]
+LATER = "2026-02-02T00:00:00Z"
+
+
+def merged(old: results.Results, *rows: results.Row) -> results.Results:
+    return results.merge(old, list(rows), LATER, ABOUT | {"date": LATER, "command": "later"}, CPU)
+
+
+def test_a_run_replaces_the_groups_it_timed_as_a_whole() -> None:
+    old = results.merge(results.empty(CPU), [row("a", "g", "naive", 2.0), row("a", "h", "ours", 1.0)], RUN, ABOUT, CPU)
+    new = merged(old, row("a", "g", "ours", 1.0))
+    # A ratio over two runs would be none: naive of the earlier run is gone.
+    assert [(r["group"], r["backend"], r["run"]) for r in new["rows"]] == [("h", "ours", RUN), ("g", "ours", LATER)]
+    assert set(new["runs"]) == {RUN, LATER}
+    assert set(merged(new, row("a", "h", "ours", 2.0))["runs"]) == {LATER}
+
+
+def test_what_was_left_out_pushes_nothing_out() -> None:
+    timed = row("a", "g", "naive", 2.0)
+    old = results.merge(results.empty(CPU), [timed], RUN, ABOUT, CPU)
+    late = {key: timed[key] for key in ("file", "test", "backend", "extra")}
+    late |= {"group": None, "skipped": f"{LEFT_OUT}the 10 seconds of the run were over"}
+    assert merged(old, late)["rows"] == old["rows"]
+    assert merged(results.empty(CPU), late)["rows"][0]["skipped"].startswith("left out: the 10 seconds")
+
+
+def test_files_are_replaced_at_once_and_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "made-up.json"
+    results.write(file, on_cpu())
+    results.write(file, on_cpu())
+    assert results.read_all(file.parent) == [on_cpu()]
+    assert [path.name for path in file.parent.iterdir()] == ["made-up.json"]
+    assert json.loads(file.read_text())["schema"] == 1
+
+
+def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"a\.json: expected results of schema 1"):
+        results.read_all(tmp_path)
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text('{"test": 1}\n{"te')
+    assert results.read_rows(tmp_path / "rows") == [{"test": 1}]
+
+
+SOURCE = """
+import pytest
+
+@pytest.mark.parametrize("backend", ["ours", "broken", "absent"])
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_thing(benchmark, size, backend):
+    benchmark.group = f"thing {size}"
+    benchmark.extra_info["peak_bytes"] = 7
+    if backend == "absent":
+        pytest.skip("it is not installed")
+    assert backend != "broken", "it broke"
+    benchmark.pedantic(lambda: None, rounds=3)
+"""
+
+
+def run_pytest(folder: Path, *options: str) -> list[results.Row]:
+    (folder / "conftest.py").write_text("from benchmarks.conftest import pytest_addoption, pytest_configure\n")
+    (folder / "test_thing.py").write_text(SOURCE)
+    rows = folder / "rows.jsonl"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}", f"--rows={rows}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*command, *options, str(folder)], cwd=folder, env=environment, capture_output=True, timeout=120)
+    return results.read_rows(rows)
+
+
+def test_everything_becomes_a_row(tmp_path: Path) -> None:
+    ours, broken, absent = sorted(run_pytest(tmp_path), key=lambda r: ["ours", "broken", "absent"].index(r["backend"]))
+    assert ours["min_s"] > 0 and ours["rounds"] == 3 and ours["extra"] == {"peak_bytes": 7}
+    assert ours["group"] == "thing large"  # the operators' smallest size is for the tests
+    assert "it broke" in broken["failed"] and "min_s" not in broken
+    assert absent["skipped"] == "it is not installed" and absent["group"] == "thing large"
+
+
+def test_time_that_is_up_becomes_rows_too(tmp_path: Path) -> None:
+    rows = run_pytest(tmp_path, "--seconds=0")
+    assert len(rows) == 3 and sum(r.get("skipped", "").startswith(LEFT_OUT) for r in rows) >= 2
+
+
+def test_a_run_keeps_its_results_under_the_machines_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["benchmarks/bench_latent_kl.py", "-k", "sd-forward and ours and not backward"]
+    assert run.main(["--out", str(tmp_path), *arguments]) == 0
+    found = results.read(tmp_path / f"{machine.slug()}.json")
+    assert [(r["backend"], table.measured(r)) for r in found["rows"]] == [("ours", True)]
+    about = next(iter(found["runs"].values()))
+    assert (
+        about["command"].startswith('make bench BENCH="benchmarks/bench_latent_kl.py -k') and about["versions"]["torch"]
+    )
+    printed = capfd.readouterr().out
+    assert "**latent_kl_loss, forward sd cpu**" in printed and "| what | goal | measured |" in printed
+
+
+def test_what_matters_most_is_run_first() -> None:
+    files = run.benchmark_files()
+    assert files[:2] == ["benchmarks/bench_step.py", "benchmarks/bench_decoder.py"]
+    assert sorted(files) == sorted(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("bench_*.py"))
