@@ -100,8 +100,8 @@ class LayeredGuidance(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """v′ of images of one size, [n, 3, h, w] in [0, 1] -> [n, C, h/8, w/8], with gradients to the images."""
         wide = F.interpolate(images, self.encoded_size(images.shape[-2:]), mode="bilinear", antialias=True)
-        half = next(self.prior._require_vae().parameters()).dtype == torch.float16
-        if not half:
+        vae: Any = self.prior.vae
+        if next(vae.parameters()).dtype != torch.float16:
             return self.prior.encode(wide)
         return ScaleGradient.apply(self.prior.encode(ScaleGradient.apply(wide, 1 / HALF_SCALE)), HALF_SCALE)
 
