@@ -1,4 +1,4 @@
-"""The Python of README and of the renderer's page is run as it stands, and what they link to exists."""
+"""The Python of README and of the pages on decoder and renderer is run as it stands; what pages link to exists."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = ("README.md", "docs/decoder.md", "docs/renderer.md")
 SNIPPETS = [
     (page, snippet)
-    for page in ("README.md", "docs/renderer.md")
+    for page in PAGES
     for snippet in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 ]
 
 
 def test_there_are_snippets() -> None:
-    assert {page for page, _ in SNIPPETS} == {"README.md", "docs/renderer.md"} and len(SNIPPETS) >= 4
+    assert {page for page, _ in SNIPPETS} == set(PAGES) and len(SNIPPETS) >= 4
 
 
 @pytest.mark.parametrize("index", range(len(SNIPPETS)))
