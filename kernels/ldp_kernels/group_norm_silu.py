@@ -349,6 +349,8 @@ def _stream(x: Tensor, groups: int) -> tuple[dict[str, int], int]:
     batch, channels, size = x.shape[0], x.shape[1], x.shape[1] * x.shape[2] * x.shape[3]
     itemsize, blocks = x.element_size(), -(-size // BLOCK)
     columns = 2048 // itemsize
+    # What is gathered for every row takes registers, element by element most: fewer rows at a time then.
+    part = 2 * itemsize if columns % channels == 0 else itemsize if channels % 16 == 0 else itemsize // 2
     shape = {
         "size": size,
         "blocks": blocks,
@@ -356,8 +358,7 @@ def _stream(x: Tensor, groups: int) -> tuple[dict[str, int], int]:
         "IN_GROUP": channels // groups,
         "ROWS": 4 * itemsize,
         "COLS": columns,
-        # What is gathered for every row takes registers: fewer rows at a time then.
-        "PART": (2 if columns % channels == 0 else 1) * itemsize,
+        "PART": part,
         "num_warps": NUM_WARPS,
     }
     return shape, batch * blocks

@@ -29,7 +29,11 @@
 #undef LDP_LANES
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && LDP_MOST_LANES > 4
+// GCC 12 takes the undefined vectors of its own header for mistakes.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")

@@ -1,0 +1,135 @@
+// Group norm and SiLU on the CPU against plain loops in double, under sanitizers.
+#include "group_norm_silu/group_norm_silu.h"
+
+#include "testing.h"
+
+using namespace cuda_on_cpu;
+
+namespace {
+
+constexpr float kEps = 1e-5f;
+
+struct Case {
+    int64_t batch, pixels, channels, groups;
+    bool silu, affine, addend, signs;
+    float mean;
+};
+
+// In memory of exactly its size, at an address that is a multiple of four alone: vectors may assume no more.
+struct Image {
+    device_buffer<float> memory;
+    size_t size;
+    Image(size_t n, uint64_t seed, float offset = 0.0f) : memory(n + 1), size(n) {
+        const std::vector<float> values = random_floats(n, seed, offset - 2.0f, offset + 2.0f);
+        for (size_t i = 0; i < n; ++i) memory[i + 1] = values[i];
+    }
+    explicit Image(size_t n) : memory(n + 1), size(n) {}
+    float* data() { return memory.data() + 1; }
+    float operator[](size_t i) const { return memory.data()[i + 1]; }
+};
+
+double sigmoid(double h) { return 1.0 / (1.0 + std::exp(-h)); }
+
+void run(const Case& c) {
+    const size_t size = static_cast<size_t>(c.batch * c.pixels * c.channels);
+    const size_t moments = static_cast<size_t>(c.batch * c.groups), channels = static_cast<size_t>(c.channels);
+    const int64_t in_group = c.channels / c.groups, sample = c.pixels * c.channels, blocks = (sample + 8191) / 8192;
+    Image x(size, 1, c.mean), grad(size, 2), addend(size, 3), weight(channels, 4, 1.0f), bias(channels, 5);
+    Image mean(moments), rstd(moments), out(size), grad_x(size);
+    device_buffer<int32_t> signs(static_cast<size_t>(c.batch / 2 * blocks * 512));
+    const std::vector<float> draws = random_floats(static_cast<size_t>(c.batch / 2 * blocks * 8192), 6, 0.0f, 4.0f);
+    signs.fill(0);
+    const auto code_of = [&](int64_t b, int64_t i) {  // 0, 1, -1; seldom -2
+        const float draw = draws[static_cast<size_t>((b * blocks + i / 8192) * 8192 + i % 8192)];
+        return draw > 3.9f ? -2 : static_cast<int>(draw) % 3 == 2 ? -1 : static_cast<int>(draw) % 3;
+    };
+    for (int64_t b = 0; b < c.batch / 2; ++b)
+        for (int64_t i = 0; i < sample; ++i) {
+            const int64_t word = (b * blocks + i / 8192) * 512 + i % 512, shift = 2 * (i % 8192 / 512);
+            signs[static_cast<size_t>(word)] |= static_cast<int32_t>((static_cast<uint32_t>(code_of(b, i)) & 3u) << shift);
+        }
+
+    ldp::GroupNormParams params{};
+    params.x = x.data();
+    params.batch = c.batch;
+    params.pixels = c.pixels;
+    params.channels = c.channels;
+    params.groups = c.groups;
+    params.silu = c.silu;
+    params.weight = c.affine ? weight.data() : nullptr;
+    params.bias = c.affine ? bias.data() : nullptr;
+    ldp::group_norm_moments_cpu(params, kEps, mean.data(), rstd.data());
+    params.mean = mean.data();
+    params.rstd = rstd.data();
+    ldp::group_norm_silu_cpu(params, out.data());
+    ldp::GroupNormGradient gradient{};
+    gradient.grad = grad.data();
+    gradient.addend = c.addend ? addend.data() : nullptr;
+    gradient.signs = c.signs ? signs.data() : nullptr;
+    gradient.sign_weight = 0.25f;
+    ldp::group_norm_silu_backward_cpu(params, gradient, grad_x.data());
+
+    std::vector<double> means, rstds, outs(size), grads(size);
+    const double count = static_cast<double>(c.pixels * in_group);
+    for (int64_t b = 0; b < c.batch; ++b)
+        for (int64_t g = 0; g < c.groups; ++g) {
+            const auto each = [&](auto&& use) {
+                for (int64_t p = 0; p < c.pixels; ++p)
+                    for (int64_t k = g * in_group; k < (g + 1) * in_group; ++k)
+                        use(static_cast<size_t>(b * sample + p * c.channels + k), static_cast<size_t>(k));
+            };
+            double middle = 0.0, square = 0.0, sum = 0.0, moment = 0.0;
+            each([&](size_t i, size_t) { middle += x[i] / count; });
+            each([&](size_t i, size_t) { square += (x[i] - middle) * (x[i] - middle) / count; });
+            const double rho = 1.0 / std::sqrt(square + kEps);
+            means.push_back(middle);
+            rstds.push_back(rho);
+            const auto inner = [&](size_t i, size_t k) {
+                const double gamma = c.affine ? weight[k] : 1.0, beta = c.affine ? bias[k] : 0.0;
+                const double h = gamma * (x[i] - middle) * rho + beta, s = sigmoid(h);
+                outs[i] = c.silu ? h * s : h;
+                return grad[i] * gamma * (c.silu ? s * (1.0 + h * (1.0 - s)) : 1.0);
+            };
+            each([&](size_t i, size_t k) {
+                sum += inner(i, k) / count;
+                moment += inner(i, k) * (x[i] - middle) * rho / count;
+            });
+            each([&](size_t i, size_t k) {
+                grads[i] = rho * (inner(i, k) - sum - (x[i] - middle) * rho * moment);
+                if (c.addend) grads[i] += addend[i];
+                if (!c.signs) return;
+                const int64_t half = c.batch / 2, at = static_cast<int64_t>(i) - b * sample;
+                const int code = code_of(b < half ? b : b - half, at);
+                grads[i] += code == -2 ? NAN : (b < half ? 0.25 : -0.25) * code;
+            });
+        }
+    const double far = 1.0 + std::fabs(c.mean);
+    const auto check = [&](const char* name, const Image& got, const std::vector<double>& expected, double absolute) {
+        compare(name, std::vector<float>(got.memory.data() + 1, got.memory.data() + 1 + got.size), expected, absolute * far, 1e-5);
+    };
+    check("mean", mean, means, 1e-6);
+    check("rstd", rstd, rstds, 1e-6);
+    check("out", out, outs, 4e-6);
+    // rstd is large in a group of few elements, and what it multiplies cancels.
+    check("grad_x", grad_x, grads, 4e-6 * (c.pixels * in_group < 8 ? 100.0 : 1.0));
+}
+
+}  // namespace
+
+int main() {
+    // Pixels, channels, groups: whole rows, rests, several chunks, channels that are no multiple of a vector.
+    const int64_t shapes[][3] = {{1, 1, 1},     {1, 8, 2},    {3, 4, 4},     {15, 4, 1},    {33, 4, 2},   {257, 8, 2},
+                                 {70, 16, 4},   {9, 3, 3},    {300, 6, 3},   {40, 127, 1},  {65, 96, 32}, {5, 512, 32},
+                                 {140, 128, 32}, {36, 2048, 32}, {9000, 4, 1}, {4100, 8, 8}, {90, 320, 32}};
+    int number = 0;
+    for (const auto& shape : shapes)
+        for (int bits = 0; bits < 4; ++bits) {
+            Case c{2, shape[0], shape[1], shape[2], (bits & 1) != 0, (bits & 2) != 0, bits != 1, bits != 2, 0.0f};
+            if (++number % 3 == 0) c.mean = 100.0f;
+            run(c);
+        }
+    run({4, 50, 24, 8, true, true, true, true, 0.5f});
+    run({3, 50, 24, 8, true, true, true, false, 0.5f});
+    run({0, 50, 24, 8, true, true, true, true, 0.0f});
+    return 0;
+}

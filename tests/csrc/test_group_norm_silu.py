@@ -1,0 +1,16 @@
+"""Group norm's CPU code under sanitizers, with the instructions of every processor, against loops in double."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda_on_cpu import harness
+
+DRIVER = harness.ROOT / "tests" / "csrc" / "group_norm_silu_driver.cpp"
+SOURCES = ["group_norm_silu/group_norm_silu_cpu.cpp"]
+
+
+@pytest.mark.parametrize("lanes", [16, 8, 4])
+def test_agrees_with_loops_in_double(lanes: int) -> None:
+    """16 is the widest that this processor has."""
+    harness.check(DRIVER, SOURCES, flags=(f"-DLDP_MOST_LANES={lanes}",))
