@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..ops import frozen_conv as conv_op
 from ..ops import group_norm_silu as _registered  # noqa: F401  brings torch.ops.ldp_fast.group_norm_silu into being
@@ -87,7 +88,10 @@ class Layer:
 
 
 class Derived(Generic[T]):
-    """Something computed from frozen parameters, made again when one of them has changed, moved or been replaced."""
+    """Something computed from frozen parameters, made again when one of them has changed, moved or been replaced.
+
+    What is changed in place through `.data` or `.numpy()` is not seen: no version is counted up.
+    """
 
     def __init__(self, make: Callable[..., T], parameters: Callable[[], tuple[Tensor | None, ...]]):
         self._make, self._parameters = make, parameters
@@ -97,7 +101,16 @@ class Derived(Generic[T]):
     def __call__(self) -> T:
         parameters = self._parameters()
         key = [
-            None if p is None else (p.data_ptr(), p.dtype, p.device, 0 if p.is_inference() else p._version)
+            # The reference keeps the storage's identity, not its memory: an address alone may be given out again.
+            None
+            if p is None
+            else (
+                StorageWeakRef(p.untyped_storage()),
+                p.data_ptr(),
+                p.dtype,
+                p.device,
+                0 if p.is_inference() else p._version,
+            )
             for p in parameters
         ]
         if key != self._key:
@@ -256,7 +269,8 @@ class Attention(Layer):
         x, mean, rstd, *parts, attended = saved
         batch, heads, pixels, width = attended.shape
         inner = (_rows(grad) @ self.out.weight.detach().flatten(1)).view(batch, pixels, heads, width).transpose(1, 2)
-        grads = torch.autograd.grad(attended, parts, inner)
+        # Retained for a second backward; it is freed with `saved`.
+        grads = torch.autograd.grad(attended, parts, inner, retain_graph=True)
         together = torch.stack([g.transpose(1, 2) for g in grads], 2).reshape(batch * pixels, -1)
         return self.norm.backward(_image(together @ self._weight(), x), x, (mean, rstd), grad, signs)
 
@@ -296,9 +310,8 @@ class Entry(Layer):
             square = torch.eye(inner, dtype=torch.float64, device=weight.device) if mix is None else mix.double()
             square = square.flatten(1)
             constant = shift * square.sum(1) + (0.0 if bias is None else bias.double())
-            of_latents = torch.einsum("oiyx,ij->ojyx", weight.double(), square / scaling)
-            of_one = torch.einsum("oiyx,i->oyx", weight.double(), constant)[:, None]
-            return of_latents, of_one
+            taps = weight.double().transpose(1, 3)  # [O, 3, 3, I], the inner channels last
+            return (taps @ (square / scaling)).transpose(1, 3), (taps @ constant[:, None]).transpose(1, 3)
 
         def forwards(weight: Tensor, mix: Tensor | None, bias: Tensor | None) -> Tensor:
             parts = fold(weight, mix, bias, scaling)
