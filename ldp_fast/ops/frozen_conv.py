@@ -45,32 +45,6 @@ def _workspace(x: Tensor, elements: int) -> Tensor:
     return held
 
 
-def out_shape(x: Tensor, weight: Tensor, kind: str) -> tuple[int, int, int, int]:
-    """The shape of the result.
-
-    Raises:
-        ValueError: a kind, or shapes, that do not fit.
-    """
-    if kind not in reference.KINDS:
-        raise ValueError(f"frozen_conv: kind: expected one of {', '.join(reference.KINDS)}, got {kind!r}")
-    batch, channels, height, width = x.shape
-    out, into = weight.shape[:2]
-    if kind.endswith("transposed"):
-        out, into = into, out
-    if tuple(weight.shape[2:]) != (3, 3) or into != channels:
-        raise ValueError(
-            f"frozen_conv: weight: expected 3×3 taps for the {channels} channels of x ({kind}), "
-            f"got shape {list(weight.shape)}"
-        )
-    if kind == "upsample":
-        height, width = 2 * height, 2 * width
-    elif kind == "upsample_transposed":
-        if height % 2 or width % 2:
-            raise ValueError(f"frozen_conv: x: expected even height and width ({kind}), got shape {list(x.shape)}")
-        height, width = height // 2, width // 2
-    return batch, out, height, width
-
-
 def _fake(
     x: Tensor,
     weight: Tensor,
@@ -80,13 +54,7 @@ def _fake(
     addend: Tensor | None,
     kind: str,
 ) -> Tensor:
-    if (scale is None) != (shift is None):
-        raise ValueError("frozen_conv: shift: expected both of scale and shift or neither, got one")
-    shape = out_shape(x, weight, kind)
-    if addend is not None and tuple(addend.shape) != shape:
-        raise ValueError(f"frozen_conv: addend: expected shape {list(shape)}, got {list(addend.shape)}")
-    if bias is not None and kind.endswith("transposed"):
-        raise ValueError(f"frozen_conv: bias: expected none ({kind}), got one")
+    shape = reference.check_arguments(x, weight, bias, scale, shift, addend, kind)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 

@@ -39,7 +39,11 @@ def frozen_conv(
 
     Returns:
         [B, O, H, W], [B, I, H, W], [B, O, 2H, 2W] or [B, I, H/2, W/2], channels-last, in x's dtype.
+
+    Raises:
+        ValueError: an unknown kind, or arguments that do not fit each other.
     """
+    check_arguments(x, weight, bias, scale, shift, addend, kind)
     if scale is not None and shift is not None:
         compute = torch.promote_types(x.dtype, torch.float32)
         x = F.silu(x.to(compute) * scale[:, :, None, None] + shift[:, :, None, None]).to(x.dtype)
@@ -54,6 +58,56 @@ def frozen_conv(
     if addend is not None:
         out = out + addend
     return out.contiguous(memory_format=torch.channels_last)
+
+
+def check_arguments(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    addend: Tensor | None,
+    kind: str,
+) -> tuple[int, int, int, int]:
+    """Checks the arguments of `frozen_conv`, and returns the shape of its result."""
+    if kind not in KINDS:
+        raise ValueError(f"frozen_conv: kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if x.dim() != 4 or 0 in x.shape[1:] or not x.is_floating_point():
+        raise ValueError(
+            "frozen_conv: x: expected a floating-point tensor [B, C, H, W] of at least one element a sample, "
+            f"got {x.dtype} {list(x.shape)}"
+        )
+    batch, channels, height, width = x.shape
+    out, into = weight.shape[:2] if weight.dim() == 4 else (0, 0)
+    if kind.endswith("transposed"):
+        out, into = into, out
+    if tuple(weight.shape[2:]) != (3, 3) or into != channels or out == 0 or weight.dtype != x.dtype:
+        raise ValueError(
+            f"frozen_conv: weight: expected 3×3 taps for the {channels} channels of x ({kind}) in {x.dtype}, "
+            f"got {weight.dtype} {list(weight.shape)}"
+        )
+    if kind == "upsample":
+        height, width = 2 * height, 2 * width
+    elif kind == "upsample_transposed":
+        if height % 2 or width % 2:
+            raise ValueError(f"frozen_conv: x: expected even height and width ({kind}), got shape {list(x.shape)}")
+        height, width = height // 2, width // 2
+    if bias is not None and kind.endswith("transposed"):
+        raise ValueError(f"frozen_conv: bias: expected none ({kind}), got one")
+    if (scale is None) != (shift is None):
+        raise ValueError("frozen_conv: shift: expected both of scale and shift or neither, got one")
+    shape, wide = (batch, out, height, width), torch.promote_types(x.dtype, torch.float32)
+    for name, tensor, expected, dtypes in (
+        ("bias", bias, (out,), (x.dtype,)),
+        ("scale", scale, (batch, channels), (x.dtype, wide)),
+        ("shift", shift, (batch, channels), (x.dtype, wide)),
+        ("addend", addend, shape, (x.dtype,)),
+    ):
+        if tensor is not None and (tuple(tensor.shape) != expected or tensor.dtype not in dtypes):
+            raise ValueError(
+                f"frozen_conv: {name}: expected {dtypes[-1]} {list(expected)}, got {tensor.dtype} {list(tensor.shape)}"
+            )
+    return shape
 
 
 def fold_upsample(weight: Tensor) -> Tensor:
