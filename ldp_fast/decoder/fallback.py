@@ -49,6 +49,7 @@ class AutogradLayer(Layer):
 
     def backward(self, grad: Tensor, saved: Saved, signs: Signs | None = None) -> Tensor:
         leaf, y = saved
-        (result,) = torch.autograd.grad(y, leaf, grad)
+        # Retained for a second backward; it is freed with `saved`.
+        (result,) = torch.autograd.grad(y, leaf, grad, retain_graph=True)
         result = result.contiguous(memory_format=torch.channels_last)
         return result if signs is None else signs.added(result)

@@ -121,11 +121,7 @@ class FrozenDecoder:
         Returns:
             One `[B, C_ℓ, H_ℓ, W_ℓ]` a level, channels-last, in the decoder's dtype, differentiable in the latents once.
         """
-        if latents.ndim != 4 or not latents.is_floating_point():
-            raise ValueError(
-                f"FrozenDecoder.features: latents: expected a floating-point tensor [B, C, h, w], "
-                f"got {latents.dtype} {list(latents.shape)}"
-            )
+        _check_latents("features", latents)
         with torch.autocast(latents.device.type, enabled=False), shared_workspace():
             x = latents.to(torch.promote_types(latents.dtype, torch.float32))
             if torch.is_grad_enabled() and x.requires_grad:
@@ -172,6 +168,7 @@ class FrozenDecoder:
             `[B, C, h, w]` (float64 for float64 latents), each branch on its own; with `return_statistics` a fourth
             element, see `feature_matching_loss`. Nothing synchronises with the host unless `nonfinite="raise"`.
         """
+        _check_latents("feature_matching", latents)
         if latents.shape != latents_prime.shape:
             raise ValueError(
                 f"FrozenDecoder.feature_matching: latents_prime: expected the latents' shape {list(latents.shape)}, "
@@ -218,3 +215,11 @@ class FrozenDecoder:
         if self.dtype != torch.float16 or norm != "mean":
             return 1.0
         return 2.0 ** (math.floor(math.log2(max(1, size * (samples if batch_reduction == "mean" else 1)))) - HEADROOM)
+
+
+def _check_latents(method: str, latents: torch.Tensor) -> None:
+    if latents.ndim != 4 or not latents.is_floating_point():
+        raise ValueError(
+            f"FrozenDecoder.{method}: latents: expected a floating-point tensor [B, C, h, w], "
+            f"got {latents.dtype} {list(latents.shape)}"
+        )

@@ -330,6 +330,10 @@ class Entry(Layer):
         self._backwards = Derived(backwards, lambda: parameters()[:2])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        if x.shape[1] != self.channels:
+            raise ValueError(
+                f"FrozenDecoder: latents: expected the decoder's {self.channels} channels, got shape {list(x.shape)}"
+            )
         if self.constant:
             x = torch.cat([x, x.new_ones((x.shape[0], 1, *x.shape[2:]))], 1)
         x = x.to(self.dtype, memory_format=CHANNELS_LAST)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..ops.frozen_conv import shared_workspace
 from .layers import Layer, Saved, Signs
 
 Memory = Literal["auto", "save", "recompute"]
@@ -59,7 +60,10 @@ class Features(torch.autograd.Function):
                 x = tape.forward(layer, x)
             if index in levels:
                 features.append(x)
+        # A level that nobody used has no gradient, rather than zeros to multiply with what may not be finite.
+        ctx.set_materialize_grads(False)
         ctx.stages, ctx.levels, ctx.recompute = stages, levels, recompute
+        ctx.device = latents.device.type
         ctx.layers = [(layer, len(saved)) for layer, saved in tape.entries]
         # Not as an attribute: these are freed with the graph, and hooks on saved tensors see them.
         ctx.save_for_backward(*(t for _, saved in tape.entries for t in saved))
@@ -75,17 +79,19 @@ class Features(torch.autograd.Function):
             del kept[:count]
         of_levels = dict(zip(ctx.levels, grads, strict=True))
         grad: Tensor | None = None
-        for index in reversed(range(len(ctx.stages))):
-            here = of_levels.get(index)
-            if here is not None:
-                # A copy: the layers add to their gradients, and this one is autograd's.
-                here = here.clone(memory_format=torch.channels_last)
-                grad = here if grad is None else grad.add_(here)
-            for _ in ctx.stages[index]:
-                if grad is None:
-                    tape.entries.pop()
-                else:
-                    grad = tape.back(grad)
+        # Autograd may come here from under an autocast.
+        with torch.autocast(ctx.device, enabled=False), shared_workspace():
+            for index in reversed(range(len(ctx.stages))):
+                here = of_levels.get(index)
+                if here is not None:
+                    # A copy: the layers add to their gradients, and this one is autograd's.
+                    here = here.clone(memory_format=torch.channels_last)
+                    grad = here if grad is None else grad.add_(here)
+                for _ in ctx.stages[index]:
+                    if grad is None:
+                        tape.entries.pop()
+                    else:
+                        grad = tape.back(grad)
         return grad, None, None, None
 
 

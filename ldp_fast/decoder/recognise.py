@@ -7,7 +7,7 @@ block, which runs as it is under autograd; the reason is kept.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -49,10 +49,14 @@ def _norm(module: Any) -> nn.GroupNorm:
     return module
 
 
-def _no_hooks(module: nn.Module) -> None:
+def _hooked(module: nn.Module) -> bool:
     tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, table, None) for table in tables)
+
+
+def _no_hooks(module: nn.Module) -> None:
     for name, part in module.named_modules():
-        if any(getattr(part, table, None) for table in tables):
+        if _hooked(part):
             raise Unknown(f"a hook on {name or _name(module)}")
         if "forward" in vars(part):
             raise Unknown(f"a forward of its own on {name or _name(module)}")
@@ -126,24 +130,37 @@ BLOCKS = {
 }
 
 
-def _parts(stage: Any) -> list[nn.Module] | None:
+class _Part(NamedTuple):
+    """A block, and the place it has in its stage: how it is called depends on that alone, whatever its class is."""
+
+    block: nn.Module
+    place: Literal["resnet", "attention", "upsampler"]
+
+
+def _parts(stage: Any) -> list[_Part] | None:
     """The blocks that a stage calls one after the other; None where it is no known sequence."""
     name = _name(stage)
+    parts: list[_Part] = []
     if name == "UNetMidBlock2D":
-        blocks = [stage.resnets[0]]
+        parts.append(_Part(stage.resnets[0], "resnet"))
         for attention, resnet in zip(stage.attentions, list(stage.resnets)[1:], strict=True):
-            blocks += [attention, resnet]
-        return [block for block in blocks if block is not None]
-    if name == "UpDecoderBlock2D":
-        return [*stage.resnets, *(stage.upsamplers or ())]
-    if name == "_CompVisMid":
-        return [stage.mid.block_1, stage.mid.attn_1, stage.mid.block_2]
-    if name == "_CompVisUp":
-        level, blocks = stage.level, []
+            parts += [_Part(attention, "attention")] if attention is not None else []
+            parts.append(_Part(resnet, "resnet"))
+    elif name == "UpDecoderBlock2D":
+        parts += [_Part(resnet, "resnet") for resnet in stage.resnets]
+        parts += [_Part(upsampler, "upsampler") for upsampler in stage.upsamplers or ()]
+    elif name == "_CompVisMid":
+        mid = stage.mid
+        parts += [_Part(mid.block_1, "resnet"), _Part(mid.attn_1, "attention"), _Part(mid.block_2, "resnet")]
+    elif name == "_CompVisUp":
+        level = stage.level
         for index, block in enumerate(level.block):
-            blocks += [block, level.attn[index]] if len(level.attn) > 0 else [block]
-        return [*blocks, *([level.upsample] if hasattr(level, "upsample") else [])]
-    return None
+            parts.append(_Part(block, "resnet"))
+            parts += [_Part(level.attn[index], "attention")] if len(level.attn) > 0 else []
+        parts += [_Part(level.upsample, "upsampler")] if hasattr(level, "upsample") else []
+    else:
+        return None
+    return parts
 
 
 def layers_of(stage: nn.Module, dtype: torch.dtype) -> list[Layer]:
@@ -151,29 +168,27 @@ def layers_of(stage: nn.Module, dtype: torch.dtype) -> list[Layer]:
     parts = _parts(stage)
     if parts is None:
         return [AutogradLayer(stage, f"unknown block {_name(stage)}", dtype)]
-    hooked = [table for table in ("_forward_hooks", "_forward_pre_hooks") if getattr(stage, table, None)]
-    if hooked or "forward" in vars(stage):
+    if _hooked(stage) or "forward" in vars(stage):
         return [AutogradLayer(stage, f"a hook on {_name(stage)}", dtype)]
     layers: list[Layer] = []
-    for part in parts:
+    for block, place in parts:
         try:
-            _no_hooks(part)
-            if _name(part) not in BLOCKS:
-                raise Unknown(f"unknown block {_name(part)}")
-            layers.append(BLOCKS[_name(part)](part))
+            _no_hooks(block)
+            if _name(block) not in BLOCKS:
+                raise Unknown(f"unknown block {_name(block)}")
+            layers.append(BLOCKS[_name(block)](block))
         except (Unknown, AttributeError) as error:
-            enlarges = 2 if _name(part).startswith("Upsample") else 1
-            layers.append(AutogradLayer(_OneArgument(part), str(error), dtype, enlarges=enlarges))
+            module, enlarges = _OneArgument(block, place == "resnet"), 2 if place == "upsampler" else 1
+            layers.append(AutogradLayer(module, str(error), dtype, enlarges=enlarges))
     return layers
 
 
 class _OneArgument(nn.Module):
-    """A block called with its input and no time embedding, however it takes that."""
+    """A block called with its input and, in a resnet's place, no time embedding."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: nn.Module, embedded: bool):
         super().__init__()
-        self.block = block
-        self.embedded = _name(block).startswith("Resnet")
+        self.block, self.embedded = block, embedded
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block(x, None) if self.embedded else self.block(x)
