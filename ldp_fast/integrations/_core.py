@@ -157,6 +157,11 @@ class HostLosses:
         if self._decoder is None:
             if self.vae is None:
                 raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
+            if any(p.device.type == "meta" for p in self.vae.parameters()):
+                raise UsageError(
+                    "vae: feature matching needs its weights on a device, and they are offloaded "
+                    "(enable_sequential_cpu_offload, vram_O): load without, or set lambda_fm to 0"
+                )
             self._decoder = FrozenDecoder(self.vae, self.levels, memory=self.memory, dtype=self.decoder_dtype)
         return self._decoder
 

@@ -183,6 +183,13 @@ def test_the_decoder_may_be_handed_over() -> None:
         HostLosses(None, **ALL).gradient(v, *arguments)
 
 
+def test_an_offloaded_vae_is_said_to_be_one() -> None:
+    losses, v, arguments, _ = a_step(**ALL)
+    losses.vae.to("meta")
+    with pytest.raises(UsageError, match="vae: feature matching needs its weights on a device, and they are offloaded"):
+        losses.gradient(v, *arguments)
+
+
 def test_an_empty_batch() -> None:
     g, _ = HostLosses(tiny_vae(), **ALL).gradient(latents(0), latents(0), torch.ones(0), torch.ones(0))
     assert g.shape == (0, 4, 8, 8)
