@@ -47,16 +47,11 @@ def convolutions(vae: Any, side: int) -> list[Convolution]:
     stages = [vae.post_quant_conv, decoder.conv_in, decoder.mid_block, *decoder.up_blocks[:3]]
     stages = [stage for stage in stages if stage is not None]
     upsampled = {m.conv for stage in stages for m in stage.modules() if isinstance(m, Upsample2D)}
-    found: list[Convolution] = []
+    seen: list[tuple[Any, tuple[int, ...], tuple[int, ...]]] = []
 
     def note(conv: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        folded, shape = conv in upsampled, tuple(inputs[0].shape)
-        if folded:
-            shape = (*shape[:2], shape[2] // 2, shape[3] // 2)
-        weight = fold(conv.weight.detach()) if folded else conv.weight.detach()
-        stride, padding = (2, 1) if folded else (conv.stride[0], conv.padding[0])
-        laid = weight.to(memory_format=torch.channels_last)
-        found.append(Convolution(laid, folded, stride, padding, shape, tuple(output.shape)))
+        # Only noted: under the fake tensors' mode a weight that is touched becomes a fake one.
+        seen.append((conv, tuple(inputs[0].shape), tuple(output.shape)))
 
     hooks = [m.register_forward_hook(note) for s in stages for m in s.modules() if isinstance(m, nn.Conv2d)]
     try:
@@ -64,7 +59,15 @@ def convolutions(vae: Any, side: int) -> list[Convolution]:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return [_as_computed(conv, conv in upsampled, taken, given) for conv, taken, given in seen]
+
+
+def _as_computed(conv: Any, folded: bool, taken: tuple[int, ...], given: tuple[int, ...]) -> Convolution:
+    weight = conv.weight.detach()
+    stride, padding = (2, 1) if folded else (conv.stride[0], conv.padding[0])
+    if folded:
+        weight, taken = fold(weight), (*taken[:2], taken[2] // 2, taken[3] // 2)
+    return Convolution(weight.to(memory_format=torch.channels_last), folded, stride, padding, taken, given)
 
 
 def _shapes_only(stages: list[nn.Module], latents: Tensor) -> None:
@@ -78,8 +81,8 @@ def _shapes_only(stages: list[nn.Module], latents: Tensor) -> None:
             x = stage(x)
 
 
-def prepare(vae: Any, side: int) -> Callable[[], None]:
-    """One pass over all of them, forward and input gradient."""
+def prepare(vae: Any, side: int, keep: bool = False) -> Callable[[], list[tuple[Tensor, Tensor]]]:
+    """One pass over all of them, forward and input gradient; `keep` returns them, else they are let go at once."""
     layers = convolutions(vae, side)
     weight = layers[0].weight
     shapes = {layer.input_shape for layer in layers} | {layer.output_shape for layer in layers}
@@ -88,13 +91,14 @@ def prepare(vae: Any, side: int) -> Callable[[], None]:
         for shape in shapes
     }
 
-    def run() -> None:
+    def run() -> list[tuple[Tensor, Tensor]]:
+        results = []
         with torch.no_grad():
             for layer in layers:
                 x, grad = buffers[layer.input_shape], buffers[layer.output_shape]
                 options: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
-                (F.conv_transpose2d if layer.folded else F.conv2d)(x, layer.weight, **options)
-                torch.ops.aten.convolution_backward(
+                output = (F.conv_transpose2d if layer.folded else F.conv2d)(x, layer.weight, **options)
+                back = torch.ops.aten.convolution_backward(
                     grad,
                     x,
                     layer.weight,
@@ -107,6 +111,9 @@ def prepare(vae: Any, side: int) -> Callable[[], None]:
                     1,
                     [True, False, False],
                 )
+                if keep:
+                    results.append((output, back[0]))
+        return results
 
     return run
 

@@ -89,7 +89,18 @@ def test_the_limit_counts_every_convolution_once_and_the_folded_ones_cheaper(tin
     # 16 taps a small pixel in place of 9 taps for each of its four large ones.
     layer = folded[0]
     assert layer.multiplications == 2 * 4 * 4 * 16 * layer.weight.shape[0] * layer.weight.shape[1]
-    limit.prepare(tiny.vae, 4)()
+
+
+def test_the_limit_computes(tiny: models.Models) -> None:
+    """Real numbers on real tensors: fake ones, which know shapes alone, would make a limit that nobody reaches."""
+    results = limit.prepare(tiny.vae, 4, keep=True)()
+    for layer, (output, grad) in zip(limit.convolutions(tiny.vae, 4), results, strict=True):
+        assert type(layer.weight) is type(output) is type(grad) is Tensor
+        assert output.shape == layer.output_shape and grad.shape == layer.input_shape
+        assert output.std() > 0 and grad.std() > 0
+    layer = limit.convolutions(tiny.vae, 4)[1]
+    torch.testing.assert_close(layer.weight, tiny.vae.decoder.conv_in.weight)
+    assert limit.prepare(tiny.vae, 4)() == []
 
 
 def test_sd15_has_the_multiplications_that_are_known() -> None:
