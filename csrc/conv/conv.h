@@ -13,6 +13,10 @@
 // differences of neighbours (of Winograd's four products for two outputs one is zero, as two inputs are the same), so
 // its error is below the direct one's.
 //
+// What is not finite in the input shows wherever the definition shows it. The products of kSame and its transpose mix the
+// whole tile, so there the rest of the 4 x 4 outputs around it may be hit too, 25 outputs at most where the definition
+// has 9, and an infinity may become NaN.
+//
 // Everything is [B, H, W, channels] (channels last). Channels in and out are multiples of 16.
 #pragma once
 
