@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import ldp_fast.ops  # noqa: F401  registers them
+
 from .samples import Shape, lay_out
 
 EPS = 1e-6

@@ -6,10 +6,11 @@
 namespace ldp {
 namespace LDP_ISA {
 
-// Asks for the next `rows` rows: processors do not see that four short runs side by side will go on. Never an error.
+// Asks for rows some way ahead: processors do not see that four short runs side by side will go on. Never an error.
 LDP_ALWAYS_INLINE void fetch_ahead(const float* at, int rows, int64_t width) {
 #if defined(__GNUC__)
-    for (int r = rows; r < 2 * rows; ++r) __builtin_prefetch(at + r * width);
+    const int64_t ahead = rows * width > 4096 ? rows * width : 4096;
+    for (int r = 0; r < rows; ++r) __builtin_prefetch(at + r * width + ahead);
 #else
     (void)at, (void)rows, (void)width;
 #endif
@@ -19,7 +20,6 @@ template <int kRows>
 LDP_ALWAYS_INLINE void sum_of(const float* x, int64_t width, float* sums) {
     for (int64_t j = 0; j < width; j += kLanes) {
         Vec total = load(x + j);
-        if (kRows > 1) fetch_ahead(x + j, kRows, width);
         for (int r = 1; r < kRows; ++r) total = add(total, load(x + r * width + j));
         store(sums + j, add(load(sums + j), total));
     }
@@ -34,6 +34,7 @@ static void add_up(const float* x, int64_t rows, int64_t width, float* sums) {
 template <int kRows>
 LDP_ALWAYS_INLINE void deviations_of(const float* x, int64_t width, const float* centre, float* sums, float* squares) {
     for (int64_t j = 0; j < width; j += kLanes) {
+        if (kRows > 1) fetch_ahead(x + j, kRows, width);
         const Vec middle = load(centre + j);
         Vec deviation = subtract(load(x + j), middle);
         Vec total = deviation, square = multiply(deviation, deviation);

@@ -136,9 +136,10 @@ def check_arguments(op: str, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tens
         )
     if rstd.shape != mean.shape:
         raise ValueError(f"{op}: rstd: expected the mean's shape {list(mean.shape)}, got {list(rstd.shape)}")
+    wanted = torch.promote_types(x.dtype, torch.float32)
     for name, moment in (("mean", mean), ("rstd", rstd)):
-        if moment.dtype != compute_dtype(x):
-            raise ValueError(f"{op}: {name}: expected {compute_dtype(x)} for {x.dtype} x, got {moment.dtype}")
+        if moment.dtype != wanted:
+            raise ValueError(f"{op}: {name}: expected {wanted} for {x.dtype} x, got {moment.dtype}")
     for name, constant in (("weight", weight), ("bias", bias)):
         if constant is not None and (constant.shape != (channels,) or not constant.is_floating_point()):
             raise ValueError(

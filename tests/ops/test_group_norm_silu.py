@@ -120,6 +120,23 @@ def test_a_mean_far_from_zero_costs_no_digits_but_its_own(shape: Shape) -> None:
     check(sample_norm(shape, mean=100.0), 8, True, condition=100.0)
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 9, 9), (1, 96, 16, 24), (1, 8, 40, 41)], ids=str)
+@pytest.mark.parametrize("first", [1, 4, 30])
+def test_first_pixels_far_from_the_others(shape: Shape, first: int) -> None:
+    """What a one-pass variance with a shift from the first elements has to live with."""
+    sample = sample_norm(shape)
+    sample["x"].permute(0, 2, 3, 1).flatten(1, 2)[:, :first] += 30.0
+    check(sample, 8, True)
+
+
+def test_a_constant_image_is_its_own_mean() -> None:
+    x = torch.full((2, 8, 5, 7), 0.1)
+    mean, rstd = OPS.group_norm_moments(x, 4, 1e-12)
+    torch.testing.assert_close(mean, torch.full((2, 4), 0.1))
+    # A variance of rounding errors alone, and no NaN.
+    assert (rstd >= 1e5).all()
+
+
 def test_a_group_of_one_element_has_no_gradient() -> None:
     sample = sample_norm((2, 4, 1, 1))
     y, grad = with_gradient(ours, sample, 4, True)
