@@ -1,5 +1,5 @@
-// Group norm and SiLU with constant affine parameters, the gradient with respect to x alone. CPU, float32, channels-last;
-// Triton serves CUDA. The formulas are those of ldp_fast/reference/group_norm_silu.py.
+// Group norm and SiLU with constant affine parameters, and the gradient with respect to x alone. CPU, float32,
+// channels-last; Triton serves CUDA. The formulas are those of ldp_fast/reference/group_norm_silu.py.
 #pragma once
 
 #include <cstdint>

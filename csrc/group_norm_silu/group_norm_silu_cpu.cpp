@@ -1,14 +1,14 @@
-// The idea. A sample [P, C] in memory is one run of P * C floats in which the channel comes round every C. It is cut into
-// rows of whole pixels, a multiple of 16 floats wide and at least 128 (C = 4: 32 pixels a row), so that a column of rows
-// has one channel: vectors run along the row whatever C and the groups are, and groups are looked at once a chunk, when
-// the sums of the columns are added up. What is left of a sample after whole rows is copied to a row of its own, padded
-// so that the padding adds nothing.
+// The idea. A sample [P, C] in memory is one run of P * C floats in which the channel comes round every C. It is cut
+// into rows of whole pixels, a multiple of 16 floats wide and at least 128 (C = 4: 32 pixels a row), so that a column of
+// rows has one channel: vectors run along the row whatever C and the groups are, and groups are looked at once a chunk,
+// when the sums of the columns are added up. What is left of a sample after whole rows is copied to a row of its own,
+// padded so that the padding adds nothing.
 //
 // Chunks of rows (64 KiB or more) depend on the shape alone, and their sums are combined in their order, in double: the
 // same bits for any number of threads.
 //
-// Reads and writes, in passes over memory: moments 1 read; forward 1 read, 1 write; backward 2 reads for the sums, then 2
-// reads and 1 write, and 1 read of the addend.
+// Reads and writes, in passes over memory: moments 1 read; forward 1 read, 1 write; backward 2 reads for the sums, then
+// 2 reads and 1 write, and 1 read of the addend.
 #include "group_norm_silu.h"
 
 #include <ldp/host_device.h>
@@ -176,8 +176,8 @@ void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mea
         const double count = elements(chunk);
 
         // Memory is read once: the centre is the mean of the first rows, and the sum of the deviations leads from it to
-        // the mean. Little cancels in that: where the first of n rows are far from the others the variance shows it too,
-        // and their squares are at most about n / 4 times what is left.
+        // the mean. Little cancels in that: where the first of n rows are far from the others the variance shows it
+        // too, and the squares are at most about n / 4 times what is left.
         const int64_t sampled = chunk.rows > 0 ? smaller<int64_t>(chunk.rows, 4) * width : chunk.rest;
         std::fill_n(sums, 2 * width, 0.0f);
         if (chunk.rest > 0) as_row(rest, chunk.rest, width, nullptr, row);

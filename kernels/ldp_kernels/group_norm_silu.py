@@ -3,7 +3,7 @@
 The idea. Of every x only two numbers a group are kept (`group_norm_moments`); y and everything between is computed
 again where it is needed. Per element of half precision: forward reads 2 bytes and writes 2; backward reads x and the
 gradient twice, for the sums and for the result, and writes 2: 10 in all. The skip connection's gradient (2 more) and
-the signs of feature matching (1/4 more) come along in the last pass, where adding them afterwards would be 6 each and more.
+the signs of feature matching (1/4 more) come along in the last pass; adding them afterwards would be 6 each, and more.
 One launch forward, three backward.
 
 Sums over pixels are cut as in `group_norm_moments`: a program leaves those of its 64 channels, and a second, small

@@ -46,7 +46,8 @@ void run(const Case& c) {
     for (int64_t b = 0; b < c.batch / 2; ++b)
         for (int64_t i = 0; i < sample; ++i) {
             const int64_t word = (b * blocks + i / 8192) * 512 + i % 512, shift = 2 * (i % 8192 / 512);
-            signs[static_cast<size_t>(word)] |= static_cast<int32_t>((static_cast<uint32_t>(code_of(b, i)) & 3u) << shift);
+            const uint32_t code = static_cast<uint32_t>(code_of(b, i)) & 3u;
+            signs[static_cast<size_t>(word)] |= static_cast<int32_t>(code << shift);
         }
 
     ldp::GroupNormParams params{};
@@ -105,7 +106,8 @@ void run(const Case& c) {
         }
     const double far = 1.0 + std::fabs(c.mean);
     const auto check = [&](const char* name, const Image& got, const std::vector<double>& expected, double absolute) {
-        compare(name, std::vector<float>(got.memory.data() + 1, got.memory.data() + 1 + got.size), expected, absolute * far, 1e-5);
+        const float* const first = got.memory.data() + 1;
+        compare(name, std::vector<float>(first, first + got.size), expected, absolute * far, 1e-5);
     };
     check("mean", mean, means, 1e-6);
     check("rstd", rstd, rstds, 1e-6);
