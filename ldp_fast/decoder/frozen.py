@@ -210,10 +210,12 @@ class FrozenDecoder:
     def _gradient_scale(self, size: int, samples: int, norm: str, batch_reduction: str) -> float:
         """A power of two that brings ±1/M of the largest level into float16's range; 1 in the other precisions.
 
-        With norm="mean" the cotangent of a level is ±1/M, and M reaches 2²⁵: below float16's smallest number.
+        With norm="mean" the cotangent of a level is ±1/M, and M reaches 2²⁵: below float16's smallest number. With
+        "sum" it is ±1, which leaves the decoder no room to amplify it.
         """
-        if self.dtype != torch.float16 or norm != "mean":
+        if self.dtype != torch.float16:
             return 1.0
+        size = size if norm == "mean" else 1
         return 2.0 ** (math.floor(math.log2(max(1, size * (samples if batch_reduction == "mean" else 1)))) - HEADROOM)
 
 

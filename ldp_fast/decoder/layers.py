@@ -130,7 +130,7 @@ class Conv:
 
     def native(self, x: Tensor) -> bool:
         """Whether the operator of csrc serves x; else the convolutions are torch's."""
-        return x.device.type == "cpu" and conv_op.winograd(self.module.weight) and use_native("cpu", {x.dtype})
+        return conv_op.winograd(x, self.module.weight, self._kinds[0]) and use_native("cpu", {x.dtype})
 
     def forward(
         self, x: Tensor, bias: Tensor | None, norm: Norm | None, moments: Saved, addend: Tensor | None

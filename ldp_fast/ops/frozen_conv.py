@@ -1,7 +1,8 @@
 """`torch.ops.ldp_fast.frozen_conv`: the decoder's 3×3 convolutions, no gradient to their weights.
 
-On a CPU in float32, with channels in multiples of 16, by Winograd's minimal filtering (csrc/conv); elsewhere as the
-reference does it. Inside `shared_workspace()` the calls of a thread use one workspace after the other's.
+On a CPU in float32, with channels in multiples of 16, by Winograd's minimal filtering (csrc/conv); elsewhere, and for
+images narrower than a tile, as the reference does it. Inside `shared_workspace()` the calls of a thread use one
+workspace after the other's.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _native(
     addend: Tensor | None,
     kind: str,
 ) -> None:
-    if not winograd(weight):
+    if not winograd(x, weight, kind):
         out.copy_(reference.frozen_conv(x, weight, bias, scale, shift, addend, kind))
         return
     run, module, pixels = function("frozen_conv"), cast(Any, extension()), _pixels(x)
@@ -83,13 +84,19 @@ def _native(
     run(_pixels(out), _workspace(x, needed), pixels, weight, *small, _pixels(addend), number, threads)
 
 
-def winograd(weight: Tensor) -> bool:
-    """Whether weights [O, I, 3, 3] are served by csrc/conv on a CPU with the extension: float32, multiples of 16."""
+def winograd(x: Tensor, weight: Tensor, kind: str) -> bool:
+    """Whether csrc/conv serves x and weights [O, I, 3, 3] on a CPU with the extension: float32, multiples of 16.
+
+    An image narrower than a tile of 4×4 would have the whole tile's work and error, several times those of the few
+    terms that are left where most of the taps lie in the padding.
+    """
+    narrowest = min(x.shape[2:]) // (2 if kind == "upsample_transposed" else 1)
     return (
-        weight.dtype == torch.float32
-        and weight.device.type == "cpu"
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
         and weight.shape[0] % 16 == 0
         and weight.shape[1] % 16 == 0
+        and narrowest >= 4
     )
 
 

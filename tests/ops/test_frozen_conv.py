@@ -28,7 +28,8 @@ CASES: tuple[tuple[Shape, int], ...] = (
     ((2, 32, 1, 2), 48),
     ((1, 16, 3, 1), 80),
     ((3, 48, 2, 5), 16),
-    ((1, 80, 5, 3), 32),
+    ((1, 80, 5, 4), 32),
+    ((2, 48, 4, 9), 16),
     ((1, 16, 31, 33), 32),
     ((1, 512, 4, 6), 16),
     ((1, 16, 6, 4), 512),
@@ -146,21 +147,27 @@ def test_the_reference_serves_whoever_asks_for_it(kind: str, monkeypatch: Any) -
 
 @needs_extension
 def test_what_the_extension_serves(monkeypatch: Any) -> None:
-    """float32 in multiples of 16 channels, nothing else."""
+    """float32 in multiples of 16 channels, images of at least a tile; nothing else."""
     monkeypatch.setenv("LDP_FAST_BACKEND", "auto")
     ran: list[str] = []
     original = module.function
     monkeypatch.setattr(module, "function", lambda name: ran.append(name) or original(name))
-    for shape, out, dtype, native in (
-        ((1, 16, 4, 4), 16, torch.float32, True),
-        ((1, 16, 4, 4), 16, torch.float64, False),
-        ((1, 16, 4, 4), 16, torch.bfloat16, False),
-        ((1, 24, 4, 4), 16, torch.float32, False),
-        ((1, 16, 4, 4), 8, torch.float32, False),
+    for kind, shape, out, dtype, native in (
+        ("same", (1, 16, 4, 4), 16, torch.float32, True),
+        ("same", (1, 16, 4, 4), 16, torch.float64, False),
+        ("same", (1, 16, 4, 4), 16, torch.bfloat16, False),
+        ("same", (1, 24, 4, 4), 16, torch.float32, False),
+        ("same", (1, 16, 4, 4), 8, torch.float32, False),
+        ("same", (1, 16, 3, 9), 16, torch.float32, False),
+        ("same_transposed", (1, 16, 9, 3), 16, torch.float32, False),
+        ("upsample", (1, 16, 4, 4), 16, torch.float32, True),
+        ("upsample", (1, 16, 3, 4), 16, torch.float32, False),
+        ("upsample_transposed", (1, 16, 4, 4), 16, torch.float32, True),
+        ("upsample_transposed", (1, 16, 4, 3), 16, torch.float32, False),
     ):
         ran.clear()
-        CONV(**sample_conv("same", shape, out, dtype=dtype))
-        assert bool(ran) is native, (shape, out, dtype)
+        CONV(**sample_conv(kind, shape, out, dtype=dtype))
+        assert bool(ran) is native, (kind, shape, out, dtype)
 
 
 @pytest.mark.parametrize("kind", ["same", "upsample"])
@@ -233,7 +240,7 @@ def test_extreme_activations(kind: str) -> None:
 @needs_extension
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_for_any_number_of_threads(kind: str) -> None:
-    samples = [sample_conv(kind, shape, 48, **FULL) for shape in ((2, 32, 19, 21), (1, 16, 3, 40), (3, 16, 1, 1))]
+    samples = [sample_conv(kind, shape, 48, **FULL) for shape in ((2, 32, 19, 21), (1, 16, 4, 40), (3, 16, 4, 4))]
     threads, runs = torch.get_num_threads(), []
     try:
         for number in (1, 2, 3, 5):
@@ -249,7 +256,7 @@ def test_a_shared_workspace_changes_no_bit() -> None:
     """Of growing and shrinking calls, whatever an earlier one left there."""
     samples = [
         sample_conv(kind, shape, out, **FULL)
-        for shape, out in (((1, 16, 3, 3), 16), ((2, 48, 9, 9), 80), ((1, 16, 5, 2), 32))
+        for shape, out in (((1, 16, 4, 5), 16), ((2, 48, 9, 9), 80), ((1, 16, 6, 4), 32))
         for kind in KINDS
     ]
     expected = [CONV(**sample) for sample in samples]
