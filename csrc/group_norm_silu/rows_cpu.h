@@ -1,6 +1,6 @@
 // Group norm and SiLU on rows of `width` floats, float32. Included once for each instruction set (ldp/each_isa.h), so
-// no include guard. `width` is a multiple of 16; column j of every row has the same channel, so that what depends on the
-// channel alone is an array [width].
+// no include guard. `width` is a multiple of 16; column j of every row has the same channel, so that what depends on
+// the channel alone is an array [width].
 //
 // Sums take four rows at a time: what belongs to a column is then loaded, and a sum stored, once for four numbers. What
 // writes an image goes through memory as it lies: four rows at a time took up to twice as long once out of the cache.
