@@ -103,9 +103,13 @@ def test_matches_float64(shape: Shape, out: int, kind: str, full: bool) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("channels", [128, 512])
 def test_wide_convolutions_need_no_allowance(channels: int, kind: str) -> None:
-    """The plain rule, for the channels that real decoders have."""
+    """The plain rule, for the channels that real decoders have, in the layout that the decoder has.
+
+    In its default layout PyTorch's error on 512 channels is smaller; docs/decoder.md says by how much.
+    """
     check(sample_conv(kind, (1, channels, 9, 11), 64), allowance=False)
     check(sample_conv(kind, (1, channels, 8, 8), 64, **FULL), allowance=False)
+    check(sample_conv(kind, (1, channels, 9, 11), 64, layout="contiguous"))
 
 
 @pytest.mark.parametrize("part", FULL)
