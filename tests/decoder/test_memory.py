@@ -1,0 +1,174 @@
+"""What is kept between forward and backward, and that nothing past the deepest level is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ldp_fast.decoder import FrozenDecoder, passes
+from ldp_fast.decoder.passes import Tape, kept_bytes, recomputes
+
+from .common import all_levels, architecture, kl, own_features, scaling
+
+LEVELS = ("up0", "up1", "up2")
+
+
+def eighth() -> Any:
+    """Stable Diffusion's decoder with an eighth of its channels."""
+    return kl((16, 32, 64, 64), latent_channels=4, scaling_factor=0.18215)
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that results of operators held at once, parameters apart."""
+
+    def __init__(self, *known: Tensor):
+        super().__init__()
+        self.known = {StorageWeakRef(x.untyped_storage()) for x in known}
+        self.live: dict[StorageWeakRef, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        for x in tree_leaves(results):
+            if isinstance(x, Tensor):
+                reference = StorageWeakRef(x.untyped_storage())
+                if reference not in self.known:
+                    self.live[reference] = x.untyped_storage().nbytes()
+        self.live = {reference: size for reference, size in self.live.items() if not reference.expired()}
+        self.most = max(self.most, sum(self.live.values()))
+        return results
+
+
+def peak(vae: Any, run: Callable[[], Any]) -> int:
+    with LiveBytes(*vae.parameters()) as tracker:
+        run()
+    return tracker.most
+
+
+def naive_step(vae: Any, v: Tensor, v_prime: Tensor) -> None:
+    """What a reader of the paper would write with diffusers."""
+    leaf = torch.cat([v, v_prime]).requires_grad_()
+    found = own_features(vae, leaf, LEVELS)
+    loss = torch.stack([(x[: len(v)] - x[len(v) :]).abs().mean() for x in found]).sum()
+    loss.backward()
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_the_pass_takes_a_fraction_of_the_naive_memory(backend: str, monkeypatch: Any) -> None:
+    """The shares that are promised for the whole decoder, here of what results hold."""
+    monkeypatch.setenv("LDP_FAST_BACKEND", backend)
+    vae = eighth()
+    v, v_prime = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    peaks = {"naive": peak(vae, lambda: naive_step(vae, v, v_prime))}
+    for memory in ("save", "recompute"):
+        decoder = FrozenDecoder(vae, LEVELS, memory=memory)
+        decoder.feature_matching(v, v_prime)  # what is derived from the weights is there
+        peaks[memory] = peak(vae, lambda decoder=decoder: decoder.feature_matching(v, v_prime))
+    assert peaks["save"] <= 0.45 * peaks["naive"], peaks
+    assert peaks["recompute"] <= 0.3 * peaks["naive"], peaks
+
+
+def kept_by_graph(function: Callable[[Tensor], list[Tensor]], latents: Tensor) -> dict[StorageWeakRef, int]:
+    """Bytes of every memory that the graph of some features keeps."""
+    kept: dict[StorageWeakRef, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[StorageWeakRef(x.untyped_storage())] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        features = function(latents)
+    assert all(x.requires_grad for x in features)
+    return kept
+
+
+@pytest.mark.parametrize("name", ["sd1", "no multiple of 16", "compvis 2", "tiny"])
+def test_recomputing_keeps_less_and_neither_keeps_weights(name: str) -> None:
+    vae = architecture(name)
+    levels, latents = all_levels(vae), torch.randn(1, 4, 4, 4, requires_grad=True)
+    parameters = {StorageWeakRef(p.untyped_storage()) for p in vae.parameters()}
+    kept = {
+        memory: kept_by_graph(FrozenDecoder(vae, levels, memory=memory, **scaling(vae)).features, latents)
+        for memory in ("save", "recompute")
+    }
+    naive = kept_by_graph(lambda x: own_features(vae, x, levels), latents)
+    sizes = {memory: sum(found.values()) for memory, found in kept.items()}
+    assert sizes["recompute"] <= 0.7 * sizes["save"] and sizes["save"] <= sum(naive.values()), sizes
+    assert not parameters & kept["recompute"].keys()
+    if name != "tiny":  # autograd keeps them, by reference
+        assert not parameters & kept["save"].keys()
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd3", "no multiple of 16", "compvis"])
+def test_what_save_would_keep_is_known_beforehand(name: str) -> None:
+    """To a factor of two: `auto` decides by it."""
+    vae = architecture(name)
+    decoder = FrozenDecoder(vae, all_levels(vae), **scaling(vae))
+    channels = 16 if name == "sd3" else 4
+    tape, x = Tape(recompute=False), torch.randn(2, channels, 6, 6)
+    estimate = kept_bytes(decoder._stages, x.shape, decoder._channels, 4)
+    with torch.no_grad():
+        for layers in decoder._stages:
+            for layer in layers:
+                x = tape.forward(layer, x)
+    kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for _, saved in tape.entries for t in saved}
+    assert 0.5 <= estimate / sum(kept.values()) <= 2.0
+
+
+def test_auto_recomputes_where_memory_is_short(monkeypatch: Any) -> None:
+    vae, latents = architecture("sd1"), torch.randn(1, 4, 6, 6)
+    decoder = FrozenDecoder(vae, LEVELS)
+    needed = kept_bytes(decoder._stages, latents.shape, decoder._channels, 4)
+    for free, expected in ((3 * needed, False), (needed, True)):
+        monkeypatch.setattr(passes, "free_bytes", lambda device, free=free: free)
+        assert decoder._recomputes(latents) is expected
+        for memory in ("save", "recompute"):
+            assert recomputes(memory, lambda: 0, latents.device) is (memory == "recompute")
+    monkeypatch.undo()
+    assert passes.free_bytes(torch.device("cpu")) > 2**20
+
+
+@pytest.mark.parametrize("memory", ["save", "recompute"])
+@pytest.mark.parametrize("level", ["mid", "up0", "up1"])
+@pytest.mark.parametrize("name", ["sd1", "no multiple of 16", "compvis"])
+def test_nothing_past_the_deepest_level_is_touched(name: str, level: str, memory: Any) -> None:
+    """Its weights might as well not be there; nor the encoder's."""
+    vae = architecture(name)
+    latents, other = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
+    expected = FrozenDecoder(vae, (level,), **scaling(vae)).feature_matching(latents, other)
+    after = all_levels(vae).index(level)
+    if name == "compvis":
+        past = list(reversed(list(vae.decoder.up)))[after:]
+    else:
+        past = [*list(vae.decoder.up_blocks)[after:], vae.decoder.conv_norm_out, vae.decoder.conv_out, vae.encoder]
+    for module in past:
+        module.to("meta")
+    decoder = FrozenDecoder(vae, (level,), memory=memory, **scaling(vae))
+    actual = decoder.feature_matching(latents, other)
+    assert all(torch.equal(x, y) for x, y in zip(actual, expected, strict=True))
+    (feature,) = decoder.features(latents.requires_grad_())
+    feature.sum().backward()
+
+
+def test_the_tape_is_empty_after_a_pass_and_lets_go_on_the_way() -> None:
+    """Each block's memory is free when its gradient is there."""
+    vae = eighth()
+    decoder = FrozenDecoder(vae, LEVELS, memory="save")
+    tape, x = Tape(recompute=False), torch.randn(1, 4, 4, 4)
+    with torch.no_grad():
+        for layers in decoder._stages:
+            for layer in layers:
+                x = tape.forward(layer, x)
+        references = [[StorageWeakRef(t.untyped_storage()) for t in saved[1:]] for _, saved in tape.entries]
+        grad = torch.ones_like(x)
+        del x
+        for count in reversed(range(len(references))):
+            grad = tape.back(grad)
+            assert len(tape.entries) == count and all(reference.expired() for reference in references[count])
