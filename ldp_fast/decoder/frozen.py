@@ -30,7 +30,8 @@ class FrozenDecoder:
 
     Args:
         vae: diffusers' AutoencoderKL or AutoencoderTiny, or a CompVis first-stage model. It is shared, not copied,
-            unless `dtype` asks for another precision than it has.
+            unless `dtype` asks for another precision than it has. Its blocks are looked at here: hooks and adapters
+            that come later are not seen. Weights may change later, but not in place through `.data`.
         levels: names of the feature levels, any of `mid`, `up0`, `up1`, …; the paper's three levels are unnamed, and
             the default is this project's choice.
         memory: `save` keeps each block's input and the results of its convolutions until the backward, `recompute`
