@@ -1,8 +1,8 @@
 // The idea. A sample [P, C] in memory is one run of P * C floats in which the channel comes round every C. It is cut
-// into rows of whole pixels, a multiple of 16 floats wide and at least 128 (C = 4: 32 pixels a row), so that a column
-// of rows has one channel: vectors run along the row whatever C and the groups are, and groups are looked at once a chunk,
-// when the sums of the columns are added up. What is left of a sample after whole rows is copied to a row of its own,
-// padded so that the padding adds nothing.
+// into rows of whole pixels, a multiple of 16 floats wide and at least 128 (C = 4: 32 pixels a row), so that a
+// column of rows has one channel: vectors run along the row whatever C and the groups are, and groups are looked at
+// once a chunk, when the sums of the columns are added up. What is left of a sample after whole rows is copied to a
+// row of its own, padded so that the padding adds nothing.
 //
 // Chunks of rows (64 KiB or more) depend on the shape alone, and their sums are combined in their order, in double: the
 // same bits for any number of threads.
