@@ -99,7 +99,7 @@ def _function(backend: str, vae: Any, device: str) -> Callable[..., Any]:
         return FrozenDecoder(vae, models.LEVELS, memory="save" if dtype else mode, dtype=dtype).feature_matching
     decoder = HookedDecoder(vae)
     if "compile" in backend:
-        return with_gradients(compiled(decoder.loss, device))
+        return with_gradients(compiled(decoder.loss))
     step = with_gradients(decoder.loss)
     if "autocast" not in backend:
         return step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -69,6 +70,16 @@ def test_the_hosts_steps_are_ours_under_their_settings(tiny: models.Models, way:
     problem = Problem.sample(8, "cpu")
     step = bench_step.gradient_function(way, tiny, "cpu", 8)
     torch.testing.assert_close(step(problem), ours(tiny, problem, **host_steps.SETTINGS[way]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_step_without_the_decoders_gradient_is_not_timed() -> None:
+    gradient = bench_step.prepare("naive", "tiny", 8, "cpu")[0]()
+    bench_step.check_decoders_part(gradient, "tiny", 8, "cpu")
+    without = dataclasses.replace(bench_step.WEIGHTS, fm=0.0)
+    tiny, problem = models.load("tiny", "cpu"), Problem.sample(8, "cpu")
+    with pytest.raises(AssertionError, match="not timed"):
+        gradient = naive_step(tiny, HookedDecoder(tiny.vae), problem, without)
+        bench_step.check_decoders_part(gradient, "tiny", 8, "cpu")
 
 
 def test_parts_are_those_of_the_step(tiny: models.Models) -> None:
