@@ -124,6 +124,7 @@ def backends() -> dict[str, Any]:
         "reference": reference,
         "triton": triton(setting),
         "extension": extension(),
+        "winograd": winograd(setting),
         "tinycudann": {
             "active": _installed("tinycudann"),
             "why": "installed"
@@ -178,6 +179,24 @@ def extension() -> dict[str, Any]:
             codes.append(_line(error))
     built = f"built with CUDA {info['cuda']} for {', '.join(info['architectures'])}"
     return {"active": True, "why": "; ".join([built, *codes]), "build": info}
+
+
+def winograd(setting: str | None) -> dict[str, Any]:
+    """Whether the frozen decoder's convolutions on a CPU are the extension's, in which vectors, and why not."""
+    torchs = "the frozen decoder's convolutions on a CPU are torch's"
+    if setting in (None, "reference"):
+        why = "LDP_FAST_BACKEND is invalid" if setting is None else "LDP_FAST_BACKEND=reference"
+        return {"active": False, "why": f"{torchs}: {why}"}
+    found = extension()
+    if not found["active"]:
+        return {"active": False, "why": f"{torchs}: the extension is {found['why']}"}
+    module = importlib.import_module("ldp_fast._C")
+    if not hasattr(module, "vector_lanes"):
+        return {"active": False, "why": f"{torchs}: the extension is older than this package"}
+    lanes = module.vector_lanes()
+    name = {16: "AVX-512", 8: "AVX2"}.get(lanes, "plain vectors")
+    why = f"the frozen decoder's float32 convolutions on a CPU, channels in multiples of 16; {name}, {lanes} lanes"
+    return {"active": True, "why": why}
 
 
 def nvcc() -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ldp_fast import env_report
+from ldp_fast.ops import _native
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def test_the_report_is_plain_data_and_complete() -> None:
         report["versions"]
     )
     assert report["devices"]["cpu"]["cores"] >= 1
-    for name in ("reference", "triton", "extension", "tinycudann"):
+    for name in ("reference", "triton", "extension", "winograd", "tinycudann"):
         assert isinstance(report["backends"][name]["active"], bool) and report["backends"][name]["why"]
 
 
@@ -107,6 +108,35 @@ def test_an_extension_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     found = extension(monkeypatch, build_info=lambda: {"cuda": None, "architectures": [], "compiler": "GCC"})
     assert found["active"] and found["why"].startswith("built without CUDA")
     assert "compiler GCC" in env_report.as_text({"backends": {"extension": found}})
+
+
+@pytest.mark.parametrize(("lanes", "name"), [(16, "AVX-512"), (8, "AVX2"), (4, "plain vectors")])
+def test_how_the_decoder_convolves_here(monkeypatch: pytest.MonkeyPatch, lanes: int, name: str) -> None:
+    extension(monkeypatch, build_info=lambda: {"cuda": None, "architectures": []}, vector_lanes=lambda: lanes)
+    found = env_report.winograd("auto")
+    assert found["active"] and found["why"].endswith(f"{name}, {lanes} lanes")
+    assert found["why"] in env_report.as_text({"backends": env_report.backends()})
+
+
+def test_why_torch_convolves_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    extension(monkeypatch, build_info=lambda: {"cuda": None, "architectures": []})
+    for setting, why in (
+        ("reference", "LDP_FAST_BACKEND=reference"),
+        (None, "LDP_FAST_BACKEND is invalid"),
+        ("auto", "the extension is older than this package"),
+    ):
+        found = env_report.winograd(setting)
+        assert not found["active"] and found["why"].endswith(f"on a CPU are torch's: {why}")
+    monkeypatch.setattr(env_report, "extension", lambda: {"active": False, "why": "not built"})
+    assert env_report.winograd("auto")["why"].endswith("torch's: the extension is not built")
+
+
+@pytest.mark.skipif(_native.extension() is None, reason="needs the compiled extension")
+def test_the_vectors_are_those_of_this_processor() -> None:
+    """As torch finds them."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    expected = {"AVX512": "AVX-512, 16 lanes", "AVX2": "AVX2, 8 lanes"}.get(capability, "lanes")
+    assert env_report.winograd("auto")["why"].endswith(expected)
 
 
 def test_an_extension_without_code_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@
 // static, so that two files' kernels of one name are two.
 #pragma once
 
+#include <ldp/widest_lanes.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -16,11 +18,6 @@
 #define LDP_ALWAYS_INLINE static inline
 #endif
 
-// Tests define LDP_MOST_LANES to have the narrower ones run too.
-#ifndef LDP_MOST_LANES
-#define LDP_MOST_LANES 16
-#endif
-
 #define LDP_ISA portable
 #define LDP_LANES 4
 #include <ldp/lanes.h>
@@ -28,7 +25,7 @@
 #undef LDP_ISA
 #undef LDP_LANES
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && LDP_MOST_LANES > 4
+#if LDP_HAS_WIDE_LANES
 // GCC 12 takes the undefined vectors of its own header for mistakes.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -54,18 +51,6 @@
 #undef LDP_ISA
 #undef LDP_LANES
 #pragma GCC pop_options
-
-namespace ldp {
-
-// Lanes of the widest instruction set here.
-static inline int widest_lanes() {
-    if (LDP_MOST_LANES >= 16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
-        return 16;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 4;
-}
-
-}  // namespace ldp
 
 #define LDP_WIDEST(name)                               \
     (::ldp::widest_lanes() == 16  ? ::ldp::avx512::name \
