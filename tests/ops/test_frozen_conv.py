@@ -100,6 +100,7 @@ def test_matches_float64(shape: Shape, out: int, kind: str, full: bool) -> None:
     check(sample_conv(kind, shape, out, **(FULL if full else {})))
 
 
+@needs_extension
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("channels", [128, 512])
 def test_wide_convolutions_need_no_allowance(channels: int, kind: str) -> None:
