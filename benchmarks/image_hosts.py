@@ -1,7 +1,8 @@
-"""More hosts for `bench_hosts`: SJC, StyleGAN-Fusion, DreamGaussian, nerfstudio and ProlificDreamer.
+"""More hosts for `bench_hosts`: SJC, StyleGAN-Fusion, Text2LIVE, DreamGaussian, nerfstudio and ProlificDreamer.
 
 Re-written from what they do: SJC looks for its noise level on the CPU, StyleGAN-Fusion waits for the number that it
-prints, ProlificDreamer asks whether the rendering has a NaN. `host` below is `bench_hosts.Host`.
+prints, ProlificDreamer asks whether the rendering has a NaN. Text2LIVE has no diffusion model: its row `host` is the
+paper's distillation as one would write it beside `LossG`, image by image. `host` below is `bench_hosts.Host`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldp_fast.guidance import LatentDiffusionPrior, TextEmbeddings
 from ldp_fast.integrations import dreamgaussian, nerfstudio, prolificdreamer, stylegan_fusion
 from ldp_fast.integrations.sjc import SJCLosses
+from ldp_fast.integrations.text2live import LayeredGuidance
 from tests.models import CompVisAutoencoder
 
 Adapter = Callable[[Any, dict[str, float]], Callable[[], None]]
@@ -89,6 +92,42 @@ def stylegan_fusion_adapter(host: Any, lambdas: dict[str, float]) -> Callable[[]
     return lambda: host.latents.backward(host.train_step(host.latents)[0], retain_graph=True)
 
 
+def text2live_images(host: Any) -> list[Tensor]:
+    """A whole image and, of the same size, a second one: what the latents' side asks for."""
+    side = 8 * host.latents.shape[-1]
+    return [torch.full((3, side, side), value, device=host.device) for value in (0.3, 0.6)]
+
+
+def text2live_host(host: Any) -> None:
+    """v″ = E(I′) + θ for each image, and the gradient w r, w = 1; θ are the latents here."""
+    for image in text2live_images(host):
+        encoding = host.vae.encode((2 * image[None] - 1).to(host.dtype)).latent_dist.sample()
+        latents = encoding.float() * host.vae.config.scaling_factor + host.latents
+        t, noise = torch.randint(20, 981, (1,), device=host.device), torch.randn_like(latents)
+        with torch.no_grad():
+            noisy = torch.cat([host.scheduler.add_noise(latents, noise, t)] * 2).to(host.dtype)
+            out = host.unet(noisy, torch.cat([t] * 2), encoder_hidden_states=host.text[:2]).sample
+        uncond, text = out.chunk(2)
+        towards(latents, (uncond + 100 * (text - uncond) - noise) / 2)
+
+
+def text2live_adapter(host: Any, lambdas: dict[str, float]) -> Callable[[], None]:
+    prior = LatentDiffusionPrior(host.unet, host.vae, host.scheduler)
+    prior = prior.with_settings(**lambdas, lambda_lsd=1.0, guidance_scale=100.0)
+    images = text2live_images(host)
+    side = images[0].shape[-1]
+    text = TextEmbeddings(host.text[1:2], host.text[:1])
+    guidance = LayeredGuidance(prior, text, (side, side), size=side, multiple=side)
+    outputs = {"output_image": {"composite": images, "alpha": [image[:1] for image in images]}}
+
+    def run() -> None:
+        guidance.theta.grad = None
+        guidance(outputs)["loss_ldp"].backward()
+        host.latents.grad = guidance.theta.grad
+
+    return run
+
+
 def dreamgaussian_host(host: Any) -> None:
     latents = encoded(host)
     t, noise, _, out = host.noised((1,), 2, host.text[:2])
@@ -138,6 +177,7 @@ def prolificdreamer_adapter(host: Any, lambdas: dict[str, float]) -> Callable[[]
 HOSTS: dict[str, tuple[Callable[[Any], None], Adapter]] = {
     "sjc": (sjc_host, sjc_adapter),
     "stylegan_fusion": (stylegan_fusion_host, stylegan_fusion_adapter),
+    "text2live": (text2live_host, text2live_adapter),
     "dreamgaussian": (dreamgaussian_host, dreamgaussian_adapter),
     "nerfstudio": (nerfstudio_host, nerfstudio_adapter),
     "prolificdreamer": (prolificdreamer_host, prolificdreamer_adapter),
