@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor, nn
 
-from .layers import Layer, Saved, Signs
+from .derive import once
+from .layers import Layer
+from .pieces import Saved, Signs, last
+from .units import LatentUnits
+
+# torch.func.functional_call puts other tensors into a module for the time of the call: one thread at a time.
+SWAPPING = threading.RLock()
+
+
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A module's parameters and buffers by name, without their graphs, those of floating point in a precision.
+
+    float8 is a storage format: its owner's hooks convert it, and it is left to them.
+    """
+
+    def converted(x: Tensor) -> Tensor:
+        # Autograd will not have tensors of inference mode.
+        x = x.detach().clone() if x.is_inference() else x.detach()
+        return x.to(dtype) if x.is_floating_point() and x.element_size() > 1 else x
+
+    with torch.no_grad(), torch.inference_mode(False):
+        named = [*module.named_parameters(), *module.named_buffers()]
+        return {name: converted(x) for name, x in named}
+
+
+def _as_it_is(module: nn.Module, dtype: torch.dtype) -> bool:
+    tensors = [*module.parameters(), *module.buffers()]
+    return not any(
+        x.requires_grad or x.is_inference() or (x.is_floating_point() and x.element_size() > 1 and x.dtype != dtype)
+        for x in tensors
+    )
 
 
 class AutogradLayer(Layer):
     """A module of one tensor argument, its parameters without a gradient although it is left as it was found.
 
-    Keeps the module's graph. With `scaling` it takes latents and divides them by it, adding `shift`, in float32.
+    Keeps the module's graph. With `units` it takes the diffusion model's latents.
     """
 
     def __init__(
@@ -21,35 +53,35 @@ class AutogradLayer(Layer):
         dtype: torch.dtype,
         *,
         enlarges: int = 1,
-        scaling: float | None = None,
-        shift: float = 0.0,
+        units: LatentUnits | None = None,
     ):
         self.module, self.fallback, self.enlarges, self.dtype = module, reason, enlarges, dtype
-        self.scaling, self.shift = scaling, shift
+        self.units = units
 
     def _call(self, x: Tensor) -> Tensor:
-        if self.scaling is not None:
-            x = x / self.scaling + self.shift
+        if self.units is not None:
+            x = self.units.to_vae(x)
         x = x.to(self.dtype)
-        # Looked up at each call: the host may freeze its VAE after this object was made.
-        if any(p.requires_grad for p in self.module.parameters()):
-            frozen = {name: p.detach() for name, p in self.module.named_parameters()}
-            return torch.func.functional_call(self.module, frozen, (x,))
-        return self.module(x)
+        # Looked up at each call: the host may freeze or convert its VAE after this object was made.
+        if _as_it_is(self.module, self.dtype):
+            return self.module(x)
+        weights = once(self, "weights", lambda: in_dtype(self.module, self.dtype))
+        with SWAPPING:
+            return torch.func.functional_call(self.module, weights, (x,))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         leaf = x.detach().requires_grad_()
         with torch.enable_grad():
             y = self._call(leaf)
-        return y.detach().contiguous(memory_format=torch.channels_last), (leaf, y)
+        return last(y.detach()), (leaf, y)
 
     def infer(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._call(x).contiguous(memory_format=torch.channels_last)
+            return last(self._call(x))
 
     def backward(self, grad: Tensor, saved: Saved, signs: Signs | None = None) -> Tensor:
         leaf, y = saved
         # Retained for a second backward; it is freed with `saved`.
         (result,) = torch.autograd.grad(y, leaf, grad, retain_graph=True)
-        result = result.contiguous(memory_format=torch.channels_last)
+        result = last(result)
         return result if signs is None else signs.added(result)

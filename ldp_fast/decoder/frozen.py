@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import math
+import threading
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ..ops.frozen_conv import shared_workspace
+from .compare import deviations, layers_for
+from .derive import one_pass
 from .layers import Layer
+from .live import Snapshot
 from .matching import LevelMatching
 from .passes import Features, Memory, Tape, kept_bytes, recomputes
-from .recognise import entry_of, layers_of
-from .stages import split
+from .stages import containers, split
+from .units import LatentUnits
+from .whole import working_dtype
 
 DEFAULT_LEVELS = ("up0", "up1", "up2")
 # In float16 the largest level's cotangents are brought to 2⁻⁸: the decoder amplifies them a hundredfold and more on the
 # way down (float16 ends at 2¹⁶), and a level sixty times smaller is still far above the smallest number.
 HEADROOM = 8
+# Comparing puts hooks into the VAE, which another thread would take for the host's.
+_BUILDING = threading.RLock()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """What was recognised at one time.
+
+    Attributes:
+        snapshot: of all that it rests on besides the weights.
+        dtype: precision of the arithmetic.
+        units: of the latents.
+        stages: every stage's layers.
+        names: of the stages.
+        channels: the most of a feature.
+    """
+
+    snapshot: Snapshot
+    dtype: torch.dtype
+    units: LatentUnits
+    stages: list[list[Layer]]
+    names: list[str]
+    channels: int
 
 
 class FrozenDecoder:
@@ -28,22 +55,34 @@ class FrozenDecoder:
     Nothing past the deepest level is computed, the VAE's parameters get no gradient whatever their `requires_grad`, and
     an enclosing autocast does not change the precision (`dtype` does).
 
+    What it computes is what the VAE computes now: weights are read in every pass, whoever changed them and however, and
+    hooks, adapters, attributes, another precision or place are noticed at the next pass. When it is made, and whenever
+    something but weights has changed, it is compared with the VAE's own `decode` on a tiny latent, values and gradient:
+    a block that deviates from what it is taken for runs under autograd (`fallbacks`), a decoder that does more than
+    its blocks is refused. Under `torch.compile` a change of the VAE is not looked for.
+
+    It can be copied and pickled, its VAE with it, and used by several threads at once.
+
     Args:
-        vae: diffusers' AutoencoderKL or AutoencoderTiny, or a CompVis first-stage model. It is shared, not copied,
-            unless `dtype` asks for another precision than it has. Its blocks are looked at here: hooks and adapters
-            that come later are not seen. Weights may change later, but not in place through `.data`.
+        vae: diffusers' AutoencoderKL or AutoencoderTiny, or a CompVis first-stage model. It is shared, never copied.
         levels: names of the feature levels, any of `mid`, `up0`, `up1`, …; the paper's three levels are unnamed, and
             the default is this project's choice.
         memory: `save` keeps each block's input and the results of its convolutions until the backward, `recompute`
             each block's input alone and computes the block again, `auto` is `save` unless that would take more than
             half of the memory that is free.
         dtype: precision of the decoder's arithmetic; None is the VAE's own, except that a float16 VAE whose
-            configuration says `force_upcast` (SDXL's overflows in float16) is run in float32.
+            configuration says `force_upcast` (SDXL's overflows in float16) is run in float32. Weights of another
+            precision are converted in every pass.
         scaling_factor: latents are divided by it before they are decoded; None takes the VAE's configuration.
-        shift_factor: added after that division; None takes the VAE's configuration (0 where it has none).
+        shift_factor: added after that division; None takes the VAE's configuration (0 where it has none). A
+            configuration's `latents_mean` and `latents_std` are applied as well.
+
+    Attributes:
+        vae: the VAE.
+        levels: the names, from the shallowest to the deepest.
 
     Raises:
-        TypeError: the VAE's decoder is of an unknown kind.
+        TypeError: the VAE's decoder is of an unknown kind, or computes something else than its blocks.
         ValueError: a level that the decoder does not have, or an unknown memory mode.
     """
 
@@ -57,8 +96,7 @@ class FrozenDecoder:
         scaling_factor: float | None = None,
         shift_factor: float | None = None,
     ):
-        stages = split(vae)
-        names = [name for name, _ in stages[1:]]
+        names = [name for name, _ in split(vae)[1:]]
         unknown = [level for level in levels if level not in names]
         if unknown or not levels:
             raise ValueError(
@@ -66,45 +104,76 @@ class FrozenDecoder:
             )
         if memory not in ("auto", "save", "recompute"):
             raise ValueError(f"FrozenDecoder: memory: expected auto, save or recompute, got {memory!r}")
-        config = getattr(vae, "config", None)
-        own = next(vae.parameters()).dtype
-        if dtype is None:
-            dtype = torch.float32 if own == torch.float16 and getattr(config, "force_upcast", False) else own
-        if scaling_factor is None:
-            scaling_factor = getattr(config, "scaling_factor", None)
-            if scaling_factor is None:
-                raise ValueError(
-                    "FrozenDecoder: scaling_factor: this VAE has no configuration to take it from; expected a number "
-                    "(Stable Diffusion 1.x and 2.x: 0.18215), got None"
-                )
-        if shift_factor is None:
-            shift_factor = getattr(config, "shift_factor", None) or 0.0
+        self.vae, self.memory = vae, memory
         self.levels = tuple(name for name in names if name in levels)
-        deepest = names.index(self.levels[-1]) + 1
-        self.memory, self.dtype = memory, dtype
-        self.scaling_factor, self.shift_factor = float(scaling_factor), float(shift_factor)
-        self._stages: list[list[Layer]] = []
-        for index, (_, module) in enumerate(stages[: deepest + 1]):
-            if any(p.dtype != dtype for p in module.parameters()):
-                module = copy.deepcopy(module).to(dtype).requires_grad_(False)
-            entry = [entry_of(module, self.scaling_factor, self.shift_factor, dtype)] if index == 0 else []
-            self._stages.append(entry or layers_of(module, dtype))
-        self._names = ["in", *names[:deepest]]
-        self._levels = [self._names.index(level) for level in self.levels]
-        self._channels = max(p.shape[0] for _, m in stages[: deepest + 1] for p in m.parameters() if p.ndim == 4)
+        self._dtype, self._scaling, self._shift = dtype, scaling_factor, shift_factor
+        self._last: _Built | None = None
+        self._built()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy recognises its own VAE.
+        return {**self.__dict__, "_last": None}
+
+    def _built(self) -> _Built:
+        """What is to be run, recognised anew where something but weights has changed."""
+        last = self._last
+        if last is not None and (torch.compiler.is_compiling() or self._fresh(last)):
+            return last
+        with _BUILDING:
+            last = self._last
+            if last is None or not self._fresh(last):
+                last = self._last = self._build()
+        return last
+
+    def _fresh(self, built: _Built) -> bool:
+        return built.dtype == self.dtype and built.snapshot.same()
+
+    @torch.compiler.disable
+    def _build(self) -> _Built:
+        every, dtype = split(self.vae), self.dtype
+        stages = every[: [name for name, _ in every].index(self.levels[-1]) + 1]
+        # Which blocks are what they seem does not depend on the units, and a decoder of another kind is named first.
+        forced = deviations(self.vae, stages)
+        units = LatentUnits.of(self.vae, self._scaling, self._shift)
+        layers = layers_for(stages, units, dtype, forced)
+        parts = [part for _, module in stages for part in module.modules()]
+        by_hand = {id(m) for row in layers for layer in row for m in layer.modules}
+        called = {id(m) for row in layers for layer in row if layer.fallback for m in layer.module.modules()}  # type: ignore[attr-defined]
+        snapshot = Snapshot(
+            [*containers(self.vae), *(m for m in parts if id(m) in by_hand or id(m) not in called)],
+            [m for m in parts if id(m) in called],
+        )
+        channels = max(p.shape[0] for _, m in stages for p in m.parameters() if p.ndim == 4)
+        return _Built(snapshot, dtype, units, layers, [name for name, _ in stages], channels)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the arithmetic."""
+        return working_dtype(self.vae) if self._dtype is None else self._dtype
+
+    @property
+    def scaling_factor(self) -> float:
+        """What latents are divided by."""
+        return self._built().units.scaling
+
+    @property
+    def shift_factor(self) -> float:
+        """What is added after that."""
+        return self._built().units.shift
 
     @property
     def fallbacks(self) -> dict[str, str]:
         """The blocks that autograd runs, `stage.number`, and why; the others are done by hand."""
+        built = self._built()
         return {
             f"{name}.{number}": layer.fallback
-            for name, layers in zip(self._names, self._stages, strict=True)
+            for name, layers in zip(built.names, built.stages, strict=True)
             for number, layer in enumerate(layers)
             if layer.fallback
         }
 
     def __repr__(self) -> str:
-        total, found = sum(map(len, self._stages)), self.fallbacks
+        total, found = sum(map(len, self._built().stages)), self.fallbacks
         blocks = f"blocks={total - len(found)} by hand"
         if found:
             blocks += f", {len(found)} by autograd ({'; '.join(f'{k}: {v}' for k, v in found.items())})"
@@ -123,22 +192,24 @@ class FrozenDecoder:
             One `[B, C_ℓ, H_ℓ, W_ℓ]` a level, channels-last, in the decoder's dtype, differentiable in the latents once.
         """
         _check_latents("features", latents)
-        with torch.autocast(latents.device.type, enabled=False), shared_workspace():
+        built = self._built()
+        levels = [built.names.index(level) for level in self.levels]
+        with torch.autocast(latents.device.type, enabled=False), one_pass():
             x = latents.to(torch.promote_types(latents.dtype, torch.float32))
             if torch.is_grad_enabled() and x.requires_grad:
-                return list(Features.apply(x, self._stages, self._levels, self._recomputes(x)))
+                return list(Features.apply(x, built.stages, levels, self._recomputes(built, x)))
             found = []
             with torch.no_grad():
-                for index, layers in enumerate(self._stages):
+                for index, layers in enumerate(built.stages):
                     for layer in layers:
                         x = layer.infer(x)
-                    if index in self._levels:
+                    if index in levels:
                         found.append(x)
         return found
 
-    def _recomputes(self, latents: torch.Tensor) -> bool:
+    def _recomputes(self, built: _Built, latents: torch.Tensor) -> bool:
         def needed() -> int:
-            return kept_bytes(self._stages, latents.shape, self._channels, self.dtype.itemsize)
+            return kept_bytes(built.stages, latents.shape, built.channels, built.dtype.itemsize)
 
         return recomputes(self.memory, needed, latents.device)
 
@@ -175,6 +246,8 @@ class FrozenDecoder:
                 f"FrozenDecoder.feature_matching: latents_prime: expected the latents' shape {list(latents.shape)}, "
                 f"got {list(latents_prime.shape)}"
             )
+        built = self._built()
+        levels = [built.names.index(level) for level in self.levels]
         matching = LevelMatching(len(latents), norm, batch_reduction, nonfinite, gradients)
         precision = torch.promote_types(latents.dtype, torch.float32)
         grads: tuple[torch.Tensor | None, ...] = (None, None)
@@ -183,41 +256,42 @@ class FrozenDecoder:
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast(latents.device.type, enabled=False),
-            shared_workspace(),
+            one_pass(),
         ):
             x = torch.cat([latents.detach().to(precision), latents_prime.detach().to(precision)])
-            tape = Tape(self._recomputes(x)) if gradients else None
-            for index, layers in enumerate(self._stages):
+            tape = Tape(self._recomputes(built, x)) if gradients else None
+            for index, layers in enumerate(built.stages):
                 for layer in layers:
                     x = layer.infer(x) if tape is None else tape.forward(layer, x)
-                if index in self._levels:
+                if index in levels:
                     matching.add(index, x)
             deepest = (x.shape, x.dtype, x.device)
             del x
             statistics = matching.statistics(self.levels)
             if tape is not None:
-                scale = self._gradient_scale(max(matching.sizes.values()), len(latents), norm, batch_reduction)
-                last = matching.signs(self._levels[-1], scale)
+                scale = _gradient_scale(built.dtype, max(matching.sizes.values()), len(latents), norm, batch_reduction)
+                last = matching.signs(levels[-1], scale)
                 assert last is not None
                 grad = last.dense(*deepest)
-                for index in reversed(range(len(self._stages))):
-                    for number in reversed(range(len(self._stages[index]))):
+                for index in reversed(range(len(built.stages))):
+                    for number in reversed(range(len(built.stages[index]))):
                         # The gradient of a stage's input is written together with the signs of the level it is.
                         grad = tape.back(grad, matching.signs(index - 1, scale) if number == 0 else None)
                 grads = (grad.to(precision) / scale).chunk(2)
         result = (matching.loss(), *grads)
         return (*result, statistics) if return_statistics else result
 
-    def _gradient_scale(self, size: int, samples: int, norm: str, batch_reduction: str) -> float:
-        """A power of two that brings ±1/M of the largest level into float16's range; 1 in the other precisions.
 
-        With norm="mean" the cotangent of a level is ±1/M, and M reaches 2²⁵: below float16's smallest number. With
-        "sum" it is ±1, which leaves the decoder no room to amplify it.
-        """
-        if self.dtype != torch.float16:
-            return 1.0
-        size = size if norm == "mean" else 1
-        return 2.0 ** (math.floor(math.log2(max(1, size * (samples if batch_reduction == "mean" else 1)))) - HEADROOM)
+def _gradient_scale(dtype: torch.dtype, size: int, samples: int, norm: str, batch_reduction: str) -> float:
+    """A power of two that brings ±1/M of the largest level into float16's range; 1 in the other precisions.
+
+    With norm="mean" the cotangent of a level is ±1/M, and M reaches 2²⁵: below float16's smallest number. With "sum" it
+    is ±1, which leaves the decoder no room to amplify it.
+    """
+    if dtype != torch.float16:
+        return 1.0
+    size = size if norm == "mean" else 1
+    return 2.0 ** (math.floor(math.log2(max(1, size * (samples if batch_reduction == "mean" else 1)))) - HEADROOM)
 
 
 def _check_latents(method: str, latents: torch.Tensor) -> None:

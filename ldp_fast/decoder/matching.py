@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..losses import _checks
 from ..losses.feature_matching import NORMS, FeatureMatchingStatistics
-from .layers import Signs
+from .pieces import Signs
 
 
 @dataclasses.dataclass

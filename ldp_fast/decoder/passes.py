@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..ops.frozen_conv import shared_workspace
-from .layers import Layer, Saved, Signs
+from .derive import one_pass
+from .layers import Layer
+from .pieces import Saved, Signs
 
 Memory = Literal["auto", "save", "recompute"]
 
@@ -65,6 +66,7 @@ class Features(torch.autograd.Function):
         ctx.stages, ctx.levels, ctx.recompute = stages, levels, recompute
         ctx.device = latents.device.type
         ctx.layers = [(layer, len(saved)) for layer, saved in tape.entries]
+        ctx.weights = weights_of(stages)
         # Not as an attribute: these are freed with the graph, and hooks on saved tensors see them.
         ctx.save_for_backward(*(t for _, saved in tape.entries for t in saved))
         return tuple(features)
@@ -73,6 +75,11 @@ class Features(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         kept = list(ctx.saved_tensors)
+        if not unchanged(ctx.weights, weights_of(ctx.stages)):
+            raise RuntimeError(
+                "FrozenDecoder.features: expected the VAE's weights in the backward as they were in the forward; one "
+                "of those needed for the gradient has been replaced or modified by an inplace operation"
+            )
         tape = Tape(ctx.recompute)
         for layer, count in ctx.layers:
             tape.entries.append((layer, tuple(kept[:count])))
@@ -80,7 +87,7 @@ class Features(torch.autograd.Function):
         of_levels = dict(zip(ctx.levels, grads, strict=True))
         grad: Tensor | None = None
         # Autograd may come here from under an autocast.
-        with torch.autocast(ctx.device, enabled=False), shared_workspace():
+        with torch.autocast(ctx.device, enabled=False), one_pass():
             for index in reversed(range(len(ctx.stages))):
                 here = of_levels.get(index)
                 if here is not None:
@@ -93,6 +100,28 @@ class Features(torch.autograd.Function):
                     else:
                         grad = tape.back(grad)
         return grad, None, None, None
+
+
+Weights = list[tuple[Tensor, int, int]]
+
+
+def weights_of(stages: Iterable[Iterable[Layer]]) -> Weights:
+    """The weights that layers by hand read, their places and versions; where autograd runs a block, it looks itself."""
+    if torch.compiler.is_compiling():
+        return []
+    found: Weights = []
+    for layers in stages:
+        for layer in layers:
+            for module in layer.modules:
+                # Tensors of inference mode have no version, and of a device without memory no address.
+                found += [(p, p.data_ptr(), p._version) for p in module.parameters(False) if not p.is_inference()]
+    return found
+
+
+def unchanged(before: Weights, now: Weights) -> bool:
+    """Whether these are the same tensors in the same places and of the same version."""
+    pairs = zip(before, now, strict=False)
+    return len(before) == len(now) and all(a is b and p == q and v == w for (a, p, v), (b, q, w) in pairs)
 
 
 def kept_bytes(stages: Iterable[Iterable[Layer]], shape: torch.Size, channels: int, itemsize: int) -> int:

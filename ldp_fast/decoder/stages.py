@@ -72,6 +72,36 @@ def _tiny_stages(layers: nn.Sequential) -> list[tuple[str, nn.Module]]:
     return stages
 
 
+def last_module(stage: nn.Module) -> nn.Module:
+    """The module of the VAE whose output is a stage's: where a hook finds what the VAE's own decoder makes there."""
+    if isinstance(stage, _Entry):
+        return stage.conv_in
+    if isinstance(stage, _CompVisMid):
+        return stage.mid.block_2
+    if isinstance(stage, _CompVisUp):
+        level = stage.level
+        if hasattr(level, "upsample"):
+            return level.upsample
+        return (level.attn if len(level.attn) > 0 else level.block)[-1]
+    if isinstance(stage, _TinyEntry):
+        return stage.layers[-1]
+    return stage[-1] if isinstance(stage, nn.Sequential) else stage
+
+
+def containers(vae: Any) -> list[nn.Module]:
+    """What holds the stages: modules whose own code decides how the stages are called."""
+    decoder = vae.decoder
+    return [
+        vae,
+        decoder,
+        *(
+            m
+            for name in ("mid", "up", "up_blocks", "layers")
+            if isinstance(m := getattr(decoder, name, None), nn.Module)
+        ),
+    ]
+
+
 def split(vae: nn.Module) -> list[tuple[str, nn.Module]]:
     """The stages of a VAE's decoder, in order, with their names; the layers past the last level are left out.
 
@@ -82,6 +112,16 @@ def split(vae: nn.Module) -> list[tuple[str, nn.Module]]:
     Raises:
         TypeError: the decoder is none of these.
     """
+    try:
+        return _split(vae)
+    except (AttributeError, IndexError) as error:
+        raise TypeError(
+            f"FrozenDecoder: vae: {type(vae).__name__} is not served: its decoder is neither diffusers' nor CompVis' "
+            f"decoder of images ({error})"
+        ) from error
+
+
+def _split(vae: nn.Module) -> list[tuple[str, nn.Module]]:
     decoder: Any = getattr(vae, "decoder", None)
     if isinstance(getattr(decoder, "layers", None), nn.Sequential):
         return _tiny_stages(decoder.layers)

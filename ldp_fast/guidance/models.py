@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..decoder.units import LatentUnits
+from ..decoder.whole import run
 from ..errors import UsageError
 from .text import TextEmbeddings, encode
 
@@ -91,10 +93,14 @@ class LatentDiffusionModel:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes latents `[B, C, h, w]` to images `[B, 3, H, W]` float32 in [0, 1]; no gradient."""
+        """Decodes latents `[B, C, h, w]` to images `[B, 3, H, W]` float32 in [0, 1]; no gradient.
+
+        With the VAE's whole way from the latents (`latents_mean`, `latents_std`), and in float32 where a float16 VAE
+        asks for it (`force_upcast`), as its pipeline does.
+        """
         vae = self._require_vae()
-        scaled = latents.float() / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-        image = vae.decode(scaled.to(next(vae.parameters()).dtype)).sample
+        image = run(vae, "decode", LatentUnits.of(vae).to_vae(latents.float()))
+        image = image.sample if hasattr(image, "sample") else image
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
     def encode(
@@ -111,13 +117,12 @@ class LatentDiffusionModel:
             `[B, C, h, w]` float32, scaled as the diffusion model sees them.
         """
         vae = self._require_vae()
-        encoded = vae.encode((images * 2 - 1).to(next(vae.parameters()).dtype))
+        encoded = run(vae, "encode", images * 2 - 1)
         if not hasattr(encoded, "latent_dist"):
             latents = encoded.latents
         else:
             latents = encoded.latent_dist.sample(generator) if sample else encoded.latent_dist.mode()
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        return (latents.float() - shift) * vae.config.scaling_factor
+        return LatentUnits.of(vae).from_vae(latents.float())
 
     def _require_vae(self) -> Any:
         if self.vae is None:

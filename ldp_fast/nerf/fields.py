@@ -200,11 +200,11 @@ class LatentField(_Field):
         self.grid.check("LatentField", positions)
         if self.backend == "tcnn":
             return self._finish(self.network(self._unit(positions)), positions, count)
-        half = self.grid.half_wanted()
+        half = self.grid.half_table()
         density, channels, _ = torch.ops.ldp_fast.latent_field(
             positions.contiguous(),
             self.grid.table,
-            self.grid.shadow() if half else None,
+            half,
             self.weights,
             count,
             *self.grid.layout,
@@ -216,7 +216,7 @@ class LatentField(_Field):
             self.activation == "sigmoid",
             self.blob.strength,
             self.blob.std,
-            half,
+            half is not None,
         )
         return density, channels
 

@@ -105,31 +105,37 @@ class HashGrid(nn.Module):
         return layout_arguments(self.offsets, self.resolutions, self.scales, 0.5, self.kind == "hash", smooth)
 
     def shadow(self) -> Tensor:
-        """The table in float16, [entries, F]; made anew only when the table has changed since.
+        """The table in float16, [entries, F]: cast at every call, for a change of the table need not leave a trace.
 
-        `FusedAdam(..., shadows={grid.table: grid.shadow})` writes it in the pass that changes the table and marks it
-        fresh. Without that, a captured graph casts at every replay. Changes through `table.data` leave no trace: call
-        `invalidate_shadow` after them.
+        Torch's fused optimisers and writers through `table.data` (moving averages) count up no version. One writer is
+        trusted: `FusedAdam(..., shadows={grid.table: grid.shadow})` writes the shadow in the pass that changes the
+        table, and it is returned as it is until the table's version, its memory or the step of any other optimiser of
+        torch says that somebody else wrote. Beside that optimiser, after changes through `table.data` that are to
+        count in the very next step, call `invalidate_shadow`; the optimiser's step makes it equal again in any case.
         """
-        if torch.compiler.is_compiling():
-            return self.table.detach().to(torch.float16)
         held = self._shadow
-        if held is None or held.device != self.table.device or held.shape != self.table.shape:
-            held = self._shadow = torch.empty_like(self.table, dtype=torch.float16)
-        fresh = getattr(held, "_source", None) == source_of(self.table)
-        capturing = self.table.is_cuda and torch.cuda.is_current_stream_capturing()
-        if fresh and (not capturing or getattr(held, "_maintained", False)):
+        maintained = held is not None and getattr(held, "_maintained", False) and not torch.compiler.is_compiling()
+        if maintained and held._source == source_of(self.table):  # type: ignore[union-attr]
+            assert held is not None
             return held
-        with torch.no_grad():
-            held.copy_(self.table)
-        # What a graph records has not run yet.
-        held._source = None if capturing else source_of(self.table)  # type: ignore[attr-defined]
-        return held
+        made = self.table.detach().to(torch.float16)
+        if not torch.compiler.is_compiling():
+            self._shadow = made
+        return made
+
+    def half_table(self) -> Tensor | None:
+        """What a pass reads in place of the table: `shadow` where half precision is wanted, else None.
+
+        Without gradients the table is cast whoever keeps the shadow: an evaluation is what averaged weights are copied
+        into the table for, and copied back after.
+        """
+        if not self.half_wanted():
+            return None
+        return self.shadow() if torch.is_grad_enabled() else self.table.detach().to(torch.float16)
 
     def invalidate_shadow(self) -> None:
-        """Makes the next `shadow` cast the table again."""
-        if self._shadow is not None:
-            self._shadow._source = None  # type: ignore[attr-defined]
+        """Makes the next `shadow` cast the table."""
+        self._shadow = None
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.invalidate_shadow()
@@ -170,11 +176,10 @@ class HashGrid(nn.Module):
             ValueError: another shape or device.
         """
         self.check("HashGrid", positions)
-        half = self.shadow() if self.half_wanted() else None
-        return torch.ops.ldp_fast.hash_grid(positions.contiguous(), self.table, half, count, *self.layout)
+        return torch.ops.ldp_fast.hash_grid(positions.contiguous(), self.table, self.half_table(), count, *self.layout)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy counts its table's versions anew, so that a shadow taken along could seem fresh and be stale.
+        # A copy counts its table's versions anew: a shadow taken along could seem fresh and be stale.
         return {**self.__dict__, "_shadow": None}
 
     def extra_repr(self) -> str:

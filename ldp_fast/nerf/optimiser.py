@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..ops import fused_adam as _registers  # noqa: F401
 from . import _checks
@@ -15,9 +17,27 @@ from . import _checks
 Shadow = Tensor | Callable[[], Tensor]
 
 
-def source_of(table: Tensor) -> tuple[int, int]:
-    """Identifies what a shadow was cast from: the memory of a table and its version, which every change counts up."""
-    return table.data_ptr(), table._version
+def source_of(table: Tensor) -> tuple[int, int, int]:
+    """Identifies what a shadow was cast from: a table's memory, its version, and the steps of other optimisers.
+
+    Torch's fused optimisers change a parameter without counting up its version.
+    """
+    return table.data_ptr(), table._version, getattr(table, "_foreign_steps", 0)
+
+
+def _count_foreign(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
+    if isinstance(optimiser, FusedAdam):
+        return
+    for group in optimiser.param_groups:
+        for param in group["params"]:
+            if hasattr(param, "_foreign_steps"):
+                param._foreign_steps += 1
+
+
+@functools.cache
+def _watch_optimisers() -> None:
+    """From now on every optimiser's step is seen: `_foreign_steps` counts those of others on a shadowed parameter."""
+    register_optimizer_step_post_hook(_count_foreign)
 
 
 class FusedAdam(Optimizer):
@@ -89,6 +109,9 @@ class FusedAdam(Optimizer):
             if id(key) not in known:
                 got = f"a tensor of shape {_checks.shape_text(key)}" if isinstance(key, Tensor) else repr(key)
                 _checks.fail("FusedAdam", "shadows", "parameters of this optimiser as keys", got)
+            key._foreign_steps = getattr(key, "_foreign_steps", 0)  # type: ignore[attr-defined]
+        if self._shadows:
+            _watch_optimisers()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for group in state.get("param_groups", ()):

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ldp_fast.decoder import FrozenDecoder, passes
+from ldp_fast.decoder.derive import one_pass
 from ldp_fast.decoder.passes import Tape, kept_bytes, recomputes
 
 from .common import all_levels, architecture, kl, own_features, scaling
@@ -113,9 +114,10 @@ def test_what_save_would_keep_is_known_beforehand(name: str) -> None:
     decoder = FrozenDecoder(vae, all_levels(vae), **scaling(vae))
     channels = 16 if name == "sd3" else 4
     tape, x = Tape(recompute=False), torch.randn(2, channels, 6, 6)
-    estimate = kept_bytes(decoder._stages, x.shape, decoder._channels, 4)
+    built = decoder._built()
+    estimate = kept_bytes(built.stages, x.shape, built.channels, 4)
     with torch.no_grad():
-        for layers in decoder._stages:
+        for layers in built.stages:
             for layer in layers:
                 x = tape.forward(layer, x)
     kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for _, saved in tape.entries for t in saved}
@@ -125,10 +127,11 @@ def test_what_save_would_keep_is_known_beforehand(name: str) -> None:
 def test_auto_recomputes_where_memory_is_short(monkeypatch: Any) -> None:
     vae, latents = architecture("sd1"), torch.randn(1, 4, 6, 6)
     decoder = FrozenDecoder(vae, LEVELS)
-    needed = kept_bytes(decoder._stages, latents.shape, decoder._channels, 4)
+    built = decoder._built()
+    needed = kept_bytes(built.stages, latents.shape, built.channels, 4)
     for free, expected in ((3 * needed, False), (needed, True)):
         monkeypatch.setattr(passes, "free_bytes", lambda device, free=free: free)
-        assert decoder._recomputes(latents) is expected
+        assert decoder._recomputes(built, latents) is expected
         for memory in ("save", "recompute"):
             assert recomputes(memory, lambda: 0, latents.device) is (memory == "recompute")
     monkeypatch.undo()
@@ -162,8 +165,8 @@ def test_the_tape_is_empty_after_a_pass_and_lets_go_on_the_way() -> None:
     vae = eighth()
     decoder = FrozenDecoder(vae, LEVELS, memory="save")
     tape, x = Tape(recompute=False), torch.randn(1, 4, 4, 4)
-    with torch.no_grad():
-        for layers in decoder._stages:
+    with torch.no_grad(), one_pass():
+        for layers in decoder._built().stages:
             for layer in layers:
                 x = tape.forward(layer, x)
         references = [[StorageWeakRef(t.untyped_storage()) for t in saved[1:]] for _, saved in tape.entries]

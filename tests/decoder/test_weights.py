@@ -1,4 +1,4 @@
-"""What is derived from the VAE's weights follows them: folded convolutions, joined projections, summed biases."""
+"""The decoder computes with the weights that the VAE has now, whoever changed them, however, and in what precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ldp_fast.decoder import FrozenDecoder
-from ldp_fast.decoder.layers import Derived
+from ldp_fast.decoder.derive import cast, once, one_pass
 
 from ..ops.common import bitwise_equal
 from .common import all_levels, architecture, scaling
@@ -37,15 +37,35 @@ def assigned(vae: nn.Module) -> None:
     vae.load_state_dict(scaled(vae), assign=True)
 
 
-def assigned_twice(vae: nn.Module) -> None:
-    """The second weights may well lie where the first lay."""
-    for _ in range(2):
-        assigned(vae)
-
-
 def new_data(vae: nn.Module) -> None:
     for parameter in vae.parameters():
         parameter.data = parameter.data * 1.1
+
+
+def data_in_place(vae: nn.Module) -> None:
+    """No version is counted up: moving averages (diffusers', torch_ema) and adapters that are merged write so."""
+    for parameter in vae.parameters():
+        parameter.data.mul_(1.1)
+
+
+def through_numpy(vae: nn.Module) -> None:
+    for parameter in vae.parameters():
+        parameter.detach().numpy()[...] *= 1.1
+
+
+def fused_optimiser(vae: nn.Module) -> None:
+    """Torch's fused kernels count up no version."""
+    vae.requires_grad_(True)
+    for parameter in vae.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(vae.parameters(), lr=0.1, fused=True).step()
+
+
+def moving_average(vae: nn.Module) -> None:
+    from diffusers.training_utils import EMAModel
+
+    average = EMAModel([nn.Parameter(1.1 * p.detach()) for p in vae.parameters()])
+    average.copy_to(vae.parameters())
 
 
 def there_and_back(vae: nn.Module) -> None:
@@ -70,7 +90,20 @@ def without_bias(vae: Any) -> None:
             module.bias = None
 
 
-CHANGES = (in_place, loaded, assigned, assigned_twice, new_data, there_and_back, channels_last, replaced, without_bias)
+CHANGES = (
+    in_place,
+    loaded,
+    assigned,
+    new_data,
+    data_in_place,
+    through_numpy,
+    fused_optimiser,
+    moving_average,
+    there_and_back,
+    channels_last,
+    replaced,
+    without_bias,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -88,69 +121,106 @@ def test_changed_weights_are_seen(name: str, change: Callable[[nn.Module], None]
         assert not bitwise_equal(after[1], before[1])
 
 
-@pytest.mark.parametrize("name", ["sd1", "tiny"])
-def test_a_copy_in_another_precision_is_the_decoder_s_own(name: str) -> None:
+@pytest.mark.parametrize("change", [in_place, data_in_place, fused_optimiser], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["sd1", "no multiple of 16", "tiny"])
+def test_another_precision_follows_too(name: str, change: Callable[[nn.Module], None]) -> None:
+    """Nothing is copied: `dtype=` is how the VAE's own weights are read."""
     vae = architecture(name)
     latents = torch.randn(1, 4, 4, 5)
     decoder = FrozenDecoder(vae, ("up0", "up1"), dtype=torch.bfloat16)
-    expected = decoder.features(latents)
+    before = decoder.features(latents)
+    change(vae)
+    after = decoder.features(latents)
     assert all(p.dtype == torch.float32 for p in vae.parameters())
+    fresh = FrozenDecoder(vae, ("up0", "up1"), dtype=torch.bfloat16).features(latents)
+    assert all(bitwise_equal(x, y) for x, y in zip(after, fresh, strict=True))
+    assert not any(bitwise_equal(x, y) for x, y in zip(after, before, strict=True))
+
+
+def test_an_upcast_vae_is_followed_and_left_in_its_precision() -> None:
+    vae = architecture("sdxl").half()
+    decoder = FrozenDecoder(vae, ("up0", "up1"))
+    latents = torch.randn(1, 4, 4, 5)
+    before = decoder.features(latents)
     in_place(vae)
-    assert all(bitwise_equal(x, y) for x, y in zip(decoder.features(latents), expected, strict=True))
+    after = decoder.features(latents)
+    assert decoder.dtype == torch.float32 and all(p.dtype == torch.float16 for p in vae.parameters())
+    own = FrozenDecoder(copy.deepcopy(vae).float(), ("up0", "up1")).features(latents)
+    assert all(bitwise_equal(x, y) for x, y in zip(after, own, strict=True))
+    assert not bitwise_equal(after[0], before[0])
+
+
+@pytest.mark.parametrize("name", ["sd1", "compvis", "tiny"])
+def test_a_vae_that_takes_another_precision_afterwards(name: str) -> None:
+    vae = architecture(name)
+    latents = torch.randn(1, 4, 4, 5)
+    decoder = FrozenDecoder(vae, ("up0", "up1"), **scaling(vae))
+    decoder.features(latents)
+    vae.bfloat16()
+    assert decoder.dtype == torch.bfloat16
+    fresh = FrozenDecoder(vae, ("up0", "up1"), **scaling(vae)).features(latents)
+    assert all(bitwise_equal(x, y) for x, y in zip(decoder.features(latents), fresh, strict=True))
 
 
 def test_weights_made_in_inference_mode() -> None:
-    """They have no version, and autograd will not have them."""
+    """They have no version, autograd will not have them, and they are followed all the same."""
     vae, latents = architecture("sd1"), torch.randn(1, 4, 4, 5, requires_grad=True)
     with torch.inference_mode():
         inside = copy.deepcopy(vae)
     assert next(inside.parameters()).is_inference()
-    pairs = []
-    for each in (vae, inside):
-        features = FrozenDecoder(each, ("up0", "up1")).features(latents)
-        pairs.append((*features, *torch.autograd.grad(sum(x.sum() for x in features), latents)))
-    assert all(bitwise_equal(x, y) for x, y in zip(*pairs, strict=True))
+    decoder = FrozenDecoder(inside, ("up0", "up1"))
+
+    def pair(features: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return (*features, *torch.autograd.grad(sum(x.sum() for x in features), latents))
+
+    def check() -> tuple[torch.Tensor, ...]:
+        ours, plain = pair(decoder.features(latents)), pair(FrozenDecoder(vae, ("up0", "up1")).features(latents))
+        assert all(bitwise_equal(x, y) for x, y in zip(ours, plain, strict=True))
+        return ours
+
+    before = check()
+    in_place(vae)
+    with torch.inference_mode():
+        in_place(inside)
+    assert not bitwise_equal(check()[0], before[0])
 
 
-def test_derived_values_are_made_once() -> None:
+@pytest.mark.parametrize("memory", ["save", "recompute"])
+@pytest.mark.parametrize("change", [in_place, new_data, replaced], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["sd1", "compvis 2"])
+def test_weights_that_change_between_forward_and_backward(name: str, change: Any, memory: Any) -> None:
+    """As autograd itself has it: an error, not a gradient of something else."""
+    vae = architecture(name)
+    decoder = FrozenDecoder(vae, ("up0", "up1"), memory=memory, **scaling(vae))
+    latents = torch.randn(1, 4, 4, 5, requires_grad=True)
+    loss = sum(x.sum() for x in decoder.features(latents))
+    change(vae)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, latents)
+
+
+def test_what_is_derived_is_made_once_a_pass_and_kept_no_longer() -> None:
     made: list[int] = []
+    weight, owner = nn.Parameter(torch.randn(3)), nn.Identity()
+
+    def derived() -> torch.Tensor:
+        def make() -> torch.Tensor:
+            made.append(1)
+            return 2 * weight
+
+        return once(owner, "double", make)
+
+    for count in (1, 2):
+        with one_pass():
+            with one_pass():
+                first = derived()
+            assert derived() is first and len(made) == count and not first.requires_grad
+        weight.data.add_(1.0)
+    assert derived() is not derived() and torch.equal(derived(), 2 * weight.detach())
+
+
+def test_a_weight_of_the_right_precision_is_not_copied() -> None:
     weight = nn.Parameter(torch.randn(3))
-
-    def make(w: torch.Tensor) -> torch.Tensor:
-        made.append(1)
-        return 2 * w
-
-    derived = Derived(make, lambda: (weight,))
-    assert derived() is derived() and len(made) == 1 and not derived().requires_grad
-    weight.grad = torch.ones(3)
-    derived()
-    assert len(made) == 1
-    with torch.no_grad():
-        weight.add_(1.0)
-    assert torch.equal(derived(), 2 * weight.detach()) and len(made) == 2
-
-
-def test_derived_values_follow_parameters_that_come_and_go() -> None:
-    module = nn.Linear(2, 2)
-    derived = Derived(lambda w, b: w if b is None else w + b, lambda: (module.weight, module.bias))
-    with_bias = derived()
-    module.bias = None
-    assert not torch.equal(derived(), with_bias) and torch.equal(derived(), module.weight.detach())
-    moved = nn.Parameter(module.weight.detach().double(), requires_grad=False)
-    module.weight = moved
-    assert derived().dtype == torch.float64
-
-
-def test_an_address_that_is_given_out_again_is_another_weight() -> None:
-    """Freed memory comes back for the next tensor of its size, whose version is 0 too."""
-    held: list[torch.Tensor] = [torch.full((1000,), 0.0)]
-    derived = Derived(lambda w: w.clone(), lambda: tuple(held))
-    addresses = set()
-    for value in range(50):
-        address = held[0].data_ptr()
-        assert derived()[0] == value
-        addresses.add(address)
-        held.clear()
-        held.append(torch.full((1000,), float(value + 1)))
-    if len(addresses) == 50:
-        pytest.skip("this allocator gave out no address twice")
+    same = cast(weight, "w", weight, torch.float32)
+    assert same is not None and same.data_ptr() == weight.data_ptr() and not same.requires_grad
+    assert cast(weight, "w", None, torch.float32) is None

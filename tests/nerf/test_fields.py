@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldp_fast.nerf import Blob, HashGrid, LatentField, VoxelField
+from ldp_fast.nerf import Blob, FusedAdam, HashGrid, LatentField, VoxelField
 from tests.tolerances import GRADIENT, OUTPUT, assert_close
 
 
@@ -168,19 +169,57 @@ def test_copies_pickles_and_state_dicts() -> None:
         assert torch.equal(other(x)[1], field(x)[1])
 
 
-def test_a_shadow_is_renewed_when_the_table_changes_and_not_otherwise() -> None:
+def changed_by_fused_adam(grid: HashGrid) -> None:
+    """It counts up no version."""
+    grid.table.grad = torch.ones_like(grid.table)
+    torch.optim.Adam([grid.table], lr=0.1, fused=True).step()
+
+
+def changed_through_data(grid: HashGrid) -> None:
+    grid.table.data.add_(0.1)
+
+
+def changed_in_place(grid: HashGrid) -> None:
+    with torch.no_grad():
+        grid.table.add_(0.1)
+
+
+WRITERS = (changed_by_fused_adam, changed_through_data, changed_in_place)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_shadow_is_the_table_whoever_wrote_it(write: Any) -> None:
     grid = small_grid()
-    shadow = grid.shadow()
-    assert torch.equal(shadow, grid.table.half()) and grid.shadow() is shadow
-    pointer, version = shadow.data_ptr(), shadow._version
-    assert grid.shadow()._version == version, "not written again"
-    with torch.no_grad():
-        grid.table.mul_(3)
-    assert torch.equal(grid.shadow(), grid.table.half()) and grid.shadow().data_ptr() == pointer
-    with torch.no_grad():
-        grid.table.mul_(2)
+    before = grid.shadow()
+    kept = before.clone()
+    write(grid)
+    after = grid.shadow()
+    assert torch.equal(after, grid.table.half()) and float((after - before).abs().max()) > 0.05
+    assert torch.equal(before, kept), "what a graph has saved is not written to"
     other = copy.deepcopy(grid)
-    assert torch.equal(other.shadow(), other.table.half()), "a copy does not inherit a stale shadow"
+    write(other)
+    assert torch.equal(other.shadow(), other.table.half()), "a copy has its own"
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_kept_shadow_is_the_table_in_an_evaluation(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FusedAdam keeps it; averaged weights are copied in for an evaluation, and back."""
+    grid = small_grid()
+    optimiser = FusedAdam([grid.table], shadows={grid.table: grid.shadow})
+    grid.table.grad = torch.ones_like(grid.table)
+    optimiser.step()
+    monkeypatch.setattr(HashGrid, "half_wanted", lambda self: True)
+    kept, own = grid.half_table(), grid.table.detach().clone()
+    assert kept is grid.half_table() and torch.equal(kept, own.half())
+    write(grid)
+    with torch.no_grad():
+        assert torch.equal(grid.half_table(), grid.table.half())
+    if write is not changed_through_data:
+        assert torch.equal(grid.half_table(), grid.table.half()), "another optimiser, or a version, is seen at once"
+    grid.table.data.copy_(own)
+    grid.table.grad = torch.ones_like(grid.table)
+    optimiser.step()
+    assert torch.equal(grid.half_table(), grid.table.half())
 
 
 def test_layers_are_views_of_the_flat_weights() -> None:
