@@ -179,7 +179,7 @@ class Attention(Layer):
         inner = (rows(grad) @ self._project()).view(batch, pixels, heads, width).transpose(1, 2)
         # Retained for a second backward; it is freed with `saved`.
         grads = torch.autograd.grad(attended, parts, inner, retain_graph=True)
-        together = torch.stack([g.transpose(1, 2) for g in grads], 2).reshape(batch * pixels, -1)
+        together = torch.stack([g.transpose(1, 2) for g in grads], 2).reshape(batch * pixels, 3 * heads * width)
         return self.norm.backward(image(together @ self._weight(), x), x, (mean, rstd), grad, signs)
 
 

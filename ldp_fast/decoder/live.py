@@ -35,7 +35,7 @@ class Snapshot:
     def __init__(self, by_hand: Iterable[nn.Module], called: Iterable[nn.Module] = ()):
         self._whole = [(m, type(m), len(vars(m)), _items(m)) for m in _unique(by_hand)]
         self._outer = [(m, type(m), overridden(m), _structure(m)) for m in _unique(called)]
-        self._code = [(kind, _code(kind)) for kind in {type(m) for m, *_ in self._whole}]
+        self._code = [(kind, _code(kind)) for kind in {type(m) for m, *_ in (*self._whole, *self._outer)}]
         self._global = [(table, dict(getattr(every_module, table, {}))) for table in GLOBAL_HOOKS]
 
     def same(self) -> bool:
