@@ -105,7 +105,7 @@ def check_model(model: LatentDiffusionModel) -> None:
         latents, channels = configured(model.vae, "latent_channels"), configured(bare(model.unet), "in_channels")
         if isinstance(latents, int) and isinstance(channels, int) and latents != channels:
             raise UsageError(
-                f"vae: expected latents of the UNet's {channels} channels, got a {type(model.vae).__name__} of {latents}"
+                f"vae: expected the UNet's {channels} channels, got {latents} of this {type(model.vae).__name__}"
             )
     _check_text_encoders(model)
 

@@ -81,9 +81,7 @@ def _encoded(
             pooled = output[0]
         states.append(output.hidden_states[-2])
     if pooled is None:
-        raise UsageError(
-            "text_encoder_2: expected one with a projection (CLIPTextModelWithProjection), got one without"
-        )
+        raise UsageError("text_encoder_2: expected CLIPTextModelWithProjection, got one without a projection")
     return torch.cat(states, dim=-1), pooled
 
 
