@@ -156,9 +156,15 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__}
         # What torch.compile made holds code, which has no copy: a copy has the module itself.
         compiled = getattr(self.unet, "_orig_mod", None)
-        return {**self.__dict__} if compiled is None else {**self.__dict__, "unet": compiled, "_checked": (None,) * 4}
+        if compiled is not None:
+            state |= {"unet": compiled, "_checked": (None,) * len(self._checked)}
+        # A decoder that is made from the VAE alone is made again; `optimise` may have chosen another.
+        if not self._decoder_given and self.precision is None:
+            state["_decoder"] = None
+        return state
 
     def capture(
         self,
