@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .inputs import as_timesteps, check_latents, check_noise, conditions, rows_for
+from .check import wanted_by
+from .inputs import as_timesteps, check_drawing, check_latents, check_noise, check_text, conditions, rows_for
 from .outputs import PriorStatistics
 from .schedule import TimestepSampler
 from .text import TextEmbeddings
@@ -55,6 +56,7 @@ class CapturedStep:
         warmup: int = 3,
     ):
         check_latents(latents, prior.unet, prior.device)
+        check_drawing(generator, 0.0)
         if not len(latents):
             raise ValueError("latents: expected at least one sample to capture a step for, got an empty batch")
         if warmup < 1:
@@ -81,6 +83,14 @@ class CapturedStep:
     def captured(self) -> bool:
         """Whether calls replay a CUDA graph."""
         return self._graph is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._graph is not None:
+            raise TypeError(
+                "CapturedStep: expected to be used where it was captured, got asked for a copy of a CUDA graph; "
+                "copy the prior and capture another step"
+            )
+        return self.__dict__
 
     def __repr__(self) -> str:
         shape = list(self._latents.shape)
@@ -131,8 +141,9 @@ class CapturedStep:
 
     def _make_buffers(self, latents: torch.Tensor, text: TextEmbeddings | torch.Tensor) -> None:
         batch, device = len(latents), latents.device
-        settings, dtype = self._prior.settings, self._prior.dtype
-        conditions(text, batch, self._copies, latents.shape[-2:], settings.order, dtype)  # for its checks
+        prior, size = self._prior, latents.shape[-2:]
+        wanted, factor = wanted_by(prior.unet), prior.time_factor
+        conditions(text, batch, self._copies, size, prior.settings.order, prior.dtype, wanted, factor)  # for its checks
         self._latents = latents.detach().clone()
         # A row a sample: one row for all and a row each then fit the same buffer.
         if isinstance(text, torch.Tensor):
@@ -154,6 +165,7 @@ class CapturedStep:
     ) -> None:
         """Checks everything, then writes everything: a call that raises has changed nothing."""
         batch, device = len(self._latents), self._latents.device
+        check_drawing(None, progress)
         _check_same("latents", latents, self._latents, exact=True)
         pairs = [] if text is None else _text_pairs(text, self._text, self._copies, batch)
         if timesteps is not None:
@@ -305,6 +317,7 @@ def _text_pairs(
     text: TextEmbeddings | torch.Tensor, buffer: TextEmbeddings | torch.Tensor, copies: int, batch: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each buffer of the text with what goes into it."""
+    check_text(text)
     if isinstance(text, torch.Tensor) != isinstance(buffer, torch.Tensor):
         raise ValueError(
             f"text: this step was captured for a {type(buffer).__name__}, got a {type(text).__name__}; "

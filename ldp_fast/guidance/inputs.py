@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .check import Wanted, bare, configured
 from .text import TextEmbeddings
+from .text import rows_for as rows_for
 
 
 def prediction_type(scheduler: Any) -> str:
@@ -23,7 +25,7 @@ def check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) 
     Raises:
         ValueError: not floating, not `[B, C, H, W]` with the network's C, or elsewhere than the network.
     """
-    channels = getattr(getattr(unet, "config", None), "in_channels", None)
+    channels = configured(bare(unet), "in_channels")
     if latents.ndim != 4 or not latents.is_floating_point() or (channels and latents.shape[1] != channels):
         raise ValueError(
             f"latents: expected a floating-point tensor [B, {channels or 'C'}, H, W], "
@@ -62,21 +64,40 @@ def draw_noise(latents: torch.Tensor, generator: torch.Generator | None) -> torc
     return torch.randn(latents.shape, generator=generator, device=where, dtype=dtype).to(latents.device)
 
 
-def rows_for(text: torch.Tensor, copies: int, batch: int) -> torch.Tensor:
-    """Embeddings that came as a tensor, a row for each sample of each copy: `[copies·batch, L, D]`.
+def check_text(text: Any) -> None:
+    """Raises a TypeError unless `text` is what a step takes."""
+    if not isinstance(text, TextEmbeddings | torch.Tensor):
+        raise TypeError(
+            f"text: expected the TextEmbeddings of prior.encode_prompt(…), or a tensor of embeddings, "
+            f"got {type(text).__name__}"
+        )
+
+
+def check_drawing(generator: Any, progress: float) -> None:
+    """Checks what t and ε are drawn with.
 
     Raises:
-        ValueError: neither `copies` nor `copies·batch` rows.
+        TypeError: a generator that is none; a list of them is not served.
+        ValueError: a progress that is no number.
     """
-    if len(text) not in (copies, copies * batch):
-        raise ValueError(
-            f"text: expected embeddings of {copies} or {copies * batch} rows for {batch} latents, got {len(text)}"
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: expected one torch.Generator for all samples, or None, got {type(generator).__name__}; "
+            f"noise= and timesteps= take what was drawn a sample"
         )
-    return text.repeat_interleave(copies * batch // len(text), 0) if len(text) else text
+    if progress != progress:
+        raise ValueError(f"progress: expected a number from 0 (start) to 1 (end), got {progress}")
 
 
 def conditions(
-    text: TextEmbeddings | torch.Tensor, batch: int, copies: int, size: torch.Size, order: str, dtype: torch.dtype
+    text: TextEmbeddings | torch.Tensor,
+    batch: int,
+    copies: int,
+    size: torch.Size,
+    order: str,
+    dtype: torch.dtype,
+    wanted: Wanted,
+    factor: int,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The UNet's text states `[copies·B, L, D]` in the settings' order, and SDXL's extra conditions.
 
@@ -87,25 +108,53 @@ def conditions(
         size: (h, w) of the latents.
         order: `uncond_first` or `text_first`.
         dtype: the network's.
+        wanted: what the network wants of them.
+        factor: pixels along one side of a latent.
 
     Raises:
-        ValueError: a number of rows that does not fit.
+        TypeError: no embeddings.
+        ValueError: a number of rows, a width or a kind of embeddings that does not fit.
     """
+    check_text(text)
+    second: tuple[Any, ...] = (None,)
     if isinstance(text, torch.Tensor):
-        return rows_for(text, copies, batch).to(dtype), {}
-    text = text.expand(batch)
-    first: tuple[torch.Tensor, ...] = (text.uncond, text.text)
-    second: tuple[Any, ...] = (text.pooled_uncond, text.pooled)
-    if copies == 1:
-        first, second = (text.text,), (text.pooled,)
-    elif order == "text_first":
-        first, second = first[::-1], second[::-1]
-    states = torch.cat(first).to(dtype)
+        if text.ndim != 3:
+            raise ValueError(f"text: expected embeddings of shape [rows, L, D], got {list(text.shape)}")
+        states = rows_for(text, copies, batch)
+    else:
+        text = text.expand(batch)
+        first: tuple[torch.Tensor, ...] = (text.uncond, text.text)
+        second = (text.pooled_uncond, text.pooled)
+        if copies == 1:
+            first, second = (text.text,), (text.pooled,)
+        elif order == "text_first":
+            first, second = first[::-1], second[::-1]
+        states = torch.cat(first)
+    if wanted.width is not None and states.shape[-1] != wanted.width:
+        raise ValueError(f"text: expected embeddings of the UNet's width {wanted.width}, got {states.shape[-1]}")
+    states = states.to(dtype)
     if any(pooled is None for pooled in second):
+        if wanted.pooled:
+            raise ValueError(
+                f"text: this UNet (SDXL's) wants pooled embeddings too: expected TextEmbeddings with pooled and "
+                f"pooled_uncond (prior.encode_prompt(…)), got a {type(text).__name__} without"
+            )
         return states, {}
+    pooled = torch.cat(second)
+    _check_pooled(pooled, wanted)
     # SDXL is told the image's size, no crop, and the target's size.
-    height, width = (8.0 * k for k in size)
+    height, width = (float(factor * k) for k in size)
     # Filled on the device: a tensor made from a list would be copied there, and the host would wait for it.
     columns = [states.new_full((copies * batch, 1), x) for x in (height, width, 0.0, 0.0, height, width)]
-    added = {"text_embeds": torch.cat(second).to(dtype), "time_ids": torch.cat(columns, 1)}
+    added = {"text_embeds": pooled.to(dtype), "time_ids": torch.cat(columns, 1)}
     return states, {"added_cond_kwargs": added}
+
+
+def _check_pooled(pooled: torch.Tensor, wanted: Wanted) -> None:
+    if wanted.pooled_width is None or wanted.pooled_width == pooled.shape[-1]:
+        return
+    refiner = pooled.shape[-1] == wanted.pooled_width + wanted.time_width
+    raise ValueError(
+        f"text.pooled: expected pooled embeddings of the UNet's width {wanted.pooled_width}, got {pooled.shape[-1]}"
+        + (": it wants five numbers of size, crop and aesthetic score (SDXL's refiner), not six" if refiner else "")
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from .prompts import FORCE_ZEROS
 
 # Embedded models are folders of the package; the zoo makes them, this layer only has to find them.
 ZOO = pathlib.Path(__file__).parent.parent / "zoo"
@@ -99,6 +100,8 @@ def load_components(name: str, device: torch.device, dtype: torch.dtype) -> dict
         raise UsageError(f"model: {name!r} has no {', '.join(missing)} in its model_index.json")
     notes = pathlib.Path(where) / "ldp_fast.json"
     found["notes"] = json.loads(notes.read_text()) if notes.is_file() else {}
+    if FORCE_ZEROS in index:
+        found["notes"][FORCE_ZEROS] = index[FORCE_ZEROS]
     return found
 
 
@@ -119,4 +122,6 @@ def components_of(pipe: Any) -> dict[str, Any]:
                 f"pipe: expected weights on a device; the {name} of this {kind} is offloaded "
                 f"(enable_sequential_cpu_offload): use pipe.to(device)"
             )
+    configuration = getattr(pipe, "config", {})
+    found["notes"] = {FORCE_ZEROS: configuration[FORCE_ZEROS]} if FORCE_ZEROS in configuration else {}
     return found

@@ -11,7 +11,9 @@ from torch import nn
 from ..decoder.units import LatentUnits
 from ..decoder.whole import run
 from ..errors import UsageError
-from .text import TextEmbeddings, encode
+from .check import bare, configured, precision_of
+from .prompts import encode_prompts, listed
+from .text import TextEmbeddings
 
 
 class LatentDiffusionModel:
@@ -34,6 +36,7 @@ class LatentDiffusionModel:
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.tokenizer_2, self.text_encoder_2 = tokenizer_2, text_encoder_2
         self.notes = notes or {}
+        self._said: set[str] = set()  # what prompts lost, once each
 
     @property
     def device(self) -> torch.device:
@@ -42,45 +45,78 @@ class LatentDiffusionModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The UNet's precision."""
-        return next(self.unet.parameters()).dtype
+        """The precision that the UNet computes in; its weights may be stored in another (layerwise casting)."""
+        return precision_of(self.unet)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the latents that the UNet was made for."""
-        config: Any = self.unet.config
-        return config.in_channels, config.sample_size, config.sample_size
+        """(C, H, W) of the latents that the UNet was made for.
+
+        Raises:
+            UsageError: the UNet's configuration does not say, nor does the VAE's.
+        """
+        net = bare(self.unet)
+        channels, size = configured(net, "in_channels"), configured(net, "sample_size")
+        pixels = configured(self.vae, "sample_size")
+        if size is None and isinstance(pixels, int):
+            size = pixels // self.pixels_per_latent
+        sizes = [size, size] if isinstance(size, int) else list(size or ())
+        if not isinstance(channels, int) or len(sizes) != 2:
+            raise UsageError(
+                f"latent_shape: expected a UNet whose configuration has in_channels and a sample_size of one or two "
+                f"numbers, got in_channels={channels!r} and sample_size={size!r}"
+            )
+        return channels, *sizes
 
     @property
     def pixels_per_latent(self) -> int:
         """Pixels of an image along one side of a latent: 8 for Stable Diffusion's VAEs."""
-        return 2 ** (len(self._require_vae().config.block_out_channels) - 1)
+        blocks = configured(self._require_vae(), "block_out_channels")
+        if not blocks:
+            raise UsageError(
+                f"pixels_per_latent: expected a VAE whose configuration has block_out_channels, got a "
+                f"{type(self.vae).__name__} without"
+            )
+        return 2 ** (len(blocks) - 1)
 
-    def encode_prompt(self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] = "") -> TextEmbeddings:
-        """Encodes prompts, one row each.
+    @property
+    def time_factor(self) -> int:
+        """Pixels of a latent in the sizes that SDXL is told: the VAE's, and 8 where that is not known, as there."""
+        known = self.vae is not None and configured(self.vae, "block_out_channels")
+        return self.pixels_per_latent if known else 8
+
+    def encode_prompt(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str] | None = None
+    ) -> TextEmbeddings:
+        """Encodes prompts, one row each, as the model's own pipeline does.
+
+        What is longer than the text encoder's limit (77 tokens) is cut off, and logged as a warning, once.
 
         Args:
             prompt: one prompt, or several (a prompt a sample, or the views from which `select` picks).
-            negative_prompt: one for all, or one each.
+            negative_prompt: one for all, or one each; None is the pipeline's default: the empty prompt, or for SDXL
+                embeddings of zeros (unless `notes["force_zeros_for_empty_prompt"]` is False).
+
+        Returns:
+            Embeddings in the text encoder's precision, on the UNet's device.
 
         Raises:
             UsageError: an empty prompt; words that an embedded model does not know; no text encoder.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+        prompts = listed("prompt", prompt)
+        negatives = None if negative_prompt is None else listed("negative_prompt", negative_prompt)
         if not prompts or any(not p.strip() for p in prompts):
             raise UsageError("prompt: expected some text, got an empty prompt")
-        if len(negatives) not in (1, len(prompts)):
+        if negatives is not None and len(negatives) not in (1, len(prompts)):
             raise UsageError(f"negative_prompt: expected 1 or {len(prompts)} of them, got {len(negatives)}")
-        if self.tokenizer is None or self.text_encoder is None:
+        encoders = [e for e in (self.text_encoder, self.text_encoder_2) if e is not None]
+        if not encoders or (self.text_encoder is not None and self.tokenizer is None):
             raise UsageError("encode_prompt: this prior has no tokenizer and text encoder; hand it embeddings")
-        for words in prompts + negatives:
+        if self.text_encoder_2 is not None and self.tokenizer_2 is None:
+            raise UsageError("encode_prompt: this prior has a second text encoder, and no tokenizer_2 for it")
+        for words in prompts + (negatives or []):
             self._check_words(words)
-        pairs = [(self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)]
-        tokenizers, encoders = map(list, zip(*[p for p in pairs if p[1] is not None], strict=True))
-        text, pooled = encode(tokenizers, encoders, prompts)
-        uncond, pooled_uncond = encode(tokenizers, encoders, negatives * (len(prompts) // len(negatives)))
-        return TextEmbeddings(text, uncond, pooled, pooled_uncond)
+        return encode_prompts(self, prompts, negatives, self._said)
 
     def _check_words(self, text: str) -> None:
         known = set(self.notes.get("words", ()))

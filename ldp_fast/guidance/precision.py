@@ -325,6 +325,9 @@ def _check(
         raise UsageError(f"optimise: expected networks on a CPU, got {prior.device}; there, `from_pretrained(dtype=…)`")
     if hasattr(prior.unet, "_orig_mod"):
         raise UsageError("optimise: expected a UNet that is not compiled; optimise first, then compile")
+    stored = next(prior.unet.parameters()).dtype
+    if stored != prior.dtype:
+        raise UsageError(f"optimise: expected a UNet in float32, got one cast layer by layer from {stored}")
     if prior.dtype != torch.float32:
         raise UsageError(f"optimise: expected a UNet in float32, to compare with, got {prior.dtype}")
     if dtype not in ("auto", torch.float32, torch.bfloat16, torch.float16):

@@ -9,31 +9,25 @@ from torch import nn
 
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
-from ..losses.functional import (
-    GradientStatistics,
-    combine_gradients,
-    guided_residual,
-    latent_kl_loss,
-    perturb,
-    residual_latents,
-    score_distillation_loss,
-)
+from ..losses.functional import GradientStatistics, combine_gradients, latent_kl_loss, score_distillation_loss
 from .capture import CapturedStep
-from .inputs import as_timesteps, check_latents, check_noise, conditions, draw_noise, prediction_type
+from .check import check_model, check_pipe
 from .loading import components_of, embedded_models, load_components
 from .models import LatentDiffusionModel
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
 from .precision import TOLERANCE, Precision, optimised
 from .presets import PriorSettings, apply_changes, find_preset
-from .schedule import Schedule, TimestepSampler
-from .step import Step
+from .schedule import Schedule
+from .step import Step, evaluate
 from .text import TextEmbeddings
 
 
 class LatentDiffusionPrior(LatentDiffusionModel):
     """A latent diffusion model as a prior over latents.
 
-    It is no `nn.Module`, so that a host's state dict, optimiser and DDP do not see the frozen networks.
+    It is no `nn.Module`, so that a host's state dict, optimiser and DDP do not see the frozen networks. These, the VAE
+    and the scheduler are read at every step: attributes may be replaced. Copies (`copy.deepcopy`, pickle, `torch.save`)
+    have networks of their own, not compiled. Several threads may use one prior.
 
     Args:
         unet: noise predictor with diffusers' call: `unet(sample, timesteps, encoder_hidden_states=…)`.
@@ -46,7 +40,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         decoder: a `FrozenDecoder` to use in place of one made from `vae`.
 
     Raises:
-        TypeError: a scheduler that supplies no ᾱ_t. Levels and channels are checked where they are used.
+        UsageError: networks that want more than a prior has, or do not fit each other (`check.py`).
+        TypeError: a scheduler that supplies no ᾱ_t.
     """
 
     def __init__(
@@ -66,9 +61,13 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         super().__init__(unet, vae, tokenizer, text_encoder, tokenizer_2, text_encoder_2, notes)
         self.scheduler = scheduler
         self.settings = settings or PriorSettings()
-        self.schedule = Schedule.from_scheduler(scheduler)
+        self._schedule: Schedule | None = None
+        self._schedule_of: tuple[Any, ...] = ()
+        _ = self.schedule
         self._decoder, self._decoder_given = decoder, decoder is not None
+        self._decoder_of = vae
         self.precision: Precision | None = None
+        self._check()
 
     @classmethod
     def from_pretrained(
@@ -110,15 +109,25 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             pipe: of Stable Diffusion 1.x, 2.x, SDXL or a relative, with its weights on a device.
             preset, **changes: as in `from_pretrained`; the same errors.
         """
+        check_pipe(pipe)
         return cls(settings=apply_changes(find_preset(preset).settings, changes), **components_of(pipe))
 
     @property
+    def schedule(self) -> Schedule:
+        """α_t, σ_t and w(t) of the scheduler that there is now."""
+        scheduler = self.scheduler
+        source = (scheduler, getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None))
+        if self._schedule is None or any(a is not b for a, b in zip(source, self._schedule_of, strict=True)):
+            self._schedule, self._schedule_of = Schedule.from_scheduler(scheduler), source
+        return self._schedule
+
+    @property
     def decoder(self) -> FrozenDecoder:
-        """The frozen decoder, made at first use."""
-        if self._decoder is None:
+        """The frozen decoder of the VAE that there is now, made at first use; or the one that was handed over."""
+        if self._decoder is None or (self._decoder_of is not self.vae and not self._decoder_given):
             if self.vae is None:
                 raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
-            self._decoder = FrozenDecoder(self.vae, self.settings.levels)
+            self._decoder, self._decoder_of = FrozenDecoder(self.vae, self.settings.levels), self.vae
         return self._decoder
 
     @property
@@ -145,6 +154,17 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         other = object.__new__(type(self))
         other.__dict__.update({**self.__dict__, **attributes})
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__}
+        # What torch.compile made holds code, which has no copy: a copy has the module itself.
+        compiled = getattr(self.unet, "_orig_mod", None)
+        if compiled is not None:
+            state |= {"unet": compiled, "_checked": (None,) * len(self._checked)}
+        # A decoder that is made from the VAE alone is made again; `optimise` may have chosen another.
+        if not self._decoder_given and self.precision is None:
+            state["_decoder"] = None
+        return state
 
     def capture(
         self,
@@ -318,80 +338,18 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             levels=self.decoder.levels if len(step.fm_levels) else (),
         )
 
-    @torch.no_grad()
-    def _evaluate(
-        self,
-        latents: torch.Tensor,
-        text: TextEmbeddings | torch.Tensor,
-        timesteps: torch.Tensor | int | None,
-        noise: torch.Tensor | None,
-        generator: torch.Generator | None,
-        progress: float,
-        *,
-        gradients: bool = True,
-    ) -> Step:
-        s = self.settings
-        check_latents(latents, self.unet, self.device)
-        batch, device = len(latents), latents.device
-        if timesteps is None:
-            sampler = TimestepSampler(len(self.schedule), *s.timestep_range, s.anneal_to)
-            timesteps = sampler.sample(batch, device, generator, progress)
-        else:
-            timesteps = as_timesteps(timesteps, batch, device, len(self.schedule))
-        if noise is None:
-            noise = draw_noise(latents, generator)
-        else:
-            check_noise(noise, latents)
-        schedule = self.schedule.to(device)
-        alpha, sigma = schedule.gather(timesteps)
-        weight = schedule.weight(timesteps, s.weighting)
-        residual = self._residual(latents, text, timesteps, noise, alpha, sigma)
-        grad_v = grad_v_prime = None
-        levels = nonfinite = torch.zeros(0, batch, device=device)
-        if s.lambda_fm != 0 and batch > 0:
-            _, grad_v, grad_v_prime, found = self.decoder.feature_matching(
-                latents,
-                residual_latents(latents.to(residual.dtype), residual, alpha),
-                norm="sum" if s.scale == "literal" else "mean",
-                batch_reduction="sum",
-                nonfinite=s.nonfinite,
-                gradients=gradients,
-                return_statistics=True,
-            )
-            levels, nonfinite = found.level_values, found.nonfinite
-        return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite)
+    def _evaluate(self, *arguments: Any, gradients: bool = True) -> Step:
+        """Runs the networks, see `step.evaluate`; those that were replaced since are checked first."""
+        if any(a is not b for a, b in zip(self._checked, self._networks(), strict=True)):
+            self._check()
+        return evaluate(self, *arguments, gradients=gradients)
 
-    def _residual(
-        self,
-        latents: torch.Tensor,
-        text: TextEmbeddings | torch.Tensor,
-        timesteps: torch.Tensor,
-        noise: torch.Tensor,
-        alpha: torch.Tensor,
-        sigma: torch.Tensor,
-    ) -> torch.Tensor:
-        """r = ε̂ − ε: noising, the UNet, guidance."""
-        s, scale, batch = self.settings, self.guidance_scale, len(latents)
-        copies = 1 if scale is None else 2
-        noisy = perturb(latents, noise, alpha, sigma, copies=copies, dtype=self.dtype)
-        states, extra = conditions(text, batch, copies, latents.shape[-2:], s.order, self.dtype)
-        output = self.unet(
-            noisy, self.schedule.network_time(timesteps).repeat(copies), encoder_hidden_states=states, **extra
-        )
-        output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
-        prediction: Any = s.prediction or prediction_type(self.scheduler)
-        return guided_residual(
-            output,
-            noise,
-            guidance_scale=scale,
-            guidance=s.guidance,
-            order=s.order,
-            prediction=prediction,
-            # Not the network's copy, which is rounded to its dtype.
-            noisy_latents=None if prediction == "epsilon" else perturb(latents, noise, alpha, sigma, dtype=noise.dtype),
-            alpha=None if prediction == "epsilon" else alpha,
-            sigma=None if prediction == "epsilon" else sigma,
-        )
+    def _networks(self) -> tuple[Any, ...]:
+        return self.unet, self.vae, self.text_encoder, self.text_encoder_2
+
+    def _check(self) -> None:
+        check_model(self)
+        self._checked = self._networks()
 
 
 def _reduce(values: torch.Tensor, batch_reduction: str) -> torch.Tensor:

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..losses.functional import guided_residual, perturb, residual_latents
+from .check import bare, check_hidden, wanted_by
+from .inputs import (
+    as_timesteps,
+    check_drawing,
+    check_latents,
+    check_noise,
+    check_text,
+    conditions,
+    draw_noise,
+    prediction_type,
+)
 from .presets import PriorSettings
+from .schedule import TimestepSampler
+from .text import TextEmbeddings
+
+if TYPE_CHECKING:
+    from .prior import LatentDiffusionPrior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,3 +71,85 @@ class Step:
         size = matching.flatten(1).norm(dim=1) * (matching[0].numel() * len(self.fm_levels))
         ratio = distillation.flatten(1).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
         return torch.where(size == 0, torch.zeros_like(ratio), ratio)
+
+
+@torch.no_grad()
+def evaluate(
+    prior: LatentDiffusionPrior,
+    latents: torch.Tensor,
+    text: TextEmbeddings | torch.Tensor,
+    timesteps: torch.Tensor | int | None,
+    noise: torch.Tensor | None,
+    generator: torch.Generator | None,
+    progress: float,
+    *,
+    gradients: bool = True,
+) -> Step:
+    """Draws what is not given, then runs the UNet and, where λ1 is not 0, the decoder."""
+    s = prior.settings
+    check_text(text)
+    check_drawing(generator, progress)
+    check_latents(latents, prior.unet, prior.device)
+    schedule = prior.schedule
+    batch, device = len(latents), latents.device
+    if timesteps is None:
+        sampler = TimestepSampler(len(schedule), *s.timestep_range, s.anneal_to)
+        timesteps = sampler.sample(batch, device, generator, progress)
+    else:
+        timesteps = as_timesteps(timesteps, batch, device, len(schedule))
+    if noise is None:
+        noise = draw_noise(latents, generator)
+    else:
+        check_noise(noise, latents)
+    schedule = schedule.to(device)
+    alpha, sigma = schedule.gather(timesteps)
+    weight = schedule.weight(timesteps, s.weighting)
+    residual = _residual(prior, latents, text, schedule.network_time(timesteps), noise, alpha, sigma)
+    grad_v = grad_v_prime = None
+    levels = nonfinite = torch.zeros(0, batch, device=device)
+    if s.lambda_fm != 0 and batch > 0:
+        _, grad_v, grad_v_prime, found = prior.decoder.feature_matching(
+            latents,
+            residual_latents(latents.to(residual.dtype), residual, alpha),
+            norm="sum" if s.scale == "literal" else "mean",
+            batch_reduction="sum",
+            nonfinite=s.nonfinite,
+            gradients=gradients,
+            return_statistics=True,
+        )
+        levels, nonfinite = found.level_values, found.nonfinite
+    return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite)
+
+
+def _residual(
+    prior: LatentDiffusionPrior,
+    latents: torch.Tensor,
+    text: TextEmbeddings | torch.Tensor,
+    time: torch.Tensor,
+    noise: torch.Tensor,
+    alpha: torch.Tensor,
+    sigma: torch.Tensor,
+) -> torch.Tensor:
+    """r = ε̂ − ε: noising, the UNet, guidance."""
+    s, scale, batch, dtype = prior.settings, prior.guidance_scale, len(latents), prior.dtype
+    copies = 1 if scale is None else 2
+    check_hidden(bare(prior.unet))
+    states, extra = conditions(
+        text, batch, copies, latents.shape[-2:], s.order, dtype, wanted_by(prior.unet), prior.time_factor
+    )
+    noisy = perturb(latents, noise, alpha, sigma, copies=copies, dtype=dtype)
+    output = prior.unet(noisy, time.repeat(copies), encoder_hidden_states=states, **extra)
+    output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
+    prediction: Any = s.prediction or prediction_type(prior.scheduler)
+    return guided_residual(
+        output,
+        noise,
+        guidance_scale=scale,
+        guidance=s.guidance,
+        order=s.order,
+        prediction=prediction,
+        # Not the network's copy, which is rounded to its dtype.
+        noisy_latents=None if prediction == "epsilon" else perturb(latents, noise, alpha, sigma, dtype=noise.dtype),
+        alpha=None if prediction == "epsilon" else alpha,
+        sigma=None if prediction == "epsilon" else sigma,
+    )

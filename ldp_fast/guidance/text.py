@@ -21,12 +21,28 @@ class TextEmbeddings:
         uncond: `[P, L, D]`, of the negative prompts (the empty prompt by default).
         pooled: `[P, E]` or None, pooled embeddings of the prompts (SDXL).
         pooled_uncond: `[P, E]` or None, the same of the negative prompts.
+
+    Raises:
+        ValueError: shapes that do not belong together.
     """
 
     text: torch.Tensor
     uncond: torch.Tensor
     pooled: torch.Tensor | None = None
     pooled_uncond: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.text.ndim != 3 or self.text.shape != self.uncond.shape:
+            raise ValueError(
+                f"TextEmbeddings: expected text and uncond of one shape [P, L, D], "
+                f"got {list(self.text.shape)} and {list(self.uncond.shape)}"
+            )
+        for name in ("pooled", "pooled_uncond"):
+            pooled = getattr(self, name)
+            if pooled is not None and (pooled.ndim != 2 or len(pooled) != len(self.text)):
+                raise ValueError(
+                    f"TextEmbeddings: expected {name} of shape [{len(self.text)}, E], got {list(pooled.shape)}"
+                )
 
     def __len__(self) -> int:
         return len(self.text)
@@ -54,14 +70,7 @@ class TextEmbeddings:
         Raises:
             ValueError: P is neither 1 nor the batch's size.
         """
-        if len(self) == batch:
-            return self
-        if len(self) != 1:
-            raise ValueError(
-                f"text: expected embeddings of 1 prompt or of {batch} (the batch's size), got {len(self)}; "
-                f"select(index) picks one a sample"
-            )
-        return self._map(lambda x: x.expand(batch, *x.shape[1:]))
+        return self if len(self) == batch else self._map(lambda x: rows_for(x, 1, batch))
 
     @staticmethod
     def cat(parts: Sequence[TextEmbeddings]) -> TextEmbeddings:
@@ -72,24 +81,27 @@ class TextEmbeddings:
         return TextEmbeddings(*joined)
 
 
-@torch.no_grad()
-def encode(tokenizers: list[Any], encoders: list[Any], prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Encodes prompts as Stable Diffusion does (one encoder) or as SDXL does (two).
+def rows_for(text: torch.Tensor, copies: int, batch: int) -> torch.Tensor:
+    """Embeddings with a row for each sample of each copy: row k·B + b is copy k of sample b.
 
-    With one encoder: its last hidden state. With two: both penultimate hidden states side by side, and the second's
-    pooled projection.
+    Args:
+        text: `[copies, …]`, a row for all samples of a copy, or `[copies·batch, …]`, copy after copy; with one sample
+            both are the same.
+        copies: of the batch: 2 with guidance, more with Perp-Neg, 1 without.
+        batch: B.
 
     Returns:
-        `[P, L, D]`, and `[P, E]` or None.
+        `[copies·batch, …]`.
+
+    Raises:
+        ValueError: another number of rows.
     """
-    states, pooled = [], None
-    for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
-        limit = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        tokens = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
-        device = next(encoder.parameters()).device
-        output = encoder(tokens.input_ids.to(device), output_hidden_states=len(encoders) > 1)
-        if len(encoders) == 1:
-            return output.last_hidden_state, None
-        states.append(output.hidden_states[-2])
-        pooled = output[0]
-    return torch.cat(states, dim=-1), pooled
+    if len(text) == copies * batch:
+        return text
+    if len(text) != copies:
+        raise ValueError(
+            f"text: expected embeddings of {copies} or {copies * batch} rows for {batch} latents "
+            f"({copies} prompt{'s' if copies > 1 else ''} for all, or a row each), got {len(text)}; "
+            f"TextEmbeddings.select(index) picks a row a sample"
+        )
+    return text.repeat_interleave(batch, 0)

@@ -181,7 +181,7 @@ def test_the_last_timestep_is_a_bound_even_for_the_largest_number(monkeypatch: p
         ({"timesteps": 1000}, "timesteps: expected numbers from 0 to 999"),
         ({"text": torch.zeros(2, 5, TEXT_WIDTH)}, "text: .* a TextEmbeddings, got a Tensor"),
         ({"text": TextEmbeddings(*torch.zeros(2, 1, 6, TEXT_WIDTH))}, r"text.text: .*\[2, 5, 16\].*got .*\[2, 6, 16\]"),
-        ({"text": TextEmbeddings(*torch.zeros(2, 3, 5, TEXT_WIDTH))}, "expected embeddings of 1 prompt or of 2"),
+        ({"text": TextEmbeddings(*torch.zeros(2, 3, 5, TEXT_WIDTH))}, "expected embeddings of 1 or 2 rows"),
         ({"text": TextEmbeddings(*torch.zeros(2, 1, 5, TEXT_WIDTH), torch.zeros(1, 3))}, "text.pooled: .* without it"),
     ],
 )
@@ -205,7 +205,7 @@ def test_wrong_captures_are_refused() -> None:
         prior.capture(latents[:0], text)
     with pytest.raises(ValueError, match=r"latents: expected .*\[B, 4, H, W\]"):
         prior.capture(latents[:, :3], text)
-    with pytest.raises(ValueError, match="expected embeddings of 1 prompt"):
+    with pytest.raises(ValueError, match="expected embeddings of 1 or 2 rows"):
         prior.capture(latents, TextEmbeddings(*torch.zeros(2, 3, 5, TEXT_WIDTH)))
     with pytest.raises(ValueError, match="warmup: expected at least 1"):
         prior.capture(latents, text, warmup=0)

@@ -173,7 +173,7 @@ def test_text_forms_agree() -> None:
     views = TextEmbeddings(torch.randn(5, 5, TEXT_WIDTH), torch.randn(5, 5, TEXT_WIDTH))
     picked = views.select(torch.tensor([3, 1]))
     assert torch.equal(picked.text[0], views.text[3]) and torch.equal(picked.uncond[1], views.uncond[1])
-    with pytest.raises(ValueError, match="expected embeddings of 1 prompt or of 2"):
+    with pytest.raises(ValueError, match="expected embeddings of 1 or 2 rows for 2 latents"):
         prior.gradient(v, views, **call)
 
 

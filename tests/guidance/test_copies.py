@@ -1,0 +1,132 @@
+"""Copies of a prior, and several users of one: right, or refused in a sentence."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from ldp_fast.guidance import LatentDiffusionPrior
+
+from ..models import tiny_vae
+from .steps import fixed, make
+
+
+def _through_a_file(prior: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(prior, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+RELOADS: dict[str, Callable[[Any], Any]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "torch.save": _through_a_file,
+}
+
+
+def gradient(prior: LatentDiffusionPrior, latents: torch.Tensor, text: Any) -> torch.Tensor:
+    return prior.gradient(latents, text, **fixed(latents))[0]
+
+
+@pytest.mark.parametrize("name", RELOADS)
+def test_a_copy_is_right_and_its_own(name: str) -> None:
+    """Before and after a step, several times over, and after the copy is gone."""
+    prior, latents, text = make()
+    early = RELOADS[name](prior)
+    expected = gradient(prior, latents, text)
+    for _ in range(3):
+        other = RELOADS[name](prior)
+        assert torch.equal(gradient(other, latents, text), expected)
+        assert other.unet is not prior.unet and other.vae is not prior.vae
+        with torch.no_grad():
+            for parameter in [*other.vae.parameters(), *other.unet.parameters()]:
+                parameter.mul_(1.25)
+        changed = gradient(other, latents, text)
+        made = LatentDiffusionPrior(other.unet, other.vae, other.scheduler, settings=other.settings)
+        assert torch.equal(changed, gradient(made, latents, text)), "the copy does not use its own weights"
+        other.vae = tiny_vae()
+        assert not torch.equal(gradient(other, latents, text), changed)
+        del other, made
+        assert torch.equal(gradient(prior, latents, text), expected)
+    assert torch.equal(gradient(early, latents, text), expected)
+    # Nothing that was derived from a network or a scheduler is the original's.
+    kept = RELOADS[name](prior)
+    assert kept._checked[0] is kept.unet and kept._schedule_of[0] is kept.scheduler and kept._decoder_of is kept.vae
+
+
+class Steps(torch.utils.data.Dataset):
+    """A data set whose items are gradients of a prior."""
+
+    def __init__(self, prior: LatentDiffusionPrior, latents: torch.Tensor, text: Any):
+        self.inputs = prior, latents, text
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return gradient(*self.inputs)
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_of_a_data_loader(context: str) -> None:
+    """A data set that holds a prior, in worker processes."""
+    if context not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system does not {context}")
+    prior, latents, text = make()
+    expected = gradient(prior, latents, text)
+    loader = torch.utils.data.DataLoader(
+        Steps(prior, latents, text), batch_size=None, num_workers=1, multiprocessing_context=context, timeout=120
+    )
+    found = list(loader)
+    # One thread there, more here: sums may be taken in another order.
+    assert len(found) == 2 and torch.equal(*found)
+    assert (found[0] - expected).norm() < 1e-4 * expected.norm()
+    assert torch.equal(gradient(prior, latents, text), expected)
+
+
+def test_threads_that_share_a_prior() -> None:
+    """Also in the first step, in which the decoder is made."""
+    prior, latents, text = make()
+    expected = [gradient(make()[0], latents + k, text) for k in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            found = list(pool.map(lambda k: gradient(prior, latents + k, text), range(4)))
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", RELOADS)
+def test_a_copy_of_a_compiled_prior_is_not_compiled(name: str) -> None:
+    prior, latents, text = make(lambda_fm=0.0)
+    compiled = prior.compile(backend="eager")
+    gradient(compiled, latents, text)
+    other = RELOADS[name](compiled)
+    assert type(other.unet) is type(prior.unet) and other.unet is not prior.unet
+    torch.testing.assert_close(gradient(other, latents, text), gradient(prior, latents, text))
+    again = other.compile(backend="eager")
+    torch.testing.assert_close(gradient(again, latents, text), gradient(prior, latents, text))
+
+
+@pytest.mark.parametrize("name", RELOADS)
+def test_a_captured_step_is_not_copied(name: str) -> None:
+    prior, latents, text = make(lambda_fm=0.0)
+    step = prior.capture(latents, text)
+    assert torch.equal(RELOADS[name](step)(latents, **fixed(latents))[0], gradient(prior, latents, text))
+    step._graph = object()  # what there is on a GPU
+    with pytest.raises(TypeError, match=r"CapturedStep: .* a copy of a CUDA graph; copy the prior and capture another"):
+        RELOADS[name](step)
+
+
+def test_what_has_no_copy_says_so() -> None:
+    """A weighting written on the spot is Python's to refuse: its sentence names it."""
+    prior, _, _ = make(lambda_fm=0.0, weighting=lambda t: t / 1000)
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        pickle.dumps(prior)
+    assert copy.deepcopy(prior).settings.weighting is prior.settings.weighting
