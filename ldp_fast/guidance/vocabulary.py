@@ -17,9 +17,9 @@ PACKAGES = ("open_clip", "clip")
 TABLE = "bpe_simple_vocab_16e6.txt.gz"
 CACHED = (
     ("openai/clip-vit-large-patch14", ""),
-    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer"),
-    ("runwayml/stable-diffusion-v1-5", "tokenizer"),
-    ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer"),
+    ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer/"),
+    ("runwayml/stable-diffusion-v1-5", "tokenizer/"),
+    ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
 )
 START, END = "<|startoftext|>", "<|endoftext|>"
 _MERGES = 49152 - 256 - 2
@@ -37,6 +37,7 @@ def clip_tokenizer(where: str | pathlib.Path | None, padding: str, limit: int) -
     Raises:
         UsageError: there is no such folder, or no vocabulary on this machine.
     """
+    from huggingface_hub import try_to_load_from_cache
     from transformers import CLIPTokenizer
 
     if where is not None:
@@ -45,12 +46,10 @@ def clip_tokenizer(where: str | pathlib.Path | None, padding: str, limit: int) -
             raise UsageError(f"tokenizer: expected a folder with CLIP's vocabulary; there is no folder {where}")
         return _with(load_tokenizer(CLIPTokenizer, str(folder), what=f"tokenizer={str(where)!r}"), padding, limit)
     for name, subfolder in CACHED:
-        try:
-            with quietly():
-                cached = CLIPTokenizer.from_pretrained(name, subfolder=subfolder, local_files_only=True)
-        except (OSError, ValueError):
-            continue
-        return _with(cached, padding, limit)
+        found = [try_to_load_from_cache(name, f"{subfolder}{file}") for file in ("vocab.json", "merges.txt")]
+        if all(isinstance(path, str) for path in found):
+            snapshot = str(pathlib.Path(str(found[0])).parent)
+            return _with(load_tokenizer(CLIPTokenizer, snapshot, what=f"the cache of {name}"), padding, limit)
     table = next((path for package in PACKAGES if (path := _table_of(package)) is not None), None)
     if table is None:
         raise UsageError(
