@@ -1,22 +1,31 @@
-"""Finds and loads the parts of a latent diffusion model: embedded, a folder in diffusers' format, or a hub name."""
+"""Finds and loads the parts of a latent diffusion model: embedded, a folder, one file, or a hub name."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import importlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UsageError
+from .components import load_network, load_tokenizer, overflows, quietly, require_vocabularies, variant_of
+from .lora import Lora, fuse
 from .prompts import FORCE_ZEROS
+from .single_file import FILES, load_single_file
+
+__all__ = ["ZOO", "components_of", "embedded_models", "load_components", "locate", "quietly"]
 
 # Embedded models are folders of the package; the zoo makes them, this layer only has to find them.
 ZOO = pathlib.Path(__file__).parent.parent / "zoo"
-COMPONENTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+# In the order they are loaded in: what is small and can be wrong comes before what takes long.
+COMPONENTS = ("scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "vae", "unet")
+_FAMILY = "a latent diffusion model with a UNet (Stable Diffusion 1.x, 2.x, SDXL)"
+_READING = (OSError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError, KeyError, TypeError)
 
 
 def embedded_models() -> list[str]:
@@ -25,10 +34,10 @@ def embedded_models() -> list[str]:
 
 
 def locate(name: str) -> str:
-    """The folder of an embedded model or of a path, or the hub name as it is.
+    """The folder of an embedded model or of a path, the path of one file, or the hub name as it is.
 
     Raises:
-        UsageError: a path that is no model folder.
+        UsageError: a path that is no model.
     """
     if name in embedded_models():
         return str(ZOO / name)
@@ -37,79 +46,139 @@ def locate(name: str) -> str:
         if not (path / "model_index.json").is_file():
             raise UsageError(f"model: {name} is a folder without model_index.json: not a model in diffusers' format")
         return str(path)
+    if path.is_file():
+        return str(path)
+    if path.suffix in FILES:
+        raise UsageError(f"model: there is no file {name}")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UsageError(f"model: there is no folder {name}")
     if "/" not in name:
         raise UsageError(
             f"model: {name!r} is neither an embedded model ({', '.join(embedded_models()) or 'none installed'}), nor a "
-            f"folder in diffusers' format, nor a hub name (owner/name)"
+            f"folder in diffusers' format, nor one file, nor a hub name (owner/name)"
         )
     return name
 
 
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without transformers' progress bar for every small file it reads."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def load_components(name: str, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def load_components(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    variant: str | None = None,
+    lora: Sequence[Lora] = (),
+    config: str | None = None,
+    tokenizer: Any = None,
+) -> dict[str, Any]:
     """The components named in `model_index.json`, frozen, in evaluation mode, on `device` in `dtype`.
 
     The prior's own notes on a model (`ldp_fast.json` beside it: recommended guidance scale, known words) come as
     `notes`, an empty dictionary where there are none.
 
+    Args:
+        name: as `locate` takes it.
+        device, dtype: of the networks; a VAE that says `force_upcast` stays in float32 where `dtype` is float16.
+        variant: of the weights' files (`fp16`); None takes the plain ones, or the only ones there are.
+        lora: LoRA files, or pairs of a file and its weight, that are fused into the weights (`lora.fuse`).
+        config, tokenizer: for one file, see `load_single_file`.
+
     Raises:
-        UsageError: the model cannot be found or read; the reason is in the message.
+        UsageError: the model cannot be found or read, is of another kind or not whole; the reason is in the message.
     """
-    from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
     where = locate(name)
+    local = pathlib.Path(where)
+    single = local.is_file()
+    for word, value in (("config", config), ("tokenizer", tokenizer)):
+        if value is not None and not single:
+            raise UsageError(f"{word}: expected only with a path to one file; {name!r} brings its own")
+    if variant is not None and single:
+        raise UsageError(f"variant: expected only with a folder or a hub name, got {variant!r} with the file {name!r}")
     try:
-        index = DiffusionPipeline.load_config(where)
-        found: dict[str, Any] = {}
-        for component in COMPONENTS:
-            library, kind = index.get(component) or (None, None)
-            if library is None or kind is None:
-                continue
-            cls = getattr(importlib.import_module(library), kind)
-            kwargs = {"torch_dtype": dtype} if issubclass(cls, torch.nn.Module) else {}
-            with quietly():
-                part = cls.from_pretrained(where, subfolder=component, **kwargs)
-                if component == "vae" and dtype == torch.float16 and getattr(part.config, "force_upcast", False):
-                    # A VAE that says so overflows in float16, in the decoder's features and in the picture.
-                    part = cls.from_pretrained(where, subfolder=component, torch_dtype=torch.float32)
-            if isinstance(part, torch.nn.Module):
-                part = part.to(device).eval().requires_grad_(False)
-            found[component] = part
-    except (OSError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError, SafetensorError) as error:
+        found = (
+            load_single_file(local, dtype, config, tokenizer) if single else _load_folder(name, where, dtype, variant)
+        )
+        if lora:
+            fuse(found, lora)
+    except UsageError:
+        raise
+    except (*_READING, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hub = "" if pathlib.Path(where).is_dir() else " (from the hub; without a network, give a folder)"
+        hub = "" if local.exists() else " (from the hub; without a network, give a folder)"
         raise UsageError(f"model: could not load {name!r}{hub}: {reason}") from error
-    missing = [c for c in ("unet", "vae", "scheduler") if c not in found]
-    if missing:
-        raise UsageError(f"model: {name!r} has no {', '.join(missing)} in its model_index.json")
-    notes = pathlib.Path(where) / "ldp_fast.json"
-    found["notes"] = json.loads(notes.read_text()) if notes.is_file() else {}
-    if FORCE_ZEROS in index:
-        found["notes"][FORCE_ZEROS] = index[FORCE_ZEROS]
+    for component, part in found.items():
+        if isinstance(part, nn.Module):
+            found[component] = part.to(device).eval().requires_grad_(False)
+    notes = local / "ldp_fast.json"
+    found["notes"] = found.get("notes", {}) | (json.loads(notes.read_text()) if notes.is_file() else {})
     return found
+
+
+def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None) -> dict[str, Any]:
+    from diffusers import DiffusionPipeline
+
+    index = DiffusionPipeline.load_config(where)
+    classes = _classes(name, index)
+    settings = classes["unet"].load_config(where, subfolder="unet")
+    if settings.get("addition_embed_type") == "text_time" and {"text_encoder", "text_encoder_2"} & set(classes):
+        lacks = [c for c in ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2") if c not in classes]
+        if lacks:
+            raise UsageError(
+                f"model: {name!r} has no {', '.join(lacks)} in its model_index.json; its UNet is of SDXL's kind and "
+                f"expects both text encoders and their tokenizers"
+            )
+    found: dict[str, Any] = {}
+    for component in COMPONENTS:
+        cls, what = classes.get(component), f"the {component} of {name!r}"
+        if cls is None:
+            continue
+        if component.startswith("tokenizer"):
+            found[component] = load_tokenizer(cls, where, subfolder=component, what=what)
+        elif not issubclass(cls, nn.Module):
+            found[component] = cls.from_pretrained(where, subfolder=component)
+        else:
+            folder = pathlib.Path(where) / component
+            chosen = variant_of(folder, variant, what) if folder.is_dir() else variant
+            read = functools.partial(load_network, cls, where, what=what, subfolder=component, variant=chosen)
+            found[component] = read(dtype=dtype)
+            if component == "vae" and overflows(found[component], dtype):
+                found[component] = read(dtype=torch.float32)
+    require_vocabularies(name, found)
+    if FORCE_ZEROS in index:
+        found["notes"] = {FORCE_ZEROS: index[FORCE_ZEROS]}
+    return found
+
+
+def _classes(name: str, index: dict[str, Any]) -> dict[str, type]:
+    """The classes of `model_index.json`; a model of another kind is refused before anything is loaded."""
+    import diffusers
+
+    kind = index.get("_class_name", "a pipeline")
+    named = {c: entry for c in COMPONENTS if (entry := index.get(c)) and None not in entry}
+    missing = [component for component in ("unet", "vae", "scheduler") if component not in named]
+    if missing:
+        raise UsageError(
+            f"model: {name!r} has no {', '.join(missing)} in its model_index.json: expected {_FAMILY}, got {kind}"
+        )
+    foreign = [f"{library}.{cls}" for library, cls in named.values() if library not in ("diffusers", "transformers")]
+    if foreign:
+        raise UsageError(
+            f"model: expected components of diffusers and transformers in {name!r}, got {', '.join(foreign)} ({kind})"
+        )
+    classes = {c: getattr(importlib.import_module(library), cls) for c, (library, cls) in named.items()}
+    if not issubclass(classes["unet"], diffusers.UNet2DConditionModel):
+        came = classes["unet"].__name__
+        raise UsageError(f"model: expected a UNet2DConditionModel in {name!r}, {_FAMILY}; got {came} ({kind})")
+    return classes
 
 
 def components_of(pipe: Any) -> dict[str, Any]:
     """The components of a diffusers pipeline, themselves: nothing is copied, moved or frozen.
 
     Raises:
-        UsageError: a pipeline without a UNet (Stable Diffusion 3, Flux), or one whose weights are offloaded.
+        UsageError: a pipeline without a UNet (Stable Diffusion 3, Flux), or one whose weights are offloaded, of which
+            a prior, which calls the networks in an order of its own, cannot know where they are.
     """
     kind = type(pipe).__name__
     found = {name: getattr(pipe, name, None) for name in COMPONENTS}
@@ -117,11 +186,26 @@ def components_of(pipe: Any) -> dict[str, Any]:
     if missing:
         raise UsageError(f"pipe: expected a pipeline with unet, vae and scheduler; {kind} has no {', '.join(missing)}")
     for name, part in found.items():
-        if isinstance(part, torch.nn.Module) and any(p.device.type == "meta" for p in part.parameters()):
+        how = _offloading(part) if isinstance(part, nn.Module) else None
+        if how is not None:
             raise UsageError(
                 f"pipe: expected weights on a device; the {name} of this {kind} is offloaded "
-                f"(enable_sequential_cpu_offload): use pipe.to(device)"
+                f"({how}): use pipe.to(device)"
             )
     configuration = getattr(pipe, "config", {})
     found["notes"] = {FORCE_ZEROS: configuration[FORCE_ZEROS]} if FORCE_ZEROS in configuration else {}
     return found
+
+
+def _offloading(part: nn.Module) -> str | None:
+    """What moves the weights of a network to the CPU and back, or None: hooks of accelerate and of diffusers."""
+    for module in part.modules():
+        if any(p.device.type == "meta" for p in module.parameters(recurse=False)):
+            return "enable_sequential_cpu_offload"
+        hook = getattr(module, "_hf_hook", None)
+        if any(type(one).__name__ == "CpuOffload" for one in getattr(hook, "hooks", (hook,))):
+            return "enable_model_cpu_offload"
+        registry = getattr(module, "_diffusers_hook", None)
+        if registry is not None and registry.get_hook("group_offloading") is not None:
+            return "enable_group_offload"
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from ..losses.functional import GradientStatistics, combine_gradients, latent_kl
 from .capture import CapturedStep
 from .check import check_model, check_pipe
 from .loading import components_of, embedded_models, load_components
+from .lora import Lora
 from .models import LatentDiffusionModel
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
 from .precision import TOLERANCE, Precision, optimised
@@ -77,15 +79,20 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         preset: str = "image",
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        lora: Sequence[Lora] = (),
+        config: str | None = None,
+        tokenizer: Any = None,
         **changes: Any,
     ) -> LatentDiffusionPrior:
         """Loads a model and takes the settings of a preset.
 
         Args:
-            name: an embedded model (`primitives`), a folder in diffusers' format, or a hub name (owner/name).
+            name: an embedded model (`primitives`), a folder in diffusers' format, one `.safetensors`, or a hub name.
             preset: a row of the paper's §5: jacobian_nerf, latent_nerf, stylegan, layered, image.
             device: where to; None is the GPU if there is one.
             dtype: of the networks; None is float16 on a GPU for models other than the embedded, else float32.
+            variant, lora, config, tokenizer: which files, and what one file lacks: see `load_components`.
             **changes: fields of `PriorSettings` that differ from the preset.
 
         Raises:
@@ -97,7 +104,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             dtype = torch.float16 if where.type == "cuda" and name not in embedded_models() else torch.float32
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise UsageError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16; got {dtype!r}")
-        return cls(settings=settings, **load_components(name, where, dtype))
+        files: Any = {"variant": variant, "lora": lora, "config": config, "tokenizer": tokenizer}
+        return cls(settings=settings, **load_components(name, where, dtype, **files))
 
     @classmethod
     def from_pipe(cls, pipe: Any, *, preset: str = "image", **changes: Any) -> LatentDiffusionPrior:

@@ -36,7 +36,8 @@ class ClipScorer:
         """
         from transformers import CLIPModel, CLIPTokenizer
 
-        from ..guidance.loading import ZOO, embedded_models, quietly
+        from ..guidance.components import load_network, load_tokenizer, require_vocabularies
+        from ..guidance.loading import ZOO, embedded_models
 
         folder, tokenizer = pathlib.Path(name), name
         if name in embedded_models():
@@ -44,9 +45,11 @@ class ClipScorer:
         if (folder / "clip").is_dir():
             folder, tokenizer = folder / "clip", str(folder / "tokenizer")
         try:
-            with quietly():
-                model: Any = CLIPModel.from_pretrained(str(folder), dtype=torch.float32)
-            words = CLIPTokenizer.from_pretrained(tokenizer)
+            model = load_network(CLIPModel, str(folder), what=f"the CLIP of {name!r}")
+            words = load_tokenizer(CLIPTokenizer, tokenizer, what=f"the tokenizer of {name!r}")
+            require_vocabularies(name, {"tokenizer": words, "text_encoder": model.text_model})
+        except UsageError:
+            raise
         except (OSError, ValueError) as error:
             raise UsageError(f"clip: could not load {name!r}: {str(error).strip().splitlines()[0]}") from error
         config = folder / "preprocessor_config.json"

@@ -22,6 +22,18 @@ PROMPT_WORDS = "a an photo picture render of with and stripes checkered view"
 GUIDANCE_SCALE = 5.0
 
 
+def portable_keys(path: pathlib.Path) -> None:
+    """Puts `text_model.` before the keys of a CLIPTextModel: the names that every transformers reads.
+
+    Transformers dropped the prefix in 5.6. Later versions still take it off; earlier ones find nothing without it.
+    """
+    from safetensors.torch import load, save_file
+
+    tensors = {f"text_model.{key.removeprefix('text_model.')}": t for key, t in load(path.read_bytes()).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
 def export(source: pathlib.Path, target: pathlib.Path) -> None:
     """Writes the model as float16 safetensors in diffusers' format, with the notes the prior reads."""
     from diffusers import AutoencoderKL, UNet2DConditionModel, __version__
@@ -33,6 +45,7 @@ def export(source: pathlib.Path, target: pathlib.Path) -> None:
     towers: dict[str, Any] = {"text_encoder": CLIPTextModel, "clip": CLIPModel}
     for name, cls in towers.items():
         cls.from_pretrained(source / name, dtype=torch.float16).save_pretrained(target / name)
+    portable_keys(target / "text_encoder" / "model.safetensors")
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(source / name, target / name, dirs_exist_ok=True)
     for path in target.glob("*/config.json"):
