@@ -144,15 +144,8 @@ def _as_text(table: dict[str, dict[str, float]], count: int) -> str:
 
 def ablation_figure(images: dict[str, torch.Tensor], prompts: list[str], table: dict[str, dict[str, float]]) -> Any:
     """One row a prompt, one column a variant, its measurements under the title."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = len(prompts)
-    figure, axes = plt.subplots(
-        rows, len(VARIANTS), figsize=(2.5 * len(VARIANTS), 2.55 * rows + 0.75), squeeze=False, layout="constrained"
-    )
+    rows, columns = len(prompts), len(VARIANTS)
+    figure, axes = files.new_figure(rows, columns, (2.5 * columns, 2.55 * rows + 0.75))
     for column, (name, label) in enumerate(VARIANTS.items()):
         for row, prompt in enumerate(prompts):
             axis = axes[row][column]

@@ -106,13 +106,25 @@ def contact_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Ten
     )
 
 
-def save_figure(path: pathlib.Path, figure: Any) -> None:
-    """Writes a matplotlib figure as PNG, atomically, and closes it."""
-    import io
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes [rows, columns], for `save_figure`.
 
-    import matplotlib.pyplot as plt
+    Without pyplot, whose choice of a backend is the host's: a notebook goes on to show its own plots.
+
+    Args:
+        rows, columns: of axes.
+        size: inches, width first.
+    """
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=size, layout="constrained")
+    return made, made.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(path: pathlib.Path, figure: Any) -> None:
+    """Writes a matplotlib figure as PNG, atomically."""
+    import io
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
     write_atomically(path, buffer.getvalue())

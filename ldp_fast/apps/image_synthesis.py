@@ -197,12 +197,7 @@ def loss_figure(history: torch.Tensor) -> Any:
     Args:
         history: `[steps, len(HISTORY)]` of a `LatentOptimiser`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    figure, (axes,) = files.new_figure(1, 2, (11, 3.8))
     steps = range(1, len(history) + 1)
     for name, label in (("lsd", "L_LSD"), ("fm", "L_FM"), ("kl", "L_KL")):
         axes[0].plot(steps, history[:, HISTORY.index(name)], label=label, linewidth=0.9)
