@@ -15,6 +15,7 @@ from ..zoo import world
 from . import files
 from .image_synthesis import configure, synthesize
 from .latents import HISTORY
+from .names import as_typed, former_slug, name_of
 from .options import add_prior_arguments, load_prior
 
 VARIANTS = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption."""
-    folder = args.out or pathlib.Path("out") / f"ablation-{files.slug(args.prompts[0])}"
+    folder = args.out or default_folder(as_typed(args.prompts[0], "prompt"))
     embedded = args.model == "primitives"
     if args.metric_prompts < 0:
         raise UsageError(f"--metric-prompts: expected at least 0, got {args.metric_prompts}")
@@ -90,6 +91,16 @@ def run(args: argparse.Namespace) -> int:
     print(_as_text(table, len(base["prompts"])))
     print(f"{folder / 'ablation.png'} (the figure), {folder / 'ablation.json'} (the numbers)")
     return 0
+
+
+def default_folder(prompt: str) -> pathlib.Path:
+    """`out/ablation-PROMPT`; the one of an earlier version where it holds an ablation of this very prompt."""
+    former = pathlib.Path("out") / f"ablation-{former_slug(prompt)}"
+    if (former / "ablation.json").exists():
+        shown = files.read_json(former / "ablation.json").get("plan", {}).get("configuration", {}).get("prompts")
+        if shown and shown[0] == prompt:
+            return former
+    return pathlib.Path("out") / f"ablation-{name_of(prompt)}"
 
 
 def _finished(folder: pathlib.Path) -> bool:

@@ -1,4 +1,4 @@
-"""What every run folder needs: files replaced atomically, pictures, names made from prompts, versions."""
+"""What every run folder needs: files replaced atomically, pictures, versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import platform
-import re
 from typing import Any
 
 import torch
@@ -58,11 +57,6 @@ def read_json(path: pathlib.Path) -> Any:
         raise UsageError(f"{path.parent} holds no run: there is no {path.name} in it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
-
-
-def slug(text: str, limit: int = 40) -> str:
-    """A prompt as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit] or "image"
 
 
 def versions() -> dict[str, str]:

@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, 1 if a job failed, 130 after an interruption that can be resumed."""
     prompts = _prompts(args)
-    jobs = plan(prompts, args)
     rank, world = this_rank()
     store = JobStore(args.out, rank)
+    jobs = store.as_named(plan(prompts, args))
     store.check(jobs)
     _check_words(prompts, jobs[0].configuration)
     _release_memory()
