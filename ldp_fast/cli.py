@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from . import __version__, _settings
+from .apps.ranks import check_alone
 from .errors import UsageError
 
 # name: (module, one line of help)
@@ -31,6 +32,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "view": ("ldp_fast.apps.text_to_3d.view", "show a text-to-3d run's object in a browser, from all sides"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
+
+# Those that several processes may do together, or that write nothing.
+SHARED = ("text-to-3d", "sweep", "env")
 
 # Top-level modules that an extra brings, and which one.
 EXTRAS = {
@@ -176,6 +180,8 @@ def _dispatch(argv: list[str]) -> int:
             _settings.backend()
         except ValueError as error:
             raise UsageError(str(error)) from None
+    if name not in SHARED:
+        check_alone(name)
     return command.run(args)
 
 
