@@ -92,6 +92,7 @@ sys.exit(cli.main())
 
 
 @needs_gloo
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_a_rank_that_is_late_and_then_killed(
     small_model: str, tmp_path: pathlib.Path, free_port: int, only_steps: None
@@ -197,7 +198,7 @@ def test_where_the_ranks_meet_is_checked(address: str, port: str, said: str, mon
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", address), ("MASTER_PORT", port)):
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        UsageError, match=f"MASTER_ADDR, MASTER_PORT: expected where the ranks meet, as torchrun sets them, {said}"
+        UsageError, match=f"ADDR, MASTER_PORT: expected where the ranks meet, as torchrun sets them, {said}"
     ):
         ranks.read_address()
 

@@ -101,7 +101,8 @@ class RollCall:
         if now >= self._deadline:
             raise UsageError(
                 f"this is rank {self.rank} of {self.world}, and {listed(missing)} did not come within "
-                f"{read_wait():g} s{reason}; {how_to_be_alone()}, else start all with torchrun; {WAIT_VARIABLE} gives slow ones more time"
+                f"{read_wait():g} s{reason}; {how_to_be_alone()}, else start all with torchrun; {WAIT_VARIABLE} gives "
+                "slow ones more time"
             )
         if now >= self._patience:
             self._patience = self._deadline + 1.0
