@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from . import __version__, _settings
+from ._terminal import make_printable
 from .apps.ranks import check_alone
 from .errors import UsageError
 
@@ -113,11 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        argv: the arguments after `ldp-fast`; `sys.argv[1:]` by default.
+        argv: the arguments after `ldp-fast`. None: this process is the command; it takes `sys.argv[1:]`, and its
+            streams print what their encoding lacks in another form.
 
     Returns:
         The exit code: 0, the command's own, 2 after an error that the user can mend, 130 after Ctrl-C.
     """
+    if argv is None:
+        make_printable()
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:

@@ -52,7 +52,7 @@ def read_json(path: pathlib.Path) -> Any:
         UsageError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path.parent} holds no run: there is no {path.name} in it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
