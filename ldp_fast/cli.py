@@ -70,6 +70,7 @@ options:
 environment:
   LDP_FAST_BACKEND=auto|reference|triton   which implementation the operators take (default: auto)
   LDP_FAST_DEBUG=1                         show the traceback of an error
+  LDP_FAST_RANKS_SECONDS=S                 seconds that ranks wait for each other (default: 20)
 
 examples:
   ldp-fast text-to-3d "a red torus"
