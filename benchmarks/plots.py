@@ -6,8 +6,9 @@ from one run of the command to the next.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +27,38 @@ SIZED = (
 )
 
 
-def _pyplot() -> Any:
+STYLE = {
+    "figure.facecolor": GROUND,
+    "axes.facecolor": GROUND,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "savefig.dpi": 130,
+}
+
+
+@contextlib.contextmanager
+def _drawn(file: Path, rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> Iterator[Any]:
+    """Axes [rows, columns] of a figure in this page's style, which is written at the end.
+
+    Without pyplot: neither the host's backend nor its settings are another one's afterwards.
+    """
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "figure.facecolor": GROUND,
-            "axes.facecolor": GROUND,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": FAINT,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "font.size": 9,
-            "axes.titlesize": 10,
-            "savefig.dpi": 130,
-        }
-    )
-    return plt
-
-
-def _save(plt: Any, figure: Any, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
-    # matplotlib's version would make two files of the same picture.
-    figure.savefig(file, metadata={"Software": None})
-    plt.close(figure)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size)
+        yield figure.subplots(rows, columns, squeeze=False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.tight_layout()
+        # matplotlib's version would make two files of the same picture.
+        figure.savefig(file, metadata={"Software": None})
 
 
 def _bars(axes: Any, names: Sequence[str], values: Sequence[float], label: str, title: str) -> None:
@@ -85,12 +87,9 @@ def bars(rows: Sequence[Row], title: str, file: Path) -> bool:
     limits = [(row, limit_of(row, timed)) for row in timed if not row["backend"].startswith(LIMIT)]
     known = [(name_of(row), 100 * limit["min_s"] / row["min_s"]) for row, limit in limits if limit is not None]
     panels += [("time of the bare convolutions over time, %", "Share of the limit", known)] if known else []
-    plt = _pyplot()
-    size = (2 + 4.2 * len(panels), 1.1 + 0.3 * len(timed))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
-    for panel, (label, heading, values) in zip(axes[0], panels, strict=True):
-        _bars(panel, [name for name, _ in values], [value for _, value in values], label, heading)
-    _save(plt, figure, file)
+    with _drawn(file, 1, len(panels), size=(2 + 4.2 * len(panels), 1.1 + 0.3 * len(timed))) as axes:
+        for panel, (label, heading, values) in zip(axes[0], panels, strict=True):
+            _bars(panel, [name for name, _ in values], [value for _, value in values], label, heading)
     return True
 
 
@@ -101,18 +100,16 @@ def over_latents(rows: Sequence[Row], device: str, file: Path) -> bool:
     sides = sorted({row["extra"]["side"] for row in members})
     if len(sides) < 2:
         return False
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name, colour, marker in SIZED:
-        points = sorted((row["extra"]["side"], row["min_s"]) for row in members if row["backend"] == name)
-        if points:
-            style = "--" if name == LIMIT else "-"
-            label = f"{name} (the limit)" if name == LIMIT else name
-            axes.plot(*zip(*points, strict=True), style, marker=marker, color=colour, label=label)
-    times = [row["min_s"] for row in members if row["backend"] in dict.fromkeys(name for name, _, _ in SIZED)]
-    _logarithmic(axes, sides, times, "side of the latents", "loss and latent gradients, s")
-    axes.set_title("Feature matching over the latents' size, SD 1.5's decoder", loc="left")
-    _save(plt, figure, file)
+    with _drawn(file, size=(7, 4)) as ((axes,),):
+        for name, colour, marker in SIZED:
+            points = sorted((row["extra"]["side"], row["min_s"]) for row in members if row["backend"] == name)
+            if points:
+                style = "--" if name == LIMIT else "-"
+                label = f"{name} (the limit)" if name == LIMIT else name
+                axes.plot(*zip(*points, strict=True), style, marker=marker, color=colour, label=label)
+        times = [row["min_s"] for row in members if row["backend"] in dict.fromkeys(name for name, _, _ in SIZED)]
+        _logarithmic(axes, sides, times, "side of the latents", "loss and latent gradients, s")
+        axes.set_title("Feature matching over the latents' size, SD 1.5's decoder", loc="left")
     return True
 
 
@@ -145,22 +142,22 @@ def parts(found: Sequence[tuple[str, list[Row]]], file: Path) -> bool:
     whole = [(label, rows) for label, rows in found if find(rows, "whole") is not None]
     if not whole:
         return False
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.42 * len(whole)))
-    for place, (_, rows) in enumerate(whole):
-        left = 0.0
-        for (name, share), colour in zip(shares(rows).items(), PARTS, strict=True):
-            axes.barh(place, 100 * share, left=left, color=colour, height=0.6, label=name if place == 0 else None)
-            if share > 0.04:
-                middle = left + 50 * share
-                axes.text(middle, place, f"{100 * share:.0f} %", ha="center", va="center", color="white", fontsize=8)
-            left += 100 * share
-    axes.set_yticks(range(len(whole)), [label for label, _ in whole])
-    axes.invert_yaxis()
-    axes.set_xlabel("share of the step's time, %")
-    axes.set_xlim(0, 100)
-    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
-    _save(plt, figure, file)
+    with _drawn(file, size=(8, 1.2 + 0.42 * len(whole))) as ((axes,),):
+        for place, (_, rows) in enumerate(whole):
+            left = 0.0
+            for (name, share), colour in zip(shares(rows).items(), PARTS, strict=True):
+                axes.barh(place, 100 * share, left=left, color=colour, height=0.6, label=name if place == 0 else None)
+                if share > 0.04:
+                    middle = left + 50 * share
+                    axes.text(
+                        middle, place, f"{100 * share:.0f} %", ha="center", va="center", color="white", fontsize=8
+                    )
+                left += 100 * share
+        axes.set_yticks(range(len(whole)), [label for label, _ in whole])
+        axes.invert_yaxis()
+        axes.set_xlabel("share of the step's time, %")
+        axes.set_xlim(0, 100)
+        axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
     return True
 
 
@@ -190,14 +187,12 @@ def sweeps(rows: Sequence[Row], device: str, file: Path) -> bool:
             series.append((label, sorted((scale(row["extra"][key]), 1e3 * row["min_s"]) for row in members)))
     if not series:
         return False
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, len(series), figsize=(3.6 * len(series), 3.2), squeeze=False)
-    for panel, (label, points) in zip(axes[0], series, strict=True):
-        panel.plot(*zip(*points, strict=True), "o-", color=OURS)
-        places = [x for x, _ in points]
-        _logarithmic(panel, places, [y for _, y in points], label, "ms")
-        panel.set_xticks(places, [_short(x) for x in places], rotation=45)
-    _save(plt, figure, file)
+    with _drawn(file, 1, len(series), size=(3.6 * len(series), 3.2)) as axes:
+        for panel, (label, points) in zip(axes[0], series, strict=True):
+            panel.plot(*zip(*points, strict=True), "o-", color=OURS)
+            places = [x for x, _ in points]
+            _logarithmic(panel, places, [y for _, y in points], label, "ms")
+            panel.set_xticks(places, [_short(x) for x in places], rotation=45)
     return True
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from . import __version__, _settings
+from ._terminal import make_printable
+from .apps.ranks import check_alone
 from .errors import UsageError
 
 # name: (module, one line of help)
@@ -31,6 +33,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "view": ("ldp_fast.apps.text_to_3d.view", "show a text-to-3d run's object in a browser, from all sides"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
+
+# Those that several processes may do together, or that write nothing.
+SHARED = ("text-to-3d", "sweep", "env")
 
 # Top-level modules that an extra brings, and which one.
 EXTRAS = {
@@ -65,6 +70,7 @@ options:
 environment:
   LDP_FAST_BACKEND=auto|reference|triton   which implementation the operators take (default: auto)
   LDP_FAST_DEBUG=1                         show the traceback of an error
+  LDP_FAST_RANKS_SECONDS=S                 seconds that ranks wait for each other (default: 20)
 
 examples:
   ldp-fast text-to-3d "a red torus"
@@ -109,11 +115,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        argv: the arguments after `ldp-fast`; `sys.argv[1:]` by default.
+        argv: the arguments after `ldp-fast`. None: this process is the command; it takes `sys.argv[1:]`, and its
+            streams print what their encoding lacks in another form.
 
     Returns:
         The exit code: 0, the command's own, 2 after an error that the user can mend, 130 after Ctrl-C.
     """
+    if argv is None:
+        make_printable()
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -176,6 +185,8 @@ def _dispatch(argv: list[str]) -> int:
             _settings.backend()
         except ValueError as error:
             raise UsageError(str(error)) from None
+    if name not in SHARED:
+        check_alone(name)
     return command.run(args)
 
 

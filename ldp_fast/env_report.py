@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 def cpu() -> dict[str, Any]:
     """Model, usable cores, and whether the processor computes in bfloat16 itself (Linux only; else unknown)."""
     try:
-        info = pathlib.Path("/proc/cpuinfo").read_text()
+        info = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         info = ""
     model = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)

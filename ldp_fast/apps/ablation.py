@@ -15,6 +15,7 @@ from ..zoo import world
 from . import files
 from .image_synthesis import configure, synthesize
 from .latents import HISTORY
+from .names import as_typed, former_slug, name_of
 from .options import add_prior_arguments, load_prior
 
 VARIANTS = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption."""
-    folder = args.out or pathlib.Path("out") / f"ablation-{files.slug(args.prompts[0])}"
+    folder = args.out or default_folder(as_typed(args.prompts[0], "prompt"))
     embedded = args.model == "primitives"
     if args.metric_prompts < 0:
         raise UsageError(f"--metric-prompts: expected at least 0, got {args.metric_prompts}")
@@ -90,6 +91,16 @@ def run(args: argparse.Namespace) -> int:
     print(_as_text(table, len(base["prompts"])))
     print(f"{folder / 'ablation.png'} (the figure), {folder / 'ablation.json'} (the numbers)")
     return 0
+
+
+def default_folder(prompt: str) -> pathlib.Path:
+    """`out/ablation-PROMPT`; the one of an earlier version where it holds an ablation of this very prompt."""
+    former = pathlib.Path("out") / f"ablation-{former_slug(prompt)}"
+    if (former / "ablation.json").exists():
+        shown = files.read_json(former / "ablation.json").get("plan", {}).get("configuration", {}).get("prompts")
+        if shown and shown[0] == prompt:
+            return former
+    return pathlib.Path("out") / f"ablation-{name_of(prompt)}"
 
 
 def _finished(folder: pathlib.Path) -> bool:
@@ -144,15 +155,8 @@ def _as_text(table: dict[str, dict[str, float]], count: int) -> str:
 
 def ablation_figure(images: dict[str, torch.Tensor], prompts: list[str], table: dict[str, dict[str, float]]) -> Any:
     """One row a prompt, one column a variant, its measurements under the title."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = len(prompts)
-    figure, axes = plt.subplots(
-        rows, len(VARIANTS), figsize=(2.5 * len(VARIANTS), 2.55 * rows + 0.75), squeeze=False, layout="constrained"
-    )
+    rows, columns = len(prompts), len(VARIANTS)
+    figure, axes = files.new_figure(rows, columns, (2.5 * columns, 2.55 * rows + 0.75))
     for column, (name, label) in enumerate(VARIANTS.items()):
         for row, prompt in enumerate(prompts):
             axis = axes[row][column]

@@ -1,4 +1,4 @@
-"""What every run folder needs: files replaced atomically, pictures, names made from prompts, versions."""
+"""What every run folder needs: files replaced atomically, pictures, versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import platform
-import re
 from typing import Any
 
 import torch
@@ -53,16 +52,11 @@ def read_json(path: pathlib.Path) -> Any:
         UsageError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path.parent} holds no run: there is no {path.name} in it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
-
-
-def slug(text: str, limit: int = 40) -> str:
-    """A prompt as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit] or "image"
 
 
 def versions() -> dict[str, str]:
@@ -106,13 +100,25 @@ def contact_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Ten
     )
 
 
-def save_figure(path: pathlib.Path, figure: Any) -> None:
-    """Writes a matplotlib figure as PNG, atomically, and closes it."""
-    import io
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes [rows, columns], for `save_figure`.
 
-    import matplotlib.pyplot as plt
+    Without pyplot, whose choice of a backend is the host's: a notebook goes on to show its own plots.
+
+    Args:
+        rows, columns: of axes.
+        size: inches, width first.
+    """
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=size, layout="constrained")
+    return made, made.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(path: pathlib.Path, figure: Any) -> None:
+    """Writes a matplotlib figure as PNG, atomically."""
+    import io
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
     write_atomically(path, buffer.getvalue())

@@ -19,6 +19,7 @@ from ..guidance.presets import find_preset
 from . import files, folders
 from .interruption import Interruption
 from .latents import HISTORY, LatentOptimiser
+from .names import as_typed, name_of
 from .options import add_prior_arguments, load_prior, prior_configuration
 
 EXAMPLES = """\
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyError as error:
             raise UsageError(f"{folder / 'run.json'} is damaged: it has no {error}") from None
     configuration = configure(args)
-    folder = args.out or pathlib.Path("out") / files.slug(args.prompts[0])
+    folder = args.out or pathlib.Path("out") / name_of(configuration["prompts"][0])
     folders.check_free(folder, "run.json", args.overwrite)
     return synthesize(folder, configuration, preview=args.preview, overwrite=args.overwrite)
 
@@ -91,8 +92,8 @@ def configure(args: argparse.Namespace) -> dict[str, Any]:
     if not 0 <= args.final_rate <= 1:
         raise UsageError(f"--final-rate: expected a fraction between 0 and 1, got {args.final_rate}")
     return {
-        "prompts": args.prompts,
-        "negative_prompt": args.negative_prompt,
+        "prompts": [as_typed(prompt, "prompt") for prompt in args.prompts],
+        "negative_prompt": as_typed(args.negative_prompt, "--negative-prompt"),
         "seeds": args.seeds,
         "steps": steps,
         "learning_rate": rate,
@@ -183,7 +184,7 @@ def synthesize(
     images = optimiser.images()
     if len(items) > 1:
         for index, ((prompt, seed), image) in enumerate(zip(items, images, strict=True)):
-            files.save_png(folder / "images" / f"{index:03d}-{files.slug(prompt)}-seed{seed}.png", image)
+            files.save_png(folder / "images" / f"{index:03d}-{name_of(prompt)}-seed{seed}.png", image)
     files.save_png(folder / "image.png", files.contact_sheet(images, len(seeds)))
     files.save_figure(folder / "losses.png", loss_figure(optimiser.history))
     save("finished")
@@ -197,12 +198,7 @@ def loss_figure(history: torch.Tensor) -> Any:
     Args:
         history: `[steps, len(HISTORY)]` of a `LatentOptimiser`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    figure, (axes,) = files.new_figure(1, 2, (11, 3.8))
     steps = range(1, len(history) + 1)
     for name, label in (("lsd", "L_LSD"), ("fm", "L_FM"), ("kl", "L_KL")):
         axes[0].plot(steps, history[:, HISTORY.index(name)], label=label, linewidth=0.9)

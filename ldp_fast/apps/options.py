@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import pathlib
 from typing import Any
 
 import torch
@@ -33,7 +35,13 @@ def add_prior_arguments(parser: argparse.ArgumentParser, preset: str | None) -> 
     """Adds the model's and the prior's flags; what is not given is left to the preset (None: the method's own)."""
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", default="primitives", help="embedded model, folder in diffusers' format, or hub name (owner/name)"
+        "--model",
+        default="primitives",
+        help="embedded model, folder in diffusers' format, one file of weights, or hub name (owner/name)",
+    )
+    model.add_argument("--variant", metavar="NAME", help="which of a folder's weights, such as fp16")
+    model.add_argument(
+        "--lora", action="append", metavar="FILE[:W]", help="weights of a LoRA, fused times W (1); may be given again"
     )
     model.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     model.add_argument(
@@ -66,11 +74,47 @@ def prior_configuration(args: argparse.Namespace) -> dict[str, Any]:
     settings = dataclasses.replace(find_preset(args.preset).settings, **changes)
     return {
         "model": args.model,
+        **model_files(args),
         "device": args.device,
         "dtype": args.dtype,
         "preset": args.preset,
         "settings": {name: getattr(settings, name) for name in FIELDS},
     }
+
+
+def model_files(args: argparse.Namespace) -> dict[str, Any]:
+    """What was said about the model's files, for a run's record: `variant`, and `lora` as pairs of file and weight.
+
+    Only what was given, so that a run without is the same as one from before there was a choice.
+
+    Raises:
+        UsageError: a weight that is no number.
+    """
+    found: dict[str, Any] = {}
+    if args.variant is not None:
+        found["variant"] = args.variant
+    if args.lora:
+        found["lora"] = [file_and_weight(word) for word in args.lora]
+    return found
+
+
+def file_and_weight(word: str) -> list[Any]:
+    """`FILE:WEIGHT` or `FILE` as both; a name may hold colons, and stands for itself where there is such a file.
+
+    Raises:
+        UsageError: no file's name, or a weight that is not finite.
+    """
+    file, colon, last = word.rpartition(":")
+    within = "/" in last or "\\" in last  # of a drive, or of a folder with a colon
+    if not colon or within or pathlib.Path(word).exists():
+        file, last = word, "1"
+    try:
+        weight = float(last)
+    except ValueError:
+        weight = math.nan
+    if not file or not math.isfinite(weight):
+        raise UsageError(f"--lora: expected FILE or FILE:WEIGHT, such as style.safetensors:0.8; got {word!r}")
+    return [file, weight]
 
 
 def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
@@ -89,8 +133,12 @@ def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"--device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    files: dict[str, Any] = {"variant": configuration["variant"]} if "variant" in configuration else {}
+    if "lora" in configuration:
+        files["lora"] = [(file, weight) for file, weight in configuration["lora"]]
     prior = LatentDiffusionPrior.from_pretrained(
         configuration["model"],
+        **files,
         preset=configuration["preset"],
         device=device,
         dtype=dtype,

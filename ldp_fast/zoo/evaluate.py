@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .._terminal import make_printable
 from ..guidance.loading import locate
 from ..metrics import ClipScorer, r_precision
 from . import world
@@ -95,6 +96,8 @@ def evaluate(name: str, *, samples: int, steps: int, guidance_scale: float, seed
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; see the module's text."""
+    if arguments is None:
+        make_printable()
     parser = argparse.ArgumentParser(prog="python -m ldp_fast.zoo.evaluate", description=__doc__)
     parser.add_argument(
         "--model", default="primitives", help="an embedded model's name, or a folder with a clip/ inside"
@@ -115,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows = [torch.cat(list(row), 2) for row in made[:48].split(12) if len(row) == 12 or len(made) < 12]
             picture = (torch.cat(rows, 1).permute(1, 2, 0) * 255 + 0.5).clamp(0, 255).byte().numpy()
             Image.fromarray(picture).save(args.out / f"samples_{label}.png")
-            (args.out / f"samples_{label}.txt").write_text("\n".join(prompts) + "\n")
+            (args.out / f"samples_{label}.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
     return 0
 
 

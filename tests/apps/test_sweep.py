@@ -325,12 +325,13 @@ def test_two_ranks_share_the_jobs_and_the_last_makes_the_table(tmp_path: pathlib
 
 
 def test_ranks_can_run_one_after_the_other(
-    start: Callable, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert start(second := Runner(), *ONE) == 0
     assert second.calls == ["a-green-torus-latent-nerf-seed0"] and not (tmp_path / "out" / "table.md").exists()
+    assert "(RANK=1 WORLD_SIZE=2 are set; if there is no other process, `unset RANK" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")
     assert start(first := Runner(lambda c: FloatingPointError("NaN")), *ONE) == 1
     assert first.calls == ["a-red-cube-latent-nerf-seed0"] and (tmp_path / "out" / "table.md").exists()

@@ -31,7 +31,7 @@ def steps(rank: int, world: int, given: dict[str, Any], count: int) -> tuple[dic
 def work_of_a_rank(rank: int, given: list[dict[str, Any]], folder: str) -> Any:
     """What the tests below look at; one start of two processes serves them all."""
     stepped = [steps(rank, 2, configuration, 5) for configuration in given]
-    os.environ["WORLD_SIZE"] = "2"
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     patch = pytest.MonkeyPatch()
     runs.without_pictures(patch)
     # Only one of them gets the signal.
@@ -84,6 +84,7 @@ def test_two_processes_are_one_run(small_model: str, tmp_path: pathlib.Path) -> 
 
 
 def test_fewer_views_than_processes(monkeypatch: pytest.MonkeyPatch, small_model: str) -> None:
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     given = runs.configuration(small_model, views=3)
     with pytest.raises(UsageError, match=r"--views: expected at least 4, .* got 3"), ranks(given):

@@ -14,7 +14,7 @@ import pytest
 from .installation import ROOT
 
 LAYERS = (
-    {"errors", "_settings"},
+    {"errors", "_settings", "_terminal"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"losses"},

@@ -13,6 +13,7 @@ from ...errors import UsageError
 from ...guidance.loading import embedded_models
 from ...guidance.presets import find_preset
 from .. import files, folders
+from ..names import as_typed, name_of
 from ..options import add_prior_arguments, prior_configuration
 from .configuration import (
     BACKGROUND_OPTIONS,
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         return run_text_to_3d(args.resume, configuration, **shown)
     configuration = configure(args)
-    folder = args.out or pathlib.Path("out") / files.slug(configuration["prompt"])
+    folder = args.out or pathlib.Path("out") / name_of(configuration["prompt"])
     folders.check_free(folder, "config.yaml", args.overwrite)
     return run_text_to_3d(folder, configuration, overwrite=args.overwrite, **shown)
 
@@ -190,8 +191,8 @@ def configure(args: argparse.Namespace) -> dict[str, Any]:
     if c["refinement"] and c["refinement"]["steps"] == 0:
         c["refinement"] = None
     configuration = {
-        "prompt": args.prompt,
-        "negative_prompt": args.negative_prompt,
+        "prompt": as_typed(args.prompt, "prompt"),
+        "negative_prompt": as_typed(args.negative_prompt, "--negative-prompt"),
         "method": args.method,
         "seed": args.seed,
         "steps": steps if args.steps is None else args.steps,

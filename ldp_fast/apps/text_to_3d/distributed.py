@@ -12,6 +12,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...errors import UsageError
+from ..ranks import read_ranks
+from .roll_call import RollCall
+
+# Of the group that `ranks` has joined.
+_roll_call: RollCall | None = None
+
+
+class RanksLost(UsageError):
+    """A rank ended before the others, which cannot go on without it."""
 
 
 def this_rank() -> tuple[int, int]:
@@ -20,13 +29,7 @@ def this_rank() -> tuple[int, int]:
     Raises:
         UsageError: RANK and WORLD_SIZE make no sense.
     """
-    words = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    try:
-        rank, world = map(int, words)
-    except ValueError:
-        rank, world = -1, 0
-    if not 0 <= rank < world:
-        raise UsageError(f"RANK, WORLD_SIZE: expected numbers with 0 <= RANK < WORLD_SIZE, got {' and '.join(words)}")
+    rank, world = read_ranks()
     local = os.environ.get("LOCAL_RANK", "")
     if world > 1 and local.isdecimal() and torch.cuda.is_available():
         torch.cuda.set_device(int(local) % torch.cuda.device_count())
@@ -41,9 +44,10 @@ def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, A
         This process's rank, the number of processes, and the configuration with this process's device.
 
     Raises:
-        UsageError: fewer views a step than processes.
+        UsageError: fewer views a step than processes, or a process that does not come.
     """
-    _, world = this_rank()
+    global _roll_call
+    rank, world = this_rank()
     if world == 1:
         yield 0, 1, configuration
         return
@@ -57,36 +61,67 @@ def ranks(configuration: dict[str, Any]) -> Iterator[tuple[int, int, dict[str, A
         configuration = {**configuration, "device": f"cuda:{torch.cuda.current_device()}"}
     joined = not dist.is_initialized()
     if joined:
-        try:
-            dist.init_process_group("nccl" if on_gpu else "gloo")
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"WORLD_SIZE is {world}, but the processes do not find each other: {reason}") from None
+        _roll_call = RollCall(rank, world)
+        with _together():
+            dist.init_process_group("nccl" if on_gpu else "gloo", store=_roll_call.store, rank=rank, world_size=world)
     try:
         yield dist.get_rank(), dist.get_world_size(), configuration
     finally:
         if joined:
-            dist.destroy_process_group()
+            _leave()
+
+
+def _leave() -> None:
+    global _roll_call
+    _roll_call = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """Around a collective: says which rank is missing where it fails."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        roll_call = _roll_call
+        if roll_call is not None:
+            # First of all, so that those who still wait for this one learn that there is something amiss.
+            _leave()
+        lost = roll_call.lost() if roll_call is not None else ""
+        reason = " ".join(str(error).partition("\n")[0].split())
+        raise RanksLost(lost or f"the ranks have lost each other: {reason}") from error
+
+
+def add(tensor: Tensor) -> None:
+    """Sums a tensor over the ranks, in place."""
+    with _together():
+        dist.all_reduce(tensor)
 
 
 def share(tensors: Mapping[str, Tensor], world: int) -> None:
     """Gives every rank what rank 0 has: what each computes by itself may differ in its last bits on a GPU."""
     if world > 1:
-        for tensor in tensors.values():
-            dist.broadcast(tensor, 0)
+        with _together():
+            for tensor in tensors.values():
+                dist.broadcast(tensor, 0)
 
 
 def wait(world: int) -> None:
     """Waits for every rank."""
     if world > 1:
-        dist.barrier()
+        with _together():
+            dist.barrier()
 
 
 def any_rank(flag: bool, world: int) -> bool:
     """Whether the flag is set on any rank: they stop at the same step."""
     if world == 1:
         return flag
-    on_gpu = dist.get_backend() == "nccl"
-    found = torch.tensor([int(flag)], device="cuda" if on_gpu else "cpu")
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found.item())
+    with _together():
+        on_gpu = dist.get_backend() == "nccl"
+        found = torch.tensor([int(flag)], device="cuda" if on_gpu else "cpu")
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found.item())

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import UsageError
 from .. import files
+from ..names import former_slug, name_of
 from .configuration import fingerprint
 
 # What is compared, by the terms that stay on.
@@ -44,15 +45,19 @@ class Job:
     @property
     def name(self) -> str:
         """Of its folder; depends on nothing but the job, so that prompts may be added to a sweep later."""
-        return "-".join([prompt_name(self.prompt), variant_name(self.method, self.losses), f"seed{self.seed}"])
+        return "-".join([name_of(self.prompt), variant_name(self.method, self.losses), f"seed{self.seed}"])
 
 
-def prompt_name(prompt: str) -> str:
-    """A prompt as part of a folder's name: another one for every prompt."""
-    short = files.slug(prompt)
-    if short.replace("-", " ") != prompt:
-        short += "-" + hashlib.sha256(prompt.encode()).hexdigest()[:6]
-    return short
+class FormerJob(Job):
+    """A job of a sweep that was begun when a name held six digits of its prompt's digest: it keeps its folder."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        short = former_slug(self.prompt)
+        if short.replace("-", " ") != self.prompt:
+            short += "-" + hashlib.sha256(self.prompt.encode()).hexdigest()[:6]
+        return "-".join([short, variant_name(self.method, self.losses), f"seed{self.seed}"])
 
 
 def variant_name(method: str, losses: str) -> str:
@@ -124,6 +129,15 @@ class JobStore:
 
     def _path(self, name: str) -> pathlib.Path:
         return self.folder / "jobs" / f"{name}.json"
+
+    def as_named(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs, those that this folder has under a former name as `FormerJob`."""
+        found: list[Job] = []
+        for job in jobs:
+            former = FormerJob(**vars(job))
+            known = not self._path(job.name).exists() and self.read(former.name).get("prompt") == job.prompt
+            found.append(former if known else job)
+        return found
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Whether these jobs can be done, or went on with, in this folder.

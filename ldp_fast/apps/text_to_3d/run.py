@@ -96,7 +96,10 @@ def run_text_to_3d(
             if rank == 0 and trainer.step < trainer.total:
                 print(f"continuing {folder} at step {trainer.step} of {trainer.total}", file=sys.stderr)
         command = resume or f"ldp-fast text-to-3d --resume {folder}"
-        return _Run(folder, trainer, rank, preview, command, page, profile).go()
+        try:
+            return _Run(folder, trainer, rank, preview, command, page, profile).go()
+        except distributed.RanksLost as error:
+            raise UsageError(f"{error}; its last checkpoint is whole, continue with: {command}") from error
 
 
 def _claim(folder: pathlib.Path, configuration: dict[str, Any], overwrite: bool) -> None:

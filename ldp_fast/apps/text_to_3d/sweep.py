@@ -16,6 +16,7 @@ from typing import Any
 from ...errors import UsageError
 from ...zoo.captions import random_prompts
 from ..options import load_prior
+from ..ranks import how_to_be_alone
 from . import command
 from .distributed import this_rank
 from .jobs import LOSSES, Job, JobStore, Prompt, check_prompts, read_prompts, run_status
@@ -62,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, 1 if a job failed, 130 after an interruption that can be resumed."""
     prompts = _prompts(args)
-    jobs = plan(prompts, args)
     rank, world = this_rank()
     store = JobStore(args.out, rank)
+    jobs = store.as_named(plan(prompts, args))
     store.check(jobs)
     _check_words(prompts, jobs[0].configuration)
     _release_memory()
@@ -201,7 +202,7 @@ def finish(jobs: Sequence[Job], store: JobStore, make_table: Callable[[], None],
             if failed:
                 print(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}", file=sys.stderr)
             return 1 if failed else 0
-    print("other ranks have jobs left; the last rank makes the table", file=sys.stderr)
+    print(f"other ranks have jobs left; the last rank makes the table ({how_to_be_alone()})", file=sys.stderr)
     alone = "TORCHELASTIC_RUN_ID" not in os.environ
     return 1 if alone and _with_status(jobs[rank::world], store, "failed") else 0
 

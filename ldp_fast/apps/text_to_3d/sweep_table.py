@@ -101,23 +101,14 @@ def sheet_figure(
     columns: Sequence[tuple[str, str]],
 ) -> Any:
     """One sheet; a cell that has no picture stays empty."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     import numpy as np
     from PIL import Image
 
     with Image.open(next(iter(cells.values()))) as first:
         width, height = first.size
     side = 3.2 * min(2.0, max(0.5, width / height))
-    figure, axes = plt.subplots(
-        len(lines),
-        len(columns),
-        figsize=(side * len(columns) + 0.6, (side * height / width + 0.1) * len(lines) + 0.5),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (side * len(columns) + 0.6, (side * height / width + 0.1) * len(lines) + 0.5)
+    figure, axes = files.new_figure(len(lines), len(columns), size)
     several = len({seed for _, seed in lines}) > 1
     for row, (prompt, seed) in enumerate(lines):
         for column, (method, losses) in enumerate(columns):

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ...guidance import LatentDiffusionPrior, TimestepSampler
@@ -241,7 +240,7 @@ class Trainer:
                 p.grad = torch.zeros_like(p)
         # One message for all of them.
         flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), rows])
-        dist.all_reduce(flat)
+        distributed.add(flat)
         at = 0
         for p in parameters:
             assert p.grad is not None

@@ -1,0 +1,73 @@
+"""Figures are drawn without pyplot: the backend and the settings of whoever calls a command stay theirs."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+# In a process of its own, as pyplot may be loaded here already. "svg" is no backend that anything of ours would choose.
+DRAWING = """
+import pathlib, sys
+import matplotlib
+matplotlib.use("svg")
+before = dict(matplotlib.rcParams)
+import torch
+from PIL import Image
+from benchmarks import plots
+from ldp_fast.apps import ablation, files, image_synthesis
+from ldp_fast.apps.text_to_3d import sweep_table
+
+folder = pathlib.Path(sys.argv[1])
+files.save_figure(folder / "losses.png", image_synthesis.loss_figure(torch.rand(5, len(image_synthesis.HISTORY))))
+images = {name: torch.rand(2, 3, 8, 8) for name in ablation.VARIANTS}
+table = {name: {"r_precision": 0.5, "saturation": 0.1, "clipped": 0.2} for name in ablation.VARIANTS}
+files.save_figure(folder / "ablation.png", ablation.ablation_figure(images, ["a", "b"], table))
+files.save_png(folder / "view.png", images["full"][0])
+cells = {("a", 0, "latent-nerf", "full"): folder / "view.png"}
+files.save_figure(folder / "sheet.png", sweep_table.sheet_figure(cells, [("a", 0)], [("latent-nerf", "full")]))
+row = {"backend": "ours", "min_s": 0.1, "mean_s": 0.1, "std_s": 0.0, "rounds": 3, "memory_mb": None, "extra": {}}
+times = [{**row, "group": "step by parts", "backend": name, "min_s": s} for name, s in (("whole", 1.0), ("UNet", 0.4))]
+assert plots.parts([("64x64", times)], folder / "parts.png")
+for name in ("losses", "ablation", "sheet", "parts"):
+    assert Image.open(folder / f"{name}.png").size[0] > 100, name
+assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
+changed = {name for name, value in matplotlib.rcParams.items() if value != before[name]}
+assert not changed, changed
+assert "matplotlib.pyplot" not in sys.modules
+"""
+
+
+def test_drawing_leaves_backend_and_settings_alone(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = subprocess.run([sys.executable, "-c", DRAWING, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def choices(source: str) -> list[str]:
+    """What in a program chooses a backend for the whole process, or may."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name in ("matplotlib.pyplot", "pylab")]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.append(f"{node.value.id}.{node.attr}")
+    return [name for name in found if name.startswith(("matplotlib.pyplot", "matplotlib.use", "matplotlib.switch"))]
+
+
+@pytest.mark.parametrize("folder", ["ldp_fast", "benchmarks"])
+def test_no_file_chooses_a_backend(folder: str) -> None:
+    found = {path.name: choices(path.read_text(encoding="utf-8")) for path in (ROOT / folder).rglob("*.py")}
+    assert len(found) > 10 and not {name: said for name, said in found.items() if said}
+
+
+def test_what_chooses_a_backend() -> None:
+    for line in ("matplotlib.use('Agg')", "from matplotlib import pyplot", "import matplotlib.pyplot as plt"):
+        assert choices(f"import matplotlib\ndef f():\n    {line}"), line
+    assert not choices("from matplotlib.figure import Figure\nimport matplotlib\nmatplotlib.colormaps['x']")
