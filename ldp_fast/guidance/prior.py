@@ -67,9 +67,11 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         self._schedule_of: tuple[Any, ...] = ()
         _ = self.schedule
         self._decoder, self._decoder_given = decoder, decoder is not None
-        self._decoder_of = vae
         self.precision: Precision | None = None
         self._check()
+        if self.settings.lambda_fm != 0 and vae is not None:
+            # Now and not in the first step: a VAE of another kind is refused here, and comparing waits for the device.
+            _ = self.decoder
 
     @classmethod
     def from_pretrained(
@@ -111,8 +113,6 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     def from_pipe(cls, pipe: Any, *, preset: str = "image", **changes: Any) -> LatentDiffusionPrior:
         """A prior on the modules of a diffusers pipeline, which are shared: nothing is copied, moved or frozen.
 
-        The exception: the decoder of a float16 VAE that says `force_upcast` (SDXL's) is copied to float32, once.
-
         Args:
             pipe: of Stable Diffusion 1.x, 2.x, SDXL or a relative, with its weights on a device.
             preset, **changes: as in `from_pretrained`; the same errors.
@@ -131,12 +131,13 @@ class LatentDiffusionPrior(LatentDiffusionModel):
 
     @property
     def decoder(self) -> FrozenDecoder:
-        """The frozen decoder of the VAE that there is now, made at first use; or the one that was handed over."""
-        if self._decoder is None or (self._decoder_of is not self.vae and not self._decoder_given):
+        """The frozen decoder of the VAE that there is now; or the one that was handed over."""
+        held = self._decoder
+        if held is None or (held.vae is not self.vae and not self._decoder_given):
             if self.vae is None:
                 raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
-            self._decoder, self._decoder_of = FrozenDecoder(self.vae, self.settings.levels), self.vae
-        return self._decoder
+            held = self._decoder = FrozenDecoder(self.vae, self.settings.levels)
+        return held
 
     @property
     def guidance_scale(self) -> float | None:
@@ -169,9 +170,6 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         compiled = getattr(self.unet, "_orig_mod", None)
         if compiled is not None:
             state |= {"unet": compiled, "_checked": (None,) * len(self._checked)}
-        # A decoder that is made from the VAE alone is made again; `optimise` may have chosen another.
-        if not self._decoder_given and self.precision is None:
-            state["_decoder"] = None
         return state
 
     def capture(
