@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
 OPERATORS_FIRST = ("bench_feature_matching.py",)
-SECTIONS = ("bench_decoder.py", "bench_step.py", "bench_renderer.py", "microbenchmarks.py")
+SECTIONS = ("bench_decoder.py", "bench_step.py", "bench_renderer.py", "bench_checks.py", "microbenchmarks.py")
 
 INTRODUCTION = """\
 # Performance
@@ -56,6 +56,14 @@ UNet with guidance, feature matching, KL and distillation, from latents to their
 (`benchmarks/bench_step.py`). `naive` is what a reader of the paper would write with diffusers; Latent-NeRF's and
 threestudio's ways are their conventions with the paper's regularisers bolted on (threestudio's also decodes a picture
 that it does not use); `ours` is `LatentDiffusionPrior.gradient`.
+"""
+
+CHECKS = """\
+## What the checks cost
+
+`looking` is what every pass of the frozen decoder does first: is the VAE, weights apart, what it was. `comparing` is
+done when a decoder is made and when something has changed: features and gradient against the VAE's own `decode`.
+`making a prior` has both, and the check of the networks (`benchmarks/bench_checks.py`).
 """
 
 OPERATORS = """\
@@ -146,6 +154,22 @@ def parts_section(machines: Sequence[Results], figures: Sequence[dict[str, str]]
     return "\n".join(lines) if len(lines) > 4 else "\n".join([*lines, "Open: not in the results of any machine.", ""])
 
 
+def checks_section(machines: Sequence[Results]) -> str:
+    """What each check takes, and its share of a step."""
+    lines: list[str] = []
+    for found in machines:
+        rows = [row for row in found["rows"] if row["file"] == "bench_checks.py" and measured(row)]
+        for group, members in groups(rows).items():
+            step = next((row["min_s"] for row in members if row["backend"] == "a step"), None)
+            lines += [named("Measured on", found, "bench_checks.py"), "", f"**{group}**", ""]
+            lines += ["| | ms | share of a step |", "|---|---:|---:|"]
+            for row in members:
+                share = "" if step is None else f"{digits(100 * row['min_s'] / step)} %"
+                lines.append(f"| {row['backend']} | {digits(1e3 * row['min_s'])} | {share} |")
+            lines.append("")
+    return "\n".join(lines) if lines else "Open: not in the results of any machine.\n"
+
+
 def operators_section(machines: Sequence[Results]) -> str:
     """One table a file, for everything that has no section of its own."""
     lines: list[str] = []
@@ -203,6 +227,8 @@ def document(machines: Sequence[Results], figures: Sequence[dict[str, str]]) -> 
         STEP,
         group_section(machines, figures, "bench_step.py", ["step, "], [("step", "Time of the whole step")]),
         parts_section(machines, figures),
+        CHECKS,
+        checks_section(machines),
         renderer_report.cpu_section(cpus),
         renderer_report.gpu_section(gpus),
         OPERATORS,

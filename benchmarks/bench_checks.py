@@ -1,0 +1,55 @@
+"""What it costs never to be silently wrong: looking before every pass, comparing what has changed, checking a model.
+
+    python -m pytest benchmarks/bench_checks.py
+
+On the embedded model. A step is `LatentDiffusionPrior.gradient` of one sample, `without looking` the same with the
+decoder's snapshot taken for fresh; `making a prior` is the constructor on loaded networks, with all its checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from ldp_fast.decoder import FrozenDecoder
+from ldp_fast.guidance import LatentDiffusionPrior
+from ldp_fast.guidance.check import check_model
+
+from .timing import synchronised
+
+PARTS = ("a step", "a step without looking", "looking", "comparing", "checking the networks", "making a prior")
+ROUNDS = {"a step": 15, "a step without looking": 15, "looking": 50}
+
+
+def prepare(part: str, device: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """The part as a call."""
+    prior = LatentDiffusionPrior.from_pretrained("primitives", device=device)
+    decoder: Any = prior.decoder
+    if part == "looking":
+        built = decoder._built()
+        return lambda: decoder._fresh(built)
+    if part == "comparing":
+        return lambda: FrozenDecoder(prior.vae)
+    if part == "checking the networks":
+        return lambda: check_model(prior)
+    if part == "making a prior":
+        parts = (prior.unet, prior.vae, prior.scheduler, prior.tokenizer, prior.text_encoder)
+        return lambda: LatentDiffusionPrior(*parts, settings=prior.settings, notes=prior.notes)
+    if part == "a step without looking":
+        monkeypatch.setattr(FrozenDecoder, "_fresh", lambda self, built: True)
+    text = prior.encode_prompt("a red cube")
+    latents = torch.randn(1, *prior.latent_shape, device=device)
+    return lambda: prior.gradient(latents, text, timesteps=500)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_checks(benchmark: Any, device: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part."""
+    benchmark.group = f"checks, embedded model, {device}"
+    benchmark.extra_info |= {"backend": part, "device": device}
+    run = synchronised(prepare(part, device, monkeypatch), device)
+    run()
+    benchmark.pedantic(run, rounds=ROUNDS.get(part, 5), warmup_rounds=1)
