@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .inputs import as_timesteps, check_latents, check_noise, conditions, rows_for
+from .inputs import Timesteps, as_timesteps, check_latents, check_noise, conditions, rows_for
 from .outputs import PriorStatistics
 from .schedule import TimestepSampler
 from .text import TextEmbeddings
@@ -92,7 +92,7 @@ class CapturedStep:
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor | None = None,
         *,
-        timesteps: torch.Tensor | int | None = None,
+        timesteps: Timesteps | None = None,
         noise: torch.Tensor | None = None,
         progress: float = 0.0,
         clone: bool = False,
@@ -148,7 +148,7 @@ class CapturedStep:
         self,
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor | None,
-        timesteps: torch.Tensor | int | None,
+        timesteps: Timesteps | None,
         noise: torch.Tensor | None,
         progress: float,
     ) -> None:

@@ -19,7 +19,7 @@ from ..losses.functional import (
     score_distillation_loss,
 )
 from .capture import CapturedStep
-from .inputs import as_timesteps, check_latents, check_noise, conditions, draw_noise, prediction_type
+from .inputs import Timesteps, as_timesteps, check_latents, check_noise, conditions, draw_noise
 from .loading import components_of, embedded_models, load_components
 from .models import LatentDiffusionModel
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
@@ -46,7 +46,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         decoder: a `FrozenDecoder` to use in place of one made from `vae`.
 
     Raises:
-        TypeError: a scheduler that supplies no ᾱ_t. Levels and channels are checked where they are used.
+        TypeError, UsageError: no scheduler, one that is not known here, or a prediction that does not go with it.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         self.scheduler = scheduler
         self.settings = settings or PriorSettings()
         self.schedule = Schedule.from_scheduler(scheduler)
+        self.schedule.check_prediction(self.settings.prediction, self.settings.timestep_range)
         self._decoder, self._decoder_given = decoder, decoder is not None
         self.precision: Precision | None = None
 
@@ -132,6 +133,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     def with_settings(self, **changes: Any) -> LatentDiffusionPrior:
         """Another prior with the same models and other settings; nothing is copied."""
         other = self._sharing(settings=apply_changes(self.settings, changes))
+        other.schedule.check_prediction(other.settings.prediction, other.settings.timestep_range)
         if self.precision is not None:
             self.precision.warn_if_other(other.settings)
         if other.settings.levels != self.settings.levels:
@@ -224,7 +226,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor,
         *,
-        timesteps: torch.Tensor | int | None = None,
+        timesteps: Timesteps | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: float = 0.0,
@@ -235,7 +237,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             latents: v, `[B, C, H, W]`, scaled as the diffusion model sees them.
             text: of `encode_prompt`; or the embeddings of the whole doubled batch, `[2B, L, D]` or `[2, L, D]` in the
                 order of the settings (`[B, L, D]` without guidance).
-            timesteps: t, `[B]` int64 or one number; None draws them.
+            timesteps: t, `[B]` integers or one number; None draws them. Outside of the schedule they are refused, or,
+                in a tensor on a GPU, clamped and counted (`clamped_t` of the statistics).
             noise: ε, the latents' shape; None draws it.
             generator: source of what is drawn.
             progress: fraction of the run that is over, for the annealing of t.
@@ -269,7 +272,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor,
         *,
-        timesteps: torch.Tensor | int | None = None,
+        timesteps: Timesteps | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: float = 0.0,
@@ -316,6 +319,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             fm_levels=step.fm_levels,
             fm_nonfinite=step.fm_nonfinite,
             levels=self.decoder.levels if len(step.fm_levels) else (),
+            outside=step.outside,
         )
 
     @torch.no_grad()
@@ -323,7 +327,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         self,
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor,
-        timesteps: torch.Tensor | int | None,
+        timesteps: Timesteps | None,
         noise: torch.Tensor | None,
         generator: torch.Generator | None,
         progress: float,
@@ -332,12 +336,13 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     ) -> Step:
         s = self.settings
         check_latents(latents, self.unet, self.device)
-        batch, device = len(latents), latents.device
+        batch, device, outside = len(latents), latents.device, None
         if timesteps is None:
             sampler = TimestepSampler(len(self.schedule), *s.timestep_range, s.anneal_to)
             timesteps = sampler.sample(batch, device, generator, progress)
         else:
             timesteps = as_timesteps(timesteps, batch, device, len(self.schedule))
+            timesteps, outside = self.schedule.inside(timesteps, s.prediction)
         if noise is None:
             noise = draw_noise(latents, generator)
         else:
@@ -359,7 +364,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
                 return_statistics=True,
             )
             levels, nonfinite = found.level_values, found.nonfinite
-        return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite)
+        return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite, outside)
 
     def _residual(
         self,
@@ -379,7 +384,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             noisy, self.schedule.network_time(timesteps).repeat(copies), encoder_hidden_states=states, **extra
         )
         output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
-        prediction: Any = s.prediction or prediction_type(self.scheduler)
+        prediction: Any = s.prediction or self.schedule.prediction
         return guided_residual(
             output,
             noise,

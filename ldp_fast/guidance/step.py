@@ -23,6 +23,7 @@ class Step:
         grad_v_prime: the same on v′, without the factor 1 + α_t.
         fm_levels: L_FM by level and sample, `[L, B]`; empty without feature matching.
         fm_nonfinite: non-finite differences, the same.
+        outside: which t were clamped, see `PriorStatistics`.
     """
 
     latents: torch.Tensor
@@ -34,6 +35,7 @@ class Step:
     grad_v_prime: torch.Tensor | None
     fm_levels: torch.Tensor
     fm_nonfinite: torch.Tensor
+    outside: torch.Tensor | None = None
 
     @torch.no_grad()
     def balance(self, settings: PriorSettings) -> torch.Tensor | float:
