@@ -82,7 +82,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.doc() = "The compiled half of ldp_fast; import torch first. See csrc/.";
     py::class_<ldp::HashGridLayout>(m, "HashGridLayout", "Levels of a hash grid, in tiny-cuda-nn's convention (csrc/hash_grid/layout.h).")
         .def(py::init(&ldp::hash_grid_layout), py::arg("n_levels"), py::arg("log2_table_size"), py::arg("base_resolution"),
-             py::arg("per_level_scale"))
+             py::arg("per_level_scale"), py::arg("tiled") = false)
         .def_readonly("offsets", &ldp::HashGridLayout::offsets, "[L + 1], in entries of the table.")
         .def_readonly("resolutions", &ldp::HashGridLayout::resolutions, "[L], vertices along each axis.")
         .def_readonly("scales", &ldp::HashGridLayout::scales, "[L], cells along each axis.")

@@ -17,17 +17,17 @@
 STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
     m.def(
         "hash_grid(Tensor(a!) encoding, Tensor positions, Tensor table, Tensor? shadow, Tensor? count, int[] offsets, "
-        "int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+        "int[] resolutions, float[] scales, float shift, int indexing, bool smoothstep) -> ()");
     m.def(
         "hash_grid_backward_table(Tensor(a!) grad_table, Tensor(b!)? workspace, Tensor grad, Tensor positions, Tensor? count, "
-        "int[] offsets, int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+        "int[] offsets, int[] resolutions, float[] scales, float shift, int indexing, bool smoothstep) -> ()");
     m.def(
         "hash_grid_backward_positions(Tensor(a!) grad_positions, Tensor grad, Tensor positions, Tensor table, Tensor? shadow, "
-        "Tensor? count, int[] offsets, int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep) -> ()");
+        "Tensor? count, int[] offsets, int[] resolutions, float[] scales, float shift, int indexing, bool smoothstep) -> ()");
     m.def(
         "latent_field(Tensor(a!) density, Tensor(b!) latents, Tensor(c!) encoding, Tensor(d!)? workspace, Tensor positions, "
         "Tensor table, Tensor? shadow, Tensor weights, Tensor? count, int[] offsets, int[] resolutions, float[] scales, "
-        "float shift, bool hashed, bool smoothstep, float bound, int hidden, int layers, int channels, bool bias, bool sigmoid, "
+        "float shift, int indexing, bool smoothstep, float bound, int hidden, int layers, int channels, bool bias, bool sigmoid, "
         "float blob_strength, float blob_std, bool half) -> ()");
     m.def(
         "latent_field_backward(Tensor(a!) grad_encoding, Tensor(b!) grad_weights, Tensor(c!) grad_positions, "

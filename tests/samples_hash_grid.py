@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldp_fast.reference.hash_grid import HASHED, TILED, WRAPPED
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -19,30 +21,33 @@ class Grid:
     base_resolution: int = 4
     growth: float = 1.7
     shift: float = 0.5
-    hashed: bool = True
+    indexing: int = HASHED
     smoothstep: bool = False
 
     def layout(self) -> tuple[Any, ...]:
-        """The arguments of the operators: offsets, resolutions, scales, shift, hashed, smoothstep."""
+        """The arguments of the operators: offsets, resolutions, scales, shift, indexing, smoothstep."""
         if self.shift == 0.0:  # one level with its vertices on the ends: a voxel grid
             resolution = self.base_resolution
-            return [0, resolution**3], [resolution], [resolution - 1.0], 0.0, self.hashed, self.smoothstep
+            return [0, resolution**3], [resolution], [resolution - 1.0], 0.0, self.indexing, self.smoothstep
         offsets, resolutions, scales = [0], [], []
+        most = self.base_resolution**3 if self.indexing == TILED else 2**self.log2_table_size
         for level in range(self.n_levels):
             scale = self.base_resolution * self.growth**level - 1.0
             scale = float(torch.tensor(scale, dtype=torch.float32))
             resolution = int(-(-scale // 1)) + 1
             vertices = (resolution**3 + 7) // 8 * 8
-            offsets.append(offsets[-1] + min(vertices, 2**self.log2_table_size))
+            offsets.append(offsets[-1] + min(vertices, most))
             resolutions.append(resolution)
             scales.append(scale)
-        return offsets, resolutions, scales, self.shift, self.hashed, self.smoothstep
+        return offsets, resolutions, scales, self.shift, self.indexing, self.smoothstep
 
 
 GRIDS = {
     "hashed": Grid(),
     "smoothstep": Grid(smoothstep=True),
-    "tiled": Grid(hashed=False),
+    "wrapped": Grid(indexing=WRAPPED),
+    "tiled": Grid(indexing=TILED),  # 64 entries a level; 7 to 20 vertices along an axis
+    "tiled_in_27": Grid(indexing=TILED, base_resolution=3, smoothstep=True),  # no power of two
     "dense": Grid(n_levels=2, log2_table_size=14),
     "one_feature": Grid(n_features=1),
     "four_features": Grid(n_features=4),

@@ -30,7 +30,7 @@ __device__ __forceinline__ float2 field_encode_some(const HashGridParams& grid, 
             vertex[d] = cell[d].vertex + (upper ? 1u : 0u);
         }
         const uint32_t index =
-            hash_grid_index(vertex[0], vertex[1], vertex[2], level.resolution, level.size, grid.hashed);
+            hash_grid_index(vertex[0], vertex[1], vertex[2], level.resolution, level.size, grid.indexing);
         const int64_t at = (level.offset + index) * features + (column - l * features);
         const half* const shadow = static_cast<const half*>(grid.shadow);
         float2 entry = make_float2(0.0f, 0.0f);

@@ -53,11 +53,11 @@ FieldWorkspace workspace_of(const char* op, const OptionalTensor& workspace, con
 void latent_field_op(Tensor density, Tensor latents, Tensor encoding, OptionalTensor workspace, Tensor positions,
                      Tensor table, OptionalTensor shadow, Tensor weights, OptionalTensor count,
                      std::vector<int64_t> offsets, std::vector<int64_t> resolutions, std::vector<double> scales,
-                     double shift, bool hashed, bool smoothstep, double bound, int64_t hidden, int64_t layers,
+                     double shift, int64_t indexing, bool smoothstep, double bound, int64_t hidden, int64_t layers,
                      int64_t channels, bool bias, bool sigmoid, double blob_strength, double blob_std, bool half) {
     constexpr const char* op = "latent_field";
     const HashGridParams grid =
-        hash_grid_params(op, positions, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep);
+        hash_grid_params(op, positions, table, shadow, count, offsets, resolutions, scales, shift, indexing, smoothstep);
     const FieldParams params = params_of(op, positions, weights, count, int64_t{grid.n_levels} * grid.n_features, bound,
                                          hidden, layers, channels, bias, sigmoid, blob_strength, blob_std, half);
     float* const out_density = data<float>(op, "density", density, {params.size}, positions);

@@ -34,7 +34,7 @@ struct HashGridParams {
     int n_levels;            // L
     int n_features;          // F
     float shift;             // 0.5: vertices lie between the ends (tiny-cuda-nn); 0: on them (voxel grids)
-    bool hashed;             // a level that does not fit is hashed; else wrapped ("tiled")
+    GridIndexing indexing;   // of the levels that do not fit
     bool smoothstep;         // 3t^2 - 2t^3 instead of t
     HashGridLevel levels[kMaxLevels];
 };
@@ -70,22 +70,24 @@ LDP_HOST_DEVICE uint32_t hash_grid_wrap(uint32_t index, uint32_t size) {
     return index < size ? index : index % size;
 }
 
-// Entry of a vertex within its level. The dense index is built axis by axis and stops growing once it has outrun the
-// level; a wrapped level with resolution^2 > size therefore ignores z, as in torch-ngp's tiled grids. Hashed levels are
-// those of tiny-cuda-nn, whose 32-bit strides choose the hash in the same cases.
+// Entry of a vertex within its level. The dense index of a tiled level counts every axis, in 32 bits (tiny-cuda-nn's
+// tiled grids). Otherwise it is built axis by axis and stops growing once it has outrun the level: a wrapped level with
+// resolution^2 > size ignores z, as in torch-ngp's tiled grids, and a hashed one takes the hash, in the same cases as
+// tiny-cuda-nn.
 LDP_HOST_DEVICE uint32_t hash_grid_index(uint32_t x, uint32_t y, uint32_t z, uint32_t resolution, uint32_t size,
-                                         bool hashed) {
+                                         GridIndexing indexing) {
     uint32_t index = x;
     uint64_t stride = resolution;
-    if (stride <= size) {
+    const bool all_axes = indexing == GridIndexing::kTiled;
+    if (all_axes || stride <= size) {
         index += y * static_cast<uint32_t>(stride);
         stride *= resolution;
     }
-    if (stride <= size) {
+    if (all_axes || stride <= size) {
         index += z * static_cast<uint32_t>(stride);
         stride *= resolution;
     }
-    if (hashed && size < stride) index = x ^ (y * 2654435761u) ^ (z * 805459861u);
+    if (indexing == GridIndexing::kHashed && size < stride) index = x ^ (y * 2654435761u) ^ (z * 805459861u);
     return hash_grid_wrap(index, size);
 }
 

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kHashGridThreads)
             float held[kF > 0 ? kF : 1], dot[8];
             if constexpr (kF > 0) load_values<kF>(g, held);
             uint32_t index[8];
-            corner_indices(at, level, params.hashed, index);
+            corner_indices(at, level, params.indexing, index);
 #pragma unroll
             for (int corner = 0; corner < 8; ++corner)
                 dot[corner] = corner_dot<kF>(table + static_cast<int64_t>(index[corner]) * features, g, held, features);

@@ -25,6 +25,11 @@ struct Work {
     Range range;  // else those of its only level
 };
 
+// The entries of one of its levels that a thread adds to.
+LDP_INLINE Range range_of(const Work& work, const HashGridLevel& level) {
+    return work.whole ? Range{0, level.size} : work.range;
+}
+
 template <int kF>
 struct Scatter {
     LDP_INLINE static void run(const HashGridParams* params, const float* grad, float* grad_table, const Work* work) {
@@ -47,9 +52,9 @@ struct Scatter {
                     // In a level of an even size x and x + 1 are two entries, wrapped or not: a pair is read and
                     // written at once.
                     if (work->whole && level.size % 2 == 0)
-                        add<true>(tile, g, out, samples, width, features, work->range);
+                        add<true>(tile, g, out, samples, width, features, range_of(*work, level));
                     else
-                        add<false>(tile, g, out, samples, width, features, work->range);
+                        add<false>(tile, g, out, samples, width, features, range_of(*work, level));
                 }
             }
         }
@@ -103,7 +108,7 @@ struct Scatter {
 void scatter(const HashGridParams& params, const float* grad, float* grad_table, const Work& work) {
     for (int at = 0; at < work.levels; ++at) {
         const HashGridLevel& level = params.levels[work.level[at]];
-        const Range range = work.whole ? Range{0, level.size} : work.range;
+        const Range range = range_of(work, level);
         memset(grad_table + (level.offset + range.first) * params.n_features, 0,
                static_cast<size_t>(range.size) * params.n_features * sizeof(float));
     }

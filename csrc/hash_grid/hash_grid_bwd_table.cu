@@ -66,7 +66,7 @@ struct FixedSums {
 
 // Eight corners of one sample, kCount features of its entries from `feature` on.
 template <int kCount, typename Sums>
-__device__ __forceinline__ void add_corners(const HashGridPlace& at, const HashGridLevel& level, bool hashed,
+__device__ __forceinline__ void add_corners(const HashGridPlace& at, const HashGridLevel& level, GridIndexing indexing,
                                             int features, int feature, const float* g, bool active, bool aggregate,
                                             const Sums& sums) {
     unsigned heads = kAllLanes;
@@ -85,7 +85,7 @@ __device__ __forceinline__ void add_corners(const HashGridPlace& at, const HashG
             for (int f = 0; f < kCount; ++f) value[f] = run_sum(value[f], heads);
         }
         if (adds) {
-            const int64_t index = level.offset + corner_index(at, corner, level, hashed);
+            const int64_t index = level.offset + corner_index(at, corner, level, indexing);
             sums.template add<kCount>(index * features + feature, value);
         }
     }
@@ -110,13 +110,13 @@ __device__ __forceinline__ void scatter(const HashGridParams& params, const floa
             bool active = false;
 #pragma unroll
             for (int f = 0; f < kF; ++f) active |= g[f] != 0.0f;
-            add_corners<kF>(at, level, params.hashed, kF, 0, g, active, aggregate, sums);
+            add_corners<kF>(at, level, params.indexing, kF, 0, g, active, aggregate, sums);
         } else {
             bool active = false;
             for (int f = 0; live && f < features; ++f) active |= row[f] != 0.0f;
             for (int f = 0; f < features; ++f) {
                 const float g = live ? row[f] : 0.0f;
-                add_corners<1>(at, level, params.hashed, features, f, &g, active, aggregate, sums);
+                add_corners<1>(at, level, params.indexing, features, f, &g, active, aggregate, sums);
             }
         }
     }

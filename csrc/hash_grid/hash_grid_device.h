@@ -34,16 +34,16 @@ __device__ __forceinline__ HashGridPlace place_of(const HashGridParams& params, 
 }
 
 __device__ __forceinline__ uint32_t corner_index(const HashGridPlace& at, int corner, const HashGridLevel& level,
-                                                 bool hashed) {
+                                                 GridIndexing indexing) {
     const uint32_t dx = corner & 1, dy = corner >> 1 & 1, dz = corner >> 2;
-    return hash_grid_index(at.x.vertex + dx, at.y.vertex + dy, at.z.vertex + dz, level.resolution, level.size, hashed);
+    return hash_grid_index(at.x.vertex + dx, at.y.vertex + dy, at.z.vertex + dz, level.resolution, level.size, indexing);
 }
 
 // All eight before the first load: the branches of an index would otherwise stand between the loads and make each wait.
-__device__ __forceinline__ void corner_indices(const HashGridPlace& at, const HashGridLevel& level, bool hashed,
+__device__ __forceinline__ void corner_indices(const HashGridPlace& at, const HashGridLevel& level, GridIndexing indexing,
                                                uint32_t (&index)[8]) {
 #pragma unroll
-    for (int corner = 0; corner < 8; ++corner) index[corner] = corner_index(at, corner, level, hashed);
+    for (int corner = 0; corner < 8; ++corner) index[corner] = corner_index(at, corner, level, indexing);
 }
 
 __device__ __forceinline__ float corner_weight(const HashGridPlace& at, int corner) {

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kHashGridThreads) hash_grid_kernel(const HashG
             float sum[kF] = {};
             if (live) {
                 uint32_t index[8];
-                corner_indices(at, level, params.hashed, index);
+                corner_indices(at, level, params.indexing, index);
                 float entry[8][kF];
 #pragma unroll
                 for (int corner = 0; corner < 8; ++corner)
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kHashGridThreads) hash_grid_kernel(const HashG
                 float sum = 0.0f;
                 if (live)
                     for (int corner = 0; corner < 8; ++corner) {
-                        const int64_t index = corner_index(at, corner, level, params.hashed);
+                        const int64_t index = corner_index(at, corner, level, params.indexing);
                         sum += corner_weight(at, corner) * load_value(table + index * features + f);
                     }
                 out[f] = sum;

@@ -127,12 +127,13 @@ LDP_INLINE void tile_raw_indices(uint32_t stride_y, uint32_t stride_z, uint32_t 
 // hash_grid_index of every corner, without its division where the size is a power of two or nothing wraps.
 LDP_INLINE void tile_indices(const HashGridParams& params, const HashGridLevel& level, HashGridTile& tile) {
     const uint32_t size = level.size, resolution = level.resolution;
-    const bool whole_y = resolution <= size, whole_z = static_cast<uint64_t>(resolution) * resolution <= size;
     const uint64_t area = static_cast<uint64_t>(resolution) * resolution;
+    const bool all_axes = params.indexing == GridIndexing::kTiled;
+    const bool whole_y = all_axes || resolution <= size, whole_z = all_axes || area <= size;
     const uint64_t stride = whole_z ? area * resolution : whole_y ? area : resolution;
     const bool power = (size & (size - 1)) == 0;
     const uint32_t mask = power ? size - 1 : 0xffffffffu;
-    if (params.hashed && size < stride)
+    if (params.indexing == GridIndexing::kHashed && size < stride)
         tile_raw_indices<true>(2654435761u, 805459861u, mask, tile);
     else
         tile_raw_indices<false>(whole_y ? resolution : 0u, whole_z ? static_cast<uint32_t>(area) : 0u, mask, tile);

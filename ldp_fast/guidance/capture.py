@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .check import wanted_by
-from .inputs import as_timesteps, check_drawing, check_latents, check_noise, check_text, conditions, rows_for
+from .inputs import Timesteps, as_timesteps, check_drawing, check_latents, check_noise, check_text, conditions, rows_for
 from .outputs import PriorStatistics
 from .schedule import TimestepSampler
 from .text import TextEmbeddings
@@ -102,7 +102,7 @@ class CapturedStep:
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor | None = None,
         *,
-        timesteps: torch.Tensor | int | None = None,
+        timesteps: Timesteps | None = None,
         noise: torch.Tensor | None = None,
         progress: float = 0.0,
         clone: bool = False,
@@ -159,7 +159,7 @@ class CapturedStep:
         self,
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor | None,
-        timesteps: torch.Tensor | int | None,
+        timesteps: Timesteps | None,
         noise: torch.Tensor | None,
         progress: float,
     ) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from .check import Wanted, bare, configured
+from .schedule import INTEGERS, check_inside
 from .text import TextEmbeddings
 from .text import rows_for as rows_for
 
-
-def prediction_type(scheduler: Any) -> str:
-    """What a scheduler says that its network predicts."""
-    if "FlowMatch" in type(scheduler).__name__:
-        return "flow"
-    return getattr(scheduler.config, "prediction_type", "epsilon")
+Timesteps = torch.Tensor | int | Sequence[int]
 
 
 def check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) -> None:
@@ -35,20 +34,30 @@ def check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) 
         raise ValueError(f"latents: expected them on {device}, where the UNet is, got {latents.device}")
 
 
-def as_timesteps(timesteps: torch.Tensor | int, batch: int, device: torch.device, count: int) -> torch.Tensor:
-    """One number, or one a sample, as `[batch]` int64 on `device`; only a number's value is looked at.
+def as_timesteps(timesteps: Timesteps, batch: int, device: torch.device, count: int) -> torch.Tensor:
+    """One number, or one a sample, as `[batch]` int64 on `device`. A tensor on a device is not looked at.
 
     Raises:
-        ValueError: a number outside of the schedule, or a tensor of another length or kind.
+        ValueError: a number outside of the schedule, no whole number, or another length or kind of them.
     """
-    if not isinstance(timesteps, torch.Tensor):
-        # Only numbers are looked at: reading a tensor would make the host wait.
-        if not 0 <= int(timesteps) < count:
-            raise ValueError(f"timesteps: expected numbers from 0 to {count - 1}, got {timesteps}")
-        return torch.full((batch,), int(timesteps), device=device)
-    if timesteps.numel() not in (1, batch) or timesteps.is_floating_point():
-        raise ValueError(f"timesteps: expected 1 or {batch} integers, got {timesteps.dtype} {list(timesteps.shape)}")
-    return timesteps.to(device).reshape(-1).expand(batch)
+    if isinstance(timesteps, torch.Tensor):
+        if timesteps.dtype not in INTEGERS or timesteps.numel() not in (1, batch):
+            raise ValueError(
+                f"timesteps: expected 1 or {batch} integers (signed), got {timesteps.dtype} {list(timesteps.shape)}"
+            )
+        check_inside(timesteps, 0, count)
+        return timesteps.to(device, torch.int64).reshape(-1).expand(batch)
+    given = timesteps.tolist() if isinstance(timesteps, (np.ndarray, np.generic)) else timesteps
+    numbers = list(given) if isinstance(given, (list, tuple)) else [given]
+    for number in numbers:
+        if isinstance(number, (bool, np.bool_)) or not isinstance(number, Integral) or not 0 <= number < count:
+            raise ValueError(f"timesteps: expected whole numbers from 0 to {count - 1}, got {timesteps!r}")
+    if len(numbers) not in (1, batch):
+        raise ValueError(f"timesteps: expected 1 or {batch} of them, got {len(numbers)}")
+    if len(numbers) == 1:
+        return torch.full((batch,), int(numbers[0]), dtype=torch.int64, device=device)
+    # Filled on the device: a tensor made from a list would be copied there, and the host would wait for it.
+    return torch.cat([torch.full((1,), int(number), dtype=torch.int64, device=device) for number in numbers])
 
 
 def check_noise(noise: torch.Tensor, latents: torch.Tensor) -> None:

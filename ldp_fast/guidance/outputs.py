@@ -20,6 +20,8 @@ class PriorStatistics:
         fm_levels: the same by level, `[L, B]`; empty where λ1 is 0.
         fm_nonfinite: non-finite feature differences by level; empty where λ1 is 0.
         levels: names of the levels.
+        outside: which t were given outside of the schedule, on a device where that cannot be looked at without
+            waiting, and were clamped into it, `[B]` bool; None where they were checked or drawn.
     """
 
     timesteps: torch.Tensor
@@ -29,6 +31,7 @@ class PriorStatistics:
     fm_levels: torch.Tensor
     fm_nonfinite: torch.Tensor
     levels: tuple[str, ...]
+    outside: torch.Tensor | None = None
 
     def clone(self) -> PriorStatistics:
         """The same in memory of its own, for what a captured step would overwrite."""
@@ -42,6 +45,7 @@ class PriorStatistics:
             name: float(x.sum() if name.startswith("nonfinite") else x.float().mean()) for name, x in self.terms.items()
         }
         values |= {"t": float(self.timesteps.float().mean()), "fm": float(self.fm.mean())}
+        values["clamped_t"] = 0.0 if self.outside is None else float(self.outside.sum())
         for index, level in enumerate(self.levels[: len(self.fm_levels)]):
             values[f"fm_{level}"] = float(self.fm_levels[index].mean())
             values[f"nonfinite_fm_{level}"] = float(self.fm_nonfinite[index].sum())

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..losses.functional import GradientStatistics, combine_gradients, latent_kl_loss, score_distillation_loss
 from .capture import CapturedStep
 from .check import check_model, check_pipe
+from .inputs import Timesteps
 from .loading import components_of, embedded_models, load_components
 from .lora import Lora
 from .models import LatentDiffusionModel
@@ -42,8 +43,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         decoder: a `FrozenDecoder` to use in place of one made from `vae`.
 
     Raises:
-        UsageError: networks that want more than a prior has, or do not fit each other (`check.py`).
-        TypeError: a scheduler that supplies no ᾱ_t.
+        UsageError: networks that want more than a prior has, or do not fit each other (`check.py`); a scheduler that is
+            not known here, or a prediction that does not go with it.
+        TypeError: no scheduler; with λ1, a VAE whose decoder is of another kind.
     """
 
     def __init__(
@@ -126,7 +128,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         scheduler = self.scheduler
         source = (scheduler, getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None))
         if self._schedule is None or any(a is not b for a, b in zip(source, self._schedule_of, strict=True)):
-            self._schedule, self._schedule_of = Schedule.from_scheduler(scheduler), source
+            schedule = Schedule.from_scheduler(scheduler)
+            schedule.check_prediction(self.settings.prediction, self.settings.timestep_range)
+            self._schedule, self._schedule_of = schedule, source
         return self._schedule
 
     @property
@@ -150,6 +154,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     def with_settings(self, **changes: Any) -> LatentDiffusionPrior:
         """Another prior with the same models and other settings; nothing is copied."""
         other = self._sharing(settings=apply_changes(self.settings, changes))
+        other.schedule.check_prediction(other.settings.prediction, other.settings.timestep_range)
         if self.precision is not None:
             self.precision.warn_if_other(other.settings)
         if other.settings.levels != self.settings.levels:
@@ -250,7 +255,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor,
         *,
-        timesteps: torch.Tensor | int | None = None,
+        timesteps: Timesteps | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: float = 0.0,
@@ -261,7 +266,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             latents: v, `[B, C, H, W]`, scaled as the diffusion model sees them.
             text: of `encode_prompt`; or the embeddings of the whole doubled batch, `[2B, L, D]` or `[2, L, D]` in the
                 order of the settings (`[B, L, D]` without guidance).
-            timesteps: t, `[B]` int64 or one number; None draws them.
+            timesteps: t, `[B]` integers or one number; None draws them. Outside of the schedule they are refused, or,
+                in a tensor on a GPU, clamped and counted (`clamped_t` of the statistics).
             noise: ε, the latents' shape; None draws it.
             generator: source of what is drawn.
             progress: fraction of the run that is over, for the annealing of t.
@@ -295,7 +301,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         latents: torch.Tensor,
         text: TextEmbeddings | torch.Tensor,
         *,
-        timesteps: torch.Tensor | int | None = None,
+        timesteps: Timesteps | None = None,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: float = 0.0,
@@ -342,6 +348,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             fm_levels=step.fm_levels,
             fm_nonfinite=step.fm_nonfinite,
             levels=self.decoder.levels if len(step.fm_levels) else (),
+            outside=step.outside,
         )
 
     def _evaluate(self, *arguments: Any, gradients: bool = True) -> Step:

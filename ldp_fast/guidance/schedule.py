@@ -1,14 +1,25 @@
-"""α_t, σ_t and w(t), and how t is drawn. Schedulers supply ᾱ_t; nothing else of theirs is used."""
+"""α_t, σ_t and w(t), and how t is drawn.
+
+A t that is given is checked where looking at it is free: numbers, and tensors on the CPU. On a device, where the host
+would wait for it, it is clamped into the schedule, and `Schedule.inside` says which were outside.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import UsageError
 from .presets import Weighting
+from .schedulers import read_scheduler
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)  # bytes and truth values would be read as masks
+# What the conversions of docs/mathematics.md assume of α_t and σ_t; epsilon and sample go with any.
+_RELATIONS = {"v_prediction": "α_t² + σ_t² = 1", "flow": "α_t + σ_t = 1"}
 
 
 class Schedule:
@@ -18,39 +29,40 @@ class Schedule:
         alpha: α_t = √ᾱ_t for every t, `[T]` float64 (1 − τ for flow matching).
         sigma: σ_t = √(1 − ᾱ_t), `[T]` float64 (τ for flow matching).
         time: what the network is told for each t, `[T]`; None tells it t itself.
+        prediction: what the network predicts, as the scheduler says.
     """
 
-    def __init__(self, alpha: torch.Tensor, sigma: torch.Tensor, time: torch.Tensor | None = None):
+    def __init__(
+        self,
+        alpha: torch.Tensor,
+        sigma: torch.Tensor,
+        time: torch.Tensor | None = None,
+        prediction: str = "epsilon",
+    ):
         if alpha.ndim != 1 or alpha.shape != sigma.shape:
             raise ValueError(
                 f"Schedule: expected alpha and sigma of one shape [T], got {list(alpha.shape)} and {list(sigma.shape)}"
             )
         self._alpha, self._sigma = alpha.to(torch.float32), sigma.to(torch.float32)
         self._time = None if time is None else time.to(torch.float32)
+        self.prediction = prediction
+        self._off: dict[str, float] = {}
+        self._after_zero = 0
+        a, s = _values(self._alpha), _values(self._sigma)
+        if a is not None and s is not None and len(a):
+            self._off = {"v_prediction": float(abs(a * a + s * s - 1).max()), "flow": float(abs(a + s - 1).max())}
+            self._after_zero = int(np.flatnonzero(s == 0).max(initial=-1)) + 1
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> Schedule:
-        """Reads a diffusers scheduler: `alphas_cumprod`, or the shift of a flow-matching scheduler.
+        """Reads a diffusers scheduler's configuration (see `schedulers`).
 
         Raises:
-            TypeError: the scheduler has neither.
+            TypeError: no scheduler.
+            UsageError: one whose z_t, t or prediction type is not known here, by name.
         """
-        alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
-        if alphas_cumprod is not None:
-            alpha_bar = torch.as_tensor(alphas_cumprod).detach().double().cpu()
-            return cls(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
-        if "FlowMatch" in type(scheduler).__name__:
-            # From the configuration: `scheduler.sigmas` changes when somebody calls set_timesteps.
-            config = scheduler.config
-            tau = torch.arange(1, config.num_train_timesteps + 1, dtype=torch.float64) / config.num_train_timesteps
-            shift = 1.0 if getattr(config, "use_dynamic_shifting", False) else getattr(config, "shift", 1.0)
-            tau = shift * tau / (1 + (shift - 1) * tau)
-            # Flow-matching networks are told the noise level, not the row of the table.
-            return cls(1 - tau, tau, tau * config.num_train_timesteps)
-        raise TypeError(
-            f"Schedule.from_scheduler: scheduler: expected alphas_cumprod, or a flow-matching scheduler; "
-            f"got {type(scheduler).__name__}"
-        )
+        process = read_scheduler(scheduler)
+        return cls(process.alpha, process.sigma, process.time, process.prediction)
 
     def __len__(self) -> int:
         return len(self._alpha)
@@ -62,8 +74,61 @@ class Schedule:
             self._time = None if self._time is None else self._time.to(device)
         return self
 
+    def check_prediction(self, prediction: str | None, timestep_range: tuple[float, float] = (0.0, 1.0)) -> None:
+        """Checks that what a network predicts says what the noise is.
+
+        Args:
+            prediction: epsilon, v_prediction, sample or flow; None is what the scheduler says.
+            timestep_range: fractions of the schedule between which t is drawn.
+
+        Raises:
+            UsageError: `v_prediction` or `flow` with an α_t and σ_t that they do not go with; `sample` where σ_t is 0,
+                for v says nothing of the noise there.
+        """
+        prediction = prediction or self.prediction
+        if self._off.get(prediction, 0.0) > 1e-5:
+            fitting = [x for x in ("epsilon", "sample", *_RELATIONS) if self._off.get(x, 0.0) <= 1e-5]
+            raise UsageError(
+                f"prediction: expected one that goes with the scheduler ({', '.join(fitting)}); got {prediction}, "
+                f"which needs {_RELATIONS[prediction]}"
+            )
+        lowest = TimestepSampler(len(self), *timestep_range).bounds(0.0)[0]
+        first = self._first(prediction)
+        if lowest < first:
+            raise UsageError(
+                f"timestep_range: expected t from {first} on for a network that predicts `sample`, because σ_t is 0 "
+                f"before; got {lowest}"
+            )
+
+    def _first(self, prediction: str | None) -> int:
+        return self._after_zero if (prediction or self.prediction) == "sample" else 0
+
+    def inside(
+        self, timesteps: torch.Tensor, prediction: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """t within the schedule, and what had to be clamped for it.
+
+        Args:
+            timesteps: t, `[B]`.
+            prediction: of the network; None is what the scheduler says. For `sample` the schedule begins at σ_t > 0.
+
+        Returns:
+            t as it came and None where its values can be looked at; else t clamped, and whether that changed it, `[B]`
+            bool on the device. Nothing waits for the device.
+
+        Raises:
+            ValueError: a value outside, where looking is free; a tensor of another dtype than signed integers.
+        """
+        first = self._first(prediction)
+        if check_inside(timesteps, first, len(self)):
+            return timesteps, None
+        kept = timesteps.clamp(first, len(self) - 1)
+        return kept, kept != timesteps
+
     def gather(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """α_t and σ_t of each sample: two `[B]` float32 tensors."""
+        """α_t and σ_t of each sample: two `[B]` float32 tensors. A t outside is refused or clamped, see `inside`."""
+        if not check_inside(timesteps, 0, len(self)):
+            timesteps = timesteps.clamp(0, len(self) - 1)
         return self._alpha[timesteps], self._sigma[timesteps]
 
     def between_sigmas(self, low: float, high: float) -> tuple[int, int]:
@@ -95,6 +160,37 @@ class Schedule:
         return sigma.square() if weighting == "dreamfusion" else alpha * sigma.square()
 
 
+def _values(tensor: torch.Tensor) -> np.ndarray | None:
+    """The values of a tensor on the CPU, without an operator of PyTorch.
+
+    None where there are none, or where looking would wait for a device: elsewhere, while compiling, and for the
+    tensors of tracing.
+    """
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) is not torch.Tensor:
+        return None
+    try:
+        return tensor.detach().numpy()
+    except RuntimeError:
+        return None
+
+
+def check_inside(timesteps: torch.Tensor, first: int, count: int) -> bool:
+    """Whether the values of t can be looked at without waiting; if so, they are in [first, count).
+
+    Raises:
+        ValueError: they are not, or are no signed integers.
+    """
+    if timesteps.dtype not in INTEGERS:
+        raise ValueError(f"timesteps: expected signed integers, got {timesteps.dtype}")
+    values = _values(timesteps)
+    if values is None:
+        return False
+    if values.size and not first <= values.min() <= values.max() < count:
+        got = values.tolist() if values.size <= 16 else f"{values.min()} to {values.max()}"
+        raise ValueError(f"timesteps: expected numbers from {first} to {count - 1}, got {got}")
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class TimestepSampler:
     """Draws t uniformly from [low·T, high·T], per sample; the upper end may fall linearly over the run.
@@ -112,7 +208,13 @@ class TimestepSampler:
     anneal_to: float | None = None
 
     def bounds(self, progress: float) -> tuple[int, int]:
-        """Lowest and highest t, both drawn, at a progress in [0, 1]."""
+        """Lowest and highest t, both drawn, at a progress; below 0 and above 1 it counts as these.
+
+        Raises:
+            ValueError: a progress of NaN.
+        """
+        if math.isnan(progress):
+            raise ValueError("progress: expected a fraction of the run, got nan")
         end = self.high if self.anneal_to is None else self.anneal_to
         high = self.high + (end - self.high) * min(max(progress, 0.0), 1.0)
         lowest = min(int(self.low * self.count), self.count - 1)

@@ -10,6 +10,7 @@ import torch
 from ..losses.functional import guided_residual, perturb, residual_latents
 from .check import bare, check_hidden, wanted_by
 from .inputs import (
+    Timesteps,
     as_timesteps,
     check_drawing,
     check_latents,
@@ -17,7 +18,6 @@ from .inputs import (
     check_text,
     conditions,
     draw_noise,
-    prediction_type,
 )
 from .presets import PriorSettings
 from .schedule import TimestepSampler
@@ -41,6 +41,7 @@ class Step:
         grad_v_prime: the same on v′, without the factor 1 + α_t.
         fm_levels: L_FM by level and sample, `[L, B]`; empty without feature matching.
         fm_nonfinite: non-finite differences, the same.
+        outside: which t were clamped, see `PriorStatistics`.
     """
 
     latents: torch.Tensor
@@ -52,6 +53,7 @@ class Step:
     grad_v_prime: torch.Tensor | None
     fm_levels: torch.Tensor
     fm_nonfinite: torch.Tensor
+    outside: torch.Tensor | None = None
 
     @torch.no_grad()
     def balance(self, settings: PriorSettings) -> torch.Tensor | float:
@@ -78,7 +80,7 @@ def evaluate(
     prior: LatentDiffusionPrior,
     latents: torch.Tensor,
     text: TextEmbeddings | torch.Tensor,
-    timesteps: torch.Tensor | int | None,
+    timesteps: Timesteps | None,
     noise: torch.Tensor | None,
     generator: torch.Generator | None,
     progress: float,
@@ -91,12 +93,13 @@ def evaluate(
     check_drawing(generator, progress)
     check_latents(latents, prior.unet, prior.device)
     schedule = prior.schedule
-    batch, device = len(latents), latents.device
+    batch, device, outside = len(latents), latents.device, None
     if timesteps is None:
         sampler = TimestepSampler(len(schedule), *s.timestep_range, s.anneal_to)
         timesteps = sampler.sample(batch, device, generator, progress)
     else:
         timesteps = as_timesteps(timesteps, batch, device, len(schedule))
+        timesteps, outside = schedule.inside(timesteps, s.prediction)
     if noise is None:
         noise = draw_noise(latents, generator)
     else:
@@ -118,7 +121,7 @@ def evaluate(
             return_statistics=True,
         )
         levels, nonfinite = found.level_values, found.nonfinite
-    return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite)
+    return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite, outside)
 
 
 def _residual(
@@ -140,7 +143,7 @@ def _residual(
     noisy = perturb(latents, noise, alpha, sigma, copies=copies, dtype=dtype)
     output = prior.unet(noisy, time.repeat(copies), encoder_hidden_states=states, **extra)
     output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
-    prediction: Any = s.prediction or prediction_type(prior.scheduler)
+    prediction: Any = s.prediction or prior.schedule.prediction
     return guided_residual(
         output,
         noise,

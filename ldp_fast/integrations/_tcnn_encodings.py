@@ -21,7 +21,7 @@ from ..nerf.hash_grid import INITIAL, layout_arguments
 from ..nerf.tcnn import padded
 from ..ops import hash_grid as _registers  # noqa: F401
 from ..ops._native import required
-from ..reference.hash_grid import FAR
+from ..reference.hash_grid import FAR, HASHED, TILED
 
 WHAT = "tinycudann"
 PRIMES = (1, 2654435761, 805459861, 3674653429)
@@ -229,12 +229,8 @@ class Grid(Encoder):
         return _checks.whole(WHAT, "n_levels", config.get("n_levels", 16), 1, 32)
 
     def _is_served(self) -> bool:
-        """Whether the operator has this grid: three dimensions, and tiled levels in which every axis counts."""
-        if self.n_inputs != 3 or self.interpolation == "Nearest":
-            return False
-        return self.kind in ("Hash", "Dense") or all(
-            r * r <= size for r, size in zip(self.resolutions, self.sizes, strict=True)
-        )
+        """Whether the operator has this grid: three dimensions, interpolated."""
+        return self.n_inputs == 3 and self.interpolation != "Nearest"
 
     def initial(self, generator: torch.Generator) -> Tensor:
         return torch.empty(self.n_params).uniform_(-INITIAL, INITIAL, generator=generator)
@@ -243,7 +239,9 @@ class Grid(Encoder):
         table = params.view(-1, self.n_features)
         smooth = self.interpolation == "Smoothstep"
         if self.native:
-            layout = layout_arguments(self.offsets, self.resolutions, self.scales, 0.5, self.kind == "Hash", smooth)
+            # A dense level has an entry for every vertex: all axes count.
+            indexing = HASHED if self.kind == "Hash" else TILED
+            layout = layout_arguments(self.offsets, self.resolutions, self.scales, 0.5, indexing, smooth)
             return torch.ops.ldp_fast.hash_grid(x.contiguous(), table, None, None, *layout)
         axes = torch.arange(self.n_inputs, device=x.device)
         uppers = torch.arange(1 if self.interpolation == "Nearest" else 2**self.n_inputs, device=x.device)

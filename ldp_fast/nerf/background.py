@@ -27,8 +27,8 @@ class ConstantBackground(nn.Module):
         if not len(given) or not given.isfinite().all():
             _checks.fail("ConstantBackground", "values", "C finite numbers", str(given.tolist()))
         self.values: Tensor
-        # A copy: the caller's tensor may change afterwards.
-        self.register_buffer("values", given.clone())
+        # A copy: the caller's tensor may change afterwards. Where other modules' values are made by default.
+        self.register_buffer("values", given.to(torch.get_default_device(), copy=True))
 
     def forward(self, directions: Tensor, height: int, width: int) -> Tensor:
         """Directions [V·H·W, 3] -> values [V·H·W, C]."""

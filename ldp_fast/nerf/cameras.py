@@ -26,7 +26,8 @@ class Cameras:
     """A batch of V pinhole cameras; any resolution can be rendered, for the intrinsics are in units of the image.
 
     The world has y up. A camera looks along −z of its own frame, x to the right and y up (OpenGL's convention;
-    `from_poses` converts OpenCV's, +z forward and y down). Azimuth 0 is on +z, the front; 90° on +x. Elevation 90° is
+    `from_poses` converts OpenCV's, +z forward and y down). Cameras made of numbers are on the CPU, whatever the default
+    device; `to` moves them. Azimuth 0 is on +z, the front; 90° on +x. Elevation 90° is
     straight above. Angles are in degrees.
 
     Attributes:
@@ -119,11 +120,11 @@ class Cameras:
         # Straight from above the azimuth still says what is right.
         right = torch.stack([a.cos(), torch.zeros_like(a), -a.sin()], dim=-1)
         up = torch.linalg.cross(backward, right)
-        poses = torch.eye(4, dtype=torch.float64).repeat(v, 1, 1)
+        poses = torch.eye(4, dtype=torch.float64, device="cpu").repeat(v, 1, 1)
         poses[:, :3, :3] = torch.stack([right, up, backward], dim=-1)
         poses[:, :3, 3] = backward * r[:, None] + towards
         focal = (0.5 / (f / 2).tan())[:, None].expand(v, 2)
-        return cls(poses.float(), focal.float().contiguous(), torch.full((v, 2), 0.5))
+        return cls(poses.float(), focal.float().contiguous(), torch.full((v, 2), 0.5, device="cpu"))
 
     @classmethod
     def sample(
@@ -159,7 +160,7 @@ class Cameras:
                 _checks.fail(what, name, wanted, repr(value))
             if name == "elevation" and on_sphere:
                 low, high = math.sin(math.radians(low)), math.sin(math.radians(high))
-            u = torch.rand(count, dtype=torch.float64, generator=generator)
+            u = torch.rand(count, dtype=torch.float64, generator=generator, device="cpu")
             drawn = low + (high - low) * u
             return drawn.asin().rad2deg() if name == "elevation" and on_sphere else drawn
 
@@ -221,7 +222,7 @@ class Cameras:
             TypeError: something else.
         """
         if isinstance(index, (Tensor, np.ndarray, list)):
-            index = torch.as_tensor(index).reshape(-1)
+            index = (index if isinstance(index, Tensor) else torch.as_tensor(index, device="cpu")).reshape(-1)
             index = index if len(index) else index.long()
         elif not isinstance(index, slice):
             try:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import hash_grid as _hash_grid  # noqa: F401
 from ..ops import latent_field as _latent_field  # noqa: F401
-from ..reference.hash_grid import live_rows
+from ..reference.hash_grid import WRAPPED, live_rows
 from ..reference.latent_field import LARGEST_EXPONENT, LARGEST_SLOPE_EXPONENT, blob, split_weights, to_unit
 from . import _checks
 from .hash_grid import HashGrid, layout_arguments
@@ -335,7 +335,7 @@ class VoxelField(_Field):
     @property
     def layout(self) -> tuple[Any, ...]:
         """The layout, as the operators take it: one dense level with vertices on the ends."""
-        return layout_arguments([0, len(self.table)], [self.resolution], [self.resolution - 1.0], 0.0, False, False)
+        return layout_arguments([0, len(self.table)], [self.resolution], [self.resolution - 1.0], 0.0, WRAPPED, False)
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density and channels, as `LatentField.forward`."""

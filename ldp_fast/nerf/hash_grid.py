@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..ops import hash_grid as _registers  # noqa: F401
 from ..ops._native import required
+from ..reference.hash_grid import HASHED, TILED, WRAPPED
 from . import _checks
 from .optimiser import source_of
 
 INTERPOLATIONS = ("linear", "smoothstep")
-KINDS = ("hash", "tiled")
+INDEXING = {"hash": HASHED, "tiled": TILED, "wrapped": WRAPPED}
 INITIAL = 1e-4  # tiny-cuda-nn's: entries start uniform in ±1e-4
 
 
@@ -24,19 +25,20 @@ def layout_arguments(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smooth: bool,
 ) -> tuple[Any, ...]:
     """The arguments with which the operators are told a layout, in their order."""
-    return list(offsets), list(resolutions), list(scales), shift, hashed, smooth
+    return list(offsets), list(resolutions), list(scales), shift, indexing, smooth
 
 
 class HashGrid(nn.Module):
     """Multiresolution hash grid encoding in the convention of tiny-cuda-nn and instant-ngp: parameters load unchanged.
 
     Level l has scale b·2^(l·log₂s) − 1 and ceil(scale) + 1 vertices along an axis; a position x is at x·scale + ½. A
-    level is dense where it fits into T entries and hashed (or wrapped: `kind="tiled"`) where not; the levels stand one
-    after another in the table. The layout is computed in C++ (csrc/hash_grid/layout.h).
+    level is dense where it fits into the most entries that a level has; where not, `kind` says how many these are and
+    which of them a vertex has. The levels stand one after another in the table. The layout is computed in C++
+    (csrc/hash_grid/layout.h).
 
     The table gets gradients in float32, on every device; positions get them too, correct on every level, and can be
     differentiated twice. Under CUDA autocast to float16 a half-precision copy of the table is read instead
@@ -46,11 +48,14 @@ class HashGrid(nn.Module):
     Args:
         n_levels: L, 1 to 32.
         n_features: F, features of an entry: 1, 2, 4 or 8.
-        log2_table_size: log₂ T.
+        log2_table_size: log₂ T; of no account for `kind="tiled"`.
         base_resolution: b, of the coarsest level.
         finest_resolution: of the finest level; s = (finest / b)^(1 / (L − 1)).
         interpolation: "linear", or "smoothstep" (continuous gradients).
-        kind: "hash" or "tiled" (wrapped dense, as latent-nerf has).
+        kind: "hash": T entries, hashed (tiny-cuda-nn's HashGrid). "tiled": b³ entries, which the vertices are numbered
+            through again and again (tiny-cuda-nn's TiledGrid since June 2025; at most 1625 vertices along an axis).
+            "wrapped": T entries, numbered through along the axes until these have outrun the level (z is ignored where
+            a plane has more than T vertices), as torch-ngp and Latent-NeRF do in their "tiled" grids.
 
     Attributes:
         table: [entries, F] parameter, float32.
@@ -59,6 +64,9 @@ class HashGrid(nn.Module):
         ValueError: an argument out of range.
         RuntimeError: the compiled extension is missing.
     """
+
+    # 2: "tiled" is tiny-cuda-nn's. Before, it was what "wrapped" is now.
+    _version = 2
 
     def __init__(
         self,
@@ -80,12 +88,13 @@ class HashGrid(nn.Module):
         base_resolution = _checks.whole(name, "base_resolution", base_resolution, 2, 10**6)
         finest_resolution = _checks.whole(name, "finest_resolution", finest_resolution, base_resolution, 10**6)
         _checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
-        _checks.choice(name, "kind", kind, KINDS)
+        _checks.choice(name, "kind", kind, tuple(INDEXING))
         growth = math.exp(math.log(finest_resolution / base_resolution) / (n_levels - 1)) if n_levels > 1 else 1.0
-        layout = required(name).HashGridLayout(n_levels, log2_table_size, base_resolution, growth)
+        layout = required(name).HashGridLayout(n_levels, log2_table_size, base_resolution, growth, kind == "tiled")
         self.n_levels, self.n_features, self.log2_table_size = n_levels, n_features, log2_table_size
         self.base_resolution, self.finest_resolution = base_resolution, finest_resolution
         self.interpolation, self.kind, self.per_level_scale = interpolation, kind, growth
+        self._indexing = INDEXING[kind]
         self.offsets: list[int] = layout.offsets
         self.resolutions: list[int] = layout.resolutions
         self.scales: list[float] = layout.scales
@@ -102,7 +111,7 @@ class HashGrid(nn.Module):
     def layout(self) -> tuple[Any, ...]:
         """The layout, as the operators take it."""
         smooth = self.interpolation == "smoothstep"
-        return layout_arguments(self.offsets, self.resolutions, self.scales, 0.5, self.kind == "hash", smooth)
+        return layout_arguments(self.offsets, self.resolutions, self.scales, 0.5, self._indexing, smooth)
 
     def shadow(self) -> Tensor:
         """The table in float16, [entries, F]: cast at every call, for a change of the table need not leave a trace.
@@ -137,9 +146,13 @@ class HashGrid(nn.Module):
         """Makes the next `shadow` cast the table."""
         self._shadow = None
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.kind == "tiled" and local_metadata.get("version") == 1:
+            _checks.fail("HashGrid", "kind", "'wrapped' for a table that was saved when that was named so", "'tiled'")
         self.invalidate_shadow()
-        super()._load_from_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
     def half_wanted(self) -> bool:
         """Whether the half-precision table is read: on CUDA, under autocast to float16."""
@@ -181,6 +194,12 @@ class HashGrid(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A copy counts its table's versions anew: a shadow taken along could seem fresh and be stale.
         return {**self.__dict__, "_shadow": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_indexing" not in state:  # pickled when "tiled" was what "wrapped" is now
+            self.kind = {"tiled": "wrapped"}.get(self.kind, self.kind)
+            self._indexing = INDEXING[self.kind]
 
     def extra_repr(self) -> str:
         entries, last = self.offsets[-1], self.resolutions[-1]

@@ -278,7 +278,7 @@ class LatentRenderer(nn.Module):
             with torch.cuda.device(counts.device):
                 if torch.cuda.is_current_stream_capturing():
                     return
-                copied = torch.empty(2, dtype=torch.int64, pin_memory=True).copy_(counts, non_blocking=True)
+                copied = counts.new_empty(2, device="cpu", pin_memory=True).copy_(counts, non_blocking=True)
                 event = torch.cuda.Event()
                 event.record()
             self._awaited.append((copied, event, statistics.capacity, statistics.rays))

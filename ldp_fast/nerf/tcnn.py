@@ -1,5 +1,7 @@
 """`LatentField(backend="tcnn")`: tiny-cuda-nn computes encoding and MLP; parameters go both ways.
 
+A tiled grid is tiny-cuda-nn's of June 2025 and later: before, fine levels left out axes.
+
 tiny-cuda-nn keeps one flat vector: the network's matrices first, each [out, in] row by row with its sizes padded up to
 16 (a grid is padded with zeros, so that the weights of padded inputs do nothing; outputs beyond those asked for are
 dropped), then the table, level after level, as ours. It works in float16 with float16 gradients and has no biases.
@@ -17,10 +19,12 @@ from . import _checks
 
 if TYPE_CHECKING:
     from .fields import LatentField
+    from .hash_grid import HashGrid
 
 INSTALL = "pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch"
 PADDING = 16
 WIDTHS = (16, 32, 64, 128)
+OTYPES = {"hash": "HashGrid", "tiled": "TiledGrid"}
 
 
 def load() -> Any:
@@ -50,11 +54,9 @@ def configurations(field: LatentField) -> tuple[dict[str, Any], dict[str, Any]]:
         _checks.fail("LatentField", "bias", "False for backend 'tcnn', whose layers have none", "True")
     if field.hidden not in WIDTHS:
         _checks.fail("LatentField", "hidden", f"one of {WIDTHS} for backend 'tcnn'", str(field.hidden))
-    if grid.kind != "hash":
-        # Its tiled levels have base_resolution³ entries, ours as many as fit into T.
-        _checks.fail("LatentField", "grid.kind", "'hash' for backend 'tcnn'", repr(grid.kind))
+    _check_kind("LatentField", grid)
     encoding = {
-        "otype": "HashGrid",
+        "otype": OTYPES[grid.kind],
         "n_levels": grid.n_levels,
         "n_features_per_level": grid.n_features,
         "log2_hashmap_size": grid.log2_table_size,
@@ -72,13 +74,23 @@ def configurations(field: LatentField) -> tuple[dict[str, Any], dict[str, Any]]:
     return encoding, network
 
 
+def _check_kind(what: str, grid: HashGrid) -> None:
+    if grid.kind not in OTYPES:
+        _checks.fail(what, "grid.kind", "'hash' or 'tiled', which tiny-cuda-nn has,", repr(grid.kind))
+
+
 def padded(size: int, multiple: int = PADDING) -> int:
     """The next multiple."""
     return -(-size // multiple) * multiple
 
 
 def to_tcnn(field: LatentField) -> Tensor:
-    """The field's parameters as tiny-cuda-nn's flat vector, float32."""
+    """The field's parameters as tiny-cuda-nn's flat vector, float32.
+
+    Raises:
+        ValueError: a grid of a kind that tiny-cuda-nn has not.
+    """
+    _check_kind("to_tcnn", field.grid)
     parts = []
     with torch.no_grad():
         for matrix, _ in field.linear_layers():
@@ -95,8 +107,9 @@ def from_tcnn(field: LatentField, parameters: Tensor) -> None:
     What stands for padding is dropped: it does nothing, for padded inputs are zero.
 
     Raises:
-        ValueError: a vector of another size.
+        ValueError: a vector of another size, or a grid of a kind that tiny-cuda-nn has not.
     """
+    _check_kind("from_tcnn", field.grid)
     sizes = [padded(rows) * padded(columns) for rows, columns in field.shapes]
     wanted = sum(sizes) + field.grid.table.numel()
     if parameters.dim() != 1 or len(parameters) != wanted:

@@ -20,7 +20,7 @@ from .. import reference
 from . import _native
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
-SCHEMA = "int[] offsets, int[] resolutions, float[] scales, float shift, bool hashed, bool smoothstep"  # of the layout
+SCHEMA = "int[] offsets, int[] resolutions, float[] scales, float shift, int indexing, bool smoothstep"  # of the layout
 LAYOUT = 6  # arguments in it
 
 
@@ -33,7 +33,7 @@ def _fake(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smoothstep: bool,
 ) -> Tensor:
     return table.new_empty(positions.shape[0], len(resolutions) * table.shape[1])

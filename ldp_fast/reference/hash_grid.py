@@ -13,7 +13,9 @@ The arguments that all functions share:
     resolutions  L numbers, vertices along an axis
     scales       L numbers, cells along an axis
     shift        0.5 (tiny-cuda-nn) or 0 (vertices on the ends, a voxel grid's)
-    hashed       whether a level that does not fit is hashed, else wrapped ("tiled")
+    indexing     what becomes of a vertex's number in a level that has fewer entries than vertices: WRAPPED counts the
+                 axes until they have outrun the level, modulo its size (torch-ngp's tiled grids); HASHED hashes it;
+                 TILED counts every axis, in 32 bits, modulo its size (tiny-cuda-nn's tiled grids)
     smoothstep   3t² − 2t³ instead of t
 """
 
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor
 
 PRIMES = (1, 2654435761, 805459861)
+WRAPPED, HASHED, TILED = 0, 1, 2  # csrc/hash_grid/layout.h has the same numbers
 FAR = 2147483000.0  # cells further away have no number in 32 bits
 
 
@@ -35,15 +38,15 @@ def live_rows(positions: Tensor, count: Tensor | None) -> Tensor:
     return (torch.ones_like(rows, dtype=torch.bool) if count is None else rows < count)[:, None]
 
 
-def _index(vertex: Tensor, resolution: int, size: int, hashed: bool) -> Tensor:
+def _index(vertex: Tensor, resolution: int, size: int, indexing: int) -> Tensor:
     """Entry within the level of vertices [S, 3] -> [S]; 32-bit unsigned arithmetic in int64."""
     vertex = vertex & 0xFFFFFFFF
     index, stride = vertex[:, 0], resolution
     for axis in (1, 2):
-        if stride <= size:
+        if indexing == TILED or stride <= size:
             index = index + vertex[:, axis] * stride
             stride *= resolution
-    if hashed and size < stride:
+    if indexing == HASHED and size < stride:
         index = torch.zeros_like(vertex[:, 0])
         for axis, prime in enumerate(PRIMES):
             index = index ^ (vertex[:, axis] * prime)
@@ -103,7 +106,7 @@ def _corners(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smoothstep: bool,
 ) -> Iterator[tuple[int, _Corner]]:
     """All levels and the eight corners of each. No copies from the host: on CUDA they would wait for the stream."""
@@ -124,7 +127,7 @@ def _corners(
         for corner in range(8):
             upper = uppers[corner]
             sign = (2 * upper - 1).to(t.dtype)
-            index = _index(lower + upper, resolution, offsets[level + 1] - offsets[level], hashed)
+            index = _index(lower + upper, resolution, offsets[level + 1] - offsets[level], indexing)
             factors = torch.where(upper.bool(), weight, 1 - weight)
             yield level, _Corner(offsets[level] + index, factors, sign, slope, curvature)
 
@@ -142,7 +145,7 @@ def hash_grid(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smoothstep: bool,
 ) -> Tensor:
     """Encodes positions; the arguments are the module's.
@@ -153,7 +156,7 @@ def hash_grid(
     """
     values = _values(table, shadow)
     out = [table.new_zeros(len(positions), table.shape[1]) for _ in resolutions]
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
         out[level] = out[level] + corner.weight.to(table.dtype) * values[corner.index]
     return torch.where(live_rows(positions, count), torch.cat(out, dim=-1), 0)
 
@@ -168,7 +171,7 @@ def hash_grid_backward_table(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smoothstep: bool,
     deterministic: bool,
 ) -> Tensor:
@@ -186,7 +189,7 @@ def hash_grid_backward_table(
     """
     grads = torch.where(live_rows(positions, count), grad, 0).split(features, -1)
     out = grad.new_zeros(entries, features)
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
         g = grads[level]
         term = torch.where((g != 0).any(-1, keepdim=True), corner.weight.to(grad.dtype) * g, 0)
         out = out.index_add(0, corner.index, term)
@@ -203,7 +206,7 @@ def hash_grid_backward_positions(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smoothstep: bool,
 ) -> Tensor:
     """Gradient by the positions: Σ ∇weight · <grad, entry> over levels and corners.
@@ -217,7 +220,7 @@ def hash_grid_backward_positions(
     """
     values, grads = _values(table, shadow), grad.split(table.shape[1], -1)
     out = torch.zeros_like(positions)
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
         out = out + corner.gradient() * (grads[level] * values[corner.index]).sum(-1, keepdim=True)
     return torch.where(live_rows(positions, count), out, 0)
 
@@ -233,7 +236,7 @@ def hash_grid_backward_positions_backward(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smoothstep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of <hash_grid_backward_positions(grad, positions, table), grad_out>: the double backward.
@@ -252,7 +255,7 @@ def hash_grid_backward_positions_backward(
     values, grads = _values(table, shadow), torch.where(live, grad, 0).split(features, -1)
     by_grad = [torch.zeros_like(g) for g in grads]
     by_positions, by_table = torch.zeros_like(positions), torch.zeros_like(table)
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, hashed, smoothstep):
+    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
         entry = values[corner.index]
         along = (corner.gradient() * grad_out).sum(-1, keepdim=True)
         by_grad[level] = by_grad[level] + along * entry

@@ -91,7 +91,7 @@ def latent_field(
     resolutions: Sequence[int],
     scales: Sequence[float],
     shift: float,
-    hashed: bool,
+    indexing: int,
     smoothstep: bool,
     bound: float,
     hidden: int,
@@ -125,7 +125,7 @@ def latent_field(
         density [S] >= 0, latents [S, C] and encoding [S, L·F], float16 if `half`.
     """
     unit = to_unit(positions, bound)
-    encoding = hash_grid(unit, table, shadow, count, offsets, resolutions, scales, shift, hashed, smoothstep)
+    encoding = hash_grid(unit, table, shadow, count, offsets, resolutions, scales, shift, indexing, smoothstep)
     encoding = encoding.half() if half else encoding
     net = split_weights(weights, encoding.shape[1], hidden, layers, channels, bias)
     out = _activations(encoding.to(weights.dtype), net, half)[-1]

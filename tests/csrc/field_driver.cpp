@@ -92,7 +92,7 @@ HashGridParams grid_of(int levels, int features) {
     grid.n_levels = levels;
     grid.n_features = features;
     grid.shift = 0.5f;
-    grid.hashed = true;
+    grid.indexing = ldp::GridIndexing::kHashed;
     int64_t offset = 0;
     for (int l = 0; l < levels; ++l) {
         const auto resolution = static_cast<uint32_t>(4 + 3 * l);

@@ -21,7 +21,7 @@ struct Grid {
     int log2_table_size = 8;
     int base_resolution = 4;
     double growth = 1.8;
-    bool hashed = true;
+    ldp::GridIndexing indexing = ldp::GridIndexing::kHashed;
     bool smoothstep = false;
 };
 
@@ -30,7 +30,8 @@ enum class Positions { kRandom, kRays, kFar };
 // Everything an encoding needs; buffers are of the exact size, so that the sanitizer sees every step outside.
 struct Sample {
     Sample(const Grid& grid, int64_t size, int64_t live, Positions kind)
-        : layout(ldp::hash_grid_layout(grid.n_levels, grid.log2_table_size, grid.base_resolution, grid.growth)),
+        : layout(ldp::hash_grid_layout(grid.n_levels, grid.log2_table_size, grid.base_resolution, grid.growth,
+                                       grid.indexing == ldp::GridIndexing::kTiled)),
           elements(layout.offsets.back() * grid.n_features),
           width(grid.n_levels * grid.n_features),
           count({live}),
@@ -60,7 +61,7 @@ struct Sample {
         params.n_levels = grid.n_levels;
         params.n_features = grid.n_features;
         params.shift = 0.5f;
-        params.hashed = grid.hashed;
+        params.indexing = grid.indexing;
         params.smoothstep = grid.smoothstep;
         for (int l = 0; l < grid.n_levels; ++l)
             params.levels[l] = {layout.offsets[l], static_cast<uint32_t>(layout.offsets[l + 1] - layout.offsets[l]),
@@ -105,8 +106,10 @@ void compare_all(const Grid& grid, int64_t size, int64_t live, Positions kind) {
 void kinds() {
     for (const Positions kind : {Positions::kRandom, Positions::kRays, Positions::kFar}) {
         compare_all({}, 300, 300, kind);
-        compare_all({3, 2, 8, 4, 1.8, false, false}, 300, 300, kind);
-        compare_all({2, 2, 14, 4, 1.8, true, true}, 300, 291, kind);
+        compare_all({3, 2, 8, 4, 1.8, ldp::GridIndexing::kWrapped, false}, 300, 300, kind);
+        // Levels of 27 entries and 3, 6 and 11 vertices along an axis: the finest has more in a plane than entries.
+        compare_all({3, 2, 8, 3, 1.8, ldp::GridIndexing::kTiled, false}, 300, 300, kind);
+        compare_all({2, 2, 14, 4, 1.8, ldp::GridIndexing::kHashed, true}, 300, 291, kind);
     }
 }
 
@@ -121,7 +124,7 @@ void sizes() {
 void features() {
     for (const int n : {1, 3, 4, 5, 8, 16}) {
         compare_all({2, n, 7, 4, 1.8}, 75, 70, Positions::kRays);
-        compare_all({2, n, 7, 4, 1.8, true, true}, 75, 75, Positions::kRandom);
+        compare_all({2, n, 7, 4, 1.8, ldp::GridIndexing::kHashed, true}, 75, 75, Positions::kRandom);
     }
 }
 

@@ -243,7 +243,7 @@ def test_layers_are_views_of_the_flat_weights() -> None:
         (lambda: HashGrid(log2_table_size=2), "log2_table_size: expected a whole number of 3 to 30, got 2"),
         (lambda: HashGrid(finest_resolution=8), "finest_resolution: expected a whole number of 16 to 1000000, got 8"),
         (lambda: HashGrid(interpolation="cubic"), "interpolation: expected one of 'linear', 'smoothstep', got 'cubic'"),
-        (lambda: HashGrid(kind="dense"), "kind: expected one of 'hash', 'tiled', got 'dense'"),
+        (lambda: HashGrid(kind="dense"), "kind: expected one of 'hash', 'tiled', 'wrapped', got 'dense'"),
         (lambda: LatentField(small_grid(), hidden=40), "hidden: expected a multiple of 16, got 40"),
         (lambda: LatentField(small_grid(), hidden=256), "hidden: expected a whole number of 16 to 128, got 256"),
         (lambda: LatentField(small_grid(), layers=0), "layers: expected a whole number of 1 to 4, got 0"),

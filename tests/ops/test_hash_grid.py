@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import ops, reference
 from ldp_fast.ops import _native
+from ldp_fast.reference.hash_grid import HASHED, TILED, WRAPPED
 
 from ..samples_hash_grid import GRIDS, Grid, arguments, sample
 from ..tolerances import GRADIENT, OUTPUT, assert_close
@@ -45,7 +46,8 @@ def naive(positions: np.ndarray, table: np.ndarray, grid: Grid) -> np.ndarray:
     for level in range(grid.n_levels):
         scale = float(np.float32(grid.base_resolution * grid.growth**level - 1.0))
         resolution = math.ceil(scale) + 1
-        size = min(-(-(resolution**3) // 8) * 8, size_of_table)
+        most = grid.base_resolution**3 if grid.indexing == TILED else size_of_table
+        size = min(-(-(resolution**3) // 8) * 8, most)
         for s, position in enumerate(positions):
             place = position * scale + 0.5
             corner = np.floor(place)
@@ -55,7 +57,9 @@ def naive(positions: np.ndarray, table: np.ndarray, grid: Grid) -> np.ndarray:
             for offset in itertools.product((0, 1), repeat=3):
                 x, y, z = (int(c) + o for c, o in zip(corner, offset, strict=True))
                 weight = np.prod([w if o else 1 - w for w, o in zip(t, offset, strict=True)])
-                if resolution**3 <= size or not grid.hashed:
+                if resolution**3 <= size or grid.indexing == TILED:
+                    entry = (x + y * resolution + z * resolution**2) % 2**32
+                elif grid.indexing == WRAPPED:
                     entry = x
                     if resolution <= size:
                         entry += y * resolution
@@ -136,7 +140,7 @@ def test_agrees_with_float64(name: str, size: int, poisoned: None) -> None:
     assert_close(by_positions(made), by_positions(made, "reference"), truth, factor=GRADIENT, what="positions")
 
 
-@pytest.mark.parametrize("name", ["hashed", "smoothstep", "tiled", "three_features", "voxels"])
+@pytest.mark.parametrize("name", ["hashed", "smoothstep", "wrapped", "tiled", "three_features", "voxels"])
 def test_gradients_of_every_order_in_float64(name: str) -> None:
     grid = GRIDS[name]
     made = off_faces(sample(grid, 9, dtype=torch.float64))
@@ -198,7 +202,7 @@ def test_no_samples() -> None:
     assert not by_table(made).any()
 
 
-@pytest.mark.parametrize("name", ["hashed", "tiled", "dense", "voxels", "one_level"])
+@pytest.mark.parametrize("name", ["hashed", "wrapped", "tiled", "tiled_in_27", "dense", "voxels", "one_level"])
 def test_positions_outside_are_never_out_of_bounds(name: str) -> None:
     """Far away, infinite and NaN positions read some entry of the level, the same one here and in the reference."""
     made = sample(GRIDS[name], 64)
@@ -259,7 +263,7 @@ def test_the_layout_of_instant_ngp() -> None:
 def test_the_layout_in_cpp_is_the_one_of_the_definition(name: str) -> None:
     grid = GRIDS[name]
     layout = _native.required("HashGridLayout").HashGridLayout(
-        grid.n_levels, grid.log2_table_size, grid.base_resolution, grid.growth
+        grid.n_levels, grid.log2_table_size, grid.base_resolution, grid.growth, grid.indexing == TILED
     )
     offsets, resolutions, scales, *_ = grid.layout()
     assert (layout.offsets, layout.resolutions) == (offsets, resolutions)
@@ -325,15 +329,15 @@ def test_wrong_arguments_are_named(change: dict[str, Tensor], message: str) -> N
     log2_table=st.integers(3, 12),
     base=st.integers(2, 40),
     growth=st.floats(1.0, 2.5),
-    hashed=st.booleans(),
+    indexing=st.sampled_from([WRAPPED, HASHED, TILED]),
     smoothstep=st.booleans(),
     size=st.integers(0, 300),
     seed=st.integers(0, 1000),
 )
-@example(levels=1, features=1, log2_table=3, base=2, growth=1.0, hashed=False, smoothstep=False, size=243, seed=846)
+@example(levels=1, features=1, log2_table=3, base=2, growth=1.0, indexing=WRAPPED, smoothstep=False, size=243, seed=846)
 @settings(deadline=None, max_examples=40)
-def test_any_layout(levels, features, log2_table, base, growth, hashed, smoothstep, size, seed) -> None:
-    grid = Grid(levels, features, log2_table, base, growth, 0.5, hashed, smoothstep)
+def test_any_layout(levels, features, log2_table, base, growth, indexing, smoothstep, size, seed) -> None:
+    grid = Grid(levels, features, log2_table, base, growth, 0.5, indexing, smoothstep)
     made = sample(grid, size, seed=seed)
     assert_close(encode(made), encode(made, "reference"), encode(double(made)), factor=OUTPUT, what="encoding")
     check_table(made)
