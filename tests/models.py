@@ -103,9 +103,9 @@ def tiny_tokenizer(folder: pathlib.Path):
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     end = "<|endoftext|>"
-    tokenizer = CLIPTokenizer(
-        vocab=str(folder / "vocab.json"),
-        merges=str(folder / "merges.txt"),
+    # By from_pretrained: what the class itself calls the two files differs between transformers 4 and 5.
+    tokenizer = CLIPTokenizer.from_pretrained(
+        folder,
         unk_token=end,
         bos_token="<|startoftext|>",
         eos_token=end,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import pathlib
 import re
@@ -55,7 +56,7 @@ def require_whole(
     model: nn.Module,
     missing: Collection[str],
     unexpected: Collection[str],
-    mismatched: Collection[tuple[str, Any, Any]] = (),
+    mismatched: Collection[tuple[str, Any, Any] | str] = (),
 ) -> None:
     """Refuses weights that are not exactly the model's.
 
@@ -66,7 +67,7 @@ def require_whole(
         what: of the message, as "the vae of 'folder'".
         model: the network that was loaded.
         missing, unexpected: names of weights.
-        mismatched: name, shape that came, shape that was expected.
+        mismatched: name, shape that came, shape that was expected; transformers 4 gives names only.
 
     Raises:
         UsageError: names the part, its class, how many weights there are of each kind, and the first few.
@@ -76,7 +77,10 @@ def require_whole(
     absent = _not_ignored(missing, getattr(model, "_keys_to_ignore_on_load_missing", None))
     foreign = _not_ignored(unexpected, getattr(model, "_keys_to_ignore_on_load_unexpected", None))
     foreign = [name for name in foreign if name.removeprefix(prefix) not in own]
-    shapes = [f"{name} is {list(came)} where {list(wanted)} was expected" for name, came, wanted in mismatched]
+    shapes = [
+        entry if isinstance(entry, str) else f"{entry[0]} is {list(entry[1])} where {list(entry[2])} was expected"
+        for entry in mismatched
+    ]
     faults = [
         f"{len(names)} {word} ({listed(names)})"
         for names, word in ((absent, "missing"), (foreign, "unexpected"), (shapes, "of another shape"))
@@ -114,10 +118,17 @@ def load_network(
     extra: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
     if variant is not None:
         extra["variant"] = variant
+    read = functools.partial(
+        cls.from_pretrained, where, torch_dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **extra
+    )
     with quietly():
-        model, info = cls.from_pretrained(
-            where, torch_dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **extra
-        )
+        try:
+            model, info = read()
+        except ValueError:
+            # Earlier diffusers give up at a weight that does not fit, unless they make the whole network first.
+            if not cls.__module__.startswith("diffusers."):
+                raise
+            model, info = read(low_cpu_mem_usage=False)
     require_whole(what, model, info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     return model
 

@@ -150,7 +150,7 @@ def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None)
     return found
 
 
-def _classes(name: str, index: dict[str, Any]) -> dict[str, type]:
+def _classes(name: str, index: dict[str, Any]) -> dict[str, Any]:
     """The classes of `model_index.json`; a model of another kind is refused before anything is loaded."""
     import diffusers
 

@@ -94,6 +94,9 @@ def family_of(name: str, tensors: Tensors, metadata: dict[str, str], config: str
         kind = infer_diffusers_model_type(tensors)
     except (KeyError, IndexError, AttributeError, UnboundLocalError) as error:
         raise UsageError(f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; it is none of them") from error
+    if kind == "v1" and f"{_UNET}input_blocks.0.0.weight" not in tensors:
+        # What diffusers calls a file that it does not know.
+        raise UsageError(f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; it is none of them")
     if kind not in _KINDS:
         raise UsageError(f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; diffusers says it is {kind!r}")
     if config is not None and config not in FAMILIES:

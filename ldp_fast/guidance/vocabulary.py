@@ -57,10 +57,10 @@ def clip_tokenizer(where: str | pathlib.Path | None, padding: str, limit: int) -
             "Diffusion): one file holds none, and neither the hub's cache on this machine nor a package "
             "(pip install open_clip_torch) has it"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        write_vocabulary(table, pathlib.Path(folder))
+    with tempfile.TemporaryDirectory() as written:
+        write_vocabulary(table, pathlib.Path(written))
         with quietly():
-            made = CLIPTokenizer.from_pretrained(folder, unk_token=END, bos_token=START, eos_token=END)
+            made = CLIPTokenizer.from_pretrained(written, unk_token=END, bos_token=START, eos_token=END)
     return _with(made, padding, limit)
 
 

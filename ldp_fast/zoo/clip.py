@@ -34,9 +34,9 @@ def build_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    tokenizer = CLIPTokenizer(
-        vocab=str(folder / "vocab.json"),
-        merges=str(folder / "merges.txt"),
+    # By from_pretrained: what the class itself calls the two files differs between transformers 4 and 5.
+    tokenizer: Any = CLIPTokenizer.from_pretrained(
+        folder,
         unk_token=END,
         bos_token=START,
         eos_token=END,

@@ -18,7 +18,12 @@ from ..models import TEXT_WIDTH, save_stable_diffusion
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")
 RANK, ATTENTION = 2, "down_blocks.0.attentions.0.transformer_blocks.0"
 LAYERS = {
-    "unet": (f"{ATTENTION}.attn1.to_q", f"{ATTENTION}.attn2.to_v", f"{ATTENTION}.ff.net.2", "conv_in"),
+    "unet": (
+        f"{ATTENTION}.attn1.to_q",
+        f"{ATTENTION}.attn2.to_v",
+        f"{ATTENTION}.ff.net.2",
+        "mid_block.resnets.0.conv1",
+    ),
     # diffusers knows kohya's names by the one of the output's projection.
     "text_encoder": (
         "encoder.layers.1.self_attn.q_proj",
@@ -124,10 +129,13 @@ def test_text_encoder_and_two_files(folder: pathlib.Path, tmp_path: pathlib.Path
     prior = load(folder, lora=[str(save(tmp_path / "one.safetensors", both, form)), (tmp_path / "two", -0.5)])
     add(exact, both, 1.0)
     add(exact, unet, -0.5)
-    expected, text = unet_output(exact, torch.float64), exact.encode_prompt("abc").text
+    expected = unet_output(exact, torch.float64)
     assert (unet_output(prior, torch.float32) - expected).norm() < 3e-6 * expected.norm()
-    assert (prior.encode_prompt("abc").text - text).norm() < 3e-6 * text.norm()
-    assert (load(folder).encode_prompt("abc").text - text).norm() > 0.05 * text.norm()
+    for layer in LAYERS["text_encoder"]:
+        weight = layer_of(exact, "text_encoder", layer).weight
+        assert (layer_of(prior, "text_encoder", layer).weight - weight).norm() < 1e-7 * weight.norm()
+    text = load(folder).encode_prompt("abc").text
+    assert (prior.encode_prompt("abc").text - text).norm() > 0.05 * text.norm()
 
 
 @needs_peft

@@ -78,7 +78,7 @@ def test_a_weight_of_another_shape(folder: pathlib.Path, part: str) -> None:
         tensors[name] = torch.zeros(3)
 
     change(folder, part, shorten)
-    refused(folder, rf"the {part} of .*1 of another shape \(.*bias is \[3\] where \[\d+\] was expected\)")
+    refused(folder, rf"the {part} of .*1 of another shape \(.*bias(\)$| is \[3\] where \[\d+\] was expected\))")
 
 
 def test_what_older_versions_saved_is_no_fault(folder: pathlib.Path) -> None:
@@ -210,7 +210,6 @@ class Pipe:
 def test_offloaded_pipelines_are_refused_when_the_prior_is_made() -> None:
     from accelerate import cpu_offload, cpu_offload_with_hook
     from accelerate.hooks import ModelHook, add_hook_to_module
-    from diffusers.hooks import apply_group_offloading
 
     assert components_of(Pipe())["unet"] is not None
     pipe = Pipe()
@@ -219,12 +218,21 @@ def test_offloaded_pipelines_are_refused_when_the_prior_is_made() -> None:
     cpu_offload_with_hook(pipe.vae, "cpu")
     with pytest.raises(UsageError, match=r"the vae of this Pipe is offloaded \(enable_model_cpu_offload\)"):
         LatentDiffusionPrior.from_pipe(pipe)
-    for how in ({"offload_type": "leaf_level"}, {"offload_type": "block_level", "num_blocks_per_group": 1}):
-        pipe = Pipe()
-        apply_group_offloading(pipe.unet, torch.device("cpu"), torch.device("cpu"), **how)
-        with pytest.raises(UsageError, match=r"the unet of this Pipe is offloaded \(enable_group_offload\)"):
-            LatentDiffusionPrior.from_pipe(pipe)
     pipe = Pipe()
     cpu_offload(pipe.text_encoder, "cpu")
     with pytest.raises(UsageError, match=r"the text_encoder of .* \(enable_sequential_cpu_offload\)"):
+        LatentDiffusionPrior.from_pipe(pipe)
+
+
+@pytest.mark.parametrize(
+    "how", [{"offload_type": "leaf_level"}, {"offload_type": "block_level", "num_blocks_per_group": 1}]
+)
+def test_group_offload_is_refused_too(how: dict[str, Any]) -> None:
+    hooks = pytest.importorskip("diffusers.hooks", reason="this diffusers has no group offload")
+    pipe = Pipe()
+    try:
+        hooks.apply_group_offloading(pipe.unet, torch.device("cpu"), torch.device("cpu"), **how)
+    except AttributeError:
+        pytest.skip("this diffusers cannot offload groups without an accelerator")
+    with pytest.raises(UsageError, match=r"the unet of this Pipe is offloaded \(enable_group_offload\)"):
         LatentDiffusionPrior.from_pipe(pipe)
