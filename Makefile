@@ -75,7 +75,7 @@ demo: $(STAMP)
 # that is no lesser skips.
 test: $(CUDA_STAMP)
 	$(PYTEST)
-	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses
+	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses -m "not slow"
 	LDP_TEST_INSTRUCTIONS=avx2 $(PYTEST) $(NUMBERS)
 	LDP_TEST_INSTRUCTIONS=plain $(PYTEST) $(NUMBERS)
 
