@@ -21,6 +21,12 @@ SANITIZED ?= nothing_synchronises or every_pair_of_layouts or agrees_with_the_cp
 BENCHMARKS ?= not compile or (bench_step and 64x64)
 
 PY := $(VENV)/bin/python
+# A worker keeps to its half of the files, with what they have made and compiled, until it has nothing left to do.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal
+# What depends on the processor's instructions: not schemas, graphs, and what it takes long to train.
+NUMBERS := tests/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf tests/guidance/test_prior.py \
+  tests/guidance/test_step.py tests/guidance/test_precision.py -m "not slow" -k "not opcheck and not compile"
+PACKAGES := $(VENV)/.ldp-fast-packages
 STAMP := $(VENV)/.ldp-fast-installed
 CAPABILITY := import torch; print('{}.{}'.format(*torch.cuda.get_device_capability()))
 CUDA_STAMP := $(VENV)/.ldp-fast-cuda-built
@@ -34,42 +40,54 @@ help:
 
 venv: $(STAMP)
 
-# The CUDA half is left out here: the demo does not need it, and compiling it for three architectures takes minutes.
-$(STAMP): pyproject.toml $(SOURCES)
+# What the package needs, and the package without its extension, which is compiled once, by whoever wants it.
+$(PACKAGES): pyproject.toml setup.py
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel ninja pybind11
 	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --disable-pip-version-check "$(TORCH)"
-	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-0} $(PY) -m pip install --quiet --disable-pip-version-check \
+	LDP_FAST_EXT=0 LDP_FAST_CUDA=0 $(PY) -m pip install --quiet --disable-pip-version-check \
 	  -e ".[apps,viewer,dev]" --no-build-isolation
 	touch $@
 
-# With the CUDA half where there is an nvcc, GPU or not, as a user of this machine would get it.
-$(CUDA_STAMP): $(STAMP)
-	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-auto} MAX_JOBS=$${MAX_JOBS:-2} $(PY) -m pip install --quiet \
-	  --disable-pip-version-check -e . --no-build-isolation --no-deps
-	$(VENV)/bin/ldp-fast env
+# The CUDA half is left out here: the demo does not need it, and compiling it for three architectures takes minutes.
+$(STAMP): $(PACKAGES) $(SOURCES)
+	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-0} $(PY) -m pip install --quiet --disable-pip-version-check \
+	  -e . --no-build-isolation --no-deps
 	touch $@
+
+# With the CUDA half where there is an nvcc, GPU or not; for one architecture, this GPU's where there is one: the tests
+# compile every kernel for all that are promised, with every warning an error.
+$(CUDA_STAMP): $(PACKAGES) $(SOURCES)
+	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-auto} MAX_JOBS=$${MAX_JOBS:-2} \
+	  TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PY) -c "$(CAPABILITY)" 2>/dev/null || echo 9.0)}" \
+	  $(PY) -m pip install --quiet --disable-pip-version-check -e . --no-build-isolation --no-deps
+	$(VENV)/bin/ldp-fast env
+	touch $(STAMP) $@
 
 # DEMO="--method jacobian-nerf --steps 200" adds options.
 demo: $(STAMP)
 	$(VENV)/bin/ldp-fast text-to-3d "$(PROMPT)" --out out/demo --overwrite $(DEMO)
 	@echo "The object: out/demo/turntable.mp4, out/demo/views.png, out/demo/mesh.glb; live: $(VENV)/bin/ldp-fast view out/demo"
 
-# The operators' tests run twice: with the backend a user of this machine gets, and with the Triton kernels in Triton's
-# interpreter, which has to be chosen before Triton is imported and so takes a process of its own.
+# Four passes. Everything, as a user of this machine has it. The operators with the Triton kernels in Triton's
+# interpreter, which has to be chosen before Triton is imported and so takes a process of its own. And what a CPU computes
+# once more for each lesser instruction set that this processor can do without (tests/instruction_sets.py); a pass for one
+# that is no lesser skips.
 test: $(CUDA_STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS)
-	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PY) -m pytest tests/ops tests/losses -q -n $(JOBS)
+	$(PYTEST)
+	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses -m "not slow"
+	LDP_TEST_INSTRUCTIONS=avx2 $(PYTEST) $(NUMBERS)
+	LDP_TEST_INSTRUCTIONS=plain $(PYTEST) $(NUMBERS)
 
-lint: $(STAMP)
+lint: $(PACKAGES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: $(STAMP)
+format: $(PACKAGES)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-types: $(STAMP)
+types: $(PACKAGES)
 	$(PY) -m mypy
 
 # Results go into one file a machine, $(OUT)/<machine>.json; a part (BENCH) replaces what it measures and no more. Then
@@ -106,4 +124,4 @@ gpu: gpu-check
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks
 	find ldp_fast kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
-	rm -f ldp_fast/_C.*.so ldp_fast/_C.*.pyd $(STAMP) $(CUDA_STAMP)
+	rm -f ldp_fast/_C.*.so ldp_fast/_C.*.pyd $(PACKAGES) $(STAMP) $(CUDA_STAMP)

@@ -8,6 +8,9 @@
   (`TRITON_INTERPRET=1`, set before Triton is imported).
 
 The variable is read at every call, so that a test or a debugger may change it at any time.
+
+`LDP_FAST_LANES` is the most floats that the extension's vectors on a CPU may have: 16 (AVX-512), 8 (AVX2) or 4, where
+`auto` (the default) is what the processor has. csrc/include/ldp/widest_lanes.h reads it once, at the first operator.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Literal, cast, get_args
 Backend = Literal["auto", "reference", "triton"]
 
 BACKEND_VARIABLE = "LDP_FAST_BACKEND"
+LANES_VARIABLE = "LDP_FAST_LANES"
+LANES = ("auto", "4", "8", "16")
 
 
 def backend() -> Backend:
@@ -30,6 +35,18 @@ def backend() -> Backend:
     if value not in get_args(Backend):
         raise ValueError(f"{BACKEND_VARIABLE}: expected one of {', '.join(get_args(Backend))}, got {value!r}")
     return cast(Backend, value)
+
+
+def lanes() -> str:
+    """Returns the most lanes that the extension may use, as the variable has it: one of `LANES`.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    value = os.environ.get(LANES_VARIABLE, "") or "auto"
+    if value not in LANES:
+        raise ValueError(f"{LANES_VARIABLE}: expected one of {', '.join(LANES)}, got {value!r}")
+    return value
 
 
 def interpreting() -> bool:

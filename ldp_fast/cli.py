@@ -182,7 +182,7 @@ def _dispatch(argv: list[str]) -> int:
     args = parser.parse_args(rest)
     if name != "env":  # which reports a wrong setting itself
         try:
-            _settings.backend()
+            _settings.backend(), _settings.lanes()
         except ValueError as error:
             raise UsageError(str(error)) from None
     if name not in SHARED:

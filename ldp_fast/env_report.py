@@ -111,6 +111,10 @@ def backends() -> dict[str, Any]:
         shown = setting
     except ValueError as error:
         setting, shown = None, f"invalid: {error}"
+    try:
+        lanes = _settings.lanes()
+    except ValueError as error:
+        lanes = f"invalid: {error}"
     reference = {
         "active": setting is not None,
         "why": "serves every tensor (LDP_FAST_BACKEND=reference)"
@@ -121,6 +125,7 @@ def backends() -> dict[str, Any]:
         reference["why"] = "LDP_FAST_BACKEND is invalid"
     return {
         _settings.BACKEND_VARIABLE: shown,
+        _settings.LANES_VARIABLE: lanes,
         "reference": reference,
         "triton": triton(setting),
         "extension": extension(),
@@ -187,6 +192,10 @@ def winograd(setting: str | None) -> dict[str, Any]:
     if setting in (None, "reference"):
         why = "LDP_FAST_BACKEND is invalid" if setting is None else "LDP_FAST_BACKEND=reference"
         return {"active": False, "why": f"{torchs}: {why}"}
+    try:
+        asked = _settings.lanes()
+    except ValueError:
+        return {"active": False, "why": f"{torchs}: {_settings.LANES_VARIABLE} is invalid"}
     found = extension()
     if not found["active"]:
         return {"active": False, "why": f"{torchs}: the extension is {found['why']}"}
@@ -196,6 +205,8 @@ def winograd(setting: str | None) -> dict[str, Any]:
     lanes = module.vector_lanes()
     name = {16: "AVX-512", 8: "AVX2"}.get(lanes, "plain vectors")
     why = f"the frozen decoder's float32 convolutions on a CPU, channels in multiples of 16; {name}, {lanes} lanes"
+    if asked != "auto":
+        why += f" ({_settings.LANES_VARIABLE}={asked})"
     return {"active": True, "why": why}
 
 

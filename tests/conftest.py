@@ -1,4 +1,5 @@
-"""Fixtures for all tests: GPU tests that skip with their reason, poisoned memory, few threads, fixed seeds."""
+"""Fixtures for all tests: GPU tests that skip with their reason, poisoned memory, few threads, fixed seeds; and the
+instruction set that the tests pretend, chosen before torch is loaded."""
 
 from __future__ import annotations
 
@@ -6,7 +7,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+from . import instruction_sets
+
+instruction_sets.pretend()
+
+import torch  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +34,9 @@ def missing_gpu() -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (reason := instruction_sets.cannot_pretend()) is not None:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=reason))
     reason = missing_gpu()
     if reason is None:
         return

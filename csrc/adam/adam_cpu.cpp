@@ -1,34 +1,30 @@
+#include <ldp/cpu_target.h>
 #include <ldp/parallel.h>
 
 #include <cstring>
 
 #include "adam.h"
 
-// Three instruction sets in one build, chosen when the extension is loaded. Sanitizers and ifuncs do not go together.
-#if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define LDP_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define LDP_VECTORISED
-#endif
-
 namespace ldp {
 namespace {
 
-LDP_VECTORISED void update(const AdamParams& params, const AdamStep& step, int64_t begin, int64_t end) {
-    float* __restrict param = params.param, * __restrict grad = params.grad;
-    float* __restrict exp_avg = params.exp_avg, * __restrict exp_avg_sq = params.exp_avg_sq;
-    const AdamStep now = step;
-    const float beta1_rest = params.beta1_rest, beta2 = params.beta2, beta2_rest = params.beta2_rest, eps = params.eps;
-    for (int64_t i = begin; i < end; ++i) {
-        grad[i] /= now.scale;
-        float p = param[i], m = exp_avg[i], v = exp_avg_sq[i];
-        adam_element(now, beta1_rest, beta2, beta2_rest, eps, p, grad[i], m, v);
-        param[i] = p;
-        exp_avg[i] = m;
-        exp_avg_sq[i] = v;
+struct Update {
+    LDP_INLINE static void run(const AdamParams* params, const AdamStep* step, int64_t begin, int64_t end) {
+        float* __restrict param = params->param, * __restrict grad = params->grad;
+        float* __restrict exp_avg = params->exp_avg, * __restrict exp_avg_sq = params->exp_avg_sq;
+        const AdamStep now = *step;
+        const float beta1_rest = params->beta1_rest, beta2 = params->beta2, beta2_rest = params->beta2_rest;
+        const float eps = params->eps;
+        for (int64_t i = begin; i < end; ++i) {
+            grad[i] /= now.scale;
+            float p = param[i], m = exp_avg[i], v = exp_avg_sq[i];
+            adam_element(now, beta1_rest, beta2, beta2_rest, eps, p, grad[i], m, v);
+            param[i] = p;
+            exp_avg[i] = m;
+            exp_avg_sq[i] = v;
+        }
     }
-}
+};
 
 // What half_bits (ldp/half_bits.h) does, with less to branch on.
 inline uint16_t rounded(float value) {
@@ -57,7 +53,7 @@ void adam_cpu(const AdamParams& params) {
         for (int64_t begin = first; begin < last; begin += kPiece) {
             const int64_t end = smaller(begin + kPiece, last);
             if (!step.found_inf) {
-                update(params, step, begin, end);
+                run_widest<Update, 16>(&params, &step, begin, end);
                 if (params.shadow != nullptr)
                     round_to_half(params.param, static_cast<uint16_t*>(params.shadow), begin, end);
             }

@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "cpu_target.h"
+#include <ldp/cpu_target.h>
 #include "hash_grid.h"
 
 namespace ldp {

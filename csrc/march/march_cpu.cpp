@@ -1,17 +1,11 @@
 // Ray marching on the CPU: every lattice point is tested once, 64 at a time, in loops that vectorise; the answers are
 // kept as bits, from which the second pass writes the samples once the offsets are known.
+#include <ldp/cpu_target.h>
 #include <ldp/parallel.h>
 
 #include <vector>
 
 #include "march.h"
-
-// With AVX2 where the machine has it, found out when the library is loaded. (A sanitizer starts too late for that.)
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && !defined(LDP_NO_TORCH)
-#define LDP_VECTORISED __attribute__((target_clones("avx2", "default")))
-#else
-#define LDP_VECTORISED
-#endif
 
 namespace ldp {
 namespace {
@@ -27,38 +21,43 @@ struct Word {
     int32_t cascade[kWord];
 };
 
-LDP_VECTORISED void place_word(const MarchParams& params, const MarchRay& ray, Word& word) {
-    const GridGeometry& grid = params.grid;
-    const int half = 1 << (grid.log2_resolution - 1), centre = half << (grid.cascades - 1);
-    for (int d = 0; d < 3; ++d)
-        for (int j = 0; j < kWord; ++j)
-            word.cell[d][j] = grid_place(grid, d, march_position(params, ray, d, word.distance[j]));
-    if (grid.cascades == 1) {
-        for (int j = 0; j < kWord; ++j)
-            word.code[j] = morton(static_cast<uint32_t>(word.cell[0][j]), static_cast<uint32_t>(word.cell[1][j]),
-                                  static_cast<uint32_t>(word.cell[2][j]));
-        return;
+struct PlaceWord {
+    LDP_INLINE static void run(const MarchParams* all, const MarchRay* one, Word* words) {
+        const MarchParams& params = *all;
+        const MarchRay& ray = *one;
+        Word& word = *words;
+        const GridGeometry& grid = params.grid;
+        const int half = 1 << (grid.log2_resolution - 1), centre = half << (grid.cascades - 1);
+        for (int d = 0; d < 3; ++d)
+            for (int j = 0; j < kWord; ++j)
+                word.cell[d][j] = grid_place(grid, d, march_position(params, ray, d, word.distance[j]));
+        if (grid.cascades == 1) {
+            for (int j = 0; j < kWord; ++j)
+                word.code[j] = morton(static_cast<uint32_t>(word.cell[0][j]), static_cast<uint32_t>(word.cell[1][j]),
+                                      static_cast<uint32_t>(word.cell[2][j]));
+            return;
+        }
+        for (int j = 0; j < kWord; ++j) {
+            const int x = grid_distance(word.cell[0][j], centre), y = grid_distance(word.cell[1][j], centre);
+            word.away[j] = larger(x, larger(y, grid_distance(word.cell[2][j], centre)));
+            word.cascade[j] = 0;
+        }
+        for (int k = 0; k + 1 < grid.cascades; ++k)
+            for (int j = 0; j < kWord; ++j) word.cascade[j] += word.away[j] >= half << k;
+        for (int j = 0; j < kWord; ++j) {
+            const int cascade = word.cascade[j], start = centre - (half << cascade);
+            word.code[j] = morton(static_cast<uint32_t>((word.cell[0][j] - start) >> cascade),
+                                  static_cast<uint32_t>((word.cell[1][j] - start) >> cascade),
+                                  static_cast<uint32_t>((word.cell[2][j] - start) >> cascade));
+        }
     }
-    for (int j = 0; j < kWord; ++j) {
-        word.away[j] = larger(grid_distance(word.cell[0][j], centre),
-                              larger(grid_distance(word.cell[1][j], centre), grid_distance(word.cell[2][j], centre)));
-        word.cascade[j] = 0;
-    }
-    for (int k = 0; k + 1 < grid.cascades; ++k)
-        for (int j = 0; j < kWord; ++j) word.cascade[j] += word.away[j] >= half << k;
-    for (int j = 0; j < kWord; ++j) {
-        const int cascade = word.cascade[j], start = centre - (half << cascade);
-        word.code[j] = morton(static_cast<uint32_t>((word.cell[0][j] - start) >> cascade),
-                              static_cast<uint32_t>((word.cell[1][j] - start) >> cascade),
-                              static_cast<uint32_t>((word.cell[2][j] - start) >> cascade));
-    }
-}
+};
 
 // Which of the first `size` distances of a word are samples.
 uint64_t occupied_word(const MarchParams& params, const MarchRay& ray, Word& word, int size) {
     const uint64_t all = size == kWord ? ~uint64_t{0} : (uint64_t{1} << size) - 1;
     if (params.bits == nullptr) return all;
-    place_word(params, ray, word);
+    run_widest<PlaceWord>(&params, &ray, &word);
     const bool single = params.grid.cascades == 1;
     const int shift = 3 * params.grid.log2_resolution;
     uint64_t found = 0;

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .. import _settings
+
 MEND = "install again where there is a C++ compiler (LDP_FAST_EXT=1 says what is missing; docs/installation.md)"
 
 
@@ -19,7 +21,9 @@ def extension() -> ModuleType | None:
 
     Raises:
         ImportError: it was built, but does not load.
+        ValueError: LDP_FAST_LANES, which it reads, holds nothing it knows.
     """
+    _settings.lanes()
     try:
         return importlib.import_module("ldp_fast._C")
     except ModuleNotFoundError as error:

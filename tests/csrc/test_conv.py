@@ -46,4 +46,4 @@ def test_agrees_with_plain_loops(kind: str, case: str) -> None:
 def test_narrower_cpus_agree_too(kind: str, lanes: int) -> None:
     """The widest instructions this CPU has are above; here those of lesser ones."""
     for case in ("one-pixel", "odd", "several-tiles", "misaligned", "not-a-number-activated"):
-        harness.check(DRIVER, SOURCES, *arguments(kind, case), flags=(f"-DLDP_MOST_LANES={lanes}",))
+        harness.check(DRIVER, SOURCES, *arguments(kind, case), environment={"LDP_FAST_LANES": str(lanes)})

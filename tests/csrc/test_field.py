@@ -65,7 +65,7 @@ def test_half_kernels_agree_with_loops_that_round_likewise(case: str) -> None:
 def test_narrower_cpus_agree_too(lanes: int) -> None:
     """The kernels are compared with the widest instructions this CPU has; here with those of lesser ones."""
     for case in ("latent-nerf", "odd-features", "narrow-and-deep"):
-        harness.check(DRIVER, SOURCES, *CASES[case].split(), flags=(f"-DLDP_MOST_LANES={lanes}",))
+        harness.check(DRIVER, SOURCES, *CASES[case].split(), environment={"LDP_FAST_LANES": str(lanes)})
 
 
 @pytest.mark.parametrize("case", ["several-tiles-a-block", "narrow-and-deep"])

@@ -171,9 +171,15 @@ def run(
     return subprocess.run([str(programme), *arguments], capture_output=True, text=True, env=variables, timeout=timeout)
 
 
-def check(driver: Path, sources: Sequence[str | Path] = (), *arguments: str, flags: tuple[str, ...] = ()) -> str:
+def check(
+    driver: Path,
+    sources: Sequence[str | Path] = (),
+    *arguments: str,
+    flags: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Builds and runs a driver that has to succeed. Returns what it printed."""
-    return _succeed(build(driver, sources, flags), *arguments)
+    return _succeed(build(driver, sources, flags), *arguments, environment=environment)
 
 
 def check_races(driver: Path, sources: Sequence[str | Path] = (), *arguments: str, flags: tuple[str, ...] = ()) -> str:
@@ -181,8 +187,8 @@ def check_races(driver: Path, sources: Sequence[str | Path] = (), *arguments: st
     return _succeed(build(driver, sources, flags, races=True), *arguments)
 
 
-def _succeed(programme: Path, *arguments: str) -> str:
-    done = run(programme, *arguments)
+def _succeed(programme: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    done = run(programme, *arguments, environment=environment)
     assert done.returncode == 0, (
         f"{programme.name} {' '.join(arguments)}: expected exit code 0, got {done.returncode}\n"
         f"{done.stdout[-4000:]}{with_lines(programme, done.stderr[-12000:])}"

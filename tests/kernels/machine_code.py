@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,7 @@ def compile_kernel(
     return MachineCode(kernel.__name__, architecture, disassemble(binary.asm["cubin"]), binary.metadata.shared)
 
 
+@lru_cache(maxsize=64)  # as tests ask for one after another property of a kernel
 def disassemble(cubin: bytes) -> str:
     """Returns the disassembly of a cubin, by the nvdisasm that comes with Triton's wheel."""
     import triton
@@ -139,5 +140,7 @@ def disassemble(cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        result = subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True, check=True)
+        # Without its analysis of the data flow, which changes nothing of what is printed.
+        command = [str(tool), "-c", "-ndf", file.name]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
     return result.stdout

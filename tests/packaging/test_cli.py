@@ -153,13 +153,22 @@ def test_ctrl_c(fake: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     assert one_line(capsys.readouterr().err) == "ldp-fast: interrupted"
 
 
-def test_an_invalid_backend_is_one_line(
-    fake: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [("LDP_FAST_BACKEND", "cuda", "auto, reference, triton"), ("LDP_FAST_LANES", "12", "auto, 4, 8, 16")],
+)
+def test_an_invalid_setting_is_one_line(
+    fake: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    variable: str,
+    value: str,
+    expected: str,
 ) -> None:
     fake(lambda args: 0)
-    monkeypatch.setenv("LDP_FAST_BACKEND", "cuda")
+    monkeypatch.setenv(variable, value)
     assert cli.main(["fake"]) == 2
-    assert "LDP_FAST_BACKEND: expected one of auto, reference, triton, got 'cuda'" in one_line(capsys.readouterr().err)
+    assert f"{variable}: expected one of {expected}, got '{value}'" in one_line(capsys.readouterr().err)
 
 
 def test_env_as_json() -> None:

@@ -16,7 +16,7 @@ from ldp_fast.ops import _native
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LDP_FAST_BACKEND", "TRITON_INTERPRET", "CUDA_HOME"):
+    for name in ("LDP_FAST_BACKEND", "LDP_FAST_LANES", "TRITON_INTERPRET", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -77,6 +77,13 @@ def test_an_invalid_backend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "got 'quick'" in env_report.as_text({"backends": found})
 
 
+def test_invalid_lanes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDP_FAST_LANES", "32")
+    found = env_report.backends()
+    assert "got '32'" in found["LDP_FAST_LANES"]
+    assert not found["winograd"]["active"] and found["winograd"]["why"].endswith("LDP_FAST_LANES is invalid")
+
+
 def extension(monkeypatch: pytest.MonkeyPatch, **members: Any) -> dict[str, Any]:
     module = types.ModuleType("ldp_fast._C")
     module.__dict__.update(members)
@@ -116,6 +123,8 @@ def test_how_the_decoder_convolves_here(monkeypatch: pytest.MonkeyPatch, lanes: 
     found = env_report.winograd("auto")
     assert found["active"] and found["why"].endswith(f"{name}, {lanes} lanes")
     assert found["why"] in env_report.as_text({"backends": env_report.backends()})
+    monkeypatch.setenv("LDP_FAST_LANES", "16")
+    assert env_report.winograd("auto")["why"].endswith(f"{name}, {lanes} lanes (LDP_FAST_LANES=16)")
 
 
 def test_why_torch_convolves_instead(monkeypatch: pytest.MonkeyPatch) -> None:
