@@ -1,4 +1,4 @@
-"""Every scheduler class of the installed diffusers: its z_t and what its network is told, or a sentence that refuses it."""
+"""Every scheduler class of the installed diffusers: its z_t and what its network is told, or why it is refused."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_a_field_that_nobody_knows() -> None:
             super().__init__(beta_start=beta_start)
 
     assert len(Schedule.from_scheduler(Offset())) == 1000
-    with pytest.raises(UsageError, match="known not to change z_t; got noise_offset=0.1 of Offset"):
+    with pytest.raises(UsageError, match=r"known not to change z_t; got noise_offset=0\.1 of Offset"):
         Schedule.from_scheduler(Offset(noise_offset=0.1))
 
 

@@ -65,7 +65,7 @@ def test_every_way_into_a_step_refuses(given: Any) -> None:
     prior, latents, text = make(lambda_fm=0.0)
     step = prior.capture(latents, text, warmup=1)
     for call in (prior, prior.gradient, step):
-        with pytest.raises(ValueError, match="^timesteps: expected"):
+        with pytest.raises(ValueError, match=r"^timesteps: expected"):
             call(latents, text, timesteps=given)
 
 
@@ -149,7 +149,7 @@ def test_no_noise_is_nothing_that_a_sample_network_can_tell() -> None:
     assert gradient.isfinite().all() and statistics.timesteps.tolist() == [2, 5]
     assert statistics.read()["clamped_t"] == 1
     with pytest.raises(
-        UsageError, match="timestep_range: expected t from 2 on .* `sample`, because σ_t is 0 before; got 0"
+        UsageError, match=r"timestep_range: expected t from 2 on .* `sample`, because σ_t is 0 before; got 0"
     ):
         prior.with_settings(timestep_range=(0.0, 1.0))
     # The others divide by neither.

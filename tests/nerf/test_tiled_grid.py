@@ -119,7 +119,7 @@ def test_tiny_cuda_nn_is_told_the_kind_and_its_vector_loads(kind: str) -> None:
 def test_wrapped_is_nothing_that_tiny_cuda_nn_has() -> None:
     field = LatentField(HashGrid(**SMALL, kind="wrapped"), hidden=32)
     for call in (tcnn.configurations, tcnn.to_tcnn, lambda f: tcnn.from_tcnn(f, torch.zeros(1))):
-        with pytest.raises(ValueError, match="grid.kind: expected 'hash' or 'tiled', .* got 'wrapped'"):
+        with pytest.raises(ValueError, match=r"grid.kind: expected 'hash' or 'tiled', .* got 'wrapped'"):
             call(field)
 
 
