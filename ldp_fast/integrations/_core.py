@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -164,7 +165,7 @@ class HostLosses:
     def __post_init__(self) -> None:
         for name in ("lambda_fm", "lambda_kl", "lambda_lsd"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
+            if not isinstance(value, numbers.Real) or not math.isfinite(value):
                 raise UsageError(f"{name}: expected a finite number; got {value!r}")
         if self.clip is not None and not self.clip >= 0:
             raise UsageError(f"clip: expected a number from 0 on, or None; got {self.clip!r}")

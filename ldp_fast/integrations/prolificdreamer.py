@@ -143,7 +143,7 @@ class Guidance(HostGuidance):
                     raise NotImplementedError("train_step: pose: expected cameras for q_unet, got None")
                 if pose.ndim and len(pose) not in (1, len(latents)):
                     raise ValueError(f"pose: expected 1 or {len(latents)} cameras for the latents, got {len(pose)}")
-                noisy = perturb(latents, noise, alpha, sigma)
+                noisy = perturb(latents, noise, alpha.expand(len(latents)), sigma.expand(len(latents)))
                 of_rendered = q_unet(noisy, t, c=pose, shading=shading).sample
                 if of_rendered.shape != noisy.shape:
                     raise ValueError(
