@@ -130,8 +130,8 @@ class HostLosses:
 
     Attributes:
         vae: the host's autoencoder, diffusers' or CompVis'; its decoder is shared, and never gets a gradient. Or the
-            `Attribute` under which the host has it, which is read at every call; or a `FrozenDecoder`, for other levels,
-            memory or precision. None is allowed while λ1 is 0.
+            `Attribute` under which the host has it, which is read at every call; or a `FrozenDecoder`, for other
+            levels, memory or precision. None is allowed while λ1 is 0.
         lambda_fm: λ1; 0 never touches the decoder.
         lambda_kl: λ2.
         lambda_lsd: λ3.
@@ -350,7 +350,7 @@ class HostLosses:
 
 
 def without_graph(output: PriorOutput) -> PriorOutput:
-    """The same values off the graph: what is kept of a step must not keep its graph, and has to be copied with a host."""
+    """The same values off the graph: what is kept of a step must not keep its graph, and is copied with a host."""
     terms = {name: getattr(output, name).detach() for name in ("loss", "lsd", "fm", "kl")}
     return PriorOutput(**terms, statistics=output.statistics)
 

@@ -35,6 +35,8 @@ class HostGuidance:
     NEEDS: ClassVar[tuple[str, ...]] = ()
     #: The name under which the host has its autoencoder.
     VAE: ClassVar[str] = "vae"
+    #: The scaling factor that the host's code has as a number; None where it asks the VAE's configuration.
+    UNITS: ClassVar[float | None] = None
 
     def __init__(self, host: Any, lambda_fm: float, lambda_kl: float, lambda_lsd: float, **options: Any):
         require(host, "unet", self.VAE, "scheduler.alphas_cumprod", *self.NEEDS)
@@ -47,6 +49,40 @@ class HostGuidance:
     def schedule(self, device: torch.device) -> Schedule:
         """α_t, σ_t and w(t) of the host's scheduler, as it is now."""
         return self._schedule.read(device)
+
+    def check_units(self) -> None:
+        """To be called before the host's own encoding is: see `check_units`."""
+        if self.losses.lambda_fm != 0:
+            check_units(getattr(self.host, self.VAE), self.UNITS)
+
+
+def check_units(vae: Any, units: float | None) -> None:
+    """Checks that latents encoded by a host are in the units that the VAE's configuration says, and its decoder reads.
+
+    The hosts multiply by one number. Where that is not all, neither the network nor feature matching would see what
+    they were trained on.
+
+    Args:
+        vae: the host's autoencoder.
+        units: the host's number; None for the configuration's own.
+
+    Raises:
+        UsageError: they are not; names the entry.
+    """
+    config = getattr(vae, "config", None)
+    for name in ("latents_mean", "latents_std", "shift_factor"):
+        value = getattr(config, name, None)
+        if value is not None and value != 0:
+            raise UsageError(
+                f"vae: expected one whose latents are scaled by a number, as the host encodes; got {name}={value!r} in "
+                f"its configuration (lambda_fm=0 leaves it alone)"
+            )
+    scale = getattr(config, "scaling_factor", None)
+    if units is not None and scale is not None and abs(scale / units - 1) > 1e-4:
+        raise UsageError(
+            f"vae: expected the scaling factor with which the host encodes, {units}; got scaling_factor={scale} in its "
+            f"configuration (lambda_fm=0 leaves it alone)"
+        )
 
 
 def install(guidance: Any, *methods: str) -> Any:

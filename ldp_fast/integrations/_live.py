@@ -1,7 +1,8 @@
 """What an adapter reads of its host, read at every step: hosts swap their VAE and their scheduler while they run.
 
-What is made of it (a decoder, tables of α_t and σ_t) is kept, with the very objects that it was made of. A step compares
-them by identity, which costs microseconds and waits for nothing, and makes it again only where the host has others.
+What is made of it (a decoder, tables of α_t and σ_t) is kept, with the very objects that it was made of. A step
+compares them by identity, which costs microseconds and waits for nothing, and makes it again only where the host has
+others.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Guidance(HostGuidance):
         if as_latent:
             latents = F.interpolate(pred_rgb, (64, 64), mode="bilinear", align_corners=False) * 2 - 1
         else:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
         if step_ratio is not None:
             fixed = min(max(round((1 - float(step_ratio)) * host.num_train_timesteps), host.min_step), host.max_step)

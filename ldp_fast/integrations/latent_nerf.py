@@ -51,6 +51,7 @@ class Guidance(HostGuidance):
         UsageError: an unknown mode, or an object that is not the host's.
     """
 
+    UNITS = 0.18215
     NEEDS = ("latent_mode", "min_step", "max_step", "encode_imgs")
 
     def __init__(
@@ -88,6 +89,7 @@ class Guidance(HostGuidance):
         host = self.host
         latents = inputs
         if not host.latent_mode:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(inputs, (512, 512), mode="bilinear", align_corners=False))
         text, schedule = rows_for(text_embeddings, 2, len(latents)), self.schedule(latents.device)
         t = torch.randint(host.min_step, host.max_step + 1, [1], dtype=torch.long, device=latents.device)

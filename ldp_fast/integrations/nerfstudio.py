@@ -38,7 +38,8 @@ class Guidance(HostGuidance):
         output: of the last step: the terms and the statistics, on the device; None before.
     """
 
-    NEEDS, VAE = ("imgs_to_latent", "min_step", "max_step"), "auto_encoder"
+    NEEDS = ("imgs_to_latent", "min_step", "max_step")
+    VAE, UNITS = "auto_encoder", 0.18215
 
     def __init__(
         self, host: Any, *, lambda_fm: float = 0.01, lambda_kl: float = 0.1, lambda_lsd: float = 1.0, **options: Any
@@ -67,6 +68,7 @@ class Guidance(HostGuidance):
         dtype = next(host.auto_encoder.parameters()).dtype
         image = F.interpolate(image, (PIXELS, PIXELS), mode="bilinear").to(dtype)
         t = torch.randint(host.min_step, host.max_step + 1, [1], dtype=torch.long, device=image.device)
+        self.check_units()
         latents = host.imgs_to_latent(image)
         noise = torch.randn_like(latents)
         text, schedule = rows_for(text_embeddings, 2, len(latents)).to(dtype), self.schedule(latents.device)

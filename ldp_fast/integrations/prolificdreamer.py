@@ -64,6 +64,7 @@ class Guidance(HostGuidance):
         UsageError: an unknown mode, or not the host's object.
     """
 
+    UNITS = 0.18215
     NEEDS = ("encode_imgs", "min_step", "max_step", "opt")
 
     def __init__(
@@ -121,6 +122,7 @@ class Guidance(HostGuidance):
         elif opt.latent:
             latents = pred_rgb
         else:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
         largest = ANNEALED if t5 else host.max_step
         t = torch.randint(host.min_step, largest + 1, [1], dtype=torch.long, device=latents.device)

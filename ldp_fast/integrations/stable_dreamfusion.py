@@ -149,6 +149,7 @@ class Guidance(HostGuidance):
         if as_latent:
             latents = F.interpolate(pred_rgb, (64, 64), mode="bilinear", align_corners=False) * 2 - 1
         else:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
         batch = len(latents)
         text = rows_for(text, 2 if negative_weights is None else 2 + negative_weights.shape[1], batch)

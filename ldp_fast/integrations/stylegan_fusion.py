@@ -68,6 +68,7 @@ class Guidance(HostGuidance):
         statistics: of the last step, on the device; None before.
     """
 
+    UNITS = 0.18215
     NEEDS = ("text_embeddings", "args")
 
     def __init__(
@@ -90,6 +91,7 @@ class Guidance(HostGuidance):
         """r, α, w and t, drawn in the host's order."""
         host, args = self.host, self.host.args
         self._follow()
+        self.check_units()
         text, schedule = rows_for(host.text_embeddings, 2, len(latents)), self.schedule(latents.device)
         if t is None:
             t = torch.randint(args.min_step, args.max_step + 1, [1], dtype=torch.long, device=latents.device)

@@ -184,8 +184,8 @@ class _Forward:
         self.own = vars(criterion).get("forward")
 
     def __call__(self, outputs: Any, inputs: Any) -> dict[str, Any]:
-        losses = self.own(outputs, inputs) if self.own else type(self.criterion).forward(self.criterion, outputs, inputs)
-        ours = self.guidance(outputs)
+        hosts = self.own or type(self.criterion).forward.__get__(self.criterion)
+        losses, ours = hosts(outputs, inputs), self.guidance(outputs)
         losses.update(ours)
         if ours:
             losses["loss"] = losses["loss"] + ours["loss_ldp"]

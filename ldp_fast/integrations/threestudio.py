@@ -36,6 +36,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..guidance.inputs import rows_for
 from ._core import HostLosses, predict_residual
+from ._host import check_units
 from ._live import Attribute, LiveSchedule
 
 NAME = "ldp-guidance"
@@ -154,6 +155,8 @@ def step(
     if rgb_as_latents:
         latents = F.interpolate(image, (64, 64), mode="bilinear", align_corners=False)
     else:
+        if guidance.losses.lambda_fm != 0:
+            check_units(guidance.vae, None)
         latents = guidance.encode_images(F.interpolate(image, (512, 512), mode="bilinear", align_corners=False))
     cfg, batch, device = guidance.cfg, len(latents), latents.device
     t = torch.randint(guidance.min_step, guidance.max_step + 1, [batch], dtype=torch.long, device=device)

@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from ldp_fast import UsageError
 from ldp_fast.integrations._live import Attribute, LiveSchedule, Made
 
 from ..models import CompVisAutoencoder, scheduler
@@ -96,6 +97,11 @@ def test_sjc_reads_its_model(change: str) -> None:
     after, _ = losses.gradient(*arguments)
     assert differs(before, after)
     torch.testing.assert_close(after, fresh.gradient(*arguments)[0])
+    model.model.scale_factor = float("nan")
+    with pytest.raises(UsageError, match="scaling_factor: expected a number other than 0; got nan"):
+        losses.gradient(*arguments)
+    model.model.scale_factor = torch.tensor(0.13025)
+    losses.gradient(*arguments)
     with NoSync():  # a scale on the device is not looked at again
         losses.gradient(*arguments)
 
@@ -179,9 +185,9 @@ def test_two_rows_are_for_all_samples(adapter: Adapter) -> None:
 def test_perp_negs_rows_and_weights() -> None:
     host = ADAPTERS[1].host(**ALONE)
     rgb = images(2)
-    with pytest.raises(ValueError, match="weights: expected one for each of 2 samples .*got 5"):
+    with pytest.raises(ValueError, match=r"weights: expected one for each of 2 samples .*got 5"):
         host.train_step_perpneg(embeddings(8), torch.ones(5), rgb)
-    with pytest.raises(ValueError, match="weights: .*got 0"):
+    with pytest.raises(ValueError, match=r"weights: .*got 0"):
         host.train_step_perpneg(embeddings(8), torch.ones(0), rgb)
     for rows, weights in ((6, 6), (8, 4), (7, 6)):
         with pytest.raises(ValueError, match=f"text: expected embeddings of .* rows for 2 latents.*got {rows}"):
@@ -195,7 +201,7 @@ def test_dreamgaussians_views() -> None:
         with pytest.raises(ValueError, match=f"hors: expected an azimuth for each of 2 images, got {len(hors)}"):
             host.train_step(images(2), hors=hors)
     host.embeddings["front"] = embeddings(2)
-    with pytest.raises(ValueError, match="text: .*got 2"):
+    with pytest.raises(ValueError, match=r"text: .*got 2"):
         host.train_step(images(1), hors=[0.0])
     host.embeddings = {}
     with pytest.raises(ValueError, match="embeddings: expected those of get_text_embeds"):
@@ -215,6 +221,51 @@ def test_prolificdreamers_second_network() -> None:
     with pytest.raises(ValueError, match=r"q_unet: expected .* shape \[3, 4, 8, 8\], got \[1, 4, 8, 8\]"):
         host.train_step(text, v, 7.5, of_rendered(1), torch.zeros(3, 16))
     assert host.train_step(text, v, 7.5, of_rendered(3), torch.zeros(3, 16))[0].shape == (1,)
+
+
+@pytest.mark.parametrize("adapter", [a for a in ADAPTERS if a.name not in ("latent_nerf", "prolificdreamer")], ids=str)
+def test_the_hosts_encoding_has_to_be_in_the_vaes_units(adapter: Adapter) -> None:
+    """Hosts multiply by one number, four of them by one in their code; feature matching reads the configuration."""
+    for name, value in (("latents_mean", [0.1] * 4), ("latents_std", [2.0] * 4), ("shift_factor", 0.1)):
+        host, alone = adapter.host(), adapter.host(**ALONE)
+        for each in (host, alone):
+            getattr(each, adapter.vae).register_to_config(**{name: value})
+        with pytest.raises(UsageError, match=f"vae: expected .* scaled by a number, .*{name}"):
+            adapter.gradient(host)
+        assert adapter.gradient(alone).isfinite().all()
+    host = adapter.host()
+    getattr(host, adapter.vae).register_to_config(scaling_factor=0.13025)
+    if adapter.name in ("nerfstudio", "stylegan_fusion"):
+        with pytest.raises(UsageError, match=r"with which the host encodes, 0\.18215; got scaling_factor=0\.13025"):
+            adapter.gradient(host)
+    else:
+        assert adapter.gradient(host).isfinite().all()
+
+
+@every_adapter
+def test_what_cannot_be_served_is_said_by_wrap(adapter: Adapter) -> None:
+    for name, value in (("lambda_fm", float("nan")), ("lambda_kl", float("inf")), ("lambda_lsd", "1")):
+        with pytest.raises(UsageError, match=f"{name}: expected a finite number; got"):
+            adapter.host(**{name: value})  # type: ignore[arg-type]
+    for name, value in (("nonfinite", "nan"), ("batch_reduction", "max"), ("clip", -1.0), ("clip", float("nan"))):
+        with pytest.raises(UsageError, match=f"{name}: expected"):
+            adapter.wrap(Host(), **{name: value})
+    with pytest.raises(ValueError, match="levels: expected some of"):
+        adapter.wrap(Host(), levels=("up9",))
+    host = Host()
+    setattr(host, adapter.vae, torch.nn.Linear(1, 1))
+    with pytest.raises((TypeError, ValueError), match="Linear"):
+        adapter.wrap(host)
+    assert adapter.wrap(host, lambda_fm=0.0) is host
+
+
+@pytest.mark.parametrize("how", ["cpu_offload", "cpu_offload_with_hook"])
+def test_offloaded_weights_are_said_by_wrap(how: str) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    host = Host()
+    getattr(accelerate, how)(host.vae, execution_device=torch.device("cpu"))
+    with pytest.raises(UsageError, match="vae: feature matching needs its weights on a device, and they are offloaded"):
+        ADAPTERS[0].wrap(host)
 
 
 def test_sjcs_rows() -> None:
