@@ -10,7 +10,7 @@ A host's step is always the same five moves, and an adapter says only how its ho
 4. `HostLosses(…)`: LSD exactly as the host weighs it, FM and KL on the scale `latent` (docs/mathematics.md). Called, it
    returns scalars on the graph (loss mode: for hosts that add losses up, correct under a GradScaler); `.gradient`
    returns dL/dv without a graph (gradient mode: for hosts that call `latents.backward(gradient=g)`);
-5. `attach(host, train_step=step)`, where the host's object keeps everything else that it has.
+5. `install(guidance, "train_step")`, where the host's object keeps everything else that it has.
 
 Arithmetic is float32 whatever the network's precision, also under an enclosing autocast. Nothing here waits for the
 device, except `nonfinite="raise"`, which says so. With λ1 = λ2 = 0 neither decoder nor KL touch the gradient.
@@ -19,6 +19,8 @@ device, except `nonfinite="raise"`, which says so. With λ1 = λ2 = 0 neither de
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -38,6 +40,7 @@ from ..losses.functional import (
     residual_latents,
     score_distillation_loss,
 )
+from ._live import Attribute, Made, version_of
 
 Mode = Literal["gradient", "loss"]
 
@@ -104,17 +107,19 @@ def _prediction(prediction: str, latents: Tensor, noise: Tensor, alpha: Tensor, 
     return {"prediction": prediction, "noisy_latents": noisy, "alpha": alpha, "sigma": sigma}
 
 
-def rows_for(text: Tensor, batch: Tensor) -> Tensor:
-    """Text embeddings for the network's batch: those of [uncond, text] serve all samples of a copy  # [K·B, L, D]"""
-    return text if len(text) == len(batch) else text.repeat_interleave(len(batch) // max(len(text), 1), 0)
-
-
 def _each(coefficient: Tensor | float, latents: Tensor) -> Tensor:
     """A coefficient as [B]: hosts have [B], [1], [B, 1, 1, 1] and numbers."""
     if not isinstance(coefficient, Tensor):
         return torch.full((len(latents),), float(coefficient), device=latents.device)
     # Half precision is left as it is, for the operators to refuse: rounding ᾱ_t costs three digits.
     return coefficient.detach().reshape(-1).expand(len(latents))
+
+
+def _now(value: Any) -> Any:
+    return value.read() if isinstance(value, Attribute) else value
+
+
+_CHOICES = {"batch_reduction": ("mean", "sum"), "nonfinite": ("propagate", "zero", "raise")}
 
 
 @dataclasses.dataclass
@@ -124,8 +129,9 @@ class HostLosses:
         g = λ3 · w r  +  λ2 · [μ + (v − μ)(1 − 1/σ²)]  +  λ1 · N · [(1 + α_t) dL_FM/dv′ + dL_FM/dv]
 
     Attributes:
-        vae: the host's autoencoder, diffusers' or CompVis'; its decoder is shared, and never gets a gradient. Or a
-            `FrozenDecoder`, for other levels, memory or precision. None is allowed while λ1 is 0.
+        vae: the host's autoencoder, diffusers' or CompVis'; its decoder is shared, and never gets a gradient. Or the
+            `Attribute` under which the host has it, which is read at every call; or a `FrozenDecoder`, for other
+            levels, memory or precision. None is allowed while λ1 is 0.
         lambda_fm: λ1; 0 never touches the decoder.
         lambda_kl: λ2.
         lambda_lsd: λ3.
@@ -135,6 +141,12 @@ class HostLosses:
         clip: bound of the elements of w r, before λ3 and the batch reduction; None does not clip. FM and KL are never
             clipped: a host's bound is made for its own term. NaN stays NaN.
         decoder_dtype: precision of the decoder; None is the VAE's own.
+        scaling_factor: of the latents, where the VAE has no configuration (CompVis'): a number, or an `Attribute`.
+
+    All of them may be assigned to later; the decoder is made again where one of its own is another.
+
+    Raises:
+        UsageError: a weight or a bound that is no number.
     """
 
     vae: Any = None
@@ -147,23 +159,61 @@ class HostLosses:
     levels: tuple[str, ...] = ("up0", "up1", "up2")
     memory: Literal["auto", "save", "recompute"] = "auto"
     decoder_dtype: torch.dtype | None = None
-    _decoder: FrozenDecoder | None = dataclasses.field(default=None, init=False, repr=False)
+    scaling_factor: Any = None
+    _decoder: Made[FrozenDecoder] = dataclasses.field(default_factory=Made, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_fm", "lambda_kl", "lambda_lsd"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or not math.isfinite(value):
+                raise UsageError(f"{name}: expected a finite number; got {value!r}")
+        if self.clip is not None and not self.clip >= 0:
+            raise UsageError(f"clip: expected a number from 0 on, or None; got {self.clip!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name}: expected one of {', '.join(choices)}; got {getattr(self, name)!r}")
+
+    def check(self) -> None:
+        """Makes the decoder, where feature matching needs one, so that what cannot be served is said now.
+
+        Raises:
+            TypeError: the VAE's decoder is of an unknown kind.
+            UsageError: there is none, or its weights are elsewhere.
+            ValueError: a level that it does not have.
+        """
+        if self.lambda_fm != 0:
+            _ = self.decoder
 
     @property
     def decoder(self) -> FrozenDecoder:
-        """The frozen decoder, made at first use: hosts move and freeze their VAE after they made it."""
-        if isinstance(self.vae, FrozenDecoder):
-            return self.vae
-        if self._decoder is None:
-            if self.vae is None:
-                raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
-            if any(p.device.type == "meta" for p in self.vae.parameters()):
-                raise UsageError(
-                    "vae: feature matching needs its weights on a device, and they are offloaded "
-                    "(enable_sequential_cpu_offload, vram_O): load without, or set lambda_fm to 0"
-                )
-            self._decoder = FrozenDecoder(self.vae, self.levels, memory=self.memory, dtype=self.decoder_dtype)
-        return self._decoder
+        """The frozen decoder of the VAE that the host has now."""
+        vae, scale = _now(self.vae), _now(self.scaling_factor)
+        if isinstance(vae, FrozenDecoder):
+            return vae
+        # A tensor's value is not looked at, which would wait for the device: only whether it is still the same one.
+        on_device = isinstance(scale, Tensor)
+        return self._decoder.get(
+            (vae, scale if on_device else None),
+            (tuple(self.levels), self.memory, self.decoder_dtype, version_of(scale) if on_device else scale),
+            lambda: self._make_decoder(vae, None if scale is None else float(scale)),
+        )
+
+    def _make_decoder(self, vae: Any, scaling_factor: float | None) -> FrozenDecoder:
+        if vae is None:
+            raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
+        hook = getattr(vae, "_hf_hook", None)
+        hooks = getattr(hook, "hooks", (hook,))
+        moving = any(type(h).__name__ == "CpuOffload" or getattr(h, "offload", False) for h in hooks)
+        if moving or any(p.device.type == "meta" for p in vae.parameters()):
+            raise UsageError(
+                "vae: feature matching needs its weights on a device, and they are offloaded "
+                "(enable_sequential_cpu_offload, enable_model_cpu_offload, vram_O): load without, or set lambda_fm to 0"
+            )
+        if scaling_factor is not None and not (math.isfinite(scaling_factor) and scaling_factor != 0):
+            raise UsageError(f"scaling_factor: expected a number other than 0; got {scaling_factor}")
+        return FrozenDecoder(
+            vae, self.levels, memory=self.memory, dtype=self.decoder_dtype, scaling_factor=scaling_factor
+        )
 
     def __call__(
         self,
@@ -299,6 +349,12 @@ class HostLosses:
         )
 
 
+def without_graph(output: PriorOutput) -> PriorOutput:
+    """The same values off the graph: what is kept of a step must not keep its graph, and is copied with a host."""
+    terms = {name: getattr(output, name).detach() for name in ("loss", "lsd", "fm", "kl")}
+    return PriorOutput(**terms, statistics=output.statistics)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Step:
     """What both modes share: one evaluation of the decoder."""
@@ -312,39 +368,3 @@ class _Step:
     fm_levels: Tensor
     fm_nonfinite: Tensor
     lambda_kl: float
-
-
-def attach(host: Any, **steps: Callable[..., Any]) -> Any:
-    """Puts our steps in the place of a host object's methods; the object stays what it is, and is returned.
-
-    Args:
-        host: an instance of a host's class. Its class, its modules and its state dict are left alone.
-        **steps: by the name of the method.
-
-    Raises:
-        UsageError: the host has no such method, so it is not the host that the adapter was written for.
-    """
-    for name, step in steps.items():
-        if not callable(getattr(host, name, None)):
-            raise UsageError(f"{type(host).__name__}: expected an object with a method {name}, got one without")
-        object.__setattr__(host, name, step)
-    return host
-
-
-def require(host: Any, *names: str) -> None:
-    """Checks that an object has what an adapter reads, by dotted names.
-
-    Raises:
-        UsageError: it does not; names what is missing.
-    """
-    missing = []
-    for name in names:
-        value = host
-        for part in name.split("."):
-            value = getattr(value, part, None)
-        if value is None:
-            missing.append(name)
-    if missing:
-        raise UsageError(
-            f"{type(host).__name__}: expected an object with {', '.join(names)}, got one without {', '.join(missing)}"
-        )

@@ -16,13 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UsageError
 from ..guidance import PriorOutput
-from ._core import HostLosses, attach, predict_residual, require, schedule_of
+from ..guidance.inputs import rows_for
+from ._core import predict_residual, without_graph
+from ._host import HostGuidance, install
 
 FRONT, SIDE = 60, 120  # degrees of azimuth up to which a view is called so
 
 
-class Guidance:
+class Guidance(HostGuidance):
     """The host's step with the paper's losses.
 
     Args:
@@ -36,14 +39,13 @@ class Guidance:
         output: of the last step: the terms and the statistics, on the device; None before.
     """
 
+    NEEDS = ("encode_imgs", "min_step", "max_step")
+
     def __init__(
         self, host: Any, *, lambda_fm: float = 0.01, lambda_kl: float = 0.1, lambda_lsd: float = 1.0, **options: Any
     ):
-        require(host, "unet", "vae", "scheduler.alphas_cumprod", "encode_imgs", "min_step", "max_step")
-        self.host = host
-        self.losses = HostLosses(host.vae, lambda_fm, lambda_kl, lambda_lsd, **({"nonfinite": "zero"} | options))
+        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
         self.output: PriorOutput | None = None
-        self._schedule: Any = None
 
     def train_step(
         self,
@@ -67,12 +69,19 @@ class Guidance:
 
         Returns:
             The loss, a scalar on the graph of the images.
+
+        Raises:
+            UsageError: the host has no embeddings yet.
+            ValueError: another number of azimuths than images, or of embeddings than one a view.
         """
         host, batch = self.host, len(pred_rgb)
+        if "neg" not in host.embeddings:
+            raise UsageError("train_step: embeddings: expected those of get_text_embeds, which has not been called")
         pred_rgb = pred_rgb.to(host.dtype)
         if as_latent:
             latents = F.interpolate(pred_rgb, (64, 64), mode="bilinear", align_corners=False) * 2 - 1
         else:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
         if step_ratio is not None:
             fixed = min(max(round((1 - float(step_ratio)) * host.num_train_timesteps), host.min_step), host.max_step)
@@ -80,28 +89,32 @@ class Guidance:
         else:
             t = torch.randint(host.min_step, host.max_step + 1, (batch,), dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
-        self._schedule = self._schedule or schedule_of(host.scheduler, latents.device)
-        alpha, sigma = self._schedule.gather(t)
-        text = torch.cat([*self._prompts(hors, batch), host.embeddings["neg"].expand(batch, -1, -1)])
+        schedule = self.schedule(latents.device)
+        alpha, sigma = schedule.gather(t)
+        text = torch.cat([self._prompts(hors, batch), rows_for(host.embeddings["neg"], 1, batch)])
         residual = predict_residual(
             latents,
             noise,
             alpha,
             sigma,
             lambda z: host.unet(z, torch.cat([t] * 2), encoder_hidden_states=text).sample,
-            guidance_scale=float(guidance_scale),
+            guidance_scale=guidance_scale,
             order="text_first",
         )
-        weight = self._schedule.weight(t, "dreamfusion")
-        self.output = self.losses(latents, residual, alpha, weight, timesteps=t, regularise=not as_latent)
-        return self.output.loss
+        weight = schedule.weight(t, "dreamfusion")
+        output = self.losses(latents, residual, alpha, weight, timesteps=t, regularise=not as_latent)
+        self.output = without_graph(output)
+        return output.loss
 
-    def _prompts(self, hors: Any, batch: int) -> list[Tensor]:
+    def _prompts(self, hors: Any, batch: int) -> Tensor:
+        """The embeddings of each image's view  # [B, L, D]"""
         embeddings = self.host.embeddings
         if hors is None:
-            return [embeddings["pos"].expand(batch, -1, -1)]
+            return rows_for(embeddings["pos"], 1, batch)
+        if len(hors) != batch:
+            raise ValueError(f"hors: expected an azimuth for each of {batch} images, got {len(hors)}")
         names = ["front" if abs(h) < FRONT else "side" if abs(h) < SIDE else "back" for h in hors]
-        return [embeddings[name] for name in names]
+        return torch.cat([rows_for(embeddings[name], 1, 1) for name in names])
 
 
 def wrap(host: Any, **options: Any) -> Any:
@@ -117,7 +130,4 @@ def wrap(host: Any, **options: Any) -> Any:
     Raises:
         UsageError: it is not the host's object.
     """
-    guidance = Guidance(host, **options)
-    attach(host, train_step=guidance.train_step)
-    object.__setattr__(host, "ldp", guidance)
-    return host
+    return install(Guidance(host, **options), "train_step")

@@ -26,10 +26,12 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..guidance import PriorStatistics
-from ._core import HostLosses, Mode, attach, predict_residual, require, rows_for, schedule_of
+from ..guidance.inputs import rows_for
+from ._core import Mode, predict_residual
+from ._host import HostGuidance, install
 
 
-class Guidance:
+class Guidance(HostGuidance):
     """The host's step with the paper's losses.
 
     Args:
@@ -49,6 +51,9 @@ class Guidance:
         UsageError: an unknown mode, or an object that is not the host's.
     """
 
+    UNITS = 0.18215
+    NEEDS = ("latent_mode", "min_step", "max_step", "encode_imgs")
+
     def __init__(
         self,
         host: Any,
@@ -62,11 +67,9 @@ class Guidance:
     ):
         if mode not in ("gradient", "loss"):
             raise UsageError(f"mode: expected gradient or loss, got {mode!r}")
-        require(host, "unet", "vae", "scheduler.alphas_cumprod", "latent_mode", "min_step", "max_step", "encode_imgs")
-        self.host, self.mode, self.prediction = host, mode, prediction
-        self.losses = HostLosses(host.vae, lambda_fm, lambda_kl, lambda_lsd, **{"batch_reduction": "sum"} | options)
+        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"batch_reduction": "sum"} | options)
+        self.mode, self.prediction = mode, prediction
         self.statistics: PriorStatistics | None = None
-        self._schedule: Any = None
 
     def train_step(self, text_embeddings: Tensor, inputs: Tensor, guidance_scale: float = 100) -> Tensor | int:
         """The host's contract.
@@ -79,26 +82,29 @@ class Guidance:
 
         Returns:
             0 in gradient mode, where the gradient is in the graph's leaves already; the loss in loss mode.
+
+        Raises:
+            ValueError: neither 2 nor 2B embeddings.
         """
         host = self.host
         latents = inputs
         if not host.latent_mode:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(inputs, (512, 512), mode="bilinear", align_corners=False))
-        if self._schedule is None:
-            self._schedule = schedule_of(host.scheduler, latents.device)
+        text, schedule = rows_for(text_embeddings, 2, len(latents)), self.schedule(latents.device)
         t = torch.randint(host.min_step, host.max_step + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
-        alpha, sigma = self._schedule.gather(t)
+        alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
             noise,
             alpha,
             sigma,
-            lambda z: host.unet(z, t, encoder_hidden_states=rows_for(text_embeddings, z)).sample,
+            lambda z: host.unet(z, t, encoder_hidden_states=text).sample,
             guidance_scale=guidance_scale,
             prediction=self.prediction,
         )
-        weight = self._schedule.weight(t, "latent_nerf")
+        weight = schedule.weight(t, "latent_nerf")
         if self.mode == "loss":
             out = self.losses(latents, residual, alpha, weight, timesteps=t)
             self.statistics = out.statistics
@@ -123,7 +129,4 @@ def wrap(host: Any, mode: Mode = "gradient", **options: Any) -> Any:
     Raises:
         UsageError: it is not the host's object, or an unknown mode.
     """
-    guidance = Guidance(host, mode, **options)
-    attach(host, train_step=guidance.train_step)
-    object.__setattr__(host, "ldp", guidance)
-    return host
+    return install(Guidance(host, mode, **options), "train_step")

@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..guidance import PriorOutput
-from ._core import HostLosses, attach, predict_residual, require, rows_for, schedule_of
+from ..guidance.inputs import rows_for
+from ._core import predict_residual, without_graph
+from ._host import HostGuidance, install
 
 PIXELS = 512
 
 
-class Guidance:
+class Guidance(HostGuidance):
     """The host's step with the paper's losses.
 
     Args:
@@ -36,15 +38,14 @@ class Guidance:
         output: of the last step: the terms and the statistics, on the device; None before.
     """
 
+    NEEDS = ("imgs_to_latent", "min_step", "max_step")
+    VAE, UNITS = "auto_encoder", 0.18215
+
     def __init__(
         self, host: Any, *, lambda_fm: float = 0.01, lambda_kl: float = 0.1, lambda_lsd: float = 1.0, **options: Any
     ):
-        require(host, "unet", "auto_encoder", "scheduler.alphas_cumprod", "imgs_to_latent", "min_step", "max_step")
-        options = {"nonfinite": "zero"} | options
-        self.host = host
-        self.losses = HostLosses(host.auto_encoder, lambda_fm, lambda_kl, lambda_lsd, **options)
+        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
         self.output: PriorOutput | None = None
-        self._schedule: Any = None
 
     def sds_loss(
         self, text_embeddings: Tensor, image: Tensor, guidance_scale: float = 100.0, grad_scaler: Any = None
@@ -59,26 +60,31 @@ class Guidance:
 
         Returns:
             The loss, a float32 scalar on the graph of the images.
+
+        Raises:
+            ValueError: neither 2 nor 2B embeddings.
         """
         host = self.host
         dtype = next(host.auto_encoder.parameters()).dtype
         image = F.interpolate(image, (PIXELS, PIXELS), mode="bilinear").to(dtype)
         t = torch.randint(host.min_step, host.max_step + 1, [1], dtype=torch.long, device=image.device)
+        self.check_units()
         latents = host.imgs_to_latent(image)
         noise = torch.randn_like(latents)
-        self._schedule = self._schedule or schedule_of(host.scheduler, latents.device)
-        alpha, sigma = self._schedule.gather(t)
+        text, schedule = rows_for(text_embeddings, 2, len(latents)).to(dtype), self.schedule(latents.device)
+        alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
             noise,
             alpha,
             sigma,
-            lambda z: host.unet(z, t, encoder_hidden_states=rows_for(text_embeddings.to(dtype), z)).sample,
-            guidance_scale=float(guidance_scale),
+            lambda z: host.unet(z, t, encoder_hidden_states=text).sample,
+            guidance_scale=guidance_scale,
             guidance="from_text",
         )
-        self.output = self.losses(latents, residual, alpha, self._schedule.weight(t, "dreamfusion"), timesteps=t)
-        return self.output.loss
+        output = self.losses(latents, residual, alpha, schedule.weight(t, "dreamfusion"), timesteps=t)
+        self.output = without_graph(output)
+        return output.loss
 
 
 def wrap(host: Any, **options: Any) -> Any:
@@ -94,7 +100,4 @@ def wrap(host: Any, **options: Any) -> Any:
     Raises:
         UsageError: it is not the host's object.
     """
-    guidance = Guidance(host, **options)
-    attach(host, sds_loss=guidance.sds_loss)
-    object.__setattr__(host, "ldp", guidance)
-    return host
+    return install(Guidance(host, **options), "sds_loss")

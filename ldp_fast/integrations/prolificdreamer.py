@@ -22,8 +22,10 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..guidance import PriorStatistics
+from ..guidance.inputs import rows_for
 from ..losses.functional import perturb
-from ._core import HostLosses, Mode, attach, predict_residual, require, rows_for, schedule_of
+from ._core import Mode, predict_residual
+from ._host import HostGuidance, install
 
 ANNEALED = 500  # the host's largest t once `t5` is on
 
@@ -44,7 +46,7 @@ class _Unscaled(torch.autograd.Function):
         return gradient.to(ctx.dtype), None
 
 
-class Guidance:
+class Guidance(HostGuidance):
     """The host's step with the paper's losses.
 
     Args:
@@ -62,6 +64,9 @@ class Guidance:
         UsageError: an unknown mode, or not the host's object.
     """
 
+    UNITS = 0.18215
+    NEEDS = ("encode_imgs", "min_step", "max_step", "opt")
+
     def __init__(
         self,
         host: Any,
@@ -72,13 +77,11 @@ class Guidance:
         lambda_lsd: float = 1.0,
         **options: Any,
     ):
-        require(host, "unet", "vae", "scheduler.alphas_cumprod", "encode_imgs", "min_step", "max_step", "opt")
         if mode not in ("gradient", "loss"):
             raise UsageError(f"mode: expected gradient or loss, got {mode!r}")
-        self.host, self.mode = host, mode
-        self.losses = HostLosses(host.vae, lambda_fm, lambda_kl, lambda_lsd, **({"nonfinite": "zero"} | options))
+        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
+        self.mode = mode
         self.statistics: PriorStatistics | None = None
-        self._schedule: Any = None
 
     def train_step(
         self,
@@ -111,6 +114,7 @@ class Guidance:
 
         Raises:
             NotImplementedError: `q_unet` without a pose, as there.
+            ValueError: neither 2 nor 2B embeddings, neither one nor B poses, or another number of rows of `q_unet`.
         """
         host, opt = self.host, self.host.opt
         if as_latent:
@@ -118,28 +122,36 @@ class Guidance:
         elif opt.latent:
             latents = pred_rgb
         else:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
         largest = ANNEALED if t5 else host.max_step
         t = torch.randint(host.min_step, largest + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
-        self._schedule = self._schedule or schedule_of(host.scheduler, latents.device)
-        alpha, sigma = self._schedule.gather(t)
-        weight = self._schedule.weight(t, "dreamfusion")
+        text, schedule = rows_for(text_embeddings, 2, len(latents)), self.schedule(latents.device)
+        alpha, sigma = schedule.gather(t)
+        weight = schedule.weight(t, "dreamfusion")
         residual = predict_residual(
             latents,
             noise,
             alpha,
             sigma,
-            lambda z: host.unet(z, t, encoder_hidden_states=rows_for(text_embeddings, z)).sample,
-            guidance_scale=float(guidance_scale),
+            lambda z: host.unet(z, t, encoder_hidden_states=text).sample,
+            guidance_scale=guidance_scale,
         )
         with torch.no_grad():
             predicted = residual + noise
             if q_unet is not None and not opt.sds:
                 if pose is None:
                     raise NotImplementedError("train_step: pose: expected cameras for q_unet, got None")
-                noisy = perturb(latents, noise, alpha, sigma)
+                if pose.ndim and len(pose) not in (1, len(latents)):
+                    raise ValueError(f"pose: expected 1 or {len(latents)} cameras for the latents, got {len(pose)}")
+                noisy = perturb(latents, noise, alpha.expand(len(latents)), sigma.expand(len(latents)))
                 of_rendered = q_unet(noisy, t, c=pose, shading=shading).sample
+                if of_rendered.shape != noisy.shape:
+                    raise ValueError(
+                        f"q_unet: expected a prediction of the latents' shape {list(noisy.shape)}, "
+                        f"got {list(of_rendered.shape)}"
+                    )
                 if opt.v_pred:
                     of_rendered = alpha * of_rendered + sigma * noisy
                 residual = predicted - of_rendered
@@ -167,7 +179,4 @@ def wrap(host: Any, **options: Any) -> Any:
     Raises:
         UsageError: it is not the host's object, or an unknown mode.
     """
-    guidance = Guidance(host, **options)
-    attach(host, train_step=guidance.train_step)
-    object.__setattr__(host, "ldp", guidance)
-    return host
+    return install(Guidance(host, **options), "train_step")

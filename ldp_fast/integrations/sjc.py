@@ -13,20 +13,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..decoder import FrozenDecoder
 from ..guidance import PriorOutput, PriorStatistics
-from ._core import HostLosses, require
+from ._core import HostLosses
+from ._host import require
+from ._live import Attribute
 
 
 class SJCLosses:
     """SJC's term and the paper's regularisers on SJC's rendered latents.
 
     Args:
-        model: the host's `StableDiffusion`; its first stage (CompVis') is shared, frozen, and only looked at if λ1 is
-            not 0.
+        model: the host's `StableDiffusion`; its first stage (CompVis') and its `scale_factor` are read at every step,
+            and only if λ1 is not 0. The first stage is shared, and never gets a gradient.
         lambda_fm: λ1, the paper's 0.1 for this host.
         lambda_kl: λ2, the paper's 0.1.
         lambda_lsd: λ3.
@@ -45,27 +45,22 @@ class SJCLosses:
         lambda_kl: float = 0.1,
         lambda_lsd: float = 1.0,
         var_red: bool = True,
-        levels: tuple[str, ...] = ("up0", "up1", "up2"),
-        memory: Any = "auto",
-        decoder_dtype: torch.dtype | None = None,
         **options: Any,
     ):
-        decoder = None
         if lambda_fm != 0:
             require(model, "model.first_stage_model.decoder", "model.scale_factor")
-            inner = model.model
-            decoder = FrozenDecoder(
-                inner.first_stage_model,
-                levels,
-                memory=memory,
-                dtype=decoder_dtype,
-                scaling_factor=float(inner.scale_factor),
-            )
         self.var_red = var_red
-        self.losses = HostLosses(decoder, lambda_fm, lambda_kl, lambda_lsd, **options)
+        first_stage, scale = Attribute(model, "model.first_stage_model"), Attribute(model, "model.scale_factor")
+        self.losses = HostLosses(first_stage, lambda_fm, lambda_kl, lambda_lsd, scaling_factor=scale, **options)
+        self.losses.check()
 
     def _arguments(self, y: Tensor, zs: Tensor, denoised: Tensor, sigma: Tensor) -> tuple[tuple[Any, ...], Any]:
         """r, α and w; and what is distilled where it is not r. All for the batch of noises."""
+        if zs.shape != denoised.shape or len(y) not in (1, len(zs)) or sigma.numel() not in (1, len(zs)):
+            raise ValueError(
+                f"SJCLosses: expected zs, Ds and σ for each noise and y for one or all of them, got y {list(y.shape)}, "
+                f"zs {list(zs.shape)}, Ds {list(denoised.shape)}, σ {list(sigma.shape)}"
+            )
         sigma = sigma.detach().float()
         residual = (y.detach() - denoised) / sigma
         field = None if self.var_red else (zs.detach() - denoised) / sigma
@@ -83,6 +78,9 @@ class SJCLosses:
         Returns:
             dL/dy to descend, the mean over the noises  # [1, 4, H, W]
             and the statistics of each noise, on the device.
+
+        Raises:
+            ValueError: another number of noises in one of them than in the others.
         """
         arguments, field = self._arguments(y, zs, Ds, sigma)
         gradient, statistics = self.losses.gradient(y.expand_as(Ds), *arguments, field=field)

@@ -23,13 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..guidance import PriorStatistics
-from ._core import HostLosses, attach, predict_residual, require, schedule_of
+from ..guidance.inputs import rows_for
+from ._core import predict_residual
+from ._host import HostGuidance, install
 
 # Smaller weights of negatives are none, in the host.
 SMALLEST_WEIGHT = 1e-4
 
 
-class Guidance:
+class Guidance(HostGuidance):
     """The host's steps with the paper's losses.
 
     Args:
@@ -48,6 +50,8 @@ class Guidance:
         UsageError: an object that is not the host's.
     """
 
+    NEEDS = ("min_step", "max_step", "encode_imgs")
+
     def __init__(
         self,
         host: Any,
@@ -58,11 +62,9 @@ class Guidance:
         prediction: Any = "epsilon",
         **options: Any,
     ):
-        require(host, "unet", "vae", "scheduler.alphas_cumprod", "min_step", "max_step", "encode_imgs")
-        self.host, self.prediction = host, prediction
-        self.losses = HostLosses(host.vae, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
+        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
+        self.prediction = prediction
         self.statistics: PriorStatistics | None = None
-        self._schedule: Any = None
 
     def train_step(
         self,
@@ -76,7 +78,7 @@ class Guidance:
         """The host's contract.
 
         Args:
-            text_embeddings: [uncond, pos]  # [2B, L, D]
+            text_embeddings: [uncond, pos]  # [2B, L, D], or [2, L, D] for all samples
             pred_rgb: rendered images in [0, 1]  # [B, 3, H, W]
                 or, with `as_latent`, normals and mask  # [B, 4, H, W]
             guidance_scale: s.
@@ -86,6 +88,9 @@ class Guidance:
 
         Returns:
             The loss, a scalar.
+
+        Raises:
+            ValueError: another number of embeddings.
         """
         return self._step(text_embeddings, None, pred_rgb, guidance_scale, as_latent, grad_scale, save_guidance_path)
 
@@ -108,8 +113,16 @@ class Guidance:
 
         Returns:
             The loss, a scalar.
+
+        Raises:
+            ValueError: weights that are not one a sample of each of the texts behind the first, or another number of
+                embeddings than that makes.
         """
         batch = len(pred_rgb)
+        if weights.numel() == 0 or weights.numel() % max(batch, 1):
+            raise ValueError(
+                f"weights: expected one for each of {batch} samples of pos and of each negative, got {weights.numel()}"
+            )
         negative = weights.detach().float().view(-1, batch)[1:].T
         negative = torch.where(negative.abs() > SMALLEST_WEIGHT, negative, torch.zeros_like(negative))
         return self._step(
@@ -136,13 +149,14 @@ class Guidance:
         if as_latent:
             latents = F.interpolate(pred_rgb, (64, 64), mode="bilinear", align_corners=False) * 2 - 1
         else:
+            self.check_units()
             latents = host.encode_imgs(F.interpolate(pred_rgb, (512, 512), mode="bilinear", align_corners=False))
         batch = len(latents)
-        if self._schedule is None:
-            self._schedule = schedule_of(host.scheduler, latents.device)
+        text = rows_for(text, 2 if negative_weights is None else 2 + negative_weights.shape[1], batch)
+        schedule = self.schedule(latents.device)
         t = torch.randint(host.min_step, host.max_step + 1, (batch,), dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
-        alpha, sigma = self._schedule.gather(t)
+        alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
             noise,
@@ -155,7 +169,7 @@ class Guidance:
         )
         if save_guidance_path:
             _save_pictures(host.decode_latents, save_guidance_path, latents, noise, residual, alpha, sigma)
-        weight = self._schedule.weight(t, "dreamfusion")
+        weight = schedule.weight(t, "dreamfusion")
         out = self.losses(latents, residual, alpha, weight, timesteps=t, regularise=not as_latent)
         self.statistics = out.statistics
         return out.loss * grad_scale
@@ -193,7 +207,4 @@ def wrap(host: Any, **options: Any) -> Any:
     Raises:
         UsageError: it is not the host's object.
     """
-    guidance = Guidance(host, **options)
-    attach(host, train_step=guidance.train_step, train_step_perpneg=guidance.train_step_perpneg)
-    object.__setattr__(host, "ldp", guidance)
-    return host
+    return install(Guidance(host, **options), "train_step", "train_step_perpneg")

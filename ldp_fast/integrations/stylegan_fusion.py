@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ..guidance import PriorOutput, PriorStatistics
-from ._core import HostLosses, attach, predict_residual, require, rows_for, schedule_of
+from ..guidance.inputs import rows_for
+from ._core import predict_residual
+from ._host import HostGuidance, install
 
 CLAMP = 1.0
 EG3D = 100.0  # what the host divides its gradient by for EG3D
@@ -51,7 +53,7 @@ class LazyFloat:
     __radd__ = __add__
 
 
-class Guidance:
+class Guidance(HostGuidance):
     """The host's step with the paper's losses.
 
     Args:
@@ -66,38 +68,46 @@ class Guidance:
         statistics: of the last step, on the device; None before.
     """
 
+    UNITS = 0.18215
+    NEEDS = ("text_embeddings", "args")
+
     def __init__(
         self, host: Any, *, lambda_fm: float = 3.0, lambda_kl: float = 0.05, lambda_lsd: float = 1.0, **options: Any
     ):
-        require(host, "unet", "vae", "scheduler.alphas_cumprod", "text_embeddings", "args")
-        given: dict[str, Any] = {"clip": CLAMP, "nonfinite": "zero"} | options
-        self.host, self.regularise = host, True
-        # The host divides its own term; so that the λ's mean the same beside it, they shrink with it.
-        self.scale = EG3D if host.args.EG3D else 1.0
-        self.losses = HostLosses(host.vae, lambda_fm / self.scale, lambda_kl / self.scale, lambda_lsd, **given)
+        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"clip": CLAMP, "nonfinite": "zero"} | options)
+        self.regularise, self.scale = True, 1.0
+        self._follow()
         self.statistics: PriorStatistics | None = None
-        self._schedule: Any = None
+
+    def _follow(self) -> None:
+        """The host divides its own term for EG3D; so that the λ's mean the same beside it, they shrink with it."""
+        scale = EG3D if self.host.args.EG3D else 1.0
+        if scale != self.scale:
+            self.losses.lambda_fm *= self.scale / scale
+            self.losses.lambda_kl *= self.scale / scale
+            self.scale = scale
 
     def _step(self, latents: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """r, α, w and t, drawn in the host's order."""
         host, args = self.host, self.host.args
-        if self._schedule is None:
-            self._schedule = schedule_of(host.scheduler, latents.device)
+        self._follow()
+        self.check_units()
+        text, schedule = rows_for(host.text_embeddings, 2, len(latents)), self.schedule(latents.device)
         if t is None:
             t = torch.randint(args.min_step, args.max_step + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
-        alpha, sigma = self._schedule.gather(t)
+        alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
             noise,
             alpha,
             sigma,
-            lambda z: host.unet(z, t, encoder_hidden_states=rows_for(host.text_embeddings, z)).sample,
+            lambda z: host.unet(z, t, encoder_hidden_states=text).sample,
             guidance_scale=args.CFG,
         )
         if args.rescaleCFG_Noise:
             residual = _unit(residual + noise) - _unit(noise)
-        return residual, alpha, self._schedule.weight(t, "dreamfusion") / self.scale, t
+        return residual, alpha, schedule.weight(t, "dreamfusion") / self.scale, t
 
     def train_step(self, latents: Tensor, t: Tensor | None = None) -> tuple[Tensor, LazyFloat]:
         """The host's contract.
@@ -143,10 +153,7 @@ def wrap(host: Any, **options: Any) -> Any:
     Raises:
         UsageError: it is not the host's object.
     """
-    guidance = Guidance(host, **options)
-    attach(host, train_step=guidance.train_step)
-    object.__setattr__(host, "ldp", guidance)
-    return host
+    return install(Guidance(host, **options), "train_step")
 
 
 def StableDiffusion(args: Any, **options: Any) -> Any:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..guidance import LatentDiffusionPrior, PriorStatistics, TextEmbeddings
 from ..guidance.outputs import ScaleGradient
-from ._core import attach, require
+from ._host import attach, require
 
 # The paper's λ's are near 1e-6, and a gradient of that size has few bits left in float16: the encoder's backward gets
 # it multiplied by this.
@@ -175,6 +175,23 @@ def _mask_loss(alpha: Tensor, mask: Tensor) -> Tensor:
     return (alpha - mask[0]).abs().mean()
 
 
+class _Forward:
+    """`LossG`'s forward and ours; no closure, so that the criterion can be copied and pickled."""
+
+    def __init__(self, criterion: nn.Module, guidance: LayeredGuidance):
+        self.criterion, self.guidance = criterion, guidance
+        # What an instance has in the place of its class's.
+        self.own = vars(criterion).get("forward")
+
+    def __call__(self, outputs: Any, inputs: Any) -> dict[str, Any]:
+        hosts = self.own or type(self.criterion).forward.__get__(self.criterion)
+        losses, ours = hosts(outputs, inputs), self.guidance(outputs)
+        losses.update(ours)
+        if ours:
+            losses["loss"] = losses["loss"] + ours["loss_ldp"]
+        return losses
+
+
 def wrap(model: nn.Module, criterion: nn.Module, guidance: LayeredGuidance) -> LayeredGuidance:
     """Adds the guidance to the host's loss, and θ_latent to the parameters of its model.
 
@@ -191,15 +208,6 @@ def wrap(model: nn.Module, criterion: nn.Module, guidance: LayeredGuidance) -> L
         UsageError: the criterion has no forward of the host's kind.
     """
     require(criterion, "cfg", "forward")
-    host_losses = criterion.forward
-
-    def forward(outputs: Any, inputs: Any) -> dict[str, Any]:
-        losses, ours = host_losses(outputs, inputs), guidance(outputs)
-        losses.update(ours)
-        if ours:
-            losses["loss"] = losses["loss"] + ours["loss_ldp"]
-        return losses
-
-    attach(criterion, forward=forward)
+    attach(criterion, forward=_Forward(criterion, guidance))
     model.register_parameter("theta_latent", guidance.theta)
     return guidance

@@ -34,7 +34,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
-from ._core import HostLosses, predict_residual, schedule_of
+from ..guidance.inputs import rows_for
+from ._core import HostLosses, predict_residual
+from ._host import check_units
+from ._live import Attribute, LiveSchedule
 
 NAME = "ldp-guidance"
 WEIGHTINGS = {"sds": "dreamfusion", "uniform": "uniform", "fantasia3d": "latent_nerf"}
@@ -56,10 +59,28 @@ def register(name: str = NAME) -> type:
     return threestudio.__modules__[name]
 
 
+_MADE: dict[type, type] = {}
+
+
 def guidance_class() -> type:
     """`ldp-guidance`, a subclass of threestudio's Stable Diffusion guidance; imports threestudio."""
     from threestudio.models.guidance.stable_diffusion_guidance import StableDiffusionGuidance
 
+    if StableDiffusionGuidance not in _MADE:
+        made: Any = _subclass(StableDiffusionGuidance)
+        # Under these names `__getattr__` below finds it, where a pickle is read.
+        made.__qualname__, made.Config.__qualname__ = "LDPGuidance", "LDPGuidance.Config"
+        _MADE[StableDiffusionGuidance] = made
+    return _MADE[StableDiffusionGuidance]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LDPGuidance":
+        return guidance_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _subclass(StableDiffusionGuidance: Any) -> type:
     class LDPGuidance(StableDiffusionGuidance):  # type: ignore[misc]
         """threestudio's guidance with the paper's regularisers, as `loss_sds`, `loss_fm` and `loss_kl`."""
 
@@ -81,7 +102,7 @@ def guidance_class() -> type:
                 )
             super().configure()
             self.losses = HostLosses(
-                self.vae,
+                Attribute(self, "vae"),
                 lambda_fm=1.0 if self.cfg.feature_matching else 0.0,
                 lambda_kl=1.0 if self.cfg.kl else 0.0,
                 nonfinite="zero",
@@ -89,8 +110,10 @@ def guidance_class() -> type:
                 memory=self.cfg.decoder_memory,
                 decoder_dtype=getattr(torch, self.cfg.decoder_dtype) if self.cfg.decoder_dtype else None,
             )
+            self.losses.check()
             self.statistics = None
-            self.schedule = schedule_of(self.scheduler, self.device)
+            self.schedule = LiveSchedule(self)
+            self.schedule.read(self.device)
 
         def __call__(
             self,
@@ -132,19 +155,22 @@ def step(
     if rgb_as_latents:
         latents = F.interpolate(image, (64, 64), mode="bilinear", align_corners=False)
     else:
+        if guidance.losses.lambda_fm != 0:
+            check_units(guidance.vae, None)
         latents = guidance.encode_images(F.interpolate(image, (512, 512), mode="bilinear", align_corners=False))
     cfg, batch, device = guidance.cfg, len(latents), latents.device
     t = torch.randint(guidance.min_step, guidance.max_step + 1, [batch], dtype=torch.long, device=device)
     text, negative_weights = _conditions(prompt_utils, views, batch)
     noise = torch.randn_like(latents)
-    alpha, sigma = guidance.schedule.to(device).gather(t)
+    schedule = guidance.schedule.read(device)
+    alpha, sigma = schedule.gather(t)
     residual = predict_residual(
         latents,
         noise,
         alpha,
         sigma,
         lambda z: guidance.forward_unet(z, t.repeat(len(z) // batch), encoder_hidden_states=text),
-        guidance_scale=float(cfg.guidance_scale),
+        guidance_scale=cfg.guidance_scale,
         guidance="from_text",
         order="text_first",
         negative_weights=negative_weights,
@@ -153,7 +179,7 @@ def step(
     weighting: Any = "uniform" if cfg.use_sjc else WEIGHTINGS[cfg.weighting_strategy]
     field = residual + noise if cfg.use_sjc and not cfg.var_red else None
     guidance.losses.clip = guidance.grad_clip_val
-    weight = guidance.schedule.weight(t, weighting)
+    weight = schedule.weight(t, weighting)
     out = guidance.losses(latents, residual, alpha, weight, timesteps=t, field=field)
     guidance.statistics = out.statistics
     result: dict[str, Any] = {"loss_sds": out.lsd}
@@ -172,14 +198,19 @@ def step(
 
 
 def _conditions(prompt_utils: Any, views: tuple[Any, ...], batch: int) -> tuple[Tensor, Tensor | None]:
-    """Text embeddings, copy by copy, and the weights of Perp-Neg.
+    """Text embeddings, copy by copy, and the weights of Perp-Neg; a ValueError where their rows are not the batch's.
 
     The host has the negatives sample by sample, but repeats the latents copy by copy: at batch 2 and more it shows the
     network negatives of one sample on the latents of another. Here both are copy by copy.
     """
     if not prompt_utils.use_perp_neg:
-        return prompt_utils.get_text_embeddings(*views), None
+        return rows_for(prompt_utils.get_text_embeddings(*views), 2, batch), None
     text, weights = prompt_utils.get_text_embeddings_perp_neg(*views)
+    if weights.ndim != 2 or len(weights) != batch or len(text) != (2 + weights.shape[1]) * batch:
+        raise ValueError(
+            f"prompt_utils: expected weights of negatives for {batch} samples, and 2 + that many embeddings each, "
+            f"got weights {list(weights.shape)} and {len(text)} embeddings"
+        )
     first, negatives = text[: 2 * batch], text[2 * batch :]
     by_copy = negatives.unflatten(0, (batch, weights.shape[1])).transpose(0, 1).flatten(0, 1)
     return torch.cat([first, by_copy]), weights.float()

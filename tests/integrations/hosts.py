@@ -120,6 +120,14 @@ def imported(folder: pathlib.Path, module: str, *stood_in: str) -> Iterator[type
             if isinstance(sys.modules[name], _StandIn) or _from(sys.modules[name], folder):
                 del sys.modules[name]
         sys.modules.update({n: m for n, m in before.items() if n not in sys.modules})
+        _forget_resolvers()
+
+
+def _forget_resolvers() -> None:
+    """omegaconf refuses a name twice, and a host registers its own whenever it is imported."""
+    omegaconf = sys.modules.get("omegaconf")
+    if omegaconf is not None:
+        omegaconf.OmegaConf.clear_resolvers()
 
 
 def _from(module: types.ModuleType, folder: pathlib.Path) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
 from ..models import TEXT_WIDTH
@@ -21,8 +20,8 @@ class Network(nn.Module):
         self.conv_out = nn.Conv2d(8, channels, 3, padding=1)
         self.eval().requires_grad_(False)
 
-    def forward(self, z: Tensor, t: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
+    def forward(self, z: Tensor, t: Tensor, encoder_hidden_states: Tensor) -> UNet2DConditionOutput:
         """[R, C, H, W], t [] or [R] or [1], [R, L, D] → an object with `sample`."""
         condition = self.text(encoder_hidden_states.mean(1))[:, :, None, None]
         phase = (t.reshape(-1).float() / 100).cos().to(z.dtype).view(-1, 1, 1, 1)
-        return SimpleNamespace(sample=self.conv_out(torch.tanh(self.conv_in(z) + condition + phase)))
+        return UNet2DConditionOutput(sample=self.conv_out(torch.tanh(self.conv_in(z) + condition + phase)))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ldp_fast import FrozenDecoder, LatentDiffusionPrior, UsageError
 from ldp_fast.guidance import PriorSettings
-from ldp_fast.integrations._core import HostLosses, attach, predict_residual, require, schedule_of
+from ldp_fast.integrations._core import HostLosses, predict_residual, schedule_of
+from ldp_fast.integrations._host import attach, require
 
 from ..models import scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync

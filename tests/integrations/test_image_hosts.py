@@ -176,7 +176,6 @@ def test_nothing_waits_for_the_device() -> None:
     prolificdreamer.wrap(hosts[0], **PAPER)
     dreamgaussian.wrap(hosts[1], **PAPER)
     nerfstudio.wrap(hosts[2], **PAPER)
-    hosts[0].ldp._schedule = hosts[1].ldp._schedule = hosts[2].ldp._schedule = None
     with NoSync():
         hosts[0].train_step(TEXT[:2], v.requires_grad_(), 7.5)
         hosts[1].train_step(rgb)

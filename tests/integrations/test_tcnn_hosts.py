@@ -24,7 +24,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nerfstudio_has_its_implementation(installed: None) -> None:
     """The fields of generfacto are made of these; its own fallbacks are not taken."""
     folder = checkout("nerfstudio")
-    stood_in = ("rich", "tyro", "jaxtyping", "nerfacc", "nerfstudio.utils.rich_utils")
+    stood_in = ("rich", "tyro", "jaxtyping", "nerfacc", "viser", "nerfstudio.utils.rich_utils")
     x, relu = torch.rand(7, 3), torch.nn.ReLU()
     with imported(folder, "nerfstudio.field_components.encodings", *stood_in) as encodings:
         assert encodings.TCNN_EXISTS

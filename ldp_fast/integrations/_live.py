@@ -1,0 +1,107 @@
+"""What an adapter reads of its host, read at every step: hosts swap their VAE and their scheduler while they run.
+
+What is made of it (a decoder, tables of α_t and σ_t) is kept, with the very objects that it was made of. A step
+compares them by identity, which costs microseconds and waits for nothing, and makes it again only where the host has
+others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..guidance import Schedule
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """What an object has under a name at the moment.
+
+    Attributes:
+        owner: the host's object.
+        name: dotted, as in `model.first_stage_model`.
+    """
+
+    owner: Any
+    name: str
+
+    def read(self) -> Any:
+        """The value; an AttributeError where there is none any more."""
+        value = self.owner
+        for part in self.name.split("."):
+            value = getattr(value, part)
+        return value
+
+
+class Made(Generic[T]):
+    """Something made of others' objects: at its first use, and again when they are others.
+
+    A copy and a pickle have nothing in them: what a copied host needs is made of the copy's own modules.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, ...] = ()
+        self._values: tuple[Any, ...] = ()
+        self._made: list[T] = []
+
+    def get(self, objects: tuple[Any, ...], values: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What `make` makes of them.
+
+        Args:
+            objects: compared by identity; kept, so that no other takes their address.
+            values: compared by value: numbers, names, dtypes.
+            make: called where one is another.
+        """
+        if not self._made or values != self._values or not _same(objects, self._of):
+            self._made = [make()]
+            self._of, self._values = objects, values
+        return self._made[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Made, ())
+
+
+def _same(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
+    return all(a is b for a, b in zip(ours, theirs, strict=True))
+
+
+def version_of(value: Any) -> int:
+    """How often a tensor was written to in place, as torch counts; 0 for everything else."""
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+
+
+class LiveSchedule:
+    """α_t, σ_t and w(t) of the scheduler that a host has now.
+
+    The tables are made again when the host has another scheduler, or the scheduler another `alphas_cumprod` or another
+    configuration (diffusers makes a new one for every change).
+
+    Args:
+        host: the host's object, with a `scheduler`.
+    """
+
+    def __init__(self, host: Any):
+        self._host = host
+        self._tables: Made[Schedule] = Made()
+        self._version = 0
+
+    def read(self, device: torch.device | str) -> Schedule:
+        """The tables, on `device`.
+
+        Raises:
+            TypeError: the scheduler has no `alphas_cumprod`.
+        """
+        scheduler = self._host.scheduler
+        table, config = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", None)
+        if not torch.compiler.is_compiling():  # torch.compile has no such number
+            self._version = version_of(table)
+        found = self._tables.get(
+            (scheduler, table, config), (self._version,), lambda: Schedule.from_scheduler(scheduler)
+        )
+        return found.to(torch.device(device))
