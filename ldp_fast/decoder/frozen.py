@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..ops._compiled import outside_graphs
 from ..ops.frozen_conv import shared_workspace
 from .layers import Layer
 from .matching import LevelMatching
@@ -47,6 +48,7 @@ class FrozenDecoder:
         ValueError: a level that the decoder does not have, or an unknown memory mode.
     """
 
+    @outside_graphs
     def __init__(
         self,
         vae: nn.Module,
@@ -113,6 +115,7 @@ class FrozenDecoder:
             f"scaling_factor={self.scaling_factor}, shift_factor={self.shift_factor}, {blocks})"
         )
 
+    @outside_graphs
     def features(self, latents: torch.Tensor) -> list[torch.Tensor]:
         """The features x_ℓ = G_ℓ(v) of the paper, from the shallowest level to the deepest.
 
@@ -142,6 +145,7 @@ class FrozenDecoder:
 
         return recomputes(self.memory, needed, latents.device)
 
+    @outside_graphs
     def feature_matching(
         self,
         latents: torch.Tensor,
