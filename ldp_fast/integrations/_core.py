@@ -29,6 +29,7 @@ from ..decoder import FrozenDecoder
 from ..errors import UsageError
 from ..guidance import PriorOutput, PriorStatistics, Schedule
 from ..guidance.outputs import ScaleGradient, WithGradient
+from ..losses import _checks
 from ..losses.functional import (
     combine_gradients,
     guided_residual,
@@ -82,7 +83,7 @@ def predict_residual(
     Returns:
         r, float32 (float64 for float64 latents), without a graph  # [B, C, H, W]
     """
-    alpha, sigma = _each(alpha, latents), _each(sigma, latents)
+    alpha, sigma = _each("alpha", alpha, latents), _each("sigma", sigma, latents)
     dtype = dtype or latents.dtype
     conversion = _prediction(prediction, latents, noise, alpha, sigma)
     if negative_weights is None or guidance_scale is None:
@@ -109,10 +110,10 @@ def rows_for(text: Tensor, batch: Tensor) -> Tensor:
     return text if len(text) == len(batch) else text.repeat_interleave(len(batch) // max(len(text), 1), 0)
 
 
-def _each(coefficient: Tensor | float, latents: Tensor) -> Tensor:
+def _each(name: str, coefficient: Tensor | float, latents: Tensor) -> Tensor:
     """A coefficient as [B]: hosts have [B], [1], [B, 1, 1, 1] and numbers."""
     if not isinstance(coefficient, Tensor):
-        return torch.full((len(latents),), float(coefficient), device=latents.device)
+        return _checks.coefficients("HostLosses", name, coefficient, latents)
     # Half precision is left as it is, for the operators to refuse: rounding ᾱ_t costs three digits.
     return coefficient.detach().reshape(-1).expand(len(latents))
 
@@ -246,10 +247,12 @@ class HostLosses:
         gradients: bool,
     ) -> _Step:
         v = latents.detach()
-        a, w = _each(alpha, v), _each(weight, v)
+        a, w = _each("alpha", alpha, v), _each("weight", weight, v)
         distilled = (residual if field is None else field).detach()
         if self.clip is not None:
-            distilled = (w[:, None, None, None] * distilled).clamp(-self.clip, self.clip)
+            distilled = w[:, None, None, None] * distilled
+            bound = _checks.scalar(self.clip, distilled)
+            distilled = distilled.clamp(-bound, bound)
             w = torch.ones_like(w)
         grad_v = grad_v_prime = None
         levels = nonfinite = torch.zeros(0, len(v), device=v.device)
