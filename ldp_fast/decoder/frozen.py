@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..ops._compiled import outside_graphs
 from .compare import deviations, layers_for
 from .derive import one_pass
 from .layers import Layer
@@ -59,7 +60,7 @@ class FrozenDecoder:
     hooks, adapters, attributes, another precision or place are noticed at the next pass. When it is made, and whenever
     something but weights has changed, it is compared with the VAE's own `decode` on a tiny latent, values and gradient:
     a block that deviates from what it is taken for runs under autograd (`fallbacks`), a decoder that does more than
-    its blocks is refused. Under `torch.compile` a change of the VAE is not looked for.
+    its blocks is refused. In a caller that `torch.compile` compiles it runs between two graphs, as it does everywhere.
 
     It can be copied and pickled, its VAE with it, and used by several threads at once.
 
@@ -86,6 +87,7 @@ class FrozenDecoder:
         ValueError: a level that the decoder does not have, or an unknown memory mode.
     """
 
+    @outside_graphs
     def __init__(
         self,
         vae: nn.Module,
@@ -182,6 +184,7 @@ class FrozenDecoder:
             f"scaling_factor={self.scaling_factor}, shift_factor={self.shift_factor}, {blocks})"
         )
 
+    @outside_graphs
     def features(self, latents: torch.Tensor) -> list[torch.Tensor]:
         """The features x_ℓ = G_ℓ(v) of the paper, from the shallowest level to the deepest.
 
@@ -213,6 +216,7 @@ class FrozenDecoder:
 
         return recomputes(self.memory, needed, latents.device)
 
+    @outside_graphs
     def feature_matching(
         self,
         latents: torch.Tensor,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
+from ..ops._compiled import outside_graphs
 from .presets import Weighting
 from .schedulers import read_scheduler
 
@@ -215,8 +216,9 @@ class TimestepSampler:
         """
         if math.isnan(progress):
             raise ValueError("progress: expected a fraction of the run, got nan")
-        end = self.high if self.anneal_to is None else self.anneal_to
-        high = self.high + (end - self.high) * min(max(progress, 0.0), 1.0)
+        high = self.high
+        if self.anneal_to is not None:
+            high += (self.anneal_to - high) * min(max(progress, 0.0), 1.0)
         lowest = min(int(self.low * self.count), self.count - 1)
         return lowest, max(lowest, min(int(high * self.count), self.count - 1))
 
@@ -224,9 +226,9 @@ class TimestepSampler:
         self, batch: int, device: torch.device, generator: torch.Generator | None = None, progress: float = 0.0
     ) -> torch.Tensor:
         """Timesteps `[batch]` int64 on `device`; a CPU generator draws on the CPU and the result is moved."""
-        lowest, highest = self.bounds(progress)
-        where = generator.device if generator is not None else device
-        return torch.randint(lowest, highest + 1, (batch,), generator=generator, device=where).to(device)
+        # Bounds are constants of a compiled graph: those that change at every step are drawn from outside of it.
+        draw = _draw if self.anneal_to is None else _draw_outside
+        return draw(self, batch, device, generator, progress)
 
     def sample_up_to(self, highest: torch.Tensor, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """As `sample`, with the highest t as a value on the device: what a captured graph can draw.
@@ -242,3 +244,14 @@ class TimestepSampler:
         # float64: in float32 the product could round up to the next t.
         u = torch.rand(batch, generator=generator, device=highest.device, dtype=torch.float64)
         return (lowest + (u * (highest - lowest + 1)).floor().to(torch.int64)).clamp(max=highest)
+
+
+def _draw(
+    sampler: TimestepSampler, batch: int, device: torch.device, generator: torch.Generator | None, progress: float
+) -> torch.Tensor:
+    lowest, highest = sampler.bounds(progress)
+    where = generator.device if generator is not None else device
+    return torch.randint(lowest, highest + 1, (batch,), generator=generator, device=where).to(device)
+
+
+_draw_outside = outside_graphs(_draw)

@@ -31,6 +31,7 @@ from ..decoder import FrozenDecoder
 from ..errors import UsageError
 from ..guidance import PriorOutput, PriorStatistics, Schedule
 from ..guidance.outputs import ScaleGradient, WithGradient
+from ..losses import _checks
 from ..losses.functional import (
     combine_gradients,
     guided_residual,
@@ -85,7 +86,7 @@ def predict_residual(
     Returns:
         r, float32 (float64 for float64 latents), without a graph  # [B, C, H, W]
     """
-    alpha, sigma = _each(alpha, latents), _each(sigma, latents)
+    alpha, sigma = _each("alpha", alpha, latents), _each("sigma", sigma, latents)
     dtype = dtype or latents.dtype
     conversion = _prediction(prediction, latents, noise, alpha, sigma)
     if negative_weights is None or guidance_scale is None:
@@ -107,10 +108,10 @@ def _prediction(prediction: str, latents: Tensor, noise: Tensor, alpha: Tensor, 
     return {"prediction": prediction, "noisy_latents": noisy, "alpha": alpha, "sigma": sigma}
 
 
-def _each(coefficient: Tensor | float, latents: Tensor) -> Tensor:
+def _each(name: str, coefficient: Tensor | float, latents: Tensor) -> Tensor:
     """A coefficient as [B]: hosts have [B], [1], [B, 1, 1, 1] and numbers."""
     if not isinstance(coefficient, Tensor):
-        return torch.full((len(latents),), float(coefficient), device=latents.device)
+        return _checks.coefficients("HostLosses", name, coefficient, latents)
     # Half precision is left as it is, for the operators to refuse: rounding ᾱ_t costs three digits.
     return coefficient.detach().reshape(-1).expand(len(latents))
 
@@ -296,10 +297,12 @@ class HostLosses:
         gradients: bool,
     ) -> _Step:
         v = latents.detach()
-        a, w = _each(alpha, v), _each(weight, v)
+        a, w = _each("alpha", alpha, v), _each("weight", weight, v)
         distilled = (residual if field is None else field).detach()
         if self.clip is not None:
-            distilled = (w[:, None, None, None] * distilled).clamp(-self.clip, self.clip)
+            distilled = w[:, None, None, None] * distilled
+            bound = _checks.scalar(self.clip, distilled)
+            distilled = distilled.clamp(-bound, bound)
             w = torch.ones_like(w)
         grad_v = grad_v_prime = None
         levels = nonfinite = torch.zeros(0, len(v), device=v.device)

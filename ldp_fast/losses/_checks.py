@@ -5,6 +5,7 @@ Nothing here reads a value from a device; only shapes, dtypes and devices are lo
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -127,9 +128,34 @@ def coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> Te
             _fail(op, argument, f"a number or a tensor of shape [{batch}]", shape(value))
         same_device(op, argument, value, "the latents", like)
         return value.detach().to(dtype).expand(batch).contiguous()
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+    return filled(real(op, argument, value), (batch,), dtype, like.device)
+
+
+def filled(value: float, size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns a tensor of one number; in a graph of `torch.compile` the number stays one of the graph's inputs."""
+    if torch.compiler.is_compiling():
+        # A product takes a symbolic float. As the value of full, or an operator's float argument, torch makes it a
+        # constant of the graph, and every other number compiles another graph, up to torch's limit of eight.
+        return torch.ones(size, dtype=dtype, device=device) * value
+    return torch.full(size, value, dtype=dtype, device=device)
+
+
+def scalar(value: float, like: Tensor) -> Tensor | float:
+    """Returns a number as it is; in a graph of `torch.compile` as a tensor [], see `filled`."""
+    return filled(value, (), like.dtype, like.device) if torch.compiler.is_compiling() else value
+
+
+def real(op: str, argument: str, value: float) -> float:
+    """Returns a number as Python's, numpy's included.
+
+    Raises:
+        TypeError: no number, or a bool.
+    """
+    if isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _fail(op, argument, "a number or a tensor", type(value).__name__, TypeError)
-    return torch.full((batch,), value, dtype=dtype, device=like.device)
+    return float(value)
 
 
 def table(op: str, argument: str, value: Tensor, axes: str, like: Tensor) -> Tensor:
@@ -176,18 +202,24 @@ def network_output(op: str, value: Tensor, like: Tensor, rows: int, why: str) ->
         _fail(op, argument, wanted, shape(value))
 
 
-def scalar_or_coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> tuple[float, Tensor | None]:
+def scalar_or_coefficients(
+    op: str, argument: str, value: Coefficient, like: Tensor, dtype: torch.dtype
+) -> tuple[float, Tensor | None]:
     """Returns a weight as (number, None), or as (1, tensor) with a tensor [] or [B] on the device.
 
-    A number stays a number: it reaches the kernel as an argument of the launch and costs nothing.
+    A number stays a number: it reaches the kernel as an argument of the launch and costs nothing. In a graph of
+    `torch.compile` it becomes a tensor of the arithmetic's dtype, see `filled`.
 
     Raises:
-        TypeError, ValueError: as `coefficients`.
+        TypeError, ValueError: as `coefficients`; also for a number that is not finite, which no policy could mend.
     """
     if isinstance(value, Tensor):
         return 1.0, coefficients(op, argument, value, like)
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
-        _fail(op, argument, "a number or a tensor", type(value).__name__, TypeError)
+    value = real(op, argument, value)
+    if value - value != 0:  # which needs no value of a symbolic float
+        _fail(op, argument, "a finite number", str(value))
+    if torch.compiler.is_compiling():
+        return 1.0, filled(value, (like.shape[0],), dtype, like.device)
     return float(value), None
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops import combine_gradients as _registered  # noqa: F401  # registers torch.ops.ldp_fast.combine_gradients
+from ..reference._common import compute_dtype
 from . import _checks
 from ._checks import BatchReduction, Coefficient, NonFinite
 
@@ -102,9 +103,10 @@ def combine_gradients(
             _checks.like(op, name, grad, "latents", latents)
         elif isinstance(lambda_fm, Tensor) or lambda_fm != 0:
             raise ValueError(f"{op}: {name}: expected a tensor unless lambda_fm is the number 0, got None")
-    fm, fm_tensor = _checks.scalar_or_coefficients(op, "lambda_fm", lambda_fm, latents)
-    kl, kl_tensor = _checks.scalar_or_coefficients(op, "lambda_kl", lambda_kl, latents)
-    lsd, lsd_tensor = _checks.scalar_or_coefficients(op, "lambda_lsd", lambda_lsd, latents)
+    dtype = compute_dtype(latents, residual, grad_v, grad_v_prime)
+    fm, fm_tensor = _checks.scalar_or_coefficients(op, "lambda_fm", lambda_fm, latents, dtype)
+    kl, kl_tensor = _checks.scalar_or_coefficients(op, "lambda_kl", lambda_kl, latents, dtype)
+    lsd, lsd_tensor = _checks.scalar_or_coefficients(op, "lambda_lsd", lambda_lsd, latents, dtype)
     g, values, counts = torch.ops.ldp_fast.combine_gradients(
         latents.detach(),
         residual.detach(),

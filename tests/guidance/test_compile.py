@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import _dynamo
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from ldp_fast.errors import UsageError
-from ldp_fast.guidance import LatentDiffusionPrior, TextEmbeddings
+from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
 
+from ..models import TEXT_WIDTH, tiny_vae
 from .naive import naive_gradient
-from .steps import fixed, make
+from .steps import fixed, make, make_scheduler
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +89,53 @@ def test_compiled_networks_are_not_measured() -> None:
     prior, latents, text = make()
     with pytest.raises(UsageError, match="optimise first, then compile"):
         prior.compile().optimise(latents, text)
+
+
+class Net(torch.nn.Module):
+    """A network that traces in no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.text = torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Linear(TEXT_WIDTH, 4)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + self.text(encoder_hidden_states).mean(1)[:, :, None, None] + t[:, None, None, None] / 1000
+
+
+def step_of(mode: str) -> Callable[[LatentDiffusionPrior, TextEmbeddings, float], torch.Tensor]:
+    """A training step as a user compiles it: the prior in it, and a number of his own."""
+    leaf = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def step(prior: LatentDiffusionPrior, text: TextEmbeddings, progress: float) -> torch.Tensor:
+        if mode == "gradient":
+            return prior.gradient(leaf, text, progress=progress)[0] * 2
+        return prior(leaf, text, progress=progress).loss * leaf.square().mean()
+
+    return step
+
+
+@pytest.mark.parametrize("mode, anneal_to", [("gradient", 0.5), ("loss", None)])
+def test_a_compiled_step_around_the_prior(mode: str, anneal_to: float | None, monkeypatch) -> None:
+    """Progress, guidance and λ's change at every step: the same results, no more graphs after three steps."""
+    ignored: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    settings = PriorSettings(lambda_fm=0.3, lambda_kl=0.1, guidance_scale=3.0, anneal_to=anneal_to)
+    prior = LatentDiffusionPrior(Net(), tiny_vae(), make_scheduler("epsilon"), settings=settings)
+    text = TextEmbeddings(torch.randn(1, 5, TEXT_WIDTH), torch.randn(1, 5, TEXT_WIDTH))
+    counter, step = CompileCounterWithBackend("eager"), step_of(mode)
+    compiled, counts = torch.compile(step, backend=counter), []
+    for index in range(7):
+        changed = prior.with_settings(
+            guidance_scale=3.0 + index, lambda_kl=0.1 + 0.1 * index, lambda_lsd=0.5 + index, lambda_fm=0.3 + index
+        )
+        results = []
+        for function in (step, compiled):
+            torch.manual_seed(index)
+            results.append(function(changed, text, 0.05 + 0.13 * index))
+        assert torch.equal(*results)
+        counts.append(counter.frame_count)
+    assert counts[2] == counts[-1] and not ignored
 
 
 @pytest.mark.gpu
