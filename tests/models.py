@@ -103,15 +103,9 @@ def tiny_tokenizer(folder: pathlib.Path):
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     end = "<|endoftext|>"
-    tokenizer = CLIPTokenizer(
-        vocab=str(folder / "vocab.json"),
-        merges=str(folder / "merges.txt"),
-        unk_token=end,
-        bos_token="<|startoftext|>",
-        eos_token=end,
-        pad_token=end,
-        model_max_length=16,
-    )
+    # From the folder: what the constructor takes for the two files differs between transformers 4 and 5.
+    special = {"unk_token": end, "bos_token": "<|startoftext|>", "eos_token": end, "pad_token": end}
+    tokenizer = CLIPTokenizer.from_pretrained(folder, **special, model_max_length=16)
     tokenizer.save_pretrained(folder)
     return tokenizer
 

@@ -34,15 +34,9 @@ def build_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    tokenizer = CLIPTokenizer(
-        vocab=str(folder / "vocab.json"),
-        merges=str(folder / "merges.txt"),
-        unk_token=END,
-        bos_token=START,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=CONTEXT_LENGTH,
-    )
+    # From the folder: what the constructor takes for the two files differs between transformers 4 and 5.
+    special = {"unk_token": END, "bos_token": START, "eos_token": END, "pad_token": END}
+    tokenizer = CLIPTokenizer.from_pretrained(folder, **special, model_max_length=CONTEXT_LENGTH)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
