@@ -1,4 +1,10 @@
 // The pybind11 module ldp_fast._C. Operators are not bound here: they are registered with torch, in library.cpp.
+//
+// torch 2.10 brings headers of pybind11 that refuse to be read under TORCH_TARGET_VERSION. No header of torch's own is
+// included here, so that nothing depends on the macro but what build_info() says.
+constexpr unsigned long long torch_target = TORCH_TARGET_VERSION;
+#undef TORCH_TARGET_VERSION
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -36,8 +42,7 @@ py::dict build_info() {
 #else
     info["cxx_standard"] = static_cast<long>(__cplusplus);
 #endif
-    const auto target = static_cast<unsigned long long>(TORCH_TARGET_VERSION);
-    info["torch_target"] = std::to_string(target >> 56 & 0xff) + "." + std::to_string(target >> 48 & 0xff);
+    info["torch_target"] = std::to_string(torch_target >> 56 & 0xff) + "." + std::to_string(torch_target >> 48 & 0xff);
     info["debug"] = LDP_DEBUG != 0;
 #ifdef USE_CUDA
     const ldp::CudaBuild cuda = ldp::cuda_build();

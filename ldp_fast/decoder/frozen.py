@@ -130,7 +130,6 @@ class FrozenDecoder:
     def _fresh(self, built: _Built) -> bool:
         return built.dtype == self.dtype and built.snapshot.same()
 
-    @torch.compiler.disable
     def _build(self) -> _Built:
         every, dtype = split(self.vae), self.dtype
         stages = every[: [name for name, _ in every].index(self.levels[-1]) + 1]
