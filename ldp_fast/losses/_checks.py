@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ def filled(value: float, size: tuple[int, ...], dtype: torch.dtype, device: torc
     return torch.full(size, value, dtype=dtype, device=device)
 
 
-def scalar(value: float, like: Tensor) -> Tensor | float:
+def scalar(value: float, like: Tensor) -> Any:
     """Returns a number as it is; in a graph of `torch.compile` as a tensor [], see `filled`."""
     return filled(value, (), like.dtype, like.device) if torch.compiler.is_compiling() else value
 

@@ -32,8 +32,9 @@ def outside_graphs(function: Function) -> Function:
         return kept[0](*args, **kwargs)
 
     # torch counts compilations by code object, which would be one for all functions.
-    cast(Any, call).__code__ = call.__code__.replace(co_name=function.__name__)
-    return cast(Function, call)
+    own: Any = call
+    own.__code__ = own.__code__.replace(co_name=function.__name__)
+    return cast(Function, own)
 
 
 def _disable() -> None:
