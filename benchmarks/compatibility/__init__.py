@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator
 
 import diffusers
-
-from ldp_fast.errors import UsageError
 
 from .autoencoders import autoencoders
 from .common import Row
@@ -55,7 +54,8 @@ def _ours(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     where = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    sentence = isinstance(error, UsageError) or (isinstance(error, TypeError | ValueError) and "expected" in str(error))
+    # Ours begin with the name of what is wrong.
+    sentence = isinstance(error, TypeError | ValueError) and re.match(r"[\w.]+: ", str(error)) is not None
     return sentence and where.startswith("ldp_fast.")
 
 
