@@ -129,7 +129,7 @@ def synthesize(
     fingerprint = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
     prompts, seeds, steps = configuration["prompts"], configuration["seeds"], configuration["steps"]
     items = [(prompt, seed) for prompt in prompts for seed in seeds]
-    encoded = prior.encode_prompt(prompts, configuration["negative_prompt"])
+    encoded = prior.encode_prompt(prompts, configuration["negative_prompt"] or None)
     rows = torch.arange(len(prompts), device=encoded.text.device).repeat_interleave(len(seeds))
     text: TextEmbeddings = encoded.select(rows)
     optimiser = LatentOptimiser(

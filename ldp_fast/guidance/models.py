@@ -66,7 +66,8 @@ class LatentDiffusionModel:
                 f"latent_shape: expected a UNet whose configuration has in_channels and a sample_size of one or two "
                 f"numbers, got in_channels={channels!r} and sample_size={size!r}"
             )
-        return channels, *sizes
+        height, width = sizes
+        return channels, height, width
 
     @property
     def pixels_per_latent(self) -> int:

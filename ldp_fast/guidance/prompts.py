@@ -52,7 +52,7 @@ def encode_prompts(
             configuration denies `force_zeros_for_empty_prompt`.
         said: what was said to be cut off; grows.
     """
-    every = [(model.tokenizer, model.text_encoder), (model.tokenizer_2, model.text_encoder_2)]
+    every: list[tuple[Any, Any]] = [(model.tokenizer, model.text_encoder), (model.tokenizer_2, model.text_encoder_2)]
     pairs = [pair for pair in every if pair[1] is not None]
     two = model.text_encoder_2 is not None
     text, pooled = _encoded(pairs, prompts, two, said)
@@ -74,8 +74,8 @@ def _encoded(
         ids, mask = tokens(tokenizer, encoder, prompts, said)
         device = next(encoder.parameters()).device
         if not two:
-            mask = mask.to(device) if configured(encoder, "use_attention_mask") else None
-            return encoder(ids.to(device), attention_mask=mask)[0], None
+            masked = mask.to(device) if configured(encoder, "use_attention_mask") else None
+            return encoder(ids.to(device), attention_mask=masked)[0], None
         output = encoder(ids.to(device), output_hidden_states=True)
         if pooled is None and output[0].ndim == 2:
             pooled = output[0]

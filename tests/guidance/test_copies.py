@@ -63,6 +63,22 @@ def test_a_copy_is_right_and_its_own(name: str) -> None:
     assert kept.decoder.vae is kept.vae
 
 
+@pytest.mark.parametrize("name", RELOADS)
+def test_a_copy_keeps_a_decoder_that_was_handed_over(name: str) -> None:
+    """And it follows the copy's VAE, not the original's."""
+    prior, latents, text = make(memory="recompute")
+    expected = gradient(prior, latents, text)
+    other = RELOADS[name](prior)
+    assert other.decoder.memory == "recompute" and other.decoder is not prior.decoder
+    assert torch.equal(gradient(other, latents, text), expected)
+    with torch.no_grad():
+        for parameter in other.vae.parameters():
+            parameter.mul_(1.25)
+    made = LatentDiffusionPrior(other.unet, other.vae, other.scheduler, settings=other.settings)
+    assert torch.equal(gradient(other, latents, text), gradient(made, latents, text))
+    assert torch.equal(gradient(prior, latents, text), expected)
+
+
 class Steps(torch.utils.data.Dataset):
     """A data set whose items are gradients of a prior."""
 

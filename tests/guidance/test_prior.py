@@ -243,7 +243,7 @@ def test_nonfinite_policies_name_the_term() -> None:
         ({"latents": torch.zeros(2, 4, 8, 8, dtype=torch.int64)}, "latents: expected a floating-point tensor"),
         ({"noise": torch.randn(1, 4, 8, 8)}, "noise: expected the latents' shape"),
         ({"timesteps": torch.tensor([1, 2, 3])}, "timesteps: expected 1 or 2 integers"),
-        ({"timesteps": 1000}, "timesteps: expected numbers from 0 to 999, got 1000"),
+        ({"timesteps": 1000}, "timesteps: expected whole numbers from 0 to 999, got 1000"),
         ({"timesteps": torch.tensor([0.5, 0.5])}, "timesteps: expected 1 or 2 integers"),
         ({"text": torch.randn(3, 5, TEXT_WIDTH)}, "text: expected embeddings of 2 or 4 rows"),
     ],

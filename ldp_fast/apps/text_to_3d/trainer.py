@@ -74,7 +74,7 @@ class Trainer:
         self.total = self.steps + (int(c["refinement"]["steps"]) if c["refinement"] else 0)
         self.directions = scene.ranges.directions()
         prompts = [f"{c['prompt']}, {name} view" if c["view_prompts"] else c["prompt"] for name in self.directions]
-        self.text = prior.encode_prompt(prompts, c["negative_prompt"])
+        self.text = prior.encode_prompt(prompts, c["negative_prompt"] or None)
         limits, count = prior.settings.timestep_range, len(prior.schedule)
         if c["sigma_range"] is not None:
             lowest, highest = prior.schedule.between_sigmas(*c["sigma_range"])
