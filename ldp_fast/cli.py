@@ -44,6 +44,7 @@ EXTRAS = {
     "av": "apps",
     "diffusers": "diffusers",
     "matplotlib": "apps",
+    "peft": "lora",
     "safetensors": "diffusers",
     "scipy": "metrics",
     "tensorboard": "apps",
