@@ -127,7 +127,8 @@ def _own_decoder(
 
     def recorder(index: int) -> Callable[..., None]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
-            if threading.get_ident() != thread:
+            # The first call counts: an activation may be one object for all places.
+            if threading.get_ident() != thread or index in found:
                 return
             found[index] = output[0] if isinstance(output, tuple) else output
             if index == len(stages) - 1:
@@ -221,7 +222,7 @@ def _located(
                 x = layer.infer(x)
                 continue
             theirs = under_autograd(layer, stages[index][1], number)
-            results = []
+            results: list[tuple[Tensor, Tensor]] = []
             for each in (layer, theirs):
                 with torch.no_grad(), one_pass():
                     y, saved = each.forward(x)

@@ -161,7 +161,11 @@ class Attention(Layer):
         parts = [split[:, :, i].transpose(1, 2).detach().requires_grad_() for i in range(3)]
         with torch.enable_grad():
             # Of no samples there is nothing to attend to, and not every backend of the function takes that.
-            attended = F.scaled_dot_product_attention(parts[0], parts[1], parts[2]) if batch else sum(parts)
+            attended = (
+                F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+                if batch
+                else parts[0] + parts[1] + parts[2]
+            )
         return (x, *moments, *parts, attended)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:

@@ -45,10 +45,12 @@ def run(vae: Any, method: str, x: Tensor, dtype: torch.dtype | None = None) -> A
     """
     dtype = working_dtype(vae) if dtype is None else dtype
     x = x.to(dtype)
-    parts = [(name, getattr(vae, name, None)) for name in _PARTS[method]]
-    parts = [(name, part) for name, part in parts if isinstance(part, nn.Module)]
-    if all(p.dtype == dtype or p.element_size() == 1 for _, part in parts for p in part.parameters()):
+    held = ((name, getattr(vae, name, None)) for name in _PARTS[method])
+    parts = [(name, part) for name, part in held if isinstance(part, nn.Module)]
+    weights = [p for _, part in parts for p in part.parameters()]
+    # Autograd will not have tensors of inference mode.
+    if all((p.dtype == dtype or p.element_size() == 1) and not p.is_inference() for p in weights):
         return getattr(vae, method)(x)
-    weights = {f"vae.{name}.{key}": w for name, part in parts for key, w in in_dtype(part, dtype).items()}
+    given = {f"vae.{name}.{key}": w for name, part in parts for key, w in in_dtype(part, dtype).items()}
     with SWAPPING:
-        return torch.func.functional_call(_Call(vae, method), weights, (x,), strict=False)
+        return torch.func.functional_call(_Call(vae, method), given, (x,), strict=False)

@@ -46,11 +46,11 @@ def as_timesteps(timesteps: Timesteps, batch: int, device: torch.device, count: 
                 f"timesteps: expected 1 or {batch} integers (signed), got {timesteps.dtype} {list(timesteps.shape)}"
             )
         check_inside(timesteps, 0, count)
-        return timesteps.to(device, torch.int64).reshape(-1).expand(batch)
-    given = timesteps.tolist() if isinstance(timesteps, (np.ndarray, np.generic)) else timesteps
-    numbers = list(given) if isinstance(given, (list, tuple)) else [given]
+        return timesteps.to(device).to(torch.int64).reshape(-1).expand(batch)
+    given: Any = timesteps.tolist() if isinstance(timesteps, (np.ndarray, np.generic)) else timesteps
+    numbers: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
     for number in numbers:
-        if isinstance(number, (bool, np.bool_)) or not isinstance(number, Integral) or not 0 <= number < count:
+        if isinstance(number, (bool, np.bool_)) or not isinstance(number, Integral) or not 0 <= int(number) < count:
             raise ValueError(f"timesteps: expected whole numbers from 0 to {count - 1}, got {timesteps!r}")
     if len(numbers) not in (1, batch):
         raise ValueError(f"timesteps: expected 1 or {batch} of them, got {len(numbers)}")

@@ -150,8 +150,11 @@ def _fields(scheduler: Any) -> dict[str, Any]:
     config = getattr(scheduler, "config", None)
     # Items, not attributes: set_timesteps overwrites attributes where shifting is dynamic.
     given = dict(config) if isinstance(config, Mapping) else dict(vars(config)) if hasattr(config, "__dict__") else {}
-    defaults = _defaults(type(scheduler))
+    kind: Any = type(scheduler)
+    defaults = _defaults(kind)
     fields = {name: given.get(name, default) for name, default in defaults.items()} if defaults else given
+    if any(name in fields for name in _FOREIGN):
+        return fields  # of another kind altogether, which is the better reason
     for name, value in fields.items():
         known = name.startswith("_") or name in _FORWARD or name in _SAMPLING or name in _FOREIGN
         if not known and value is not None and value is not False and value is not defaults.get(name):
@@ -167,7 +170,7 @@ def _defaults(cls: type) -> dict[str, Any]:
     for parent in reversed(cls.__mro__):
         if parent is object or "__init__" not in vars(parent):
             continue
-        for name, parameter in list(inspect.signature(parent.__init__).parameters.items())[1:]:
+        for name, parameter in list(inspect.signature(vars(parent)["__init__"]).parameters.items())[1:]:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 found[name] = None if parameter.default is parameter.empty else parameter.default
     return found

@@ -230,8 +230,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_vae_of_another_kind_is_refused_by_name(name: str) -> None:
     make, sentence = REFUSED[name]
+    try:
+        vae = make().eval()
+    except AttributeError:
+        pytest.skip(f"this diffusers has no VAE of {name}")
     with pytest.raises((TypeError, ValueError), match=sentence):
-        FrozenDecoder(make().eval(), ("up0",))
+        FrozenDecoder(vae, ("up0",))
 
 
 def test_another_encoder_is_no_matter() -> None:

@@ -178,7 +178,7 @@ def test_the_last_timestep_is_a_bound_even_for_the_largest_number(monkeypatch: p
         ({"noise": torch.zeros(1, 4, 8, 8)}, "noise: expected the latents' shape"),
         ({"noise": torch.zeros(2, 4, 8, 8).double()}, r"noise: .*got torch.float64"),
         ({"timesteps": torch.tensor([1, 2, 3])}, "timesteps: expected 1 or 2 integers"),
-        ({"timesteps": 1000}, "timesteps: expected numbers from 0 to 999"),
+        ({"timesteps": 1000}, "timesteps: expected whole numbers from 0 to 999"),
         ({"text": torch.zeros(2, 5, TEXT_WIDTH)}, "text: .* a TextEmbeddings, got a Tensor"),
         ({"text": TextEmbeddings(*torch.zeros(2, 1, 6, TEXT_WIDTH))}, r"text.text: .*\[2, 5, 16\].*got .*\[2, 6, 16\]"),
         ({"text": TextEmbeddings(*torch.zeros(2, 3, 5, TEXT_WIDTH))}, "expected embeddings of 1 or 2 rows"),

@@ -174,9 +174,9 @@ def test_progress() -> None:
 
 
 def test_a_default_device_is_no_matter() -> None:
-    latents = torch.zeros(2, 4, 8, 8)
+    latents, held = torch.zeros(2, 4, 8, 8), scheduler()
     with META:
-        schedule = Schedule.from_scheduler(scheduler())
+        schedule = Schedule.from_scheduler(held)
         alpha, _ = schedule.gather(torch.tensor([5, 6], device="cpu"))
         t = TimestepSampler(1000, 0.02, 0.98).sample(2, CPU, torch.Generator().manual_seed(0))
         u = TimestepSampler(1000, 0.02, 0.98).sample_up_to(torch.tensor(980, device="cpu"), 2)
