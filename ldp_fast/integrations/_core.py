@@ -41,6 +41,7 @@ from ..losses.functional import (
     residual_latents,
     score_distillation_loss,
 )
+from ..ops._compiled import outside_graphs
 from ._live import Attribute, Made, version_of
 
 Mode = Literal["gradient", "loss"]
@@ -199,6 +200,7 @@ class HostLosses:
             lambda: self._make_decoder(vae, None if scale is None else float(scale)),
         )
 
+    @outside_graphs
     def _make_decoder(self, vae: Any, scaling_factor: float | None) -> FrozenDecoder:
         if vae is None:
             raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
@@ -301,7 +303,7 @@ class HostLosses:
         distilled = (residual if field is None else field).detach()
         if self.clip is not None:
             distilled = w[:, None, None, None] * distilled
-            bound = _checks.scalar(self.clip, distilled)
+            bound: Any = _checks.scalar(self.clip, distilled)
             distilled = distilled.clamp(-bound, bound)
             w = torch.ones_like(w)
         grad_v = grad_v_prime = None
