@@ -163,6 +163,7 @@ def test_a_grad_scaler_and_autocast_change_nothing() -> None:
 def test_nothing_waits_for_the_device() -> None:
     losses, v, arguments, t = a_step(**ALL)
     v.requires_grad_()
+    losses.check()  # makes the decoder, which waits
     with NoSync():
         losses(v, *arguments, timesteps=t).loss.backward()
         losses.gradient(v, *arguments, timesteps=t)
