@@ -3,7 +3,7 @@
 A host's step is always the same five moves, and an adapter says only how its host makes them:
 
 1. latents v, t and ε, made by the host's code or drawn in the host's order, so that a seed gives the host's numbers;
-2. α_t, σ_t and w(t): `schedule_of(host.scheduler).gather(t)` and `.weight(t, "dreamfusion")`; a host with noise levels
+2. α_t, σ_t and w(t): `LiveSchedule(host).read(device).gather(t)` and `.weight(t, "dreamfusion")`; a host with noise levels
    (SJC) computes α = 1/√(1 + σ²) itself;
 3. `predict_residual(v, ε, α, σ, network, …)`: noising, the host's network as a closure, guidance in the host's order
    and definition, the difference r = ε̂ − ε. A host that has r already skips this;
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
-from ..guidance import PriorOutput, PriorStatistics, Schedule
+from ..guidance import PriorOutput, PriorStatistics
 from ..guidance.outputs import ScaleGradient, WithGradient
 from ..losses import _checks
 from ..losses.functional import (
@@ -45,11 +45,6 @@ from ..ops._compiled import outside_graphs
 from ._live import Attribute, Made, version_of
 
 Mode = Literal["gradient", "loss"]
-
-
-def schedule_of(scheduler: Any, device: torch.device | str) -> Schedule:
-    """α_t, σ_t and w(t) of a host's scheduler (anything with `alphas_cumprod`), on `device`. Make it once."""
-    return Schedule.from_scheduler(scheduler).to(torch.device(device))
 
 
 @torch.no_grad()

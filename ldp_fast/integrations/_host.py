@@ -12,6 +12,8 @@ from ..guidance import Schedule
 from ._core import HostLosses
 from ._live import Attribute, LiveSchedule
 
+STABLE_DIFFUSION = 0.18215  # the scaling factor of its VAEs, 1.x and 2.x
+
 
 class HostGuidance:
     """A host's object, and the losses with which its step is made; everything of the host's is read at every step.
@@ -35,8 +37,8 @@ class HostGuidance:
     NEEDS: ClassVar[tuple[str, ...]] = ()
     #: The name under which the host has its autoencoder.
     VAE: ClassVar[str] = "vae"
-    #: The scaling factor that the host's code has as a number; None where it asks the VAE's configuration.
-    UNITS: ClassVar[float | None] = None
+    #: The name of its method that encodes images.
+    ENCODE: ClassVar[str] = "encode_imgs"
 
     def __init__(self, host: Any, lambda_fm: float, lambda_kl: float, lambda_lsd: float, **options: Any):
         require(host, "unet", self.VAE, "scheduler.alphas_cumprod", *self.NEEDS)
@@ -53,10 +55,10 @@ class HostGuidance:
     def check_units(self) -> None:
         """To be called before the host's own encoding is: see `check_units`."""
         if self.losses.lambda_fm != 0:
-            check_units(getattr(self.host, self.VAE), self.UNITS)
+            check_units(getattr(self.host, self.VAE), getattr(self.host, self.ENCODE, None))
 
 
-def check_units(vae: Any, units: float | None) -> None:
+def check_units(vae: Any, encode: Callable[..., Any] | None) -> None:
     """Checks that latents encoded by a host are in the units that the VAE's configuration says, and its decoder reads.
 
     The hosts multiply by one number. Where that is not all, neither the network nor feature matching would see what
@@ -64,7 +66,7 @@ def check_units(vae: Any, units: float | None) -> None:
 
     Args:
         vae: the host's autoencoder.
-        units: the host's number; None for the configuration's own.
+        encode: the host's method. Some have Stable Diffusion's factor as a number in their code, others ask the VAE.
 
     Raises:
         UsageError: they are not; names the entry.
@@ -78,11 +80,18 @@ def check_units(vae: Any, units: float | None) -> None:
                 f"its configuration (lambda_fm=0 leaves it alone)"
             )
     scale = getattr(config, "scaling_factor", None)
-    if units is not None and scale is not None and abs(scale / units - 1) > 1e-4:
+    if scale not in (None, STABLE_DIFFUSION) and _has_number(encode, STABLE_DIFFUSION):
         raise UsageError(
-            f"vae: expected the scaling factor with which the host encodes, {units}; got scaling_factor={scale} in its "
-            f"configuration (lambda_fm=0 leaves it alone)"
+            f"vae: expected the scaling factor with which the host encodes, {STABLE_DIFFUSION}; got "
+            f"scaling_factor={scale} in its configuration (lambda_fm=0 leaves it alone)"
         )
+
+
+def _has_number(function: Any, number: float) -> bool:
+    """Whether a function's code has a number, as a constant or as a global of its module."""
+    code = getattr(function, "__code__", None)
+    names = [getattr(function, "__globals__", {}).get(name) for name in code.co_names] if code else []
+    return code is not None and any(isinstance(x, float) and x == number for x in (*code.co_consts, *names))
 
 
 def install(guidance: Any, *methods: str) -> Any:

@@ -156,7 +156,7 @@ def step(
         latents = F.interpolate(image, (64, 64), mode="bilinear", align_corners=False)
     else:
         if guidance.losses.lambda_fm != 0:
-            check_units(guidance.vae, None)
+            check_units(guidance.vae, guidance.encode_images)
         latents = guidance.encode_images(F.interpolate(image, (512, 512), mode="bilinear", align_corners=False))
     cfg, batch, device = guidance.cfg, len(latents), latents.device
     t = torch.randint(guidance.min_step, guidance.max_step + 1, [batch], dtype=torch.long, device=device)

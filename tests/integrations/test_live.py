@@ -11,9 +11,10 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ldp_fast import UsageError
+from ldp_fast.integrations._host import check_units
 from ldp_fast.integrations._live import Attribute, LiveSchedule, Made
 
-from ..models import CompVisAutoencoder, scheduler
+from ..models import CompVisAutoencoder, scheduler, tiny_vae
 from ..ops.common import NoSync
 from .adapters import ADAPTERS, LAMBDAS, TAKE_TEXT, Adapter, Host, another_vae, embeddings, images, latents, sjc_losses
 from .oracle import ALONE, assert_same, regularisers
@@ -252,13 +253,37 @@ def test_the_hosts_encoding_has_to_be_in_the_vaes_units(adapter: Adapter) -> Non
         with pytest.raises(UsageError, match=f"vae: expected .* scaled by a number, .*{name}"):
             adapter.gradient(host)
         assert adapter.gradient(alone).isfinite().all()
-    host = adapter.host()
-    getattr(host, adapter.vae).register_to_config(scaling_factor=0.13025)
-    if adapter.name in ("nerfstudio", "stylegan_fusion"):
-        with pytest.raises(UsageError, match=r"with which the host encodes, 0\.18215; got scaling_factor=0\.13025"):
-            adapter.gradient(host)
-    else:
-        assert adapter.gradient(host).isfinite().all()
+    for host in (adapter.host(), adapter.wrap(AsksTheVae(), **LAMBDAS)):
+        getattr(host, adapter.vae).register_to_config(scaling_factor=0.13025)
+        if isinstance(host, AsksTheVae):
+            assert adapter.gradient(host).isfinite().all()
+        else:
+            with pytest.raises(UsageError, match=r"with which the host encodes, 0\.18215; got scaling_factor=0\.13025"):
+                adapter.gradient(host)
+
+
+SCALE = 0.18215
+
+
+class AsksTheVae(Host):
+    """Encodes by what the VAE says."""
+
+    def encode_imgs(self, images: Tensor) -> Tensor:
+        return self.vae.encode(2 * images[..., ::8, ::8] - 1).latent_dist.sample() * self.vae.config.scaling_factor
+
+    def imgs_to_latent(self, images: Tensor) -> Tensor:
+        return self.vae.encode(2 * images[..., ::8, ::8] - 1).latent_dist.sample() * self.vae.config.scaling_factor
+
+
+def test_the_hosts_number_is_found_in_its_code() -> None:
+    """As a constant, or by the name of a global; a method or a function."""
+    vae = tiny_vae()
+    vae.register_to_config(scaling_factor=0.13025)
+    for encode in (lambda x: x * 0.18215, lambda x: x * SCALE, Host().encode_imgs):
+        with pytest.raises(UsageError, match="with which the host encodes"):
+            check_units(vae, encode)
+    for encode in (lambda x: x * vae.config.scaling_factor, None, torch.nn.Identity()):
+        check_units(vae, encode)
 
 
 @every_adapter
