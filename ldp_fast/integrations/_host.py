@@ -9,6 +9,7 @@ import torch
 
 from ..errors import UsageError
 from ..guidance import Schedule
+from ..guidance.check import check_unet, wanted_by
 from ._core import HostLosses
 from ._live import Attribute, LiveSchedule
 
@@ -29,8 +30,8 @@ class HostGuidance:
         **options: of `HostLosses`.
 
     Raises:
-        UsageError: an object that is not the host's, an option out of its range, or a VAE that feature matching cannot
-            work with.
+        UsageError: an object that is not the host's, a UNet that wants more than hosts tell it, an option out of its
+            range, or a VAE that feature matching cannot work with.
     """
 
     #: Dotted names that the host has to have.
@@ -42,6 +43,7 @@ class HostGuidance:
 
     def __init__(self, host: Any, lambda_fm: float, lambda_kl: float, lambda_lsd: float, **options: Any):
         require(host, "unet", self.VAE, "scheduler.alphas_cumprod", *self.NEEDS)
+        check_network(host.unet)
         self.host = host
         self.losses = HostLosses(Attribute(host, self.VAE), lambda_fm, lambda_kl, lambda_lsd, **options)
         self._schedule = LiveSchedule(host)
@@ -56,6 +58,18 @@ class HostGuidance:
         """To be called before the host's own encoding is: see `check_units`."""
         if self.losses.lambda_fm != 0:
             check_units(getattr(self.host, self.VAE), getattr(self.host, self.ENCODE, None))
+
+
+def check_network(unet: Any) -> None:
+    """Checks that a UNet is told what these hosts tell it: noisy latents, t and text, and nothing else.
+
+    Raises:
+        UsageError: it wants more; says what.
+    """
+    if isinstance(unet, torch.nn.Module):
+        check_unet(unet)
+        if wanted_by(unet).pooled:
+            raise UsageError("unet: expected a network that is told latents, t and text; SDXL's wants pooled text too")
 
 
 def check_units(vae: Any, encode: Callable[..., Any] | None) -> None:

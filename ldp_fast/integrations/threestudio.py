@@ -36,7 +36,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..guidance.inputs import rows_for
 from ._core import HostLosses, predict_residual
-from ._host import check_units
+from ._host import check_network, check_units
 from ._live import Attribute, LiveSchedule
 
 NAME = "ldp-guidance"
@@ -101,6 +101,7 @@ def _subclass(StableDiffusionGuidance: Any) -> type:
                     f"weighting_strategy: expected one of {', '.join(WEIGHTINGS)}; got {self.cfg.weighting_strategy!r}"
                 )
             super().configure()
+            check_network(self.unet)
             self.losses = HostLosses(
                 Attribute(self, "vae"),
                 lambda_fm=1.0 if self.cfg.feature_matching else 0.0,

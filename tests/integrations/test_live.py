@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from ldp_fast import UsageError
 from ldp_fast.integrations._host import check_units
 from ldp_fast.integrations._live import Attribute, LiveSchedule, Made
 
-from ..models import CompVisAutoencoder, scheduler, tiny_vae
+from ..models import CompVisAutoencoder, scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
 from .adapters import ADAPTERS, LAMBDAS, TAKE_TEXT, Adapter, Host, another_vae, embeddings, images, latents, sjc_losses
 from .oracle import ALONE, assert_same, regularisers
@@ -311,6 +311,20 @@ def test_offloaded_weights_are_said_by_wrap(how: str) -> None:
     with pytest.raises(UsageError, match=r"vae: .* offloaded"):
         ADAPTERS[0].wrap(host)
     assert ADAPTERS[0].wrap(host, lambda_fm=0.0) is host
+
+
+@every_adapter
+def test_networks_that_want_more_than_hosts_tell_them(adapter: Adapter) -> None:
+    for unet, wants in ((tiny_unet(sdxl=True), "SDXL's wants pooled text"), (inpainting(), "9 in and 4 out")):
+        host = Host()
+        host.unet = unet
+        with pytest.raises(UsageError, match=f"unet: .*{wants}"):
+            adapter.wrap(host)
+
+
+def inpainting() -> Any:
+    """A network that is told a mask and a masked picture as well."""
+    return UNet2DConditionModel.from_config({**tiny_unet().config, "in_channels": 9})
 
 
 def test_sjcs_rows() -> None:
