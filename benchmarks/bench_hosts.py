@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldp_fast.integrations import latent_nerf, stable_dreamfusion, threestudio
-from ldp_fast.integrations._core import HostLosses, schedule_of
+from ldp_fast.integrations._core import HostLosses
+from ldp_fast.integrations._live import Attribute, LiveSchedule
 
 from . import image_hosts
 
@@ -182,8 +183,8 @@ def threestudio_adapter(host: Any, lambdas: dict[str, float]) -> Callable[[], No
     host.cfg = SimpleNamespace(
         guidance_scale=100.0, use_sjc=False, weighting_strategy="sds", feature_matching=on, kl=on, var_red=True
     )
-    host.losses = HostLosses(host.vae, float(on), float(on), nonfinite="zero")
-    host.schedule, host.grad_clip_val = schedule_of(host.scheduler, host.device), None
+    host.losses = HostLosses(Attribute(host, "vae"), float(on), float(on), nonfinite="zero")
+    host.schedule, host.grad_clip_val = LiveSchedule(host), None
     prompts = SimpleNamespace(use_perp_neg=False, get_text_embeddings=lambda *views: host.text[:2])
     rgb, views = host.picture.permute(0, 2, 3, 1), (None, None, None, True)
 

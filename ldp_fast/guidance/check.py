@@ -99,9 +99,9 @@ def check_model(model: LatentDiffusionModel) -> None:
     if not isinstance(model.unet, nn.Module):
         raise UsageError(f"unet: expected an nn.Module, got {type(model.unet).__name__}")
     check_unet(model.unet)
-    _check_hooks("unet", model.unet, casting=True)
+    check_hooks("unet", model.unet, casting=True)
     if isinstance(model.vae, nn.Module):
-        _check_hooks("vae", model.vae, casting=False)
+        check_hooks("vae", model.vae, casting=False)
         latents, channels = configured(model.vae, "latent_channels"), configured(bare(model.unet), "in_channels")
         if isinstance(latents, int) and isinstance(channels, int) and latents != channels:
             raise UsageError(
@@ -241,7 +241,17 @@ def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield from ((type(h).__name__, h) for h in getattr(hook, "hooks", (hook,)))
 
 
-def _check_hooks(part: str, network: nn.Module, *, casting: bool) -> None:
+def check_hooks(part: str, network: nn.Module, *, casting: bool) -> None:
+    """Checks that a network's weights stay where and what they are.
+
+    Args:
+        part: what the network is called.
+        network: with the hooks of accelerate and diffusers.
+        casting: whether layerwise casting is served, which needs the network to be called.
+
+    Raises:
+        UsageError: they do not; says how to load without.
+    """
     for module in network.modules():
         for name, hook in _hooks(module):
             where = f"{part}: expected weights that stay on their device"

@@ -3,8 +3,8 @@
 A host's step is always the same five moves, and an adapter says only how its host makes them:
 
 1. latents v, t and ε, made by the host's code or drawn in the host's order, so that a seed gives the host's numbers;
-2. α_t, σ_t and w(t): `schedule_of(host.scheduler).gather(t)` and `.weight(t, "dreamfusion")`; a host with noise levels
-   (SJC) computes α = 1/√(1 + σ²) itself;
+2. α_t, σ_t and w(t): `LiveSchedule(host).read(device).gather(t)` and `.weight(t, "dreamfusion")`; a host with noise
+   levels (SJC) computes α = 1/√(1 + σ²) itself;
 3. `predict_residual(v, ε, α, σ, network, …)`: noising, the host's network as a closure, guidance in the host's order
    and definition, the difference r = ε̂ − ε. A host that has r already skips this;
 4. `HostLosses(…)`: LSD exactly as the host weighs it, FM and KL on the scale `latent` (docs/mathematics.md). Called, it
@@ -29,7 +29,8 @@ from torch import Tensor
 
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
-from ..guidance import PriorOutput, PriorStatistics, Schedule
+from ..guidance import PriorOutput, PriorStatistics
+from ..guidance.check import check_hooks
 from ..guidance.outputs import ScaleGradient, WithGradient
 from ..losses import _checks
 from ..losses.functional import (
@@ -41,14 +42,10 @@ from ..losses.functional import (
     residual_latents,
     score_distillation_loss,
 )
+from ..ops._compiled import outside_graphs
 from ._live import Attribute, Made, version_of
 
 Mode = Literal["gradient", "loss"]
-
-
-def schedule_of(scheduler: Any, device: torch.device | str) -> Schedule:
-    """α_t, σ_t and w(t) of a host's scheduler (anything with `alphas_cumprod`), on `device`. Make it once."""
-    return Schedule.from_scheduler(scheduler).to(torch.device(device))
 
 
 @torch.no_grad()
@@ -199,16 +196,15 @@ class HostLosses:
             lambda: self._make_decoder(vae, None if scale is None else float(scale)),
         )
 
+    @outside_graphs
     def _make_decoder(self, vae: Any, scaling_factor: float | None) -> FrozenDecoder:
         if vae is None:
             raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
-        hook = getattr(vae, "_hf_hook", None)
-        hooks = getattr(hook, "hooks", (hook,))
-        moving = any(type(h).__name__ == "CpuOffload" or getattr(h, "offload", False) for h in hooks)
-        if moving or any(p.device.type == "meta" for p in vae.parameters()):
+        check_hooks("vae", vae, casting=False)
+        if any(p.device.type == "meta" for p in vae.parameters()):
             raise UsageError(
                 "vae: feature matching needs its weights on a device, and they are offloaded "
-                "(enable_sequential_cpu_offload, enable_model_cpu_offload, vram_O): load without, or set lambda_fm to 0"
+                "(enable_sequential_cpu_offload, vram_O): load without, or set lambda_fm to 0"
             )
         if scaling_factor is not None and not (math.isfinite(scaling_factor) and scaling_factor != 0):
             raise UsageError(f"scaling_factor: expected a number other than 0; got {scaling_factor}")
@@ -301,7 +297,7 @@ class HostLosses:
         distilled = (residual if field is None else field).detach()
         if self.clip is not None:
             distilled = w[:, None, None, None] * distilled
-            bound = _checks.scalar(self.clip, distilled)
+            bound: Any = _checks.scalar(self.clip, distilled)
             distilled = distilled.clamp(-bound, bound)
             w = torch.ones_like(w)
         grad_v = grad_v_prime = None

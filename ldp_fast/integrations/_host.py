@@ -9,8 +9,11 @@ import torch
 
 from ..errors import UsageError
 from ..guidance import Schedule
+from ..guidance.check import check_unet, wanted_by
 from ._core import HostLosses
 from ._live import Attribute, LiveSchedule
+
+STABLE_DIFFUSION = 0.18215  # the scaling factor of its VAEs, 1.x and 2.x
 
 
 class HostGuidance:
@@ -27,19 +30,20 @@ class HostGuidance:
         **options: of `HostLosses`.
 
     Raises:
-        UsageError: an object that is not the host's, an option out of its range, or a VAE that feature matching cannot
-            work with.
+        UsageError: an object that is not the host's, a UNet that wants more than hosts tell it, an option out of its
+            range, or a VAE that feature matching cannot work with.
     """
 
     #: Dotted names that the host has to have.
     NEEDS: ClassVar[tuple[str, ...]] = ()
     #: The name under which the host has its autoencoder.
     VAE: ClassVar[str] = "vae"
-    #: The scaling factor that the host's code has as a number; None where it asks the VAE's configuration.
-    UNITS: ClassVar[float | None] = None
+    #: The name of its method that encodes images.
+    ENCODE: ClassVar[str] = "encode_imgs"
 
     def __init__(self, host: Any, lambda_fm: float, lambda_kl: float, lambda_lsd: float, **options: Any):
         require(host, "unet", self.VAE, "scheduler.alphas_cumprod", *self.NEEDS)
+        check_network(host.unet)
         self.host = host
         self.losses = HostLosses(Attribute(host, self.VAE), lambda_fm, lambda_kl, lambda_lsd, **options)
         self._schedule = LiveSchedule(host)
@@ -53,10 +57,22 @@ class HostGuidance:
     def check_units(self) -> None:
         """To be called before the host's own encoding is: see `check_units`."""
         if self.losses.lambda_fm != 0:
-            check_units(getattr(self.host, self.VAE), self.UNITS)
+            check_units(getattr(self.host, self.VAE), getattr(self.host, self.ENCODE, None))
 
 
-def check_units(vae: Any, units: float | None) -> None:
+def check_network(unet: Any) -> None:
+    """Checks that a UNet is told what these hosts tell it: noisy latents, t and text, and nothing else.
+
+    Raises:
+        UsageError: it wants more; says what.
+    """
+    if isinstance(unet, torch.nn.Module):
+        check_unet(unet)
+        if wanted_by(unet).pooled:
+            raise UsageError("unet: expected a network that is told latents, t and text; SDXL's wants pooled text too")
+
+
+def check_units(vae: Any, encode: Callable[..., Any] | None) -> None:
     """Checks that latents encoded by a host are in the units that the VAE's configuration says, and its decoder reads.
 
     The hosts multiply by one number. Where that is not all, neither the network nor feature matching would see what
@@ -64,7 +80,7 @@ def check_units(vae: Any, units: float | None) -> None:
 
     Args:
         vae: the host's autoencoder.
-        units: the host's number; None for the configuration's own.
+        encode: the host's method. Some have Stable Diffusion's factor as a number in their code, others ask the VAE.
 
     Raises:
         UsageError: they are not; names the entry.
@@ -78,11 +94,18 @@ def check_units(vae: Any, units: float | None) -> None:
                 f"its configuration (lambda_fm=0 leaves it alone)"
             )
     scale = getattr(config, "scaling_factor", None)
-    if units is not None and scale is not None and abs(scale / units - 1) > 1e-4:
+    if scale not in (None, STABLE_DIFFUSION) and _has_number(encode, STABLE_DIFFUSION):
         raise UsageError(
-            f"vae: expected the scaling factor with which the host encodes, {units}; got scaling_factor={scale} in its "
-            f"configuration (lambda_fm=0 leaves it alone)"
+            f"vae: expected the scaling factor with which the host encodes, {STABLE_DIFFUSION}; got "
+            f"scaling_factor={scale} in its configuration (lambda_fm=0 leaves it alone)"
         )
+
+
+def _has_number(function: Any, number: float) -> bool:
+    """Whether a function's code has a number, as a constant or as a global of its module."""
+    code = getattr(function, "__code__", None)
+    names = [getattr(function, "__globals__", {}).get(name) for name in code.co_names] if code else []
+    return code is not None and any(isinstance(x, float) and x == number for x in (*code.co_consts, *names))
 
 
 def install(guidance: Any, *methods: str) -> Any:

@@ -51,7 +51,6 @@ class Guidance(HostGuidance):
         UsageError: an unknown mode, or an object that is not the host's.
     """
 
-    UNITS = 0.18215
     NEEDS = ("latent_mode", "min_step", "max_step", "encode_imgs")
 
     def __init__(

@@ -39,7 +39,7 @@ class Guidance(HostGuidance):
     """
 
     NEEDS = ("imgs_to_latent", "min_step", "max_step")
-    VAE, UNITS = "auto_encoder", 0.18215
+    VAE, ENCODE = "auto_encoder", "imgs_to_latent"
 
     def __init__(
         self, host: Any, *, lambda_fm: float = 0.01, lambda_kl: float = 0.1, lambda_lsd: float = 1.0, **options: Any

@@ -64,7 +64,6 @@ class Guidance(HostGuidance):
         UsageError: an unknown mode, or not the host's object.
     """
 
-    UNITS = 0.18215
     NEEDS = ("encode_imgs", "min_step", "max_step", "opt")
 
     def __init__(

@@ -68,7 +68,6 @@ class Guidance(HostGuidance):
         statistics: of the last step, on the device; None before.
     """
 
-    UNITS = 0.18215
     NEEDS = ("text_embeddings", "args")
 
     def __init__(

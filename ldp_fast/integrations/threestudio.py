@@ -36,7 +36,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..guidance.inputs import rows_for
 from ._core import HostLosses, predict_residual
-from ._host import check_units
+from ._host import check_network, check_units
 from ._live import Attribute, LiveSchedule
 
 NAME = "ldp-guidance"
@@ -101,6 +101,7 @@ def _subclass(StableDiffusionGuidance: Any) -> type:
                     f"weighting_strategy: expected one of {', '.join(WEIGHTINGS)}; got {self.cfg.weighting_strategy!r}"
                 )
             super().configure()
+            check_network(self.unet)
             self.losses = HostLosses(
                 Attribute(self, "vae"),
                 lambda_fm=1.0 if self.cfg.feature_matching else 0.0,
@@ -156,7 +157,7 @@ def step(
         latents = F.interpolate(image, (64, 64), mode="bilinear", align_corners=False)
     else:
         if guidance.losses.lambda_fm != 0:
-            check_units(guidance.vae, None)
+            check_units(guidance.vae, guidance.encode_images)
         latents = guidance.encode_images(F.interpolate(image, (512, 512), mode="bilinear", align_corners=False))
     cfg, batch, device = guidance.cfg, len(latents), latents.device
     t = torch.randint(guidance.min_step, guidance.max_step + 1, [batch], dtype=torch.long, device=device)

@@ -16,7 +16,7 @@ from ldp_fast.integrations import text2live
 
 from .adapters import ADAPTERS, LAMBDAS, Adapter, Host, another_vae, embeddings, latents, sjc_losses
 from .test_live import differs
-from .test_text2live import LossG, a_prior, guidance_of, made
+from .test_text2live import LossG, guidance_of, made
 from .test_text2live import image as an_image
 
 every_adapter = pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
@@ -120,7 +120,7 @@ def test_sjcs_losses(way: str) -> None:
 @every_way
 def test_text2lives_criterion(way: str) -> None:
     model, criterion = nn.Identity(), LossG()
-    text2live.wrap(model, criterion, guidance_of(a_prior(lambda_fm=0.0)))
+    text2live.wrap(model, criterion, guidance_of())
     outputs = made([an_image()])
     torch.manual_seed(1)
     before = criterion(outputs, {})

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from ldp_fast import UsageError
+from ldp_fast.integrations._host import check_units
 from ldp_fast.integrations._live import Attribute, LiveSchedule, Made
 
-from ..models import CompVisAutoencoder, scheduler
+from ..models import CompVisAutoencoder, scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
 from .adapters import ADAPTERS, LAMBDAS, TAKE_TEXT, Adapter, Host, another_vae, embeddings, images, latents, sjc_losses
 from .oracle import ALONE, assert_same, regularisers
@@ -77,6 +78,25 @@ def test_another_scheduler_is_the_next_steps(adapter: Adapter, how: str) -> None
     after = adapter.gradient(host)
     assert differs(before, after)
     assert torch.equal(after, adapter.gradient(adapter.wrap(fresh, **ALONE)))
+
+
+def test_a_vae_in_another_precision_is_followed() -> None:
+    """Converted after wrap, as hosts do; the float64 gradient is a float64 VAE's."""
+    adapter = ADAPTERS[0]
+    host, fresh = adapter.host(), adapter.wrap(Host().double(), **LAMBDAS)
+    adapter.gradient(host)
+    host.double()
+
+    def step(host: Any) -> Tensor:
+        leaf = latents().detach().double().requires_grad_()
+        torch.manual_seed(5)
+        host.train_step(embeddings(2).double(), leaf * 1.0)
+        assert leaf.grad is not None
+        return leaf.grad
+
+    torch.testing.assert_close(step(host), step(fresh))
+    host.vae.half()
+    assert 0 < (step(host) - step(fresh)).norm() < 1e-2 * step(fresh).norm()
 
 
 @pytest.mark.parametrize("change", ["first stage", "number", "tensor", "tensor in place"])
@@ -233,13 +253,37 @@ def test_the_hosts_encoding_has_to_be_in_the_vaes_units(adapter: Adapter) -> Non
         with pytest.raises(UsageError, match=f"vae: expected .* scaled by a number, .*{name}"):
             adapter.gradient(host)
         assert adapter.gradient(alone).isfinite().all()
-    host = adapter.host()
-    getattr(host, adapter.vae).register_to_config(scaling_factor=0.13025)
-    if adapter.name in ("nerfstudio", "stylegan_fusion"):
-        with pytest.raises(UsageError, match=r"with which the host encodes, 0\.18215; got scaling_factor=0\.13025"):
-            adapter.gradient(host)
-    else:
-        assert adapter.gradient(host).isfinite().all()
+    for host in (adapter.host(), adapter.wrap(AsksTheVae(), **LAMBDAS)):
+        getattr(host, adapter.vae).register_to_config(scaling_factor=0.13025)
+        if isinstance(host, AsksTheVae):
+            assert adapter.gradient(host).isfinite().all()
+        else:
+            with pytest.raises(UsageError, match=r"with which the host encodes, 0\.18215; got scaling_factor=0\.13025"):
+                adapter.gradient(host)
+
+
+SCALE = 0.18215
+
+
+class AsksTheVae(Host):
+    """Encodes by what the VAE says."""
+
+    def encode_imgs(self, images: Tensor) -> Tensor:
+        return self.vae.encode(2 * images[..., ::8, ::8] - 1).latent_dist.sample() * self.vae.config.scaling_factor
+
+    def imgs_to_latent(self, images: Tensor) -> Tensor:
+        return self.vae.encode(2 * images[..., ::8, ::8] - 1).latent_dist.sample() * self.vae.config.scaling_factor
+
+
+def test_the_hosts_number_is_found_in_its_code() -> None:
+    """As a constant, or by the name of a global; a method or a function."""
+    vae = tiny_vae()
+    vae.register_to_config(scaling_factor=0.13025)
+    for encode in (lambda x: x * 0.18215, lambda x: x * SCALE, Host().encode_imgs):
+        with pytest.raises(UsageError, match="with which the host encodes"):
+            check_units(vae, encode)
+    for encode in (lambda x: x * vae.config.scaling_factor, None, torch.nn.Identity()):
+        check_units(vae, encode)
 
 
 @every_adapter
@@ -264,8 +308,23 @@ def test_offloaded_weights_are_said_by_wrap(how: str) -> None:
     accelerate = pytest.importorskip("accelerate")
     host = Host()
     getattr(accelerate, how)(host.vae, execution_device=torch.device("cpu"))
-    with pytest.raises(UsageError, match="vae: feature matching needs its weights on a device, and they are offloaded"):
+    with pytest.raises(UsageError, match=r"vae: .* offloaded"):
         ADAPTERS[0].wrap(host)
+    assert ADAPTERS[0].wrap(host, lambda_fm=0.0) is host
+
+
+@every_adapter
+def test_networks_that_want_more_than_hosts_tell_them(adapter: Adapter) -> None:
+    for unet, wants in ((tiny_unet(sdxl=True), "SDXL's wants pooled text"), (inpainting(), "9 in and 4 out")):
+        host = Host()
+        host.unet = unet
+        with pytest.raises(UsageError, match=f"unet: .*{wants}"):
+            adapter.wrap(host)
+
+
+def inpainting() -> Any:
+    """A network that is told a mask and a masked picture as well."""
+    return UNet2DConditionModel.from_config({**tiny_unet().config, "in_channels": 9})
 
 
 def test_sjcs_rows() -> None:
