@@ -59,24 +59,31 @@ def group_norm_moments_kernel(
     sample, chunk, channel, start, left = locate(pixels, tiles, chunks, CHANNELS, WIDTH, TILE)
     channels = channel + tl.arange(0, WIDTH)
     rows = tl.arange(0, ROWS)
-    pixel = tl.arange(0, TURNS)[:, None, None] * ROWS + rows[None, :, None]
-    offsets = pixel * CHANNELS + channels[None, None, :]
-    inside = (channels < CHANNELS)[None, None, :]
+    offsets = rows[:, None] * CHANNELS + channels[None, :]
+    inside = (channels < CHANNELS)[None, :]
     x += start
 
     mean = tl.zeros((ROWS, WIDTH), tl.float32)
     square = tl.zeros((ROWS, WIDTH), tl.float32)
     seen = tl.zeros((ROWS,), tl.float32)
     for first in range(0, left, TILE):
-        mask = (pixel < left - first) & inside
-        values = tl.load(x + offsets, mask, other=0.0).to(tl.float32)
         count = tl.minimum(tl.maximum((left - first - rows + ROWS - 1) // ROWS, 0), TURNS).to(tl.float32)
-        middle = tl.sum(values, 0) * (1.0 / tl.maximum(count, 1.0))[:, None]
-        deviation = tl.where(mask, values - middle[None, :, :], 0.0)
+        values, middle = (), tl.zeros((ROWS, WIDTH), tl.float32)
+        for turn in tl.static_range(TURNS):
+            mask = (rows + turn * ROWS < left - first)[:, None] & inside
+            value = tl.load(x + (offsets + turn * ROWS * CHANNELS), mask, other=0.0).to(tl.float32)
+            values += (value,)
+            middle += value
+        middle *= (1.0 / tl.maximum(count, 1.0))[:, None]
+        within = tl.zeros((ROWS, WIDTH), tl.float32)
+        for turn in tl.static_range(TURNS):
+            mask = (rows + turn * ROWS < left - first)[:, None] & inside
+            deviation = tl.where(mask, values[turn] - middle, 0.0)
+            within += deviation * deviation
         apart = middle - mean
         fraction = (count / tl.maximum(seen + count, 1.0))[:, None]
         mean += apart * fraction
-        square += tl.sum(deviation * deviation, 0) + apart * apart * (seen[:, None] * fraction)
+        square += within + apart * apart * (seen[:, None] * fraction)
         seen += count
         x += TILE * CHANNELS
 

@@ -125,26 +125,27 @@ def group_norm_silu_bwd_sums_kernel(
     TILE: tl.constexpr = ROWS * TURNS
     sample, chunk, channel, start, left = locate(pixels, tiles, chunks, CHANNELS, WIDTH, TILE)
     channels = channel + tl.arange(0, WIDTH)
-    pixel = tl.arange(0, TURNS)[:, None, None] * ROWS + tl.arange(0, ROWS)[None, :, None]
-    offsets = pixel * CHANNELS + channels[None, None, :]
-    inside = (channels < CHANNELS)[None, None, :]
+    rows = tl.arange(0, ROWS)
+    offsets = rows[:, None] * CHANNELS + channels[None, :]
+    inside = (channels < CHANNELS)[None, :]
     mean += sample * (CHANNELS // IN_GROUP)
     rstd += sample * (CHANNELS // IN_GROUP)
-    wanted = channels[None, None, :]
-    centre, scale, shift = _coefficients(wanted, inside, mean, rstd, weight, bias, IN_GROUP)
+    centre, scale, shift = _coefficients(channels[None, :], inside, mean, rstd, weight, bias, IN_GROUP)
     x += start
     grad += start
 
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     moment = tl.zeros((ROWS, WIDTH), tl.float32)
     for first in range(0, left, TILE):
-        mask = (pixel < left - first) & inside
-        deviation = tl.load(x + offsets, mask, other=0.0).to(tl.float32) - centre
-        # Zero where there is no pixel, and so is what comes of it.
-        inner = tl.load(grad + offsets, mask, other=0.0).to(tl.float32)
-        inner = _inner_gradient(inner, deviation * scale + shift, SILU)
-        total += tl.sum(inner, 0)
-        moment += tl.sum(inner * deviation, 0)
+        for turn in tl.static_range(TURNS):
+            mask = (rows + turn * ROWS < left - first)[:, None] & inside
+            at = offsets + turn * ROWS * CHANNELS
+            deviation = tl.load(x + at, mask, other=0.0).to(tl.float32) - centre
+            # Zero where there is no pixel, and so is what comes of it.
+            inner = tl.load(grad + at, mask, other=0.0).to(tl.float32)
+            inner = _inner_gradient(inner, deviation * scale + shift, SILU)
+            total += inner
+            moment += inner * deviation
         x += TILE * CHANNELS
         grad += TILE * CHANNELS
 
@@ -350,7 +351,7 @@ def _stream(x: Tensor, groups: int) -> tuple[dict[str, int], int]:
     itemsize, blocks = x.element_size(), -(-size // BLOCK)
     columns = 2048 // itemsize
     # What is gathered for every row takes registers, element by element most: fewer rows at a time then.
-    part = 2 * itemsize if columns % channels == 0 else itemsize if channels % 16 == 0 else itemsize // 2
+    part = 2 * itemsize if columns % channels == 0 else itemsize if channels % 16 == 0 else 1
     shape = {
         "size": size,
         "blocks": blocks,
