@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..guidance import Schedule
 
 T = TypeVar("T")
@@ -96,6 +97,7 @@ class LiveSchedule:
 
         Raises:
             TypeError: the scheduler has no `alphas_cumprod`.
+            UsageError: a scheduler that is not known here, or a `min_step` or `max_step` of the host's outside of it.
         """
         scheduler = self._host.scheduler
         table, config = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", None)
@@ -104,4 +106,13 @@ class LiveSchedule:
         found = self._tables.get(
             (scheduler, table, config), (self._version,), lambda: Schedule.from_scheduler(scheduler)
         )
+        if not torch.compiler.is_compiling():
+            self._check_steps(len(found))
         return found.to(torch.device(device))
+
+    def _check_steps(self, count: int) -> None:
+        """The host draws t between two numbers: here they can be looked at, on a GPU t cannot."""
+        for name in ("min_step", "max_step"):
+            step = getattr(self._host, name, getattr(getattr(self._host, "args", None), name, None))
+            if isinstance(step, int) and not 0 <= step < count:
+                raise UsageError(f"{name}: expected a t of the scheduler, 0 to {count - 1}; got {step}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import types
 from typing import Any
 
 import pytest
@@ -334,3 +335,18 @@ def test_sjcs_rows() -> None:
     for arguments in ((y, zs, zs[:1], sigma), (y, zs, zs, sigma[:2]), (zs[:2], zs, zs, sigma)):
         with pytest.raises(ValueError, match="SJCLosses: expected zs, Ds and σ for each noise"):
             losses.gradient(*arguments)
+
+
+@pytest.mark.parametrize("name", ["min_step", "max_step"])
+@pytest.mark.parametrize("step", [-1, 1000])
+@pytest.mark.parametrize("under", ["host", "args"])
+def test_a_host_that_draws_t_outside_of_its_schedule(name: str, step: int, under: str) -> None:
+    """-1 wrapped to the last row, and on a GPU t cannot be looked at; the numbers it is drawn between can."""
+    steps = types.SimpleNamespace(min_step=0, max_step=999)
+    host = types.SimpleNamespace(scheduler=scheduler(), args=steps) if under == "args" else steps
+    host.scheduler = scheduler()
+    live = LiveSchedule(host)
+    live.read("cpu")
+    setattr(steps, name, step)
+    with pytest.raises(UsageError, match=f"^{name}: expected a t of the scheduler, 0 to 999; got {step}$"):
+        live.read("cpu")
