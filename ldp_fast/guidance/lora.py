@@ -155,10 +155,10 @@ def _merge(model: Any, names: dict[str, float]) -> None:
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, BaseTunerLayer):
             continue
-        base: Any = layer.get_base_layer()
-        dtype = base.weight.dtype
-        layer.float()
         mine: Any = layer
+        base: Any = mine.get_base_layer()
+        dtype = base.weight.dtype
+        mine.float()
         adapters = [adapter for adapter in names if adapter in mine.lora_A]
         for adapter in adapters:
             mine.set_scale(adapter, names[adapter])
