@@ -2,8 +2,8 @@
 
     python -m pytest benchmarks/bench_checks.py
 
-On the embedded model. A step is `LatentDiffusionPrior.gradient` of one sample, its looking included, which is too little
-to be seen in a difference of steps; `making a prior` is the constructor on loaded networks, with all its checks.
+On the embedded model. A step is `LatentDiffusionPrior.gradient` of one sample, its looking included, which is too
+little to be seen in a difference of steps; `making a prior` is the constructor on loaded networks, with all its checks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def prepare(part: str, device: str) -> Callable[[], Any]:
     return lambda: prior.gradient(latents, text, timesteps=500)
 
 
-@pytest.mark.parametrize("part", PARTS)
+# Named small as the embedded model is elsewhere, which is what the tests run.
+@pytest.mark.parametrize("part", PARTS, ids=["small-" + part.replace(" ", "-") for part in PARTS])
 def test_checks(benchmark: Any, device: str, part: str) -> None:
     """One part."""
     benchmark.group = f"checks, embedded model, {device}"

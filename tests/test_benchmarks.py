@@ -29,7 +29,9 @@ def test_every_benchmark_runs() -> None:
 
 def test_every_operator_has_its_benchmark() -> None:
     operators = {path.stem for path in (ROOT / "ldp_fast" / "ops").glob("*.py") if not path.stem.startswith("_")}
-    assert operators | {"decoder", "hosts", "renderer", "step"} == {file.stem.removeprefix("bench_") for file in FILES}
+    assert operators | {"checks", "decoder", "hosts", "renderer", "step"} == {
+        file.stem.removeprefix("bench_") for file in FILES
+    }
 
 
 def test_results_become_tables() -> None:

@@ -44,8 +44,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
 
     Raises:
         UsageError: networks that want more than a prior has, or do not fit each other (`check.py`); a scheduler that is
-            not known here, or a prediction that does not go with it.
-        TypeError: no scheduler; with λ1, a VAE whose decoder is of another kind.
+            not known here, or a prediction that does not go with it; with λ1, a VAE of another kind, or a level that it
+            does not have.
+        TypeError: no scheduler.
     """
 
     def __init__(
@@ -126,7 +127,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     def schedule(self) -> Schedule:
         """α_t, σ_t and w(t) of the scheduler that there is now."""
         scheduler = self.scheduler
-        source = (scheduler, getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None))
+        table = getattr(scheduler, "alphas_cumprod", None)
+        source = (scheduler, getattr(scheduler, "config", None), table, getattr(table, "_version", 0))
         if self._schedule is None or any(a is not b for a, b in zip(source, self._schedule_of, strict=True)):
             schedule = Schedule.from_scheduler(scheduler)
             schedule.check_prediction(self.settings.prediction, self.settings.timestep_range)
@@ -137,10 +139,14 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     def decoder(self) -> FrozenDecoder:
         """The frozen decoder of the VAE that there is now; or the one that was handed over."""
         held = self._decoder
-        if held is None or (held.vae is not self.vae and not self._decoder_given):
+        stale = held is None or held.vae is not self.vae or {*held.levels} != {*self.settings.levels}
+        if held is None or (stale and not self._decoder_given):
             if self.vae is None:
                 raise UsageError("vae: feature matching (lambda_fm > 0) needs one; got None")
-            held = self._decoder = FrozenDecoder(self.vae, self.settings.levels)
+            try:
+                held = self._decoder = FrozenDecoder(self.vae, self.settings.levels)
+            except (TypeError, ValueError) as error:
+                raise UsageError(str(error).removeprefix("FrozenDecoder: ")) from error
         return held
 
     @property
