@@ -28,6 +28,8 @@ from .units import LatentUnits
 from .whole import run
 
 HEIGHT, WIDTH = 3, 2
+# About what latents of Stable Diffusion are in the VAE's units, with room above.
+SIZE = 6.0
 # Relative L2 deviation in float32: a hundred times the rounding of a whole decoder. Elsewhere than on a CPU matrix
 # products and convolutions may be in TensorFloat-32.
 TOLERANCE = {"cpu": 1e-3}
@@ -49,9 +51,13 @@ def layers_for(stages: Stages, units: LatentUnits, dtype: torch.dtype, forced: F
     return made
 
 
-def deviations(vae: Any, stages: Stages) -> Forced:
+def deviations(vae: Any, stages: Stages) -> tuple[Forced, bool]:
     """See `_deviations`; what fails on the way is a decoder whose blocks are called otherwise."""
+    # In evaluation for the time of it: nothing random, no statistics moved, nothing checkpointed.
+    training = [module for module in vae.modules() if module.training]
     try:
+        for module in training:
+            module.training = False
         return _deviations(vae, stages)
     except torch.OutOfMemoryError:
         raise
@@ -60,29 +66,35 @@ def deviations(vae: Any, stages: Stages) -> Forced:
             f"FrozenDecoder: vae: {type(vae).__name__} is not served: its blocks cannot be called one after the other "
             f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
         ) from error
+    finally:
+        for module in training:
+            module.training = True
 
 
-def _deviations(vae: Any, stages: Stages) -> Forced:
+def _deviations(vae: Any, stages: Stages) -> tuple[Forced, bool]:
     """The blocks that do not compute what they are taken for, by stage and number, and why.
 
     Args:
         vae: whose decoder it is; it is run, and left as it was.
         stages: of `split`, up to the deepest that is wanted.
 
+    Returns:
+        The blocks, and whether the weights allowed to tell: zeros and what is not finite hide everything.
+
     Raises:
         TypeError: the decoder does something that its blocks do not show.
     """
     parameters = [p for _, module in stages for p in module.parameters()]
     if any(p.is_meta for p in parameters) or _faked(parameters):
-        return {}  # there are no numbers to compare
+        return {}, False  # there are no numbers to compare
     own, units = parameters[0], LatentUnits(1.0)
     dtype = torch.float64 if own.dtype == torch.float64 else torch.float32
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def drawn(shape: Sequence[int]) -> Tensor:
-        return torch.randn(tuple(shape), generator=generator, dtype=dtype).to(own.device)
+        return torch.randn(tuple(shape), generator=generator, dtype=dtype, device="cpu").to(own.device)
 
-    latents = drawn((1, _channels(vae, stages), HEIGHT, WIDTH))
+    latents = SIZE * drawn((1, _channels(vae, stages), HEIGHT, WIDTH))
     devices = [own.device] if own.device.type == "cuda" else []
     with (
         torch.inference_mode(False),
@@ -92,9 +104,6 @@ def _deviations(vae: Any, stages: Stages) -> Forced:
         _nothing_compiled(),
         SWAPPING,
     ):
-        if _stochastic(stages):
-            features, _ = _own_stages(stages, units, latents, None)
-            return _located(stages, units, dtype, latents, features, drawn)
         cotangents: list[Tensor] = []
 
         def cotangent(x: Tensor) -> Tensor:
@@ -110,7 +119,8 @@ def _deviations(vae: Any, stages: Stages) -> Forced:
                 problem = _problem(theirs, _ours(stages, units, latents, dtype, forced, cotangents), stages)
     if problem:
         raise TypeError(f"FrozenDecoder: vae: {type(vae).__name__} is not served: {problem}")
-    return forced
+    telling = all(bool(x.isfinite().all()) and bool(x.any()) for x in theirs[0])
+    return forced, telling and not any(_dormant(part) for part in _beside(vae.decoder))
 
 
 Pass = tuple[list[Tensor], Tensor | None]
@@ -261,8 +271,16 @@ def _channels(vae: Any, stages: Stages) -> int:
     )
 
 
-def _stochastic(stages: Stages) -> bool:
-    return any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for _, stage in stages for m in stage.modules())
+def _beside(decoder: Any) -> list[nn.Module]:
+    """Parts of a decoder that none of its kind has."""
+    known = {"conv_in", "mid_block", "up_blocks", "conv_norm_out", "conv_act", "conv_out", "layers"}
+    known |= {"mid", "up", "norm_out", "condition_encoder"}
+    return [part for name, part in decoder.named_children() if name not in known]
+
+
+def _dormant(part: nn.Module) -> bool:
+    """Whether a part does nothing yet: adapters begin with zeros."""
+    return any(not bool(p.any()) for p in part.parameters())
 
 
 def _faked(parameters: list[nn.Parameter]) -> bool:

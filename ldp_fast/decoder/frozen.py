@@ -35,6 +35,7 @@ class _Built:
 
     Attributes:
         snapshot: of all that it rests on besides the weights.
+        certain: whether the weights allowed a comparison with the VAE's own code.
         dtype: precision of the arithmetic.
         units: of the latents.
         stages: every stage's layers.
@@ -43,6 +44,7 @@ class _Built:
     """
 
     snapshot: Snapshot
+    certain: bool
     dtype: torch.dtype
     units: LatentUnits
     stages: list[list[Layer]]
@@ -124,28 +126,35 @@ class FrozenDecoder:
         with _BUILDING:
             last = self._last
             if last is None or not self._fresh(last):
+                if last is not None and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                    raise RuntimeError(
+                        "FrozenDecoder: expected the VAE as it was (weights apart) while a CUDA graph is captured, "
+                        "got another: run a pass before the capture"
+                    )
                 last = self._last = self._build()
         return last
 
     def _fresh(self, built: _Built) -> bool:
-        return built.dtype == self.dtype and built.snapshot.same()
+        units = LatentUnits.of(self.vae, self._scaling, self._shift)
+        return built.certain and built.dtype == self.dtype and built.units == units and built.snapshot.same()
 
     def _build(self) -> _Built:
         every, dtype = split(self.vae), self.dtype
         stages = every[: [name for name, _ in every].index(self.levels[-1]) + 1]
         # Which blocks are what they seem does not depend on the units, and a decoder of another kind is named first.
-        forced = deviations(self.vae, stages)
+        forced, certain = deviations(self.vae, stages)
         units = LatentUnits.of(self.vae, self._scaling, self._shift)
         layers = layers_for(stages, units, dtype, forced)
         parts = [part for _, module in stages for part in module.modules()]
         by_hand = {id(m) for row in layers for layer in row for m in layer.modules}
         called = {id(m) for row in layers for layer in row if layer.fallback for m in layer.module.modules()}  # type: ignore[attr-defined]
         snapshot = Snapshot(
-            [*containers(self.vae), *(m for m in parts if id(m) in by_hand or id(m) not in called)],
-            [m for m in parts if id(m) in called],
+            [m for m in parts if id(m) in by_hand or id(m) not in called],
+            # What holds the stages is called by the host: its attributes may change as it likes.
+            [*containers(self.vae), *(m for m in parts if id(m) in called)],
         )
         channels = max(p.shape[0] for _, m in stages for p in m.parameters() if p.ndim == 4)
-        return _Built(snapshot, dtype, units, layers, [name for name, _ in stages], channels)
+        return _Built(snapshot, certain, dtype, units, layers, [name for name, _ in stages], channels)
 
     @property
     def dtype(self) -> torch.dtype:

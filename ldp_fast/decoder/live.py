@@ -35,7 +35,11 @@ class Snapshot:
     def __init__(self, by_hand: Iterable[nn.Module], called: Iterable[nn.Module] = ()):
         self._whole = [(m, type(m), len(vars(m)), _items(m)) for m in _unique(by_hand)]
         self._outer = [(m, type(m), overridden(m), _structure(m)) for m in _unique(called)]
-        self._code = [(kind, _code(kind)) for kind in {type(m) for m, *_ in (*self._whole, *self._outer)}]
+        # Attention computes by an object of its own.
+        processors = [getattr(m, "processor", None) for m, *_ in (*self._whole, *self._outer)]
+        self._processors = [(p, dict(vars(p))) for p in processors if p is not None]
+        kinds = {type(x) for x, *_ in (*self._whole, *self._outer, *self._processors)}
+        self._code = [(kind, _code(kind)) for kind in kinds]
         self._global = [(table, dict(getattr(every_module, table, {}))) for table in GLOBAL_HOOKS]
 
     def same(self) -> bool:
@@ -46,14 +50,15 @@ class Snapshot:
                 return False
             for name, value, mutable in items:
                 now = held.get(name, _MISSING)
-                if now is not value if not mutable else now != value:
-                    if mutable or not _equal(now, value):
-                        return False
+                if (mutable or now is not value) and not _equal(now, value):
+                    return False
         for module, kind, own, structure in self._outer:
             if type(module) is not kind or any(module.__dict__.get(name) != value for name, value in structure):
                 return False
             if overridden(module) != own:
                 return False
+        if not all(_equal(vars(processor), state) for processor, state in self._processors):
+            return False
         return all(_code(kind) == code for kind, code in self._code) and all(
             getattr(every_module, table, {}) == held for table, held in self._global
         )
@@ -82,7 +87,14 @@ def _structure(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _code(kind: type) -> tuple[Any, ...]:
-    return tuple(getattr(kind, name, None) for name in ("__call__", "forward", "_conv_forward"))
+    """What a class and its parents hold, up to torch's own, of which the methods that compute."""
+    found: list[Any] = [getattr(kind, name, None) for name in ("__call__", "forward", "_conv_forward")]
+    for parent in kind.__mro__:
+        if parent is nn.Module:
+            break
+        if not parent.__module__.startswith("torch."):
+            found += [value for value in vars(parent).values() if callable(value)]
+    return tuple(found)
 
 
 def _equal(a: Any, b: Any) -> bool:

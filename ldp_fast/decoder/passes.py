@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .derive import one_pass
 from .layers import Layer
@@ -106,13 +106,14 @@ Weights = list[tuple[Tensor, int, int]]
 
 
 def weights_of(stages: Iterable[Iterable[Layer]]) -> Weights:
-    """The weights that layers by hand read, their places and versions; where autograd runs a block, it looks itself."""
+    """The weights that layers read, their places and versions."""
     if torch.compiler.is_compiling():
         return []
     found: Weights = []
     for layers in stages:
         for layer in layers:
-            for module in layer.modules:
+            modules = layer.modules or getattr(layer, "module", nn.Identity()).modules()
+            for module in modules:
                 # Tensors of inference mode have no version, and of a device without memory no address.
                 found += [(p, p.data_ptr(), p._version) for p in module.parameters(False) if not p.is_inference()]
     return found

@@ -80,6 +80,20 @@ def _no_hooks(module: nn.Module) -> None:
             raise Unknown("dropout in training mode")
 
 
+def _original(block: nn.Module) -> None:
+    """A subclass of the same name is another block, whatever its weights make of that today."""
+    if any(base.__name__ == _name(block) for base in type(block).__mro__[1:]):
+        raise Unknown(f"a subclass of {_name(block)}")
+
+
+def _all_read(block: nn.Module, layer: Layer) -> None:
+    """What a layer by hand does not read can be zero today, and matter tomorrow."""
+    known = {id(p) for module in layer.modules for p in module.parameters()}
+    for name, parameter in block.named_parameters():
+        if id(parameter) not in known:
+            raise Unknown(f"a parameter that {_name(block)} has not: {name}")
+
+
 def _diffusers_resnet(block: Any, dtype: torch.dtype) -> Layer:
     _require(block.upsample is None and block.downsample is None, "a resnet that changes its resolution")
     _require(block.time_emb_proj is None, "a resnet with a time embedding")
@@ -202,7 +216,10 @@ def layers_of(stage: nn.Module, dtype: torch.dtype, forced: Mapping[int, str] | 
                 raise Unknown(f"unknown block {_name(block)}")
             if number in forced:
                 raise Unknown(forced[number])
-            layers.append(BLOCKS[_name(block)](block, dtype))
+            _original(block)
+            layer = BLOCKS[_name(block)](block, dtype)
+            _all_read(block, layer)
+            layers.append(layer)
         except (Unknown, AttributeError) as error:
             module, enlarges = _OneArgument(block, place == "resnet"), 2 if place == "upsampler" else 1
             layers.append(AutogradLayer(module, str(error), dtype, enlarges=enlarges))

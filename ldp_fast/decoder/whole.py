@@ -12,9 +12,10 @@ from .fallback import SWAPPING, in_dtype
 _PARTS = {"decode": ("decoder", "post_quant_conv"), "encode": ("encoder", "quant_conv")}
 
 
-def working_dtype(vae: Any) -> torch.dtype:
-    """The precision a VAE is to be run in: its own, but float32 for one of float16 that says `force_upcast`."""
-    own = next(vae.parameters()).dtype
+def working_dtype(vae: Any, part: str = "decoder") -> torch.dtype:
+    """The precision a VAE's part is to be run in: its own, but float32 for float16 with `force_upcast`."""
+    held = getattr(vae, part, None)
+    own = next((held if isinstance(held, nn.Module) else vae).parameters()).dtype
     if own.itemsize == 1:
         # A storage format (layerwise casting), which diffusers' models know of themselves.
         own = getattr(vae, "dtype", own)
@@ -43,7 +44,7 @@ def run(vae: Any, method: str, x: Tensor, dtype: torch.dtype | None = None) -> A
         dtype: None is `working_dtype`. Weights of another precision are converted for this call, as a pipeline
             converts its VAE, and get no gradient from it.
     """
-    dtype = working_dtype(vae) if dtype is None else dtype
+    dtype = working_dtype(vae, _PARTS[method][0]) if dtype is None else dtype
     x = x.to(dtype)
     held = ((name, getattr(vae, name, None)) for name in _PARTS[method])
     parts = [(name, part) for name, part in held if isinstance(part, nn.Module)]

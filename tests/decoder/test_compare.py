@@ -59,8 +59,8 @@ def another_gradient(vae: Any) -> None:
     ("change", "reason"),
     [
         (lambda vae: asymmetric(conv_of(vae)), "a _conv_forward of its own on conv1"),
-        (renamed, "its own code gives other values ("),
-        (another_gradient, "its own code gives other gradients ("),
+        (renamed, "a subclass of ResnetBlock2D"),
+        (another_gradient, "a subclass of ResnetBlock2D"),
     ],
     ids=["_conv_forward", "same-named subclass", "gradient"],
 )
@@ -85,6 +85,46 @@ def test_a_class_that_is_patched(when: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     assert decoder.fallbacks == {}
     check_features(vae, decoder, torch.randn(1, 4, 4, 3))
+
+
+def test_weights_that_hide_everything_are_compared_again() -> None:
+    """Zeros, and what is not finite: whether the decoder is one of its blocks is told when there are others."""
+    vae = kl(latent_channels=4)
+    good = {key: value.clone() for key, value in vae.state_dict().items()}
+    own_forward(vae)
+    for bad in (0.0, float("nan")):
+        for parameter in vae.parameters():
+            parameter.fill_(bad)
+        decoder = FrozenDecoder(vae, LEVELS)
+        vae.load_state_dict(good)
+        with pytest.raises(TypeError, match="AutoencoderKL is not served: its own code gives"):
+            decoder.features(torch.randn(1, 4, 4, 4))
+
+
+def test_code_that_is_patched_later_beside_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    vae = kl(latent_channels=4)
+    decoder, own = FrozenDecoder(vae, LEVELS), AttnProcessor2_0.__call__
+    monkeypatch.setattr(AttnProcessor2_0, "__call__", lambda *args, **kwargs: 0.5 * own(*args, **kwargs))
+    assert list(decoder.fallbacks) == ["mid.1"]
+    check_features(vae, decoder, torch.randn(1, 4, 4, 3))
+    monkeypatch.undo()
+    assert decoder.fallbacks == {}
+    decode = type(vae)._decode
+    monkeypatch.setattr(type(vae), "_decode", lambda self, z, *args, **kwargs: decode(self, 2 * z, *args, **kwargs))
+    with pytest.raises(TypeError, match="AutoencoderKL is not served"):
+        decoder.features(torch.randn(1, 4, 4, 4))
+
+
+def test_what_a_host_keeps_on_its_decoder_is_its_own() -> None:
+    """Tensors, the shape of the last latents: no reason to compare anything."""
+    vae = kl(latent_channels=4)
+    decoder = FrozenDecoder(vae, LEVELS)
+    built = decoder._built()
+    for _ in range(2):
+        vae.stash, vae.decoder.last_z_shape, vae.decoder.skips = [torch.ones(2)], (1, 4, 4, 4), {"a": torch.ones(3)}
+        assert decoder._built() is built
 
 
 def own_forward(vae: Any) -> None:
