@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, disassemble, needs_compiler
+from tests.kernels.machine_code import ARCHITECTURES, MachineCode, before_3_7, disassemble, needs_compiler
 from tests.kernels.test_feature_matching_compiled import Binaries, Compiled, Driver
 
 pytestmark = needs_compiler()
@@ -57,12 +57,6 @@ def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
 def code(binaries: Binaries, name: str) -> MachineCode:
     binary: Any = binaries[f"group_norm_{name}_kernel"]
     return MachineCode(name, binary.metadata.target.arch, disassemble(binary.asm["cubin"]), binary.metadata.shared)
-
-
-def before_3_7() -> bool:
-    import triton
-
-    return tuple(int(number) for number in triton.__version__.split(".")[:2]) < (3, 7)
 
 
 def shared_by_coefficients(dtype: torch.dtype) -> int:
