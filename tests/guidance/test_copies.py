@@ -6,6 +6,8 @@ import concurrent.futures
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from ldp_fast.guidance import LatentDiffusionPrior
 
 from ..models import tiny_vae
+from ..packaging.installation import ROOT
 from .steps import fixed, make
 
 
@@ -97,6 +100,16 @@ def test_workers_of_a_data_loader(context: str) -> None:
     """A data set that holds a prior, in worker processes."""
     if context not in torch.multiprocessing.get_all_start_methods():
         pytest.skip(f"this system does not {context}")
+    # In a process of its own: torch forbids a backward in a fork of a process whose autograd has started threads, which
+    # another test may have made it do.
+    program = f"from tests.guidance.test_copies import check_workers; check_workers({context!r})"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def check_workers(context: str) -> None:
+    """Gradients of the workers of a data loader are those made here."""
     prior, latents, text = make()
     expected = gradient(prior, latents, text)
     loader = torch.utils.data.DataLoader(
