@@ -169,16 +169,14 @@ def _own_decoder(
     return features, _gradient(features, leaf, cotangent)
 
 
-def _gradient(features: list[Tensor], leaf: Tensor, cotangent: Callable[..., Tensor] | None) -> Tensor | None:
-    if cotangent is None:
-        return None
+def _gradient(features: list[Tensor], leaf: Tensor, cotangent: Callable[..., Tensor]) -> Tensor | None:
     weights = [cotangent(x) for x in features]
     if not all(x.requires_grad for x in features):
         return None  # a decoder under no_grad: its values are all that can be compared
     return torch.autograd.grad(features, leaf, weights, allow_unused=True)[0]
 
 
-def _own_stages(stages: Stages, units: LatentUnits, latents: Tensor, cotangent: Callable[..., Tensor] | None) -> Pass:
+def _own_stages(stages: Stages, units: LatentUnits, latents: Tensor, cotangent: Callable[..., Tensor]) -> Pass:
     """The same of the stages called one after the other, for a VAE that has no `decode`."""
     leaf = latents.detach().clone().requires_grad_()
     features: list[Tensor] = []
