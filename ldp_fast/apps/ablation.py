@@ -16,7 +16,7 @@ from . import files
 from .image_synthesis import configure, synthesize
 from .latents import HISTORY
 from .names import as_typed, former_slug, name_of
-from .options import add_prior_arguments, load_prior
+from .options import NEGATIVE, add_prior_arguments, load_prior, number
 
 VARIANTS = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
 EXAMPLES = """\
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--steps", type=int, help="iterations of each variant (default: the preset's, 1000)")
     run.add_argument("--seed", type=int, default=0, help="the same for every variant (default: 0)")
-    run.add_argument("--learning-rate", type=float, metavar="LR", help="of AdamW (default: the preset's, 0.1)")
-    run.add_argument("--final-rate", type=float, default=0.1, metavar="F", help="rate left at the end (default: 0.1)")
-    run.add_argument("--negative-prompt", default="", metavar="TEXT", help="default: empty")
+    run.add_argument("--learning-rate", type=number, metavar="LR", help="of AdamW (default: the preset's, 0.1)")
+    run.add_argument("--final-rate", type=number, default=0.1, metavar="F", help="rate left at the end (default: 0.1)")
+    run.add_argument("--negative-prompt", default="", metavar="TEXT", help=NEGATIVE)
     run.add_argument("--checkpoint-every", type=int, default=50, metavar="N", help="steps (default: 50)")
     add_prior_arguments(parser, preset="image")
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .options import number
 from .text_to_3d.jobs import read_prompts
 from .text_to_3d.retrieval import OPENAI, evaluate_r_precision
 
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retrieval.add_argument(
         "--elevation",
         nargs=2,
-        type=float,
+        type=number,
         metavar=("LOW", "HIGH"),
         help="of the random cameras, degrees (default: what each run was trained from)",
     )

@@ -20,7 +20,7 @@ from . import files, folders
 from .interruption import Interruption
 from .latents import HISTORY, LatentOptimiser
 from .names import as_typed, name_of
-from .options import add_prior_arguments, load_prior, prior_configuration
+from .options import NEGATIVE, add_prior_arguments, load_prior, number, prior_configuration
 
 EXAMPLES = """\
 examples:
@@ -40,11 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--steps", type=int, help="iterations (default: the preset's, 1000)")
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
-    run.add_argument("--learning-rate", type=float, metavar="LR", help="of AdamW (default: the preset's, 0.1)")
+    run.add_argument("--learning-rate", type=number, metavar="LR", help="of AdamW (default: the preset's, 0.1)")
     run.add_argument(
-        "--final-rate", type=float, default=0.1, metavar="F", help="fraction of the rate left at the end (default: 0.1)"
+        "--final-rate",
+        type=number,
+        default=0.1,
+        metavar="F",
+        help="fraction of it left at the end (default: 0.1)",
     )
-    run.add_argument("--negative-prompt", default="", metavar="TEXT", help="default: empty")
+    run.add_argument("--negative-prompt", default="", metavar="TEXT", help=NEGATIVE)
     run.add_argument("--checkpoint-every", type=int, default=100, metavar="N", help="steps (default: 100)")
     run.add_argument("--preview", type=int, metavar="N", help="write DIR/preview.png every N steps")
     add_prior_arguments(parser, preset="image")
@@ -155,6 +159,12 @@ def synthesize(
     def save(status: str) -> None:
         nonlocal saved
         if optimiser.step > 0 and saved != optimiser.step:
+            # Before anything is kept, lest it push out what is whole.
+            if not bool(optimiser.latents.isfinite().all()):
+                raise FloatingPointError(
+                    f"{folder} diverged before step {optimiser.step}: the latents are not finite; its last checkpoint "
+                    f"is older: lower --learning-rate or the weights"
+                )
             optimiser.save(checkpoint, fingerprint)
             saved = optimiser.step
         seconds = (time.perf_counter() - started) / max(1, optimiser.step - first)

@@ -29,6 +29,7 @@ FIELDS = (
     "timestep_range",
     "anneal_to",
 )
+NEGATIVE = "what to lead away from (default: the empty prompt; for SDXL zeros, as its pipeline does)"
 
 
 def add_prior_arguments(parser: argparse.ArgumentParser, preset: str | None) -> None:
@@ -37,9 +38,13 @@ def add_prior_arguments(parser: argparse.ArgumentParser, preset: str | None) -> 
     model.add_argument(
         "--model",
         default="primitives",
-        help="embedded model, folder in diffusers' format, one file of weights, or hub name (owner/name)",
+        help="embedded model, folder in diffusers' format, one .safetensors file, or hub name (owner/name)",
     )
     model.add_argument("--variant", metavar="NAME", help="which of a folder's weights, such as fp16")
+    model.add_argument(
+        "--config", metavar="NAME", help="kind of one .safetensors: sd1, sd2-base, sd2-v, sdxl, …, or a folder"
+    )
+    model.add_argument("--tokenizer", metavar="DIR", help="vocabulary for one .safetensors: vocab.json and merges.txt")
     model.add_argument(
         "--lora", action="append", metavar="FILE[:W]", help="weights of a LoRA, fused times W (1); may be given again"
     )
@@ -50,17 +55,32 @@ def add_prior_arguments(parser: argparse.ArgumentParser, preset: str | None) -> 
     prior = parser.add_argument_group("prior", "what is not given comes from the preset (docs/mathematics.md)")
     default = preset or "the method's own"
     prior.add_argument("--preset", default=preset, metavar="NAME", help=f"{', '.join(PRESETS)} (default: {default})")
-    prior.add_argument("--lambda-fm", type=float, metavar="L1", help="weight of feature matching; 0 skips the decoder")
-    prior.add_argument("--lambda-kl", type=float, metavar="L2", help="weight of the KL regulariser")
-    prior.add_argument("--lambda-lsd", type=float, metavar="L3", help="weight of latent score distillation")
-    prior.add_argument("--guidance-scale", type=float, metavar="S", help="of classifier-free guidance")
+    prior.add_argument("--lambda-fm", type=number, metavar="L1", help="weight of feature matching; 0 skips the decoder")
+    prior.add_argument("--lambda-kl", type=number, metavar="L2", help="weight of the KL regulariser")
+    prior.add_argument("--lambda-lsd", type=number, metavar="L3", help="weight of latent score distillation")
+    prior.add_argument("--guidance-scale", type=number, metavar="S", help="of classifier-free guidance")
     prior.add_argument("--guidance", help="from_uncond or from_text")
     prior.add_argument("--weighting", help="w(t): uniform, dreamfusion or latent_nerf")
     prior.add_argument("--scale", help="latent, balanced or literal")
     prior.add_argument("--nonfinite", help="propagate, zero or raise")
     prior.add_argument("--levels", nargs="+", metavar="LEVEL", help="decoder levels: mid up0 up1 …")
-    prior.add_argument("--timestep-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="such as 0.02 0.98")
-    prior.add_argument("--anneal-to", type=float, metavar="HIGH", help="upper fraction at the end of the run")
+    prior.add_argument("--timestep-range", nargs=2, type=number, metavar=("LOW", "HIGH"), help="such as 0.02 0.98")
+    prior.add_argument("--anneal-to", type=number, metavar="HIGH", help="upper fraction at the end of the run")
+
+
+def number(word: str) -> float:
+    """A flag's value: any number but NaN and infinity, which no flag means anything by.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {word!r}")
+    return value
 
 
 def prior_configuration(args: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +103,7 @@ def prior_configuration(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def model_files(args: argparse.Namespace) -> dict[str, Any]:
-    """What was said about the model's files, for a run's record: `variant`, and `lora` as pairs of file and weight.
+    """What was said about the model's files, for a run's record; `lora` as pairs of file and weight.
 
     Only what was given, so that a run without is the same as one from before there was a choice.
 
@@ -91,8 +111,9 @@ def model_files(args: argparse.Namespace) -> dict[str, Any]:
         UsageError: a weight that is no number.
     """
     found: dict[str, Any] = {}
-    if args.variant is not None:
-        found["variant"] = args.variant
+    for name in ("variant", "config", "tokenizer"):
+        if getattr(args, name) is not None:
+            found[name] = getattr(args, name)
     if args.lora:
         found["lora"] = [file_and_weight(word) for word in args.lora]
     return found
@@ -133,7 +154,9 @@ def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise UsageError(f"--device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    files: dict[str, Any] = {"variant": configuration["variant"]} if "variant" in configuration else {}
+    files: dict[str, Any] = {
+        name: configuration[name] for name in ("variant", "config", "tokenizer") if name in configuration
+    }
     if "lora" in configuration:
         files["lora"] = [(file, weight) for file, weight in configuration["lora"]]
     prior = LatentDiffusionPrior.from_pretrained(

@@ -108,6 +108,17 @@ def test_kill_resumes_from_the_last_checkpoint(model: str, tmp_path: pathlib.Pat
     torch.testing.assert_close(whole, killed, rtol=1e-2, atol=1e-2)
 
 
+def test_a_run_that_diverges_keeps_its_last_checkpoint(
+    model: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    assert run([*arguments(model, out, "--learning-rate", "1e30"), "--checkpoint-every", "1"]) == 2
+    assert "diverged before step" in capsys.readouterr().err and not (out / "image.png").exists()
+    kept = load_file(out / "checkpoint.safetensors") if (out / "checkpoint.safetensors").exists() else {}
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert json.loads((out / "run.json").read_text())["status"] != "finished"
+
+
 def test_a_run_is_not_replaced_unless_asked(model: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
     assert run(arguments(model, out, steps=1)) == 0
@@ -159,6 +170,9 @@ def test_damaged_and_foreign_checkpoints(model: str, tmp_path: pathlib.Path, cap
         (["synthesize", "abc", "--device", "tpu:7"], "--device"),
         (["synthesize", "abc", "--steps", "0"], "--steps: expected at least 1"),
         (["synthesize", "abc", "--learning-rate", "-1"], "--learning-rate: expected a positive number"),
+        (["synthesize", "abc", "--learning-rate", "inf"], "--learning-rate: expected a finite number, got 'inf'"),
+        (["synthesize", "abc", "--anneal-to", "nan"], "--anneal-to: expected a finite number, got 'nan'"),
+        (["synthesize", "abc", "--lambda-fm", "much"], "--lambda-fm: expected a finite number, got 'much'"),
         (["synthesize", "abc", "--seeds", "-4"], "--seeds: expected at least 0"),
         (["synthesize", "abc", "--weighting", "heavy"], "weighting: expected uniform"),
         (["synthesize", "abc", "--levels", "up9"], "levels: expected some of"),
@@ -166,7 +180,7 @@ def test_damaged_and_foreign_checkpoints(model: str, tmp_path: pathlib.Path, cap
         (["synthesize", "--resume", "/nowhere"], "holds no run"),
         (["synthesize", "abc", "--resume", "/nowhere"], "give it alone"),
         (["synthesize", "--resume", "/nowhere", "--steps", "5"], "cannot change --steps"),
-        (["synthesize", "abc", "--lambda-lsd", "nan"], "lambda_lsd: expected a finite number"),
+        (["synthesize", "abc", "--lambda-lsd", "nan"], "--lambda-lsd: expected a finite number"),
     ],
 )
 def test_errors_are_one_line_and_exit_2(

@@ -1,4 +1,4 @@
-"""`--variant` and `--lora`: recorded with a run, handed to the model's loader, the same after --resume."""
+"""`--variant`, `--config`, `--tokenizer` and `--lora`: recorded with a run, handed to the model's loader, the same after --resume."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior
 
 COMMANDS = ("text-to-3d", "synthesize", "ablate", "sweep")
-FLAGS = ["--variant", "fp16", "--lora", "style.safetensors", "--lora", "a:b/object.safetensors:0.5"]
-FILES = {"variant": "fp16", "lora": [("style.safetensors", 1.0), ("a:b/object.safetensors", 0.5)]}
+FLAGS = ["--variant", "fp16", "--config", "sdxl-v", "--tokenizer", "words"]
+FLAGS += ["--lora", "style.safetensors", "--lora", "a:b/object.safetensors:0.5"]
+NAMES = ("variant", "config", "tokenizer", "lora")
+FILES: dict[str, Any] = {"variant": "fp16", "config": "sdxl-v", "tokenizer": "words"}
+FILES["lora"] = [("style.safetensors", 1.0), ("a:b/object.safetensors", 0.5)]
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> list[dict
     asked: list[dict[str, Any]] = []
 
     def refuse(name: str, **given: Any) -> Any:
-        asked.append({key: value for key, value in given.items() if key in ("variant", "lora")})
+        asked.append({key: value for key, value in given.items() if key in NAMES})
         raise UsageError("seen")
 
     monkeypatch.setattr(LatentDiffusionPrior, "from_pretrained", refuse)

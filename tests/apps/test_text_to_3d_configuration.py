@@ -61,7 +61,7 @@ REFUSED = [
     ((*JACOBIAN, "--voxels", "1"), "--voxels: expected 2 to 512, got 1"),
     (("--sigma-range", "0.1", "5", "--timestep-range", "0.1", "0.9"), "--sigma-range and --timestep-range: give one"),
     (("--timestep-range", "0.9", "0.1"), "timestep_range"),
-    (("--lambda-fm", "nan"), "lambda_fm"),
+    (("--lambda-fm", "nan"), "--lambda-fm"),
     (("--weighting", "sjc"), "weighting"),
     (("--dtype", "int8"), "--dtype"),
     (("--model", "stable-difusion"), "'stable-difusion'"),

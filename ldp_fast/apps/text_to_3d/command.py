@@ -14,7 +14,7 @@ from ...guidance.loading import embedded_models
 from ...guidance.presets import find_preset
 from .. import files, folders
 from ..names import as_typed, name_of
-from ..options import add_prior_arguments, prior_configuration
+from ..options import NEGATIVE, add_prior_arguments, number, prior_configuration
 from .configuration import (
     BACKGROUND_OPTIONS,
     BACKGROUNDS,
@@ -73,35 +73,35 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, methods: bool = False)
         run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="default: 0")
     else:
         run.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
-    run.add_argument("--negative-prompt", default="", metavar="TEXT", help="default: empty")
+    run.add_argument("--negative-prompt", default="", metavar="TEXT", help=NEGATIVE)
     run.add_argument("--checkpoint-every", type=int, default=200, metavar="N", help="steps (default: 200)")
     run.add_argument("--keep", type=int, default=3, metavar="N", help="checkpoints that are kept (default: 3)")
     run.add_argument("--views", type=int, metavar="N", help="views a step (default: 1; embedded model: 2)")
     run.add_argument("--size", type=int, metavar="N", help="latents per side (default: 64; embedded model: its own)")
     run.add_argument("--supersample", type=int, metavar="N", help="rays per latent and axis (default: 1 or 2)")
-    run.add_argument("--learning-rate", type=float, metavar="LR", help="of the optimiser (default: the method's)")
-    run.add_argument("--final-rate", type=float, metavar="F", help="fraction of the rate left at the end")
+    run.add_argument("--learning-rate", type=number, metavar="LR", help="of the optimiser (default: the method's)")
+    run.add_argument("--final-rate", type=number, metavar="F", help="fraction of the rate left at the end")
     run.add_argument("--no-view-prompts", action="store_true", help="the same prompt for every direction")
     run.add_argument(
         "--no-variance-reduction", action="store_true", help="keep the noise in the gradient (SJC's var_red False)"
     )
     run.add_argument(
-        "--sigma-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="noise levels σ/α in place of a range of t"
+        "--sigma-range", nargs=2, type=number, metavar=("LOW", "HIGH"), help="noise levels σ/α in place of a range of t"
     )
     scene = parser.add_argument_group("scene")
     scene.add_argument("--background", metavar="KIND", help=f"{', '.join(BACKGROUNDS)}")
-    scene.add_argument("--azimuth", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees (default: all around)")
-    scene.add_argument("--elevation", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees")
-    scene.add_argument("--radius", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of the cameras")
-    scene.add_argument("--fov", nargs=2, type=float, metavar=("LOW", "HIGH"), help="degrees")
-    scene.add_argument("--overhead", type=float, metavar="SHARE", help="share of the views from above")
+    scene.add_argument("--azimuth", nargs=2, type=number, metavar=("LOW", "HIGH"), help="degrees (default: all around)")
+    scene.add_argument("--elevation", nargs=2, type=number, metavar=("LOW", "HIGH"), help="degrees")
+    scene.add_argument("--radius", nargs=2, type=number, metavar=("LOW", "HIGH"), help="of the cameras")
+    scene.add_argument("--fov", nargs=2, type=number, metavar=("LOW", "HIGH"), help="degrees")
+    scene.add_argument("--overhead", type=number, metavar="SHARE", help="share of the views from above")
     scene.add_argument("--voxels", type=int, metavar="N", help="vertices along an axis (jacobian-nerf)")
     scene.add_argument("--steps-per-ray", type=int, metavar="N", help="samples along the box's diagonal")
     space = parser.add_argument_group(
         "regularisers", "a weight each, or FIRST LAST FROM TO: its values before and after two fractions of the run"
     )
     for name, meaning in REGULARISERS.items():
-        space.add_argument(f"--{name}", nargs="+", type=float, metavar="W", help=meaning)
+        space.add_argument(f"--{name}", nargs="+", type=number, metavar="W", help=meaning)
     add_prior_arguments(parser, preset=None)
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ...errors import UsageError
 from .. import files
+from ..options import number
 from .films import require_mp4, write_gif, write_mp4
 from .frames import CHANNELS, render_frames
 from .pictures import FPS, FRAMES, VIEWS
@@ -48,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trajectory", default="orbit", metavar="NAME", help=f"{', '.join(TRAJECTORIES)} (default: orbit)"
     )
     path.add_argument("--frames", type=int, metavar="N", help=f"default: {FRAMES}; {VIEWS} of views")
-    path.add_argument("--elevation", type=float, metavar="DEGREES", help="above the horizon")
-    path.add_argument("--radius", type=float, metavar="R", help="distance from the middle, in world units")
-    path.add_argument("--fov", type=float, metavar="DEGREES", help="field of view")
+    path.add_argument("--elevation", type=number, metavar="DEGREES", help="above the horizon")
+    path.add_argument("--radius", type=number, metavar="R", help="distance from the middle, in world units")
+    path.add_argument("--fov", type=number, metavar="DEGREES", help="field of view")
     look = parser.add_argument_group("picture")
     look.add_argument(
         "--channels",
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels", type=int, metavar="P", help="height of the pictures (default: the decoder's, enlarged to 256)"
     )
     look.add_argument(
-        "--shade", type=float, default=0.5, metavar="GREY", help="of the background, 0 to 1 (default: 0.5)"
+        "--shade", type=number, default=0.5, metavar="GREY", help="of the background, 0 to 1 (default: 0.5)"
     )
     look.add_argument("--fps", type=int, default=FPS, metavar="F", help=f"frames per second (default: {FPS})")
 
