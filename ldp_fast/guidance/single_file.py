@@ -45,10 +45,10 @@ def load_single_file(path: pathlib.Path, dtype: torch.dtype, config: str | None,
         dtype: of the networks; a VAE that says `force_upcast` is in float32 where this is float16.
         config: the model's family (`families.FAMILIES`), or a folder in diffusers' format whose configurations are
             taken; None finds the family by the weights.
-        tokenizer: a folder with CLIP's vocabulary, or a tokenizer; None looks for one, see `vocabulary`.
+        tokenizer: a folder with a vocabulary, or a tokenizer; None is that of `config`, else CLIP's own.
 
     Raises:
-        UsageError: a pickle; a model of another kind; weights that are not those of the family; no vocabulary.
+        UsageError: a pickle; a model of another kind; weights that are not those of the family; a vocabulary of another size.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file

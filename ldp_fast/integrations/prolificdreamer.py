@@ -43,8 +43,8 @@ class _Unscaled(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        # A copy: the tensor that was saved is not autograd's to keep, and torch 2.10 cannot compile a backward that hands
-        # out one of a custom operator's several results as it is.
+        # A copy: what was saved is not autograd's to keep, and torch 2.10 cannot compile a backward that hands out one
+        # of a custom operator's several results as it is.
         return gradient.to(ctx.dtype, copy=True), None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import pytest
@@ -60,6 +61,30 @@ def test_the_file_of_a_folder_is_the_folder(folder: pathlib.Path, tmp_path: path
     assert half.dtype == torch.float16 and next(half.vae.parameters()).dtype == torch.float32
     path.unlink()
     same(prior, expected)
+
+
+def test_a_file_needs_no_vocabulary(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Neither the folder nor the file has any, and its text encoder has a row for each word that comes with the package."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    whole = load(folder)
+    shutil.copytree(folder, tmp_path / "config", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (tmp_path / "config" / "text_encoder" / "config.json").unlink()
+    small = whole.text_encoder.config.to_dict()
+    config = CLIPTextConfig(**{**small, "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407})
+    encoder = CLIPTextModel(config).eval()
+    config.save_pretrained(tmp_path / "config" / "text_encoder")
+    (tmp_path / "config" / "model_index.json").write_text(json.dumps(index))
+    tensors = {**tensors_of(whole), **clip_tensors(encoder, L)}
+    prior = load(write(tmp_path / "model.safetensors", tensors), config=str(tmp_path / "config"))
+    ids = torch.tensor([[49406, 320, 1125, 539, 320, 2368, *[49407] * 10]])
+    with torch.no_grad():
+        expected = encoder(ids)[0]
+    torch.testing.assert_close(prior.encode_prompt("a photo of a cat").text, expected)
+    with pytest.raises(UsageError, match="expected a vocabulary of 64 tokens, as text_encoder has, in tokenizer"):
+        shutil.copy(folder / "text_encoder" / "config.json", tmp_path / "config" / "text_encoder")
+        load(write(tmp_path / "other.safetensors", tensors_of(whole)), config=str(tmp_path / "config"))
 
 
 def test_open_clip_and_early_names_of_clip(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -91,7 +91,8 @@ def test_a_regular_installation_is_complete(tmp_path: Path) -> None:
     found = {p for p in found if p.suffix != ".pyc"}
     expected = {p.relative_to(checkout) for p in checkout.glob("ldp_fast/**/*.py")}
     expected |= {Path("ldp_fast/kernels") / p.name for p in (checkout / "kernels" / "ldp_kernels").glob("*.py")}
-    expected |= {p.relative_to(checkout) for p in checkout.glob("ldp_fast/zoo/primitives/**/*") if p.is_file()}
+    for data in ("zoo/primitives", "guidance/clip"):
+        expected |= {p.relative_to(checkout) for p in checkout.glob(f"ldp_fast/{data}/**/*") if p.is_file()}
     assert found == expected | {Path("ldp_fast/py.typed")}
 
 
