@@ -1,4 +1,4 @@
-"""`--variant`, `--config`, `--tokenizer` and `--lora`: recorded with a run, handed to the model's loader, the same after --resume."""
+"""The flags that choose a model's files: recorded with a run, handed to the loader, the same after --resume."""
 
 from __future__ import annotations
 

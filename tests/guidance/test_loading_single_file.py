@@ -64,7 +64,7 @@ def test_the_file_of_a_folder_is_the_folder(folder: pathlib.Path, tmp_path: path
 
 
 def test_a_file_needs_no_vocabulary(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Neither the folder nor the file has any, and its text encoder has a row for each word that comes with the package."""
+    """Neither the folder nor the file has any; its text encoder has a row for each word of the package's."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     whole = load(folder)
