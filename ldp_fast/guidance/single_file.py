@@ -48,7 +48,7 @@ def load_single_file(path: pathlib.Path, dtype: torch.dtype, config: str | None,
         tokenizer: a folder with a vocabulary, or a tokenizer; None is that of `config`, else CLIP's own.
 
     Raises:
-        UsageError: a pickle; a model of another kind; weights that are not those of the family; a vocabulary of another size.
+        UsageError: a pickle; a model of another kind; weights of another family; a vocabulary of another size.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file
