@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -83,6 +83,8 @@ def test_agrees_with_float64(name: str, poisoned: None) -> None:
 
 @compiled
 @settings(max_examples=60, deadline=None)
+# One channel, whose sums nearly cancel in every sample.
+@example(hidden=96, layers=3, channels=1, features=4, levels=2, bias=True, sigmoid=False, size=151, count=None, seed=15)
 @given(
     hidden=st.sampled_from(range(16, 129, 16)),
     layers=st.integers(1, 4),
@@ -111,8 +113,9 @@ def test_the_extension_agrees_with_the_reference(
         reference.latent_field_backward(*backward_arguments(m, result[2].to(m["weights"].dtype)))
         for m in (made, double(made))
     )
-    for x, e, t in zip(result, eager, truth, strict=False):
-        assert_close(x[:live], e[:live], t[:live], factor=OUTPUT)
+    of_sums = (1.0, last_layer_cancellation(made, result[2][:live], shape))
+    for x, e, t, condition in zip(result, eager, truth, of_sums, strict=False):
+        assert_close(x[:live], e[:live], t[:live], factor=OUTPUT, condition=condition)
         assert x[live:].eq(0).all()
     # A unit whose sum is nearly 0 may be on in one arithmetic and off in another.
     margin = nearest_to_a_kink(made, result[2], shape)
@@ -120,6 +123,18 @@ def test_the_extension_agrees_with_the_reference(
     for x, e, t, condition in zip(grads, eager_grads, true_grads, conditions, strict=True):
         if margin > 1e-6:
             assert_close(x, e, t, factor=GRADIENT, condition=condition)
+
+
+def last_layer_cancellation(made: dict[str, Any], encoding: Tensor, shape: Field) -> float:
+    """Size of the terms of the latents' sums over the size of the largest latent, in float64."""
+    x = encoding.double()
+    net = split_weights(made["weights"].double(), x.shape[1], *made["network"][:4])
+    for matrix, offset in net[:-1]:
+        x = F.linear(x, matrix, offset).relu()
+    matrix, offset = net[-1]
+    terms = F.linear(x, matrix.abs(), None if offset is None else offset.abs())[:, 1:]
+    latents = F.linear(x, matrix, offset)[:, 1:]
+    return float(terms.max() / latents.abs().max()) if latents.any() and not shape.sigmoid else 1.0
 
 
 def cancellation(made: dict[str, Any], encoding: Tensor, truth: Tensor) -> float:
