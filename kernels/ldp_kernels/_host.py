@@ -10,6 +10,9 @@ STREAM_BLOCK = 1024
 
 STREAM_WARPS = 4
 
+FUSED = {"enable_fp_fusion": True}
+"""Of every launch: a product and its sum are one instruction. From 3.10 on Triton does so only where it is asked."""
+
 WHOLE_SAMPLE = 16384
 """Elements up to which a reducing kernel keeps a sample in registers (4 × 64 × 64, and 16 of 32 × 32)."""
 

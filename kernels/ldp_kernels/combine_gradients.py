@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import is_finite, kl_gradient, kl_value, load_float, sample_moments
-from ._host import CHUNK, ordered_like, reduction_shape, sample_size
+from ._host import CHUNK, FUSED, ordered_like, reduction_shape, sample_size
 
 
 @triton.jit
@@ -215,5 +215,5 @@ def combine_gradients(
         1.0 / batch if batch_mean else 1.0, size, batch,
         out.stride(0), latents.stride(0), residual.stride(0),
         0 if grad_v is None else grad_v.stride(0), 0 if grad_v_prime is None else grad_v_prime.stride(0),
-        LITERAL=literal, ZERO=zero_nonfinite, BLOCK=block, WHOLE=whole, CHUNK=chunk, num_warps=warps,
+        LITERAL=literal, ZERO=zero_nonfinite, BLOCK=block, WHOLE=whole, CHUNK=chunk, num_warps=warps, **FUSED,
     )  # fmt: skip

@@ -43,6 +43,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._host import FUSED
+
 BLOCK = 8192
 MAX_LEVELS = 8
 NUM_WARPS = 4
@@ -276,6 +278,7 @@ def forward(
             BLOCK=BLOCK,
             CHUNK=CHUNK,
             num_warps=NUM_WARPS,
+            **FUSED,
         )
         offset += programs
     if losses is not loss:
@@ -353,4 +356,5 @@ def _shape(rows: Sequence[Tensor]) -> dict[str, int | bool]:
         VECTOR=16 // itemsize,
         ALIGNED=aligned,
         num_warps=NUM_WARPS,
+        **FUSED,
     )

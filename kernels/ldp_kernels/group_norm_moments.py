@@ -25,6 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._host import FUSED
+
 TILE_ELEMENTS = 8192  # elements of a tile
 PROGRAMS = 2048  # from which on a program takes several tiles
 NUM_WARPS = 4
@@ -183,11 +185,11 @@ def tiles_of(x: Tensor, elements: int) -> tuple[dict[str, int], int, int, int]:
     blocks, in_sample = -(-channels // across), -(-height * width // tile)
     tiles = max(batch * blocks * in_sample // PROGRAMS, 1)
     chunks = -(-in_sample // tiles)
-    shape = {"tiles": tiles, "WIDTH": across, "ROWS": rows, "TURNS": tile // rows, "num_warps": NUM_WARPS}
+    shape = {"tiles": tiles, "WIDTH": across, "ROWS": rows, "TURNS": tile // rows, "num_warps": NUM_WARPS, **FUSED}
     return shape, batch * blocks * chunks, chunks, tiles * tile
 
 
 def reduction_of(chunks: int, channels: int, groups: int) -> dict[str, int]:
     in_group = channels // groups
     lanes = min(max(triton.next_power_of_2(chunks * in_group), 128), 1024)
-    return {"CHANNELS": channels, "IN_GROUP": in_group, "LANES": lanes, "num_warps": NUM_WARPS}
+    return {"CHANNELS": channels, "IN_GROUP": in_group, "LANES": lanes, "num_warps": NUM_WARPS, **FUSED}

@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._host import FUSED
 from .group_norm_moments import NUM_WARPS, channels_last, locate, reduction_of, tiles_of
 
 BLOCK = 8192  # elements of a block of packed signs
@@ -361,5 +362,6 @@ def _stream(x: Tensor, groups: int) -> tuple[dict[str, int], int]:
         "COLS": columns,
         "PART": part,
         "num_warps": NUM_WARPS,
+        **FUSED,
     }
     return shape, batch * blocks

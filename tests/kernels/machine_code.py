@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from ldp_fast.kernels._host import FUSED
+
 ARCHITECTURES = (80, 90)
 
 ALIGNED = [["tt.divisibility", 16]]
@@ -127,7 +129,8 @@ def compile_kernel(
 
     source = ASTSource(kernel, signature, constants, attributes)
     target = GPUTarget("cuda", architecture, 32)
-    binary = triton.compile(source, target=target, options={"num_warps": num_warps, "num_stages": num_stages})
+    options = {"num_warps": num_warps, "num_stages": num_stages, **FUSED}
+    binary = triton.compile(source, target=target, options=options)
     return MachineCode(kernel.__name__, architecture, disassemble(binary.asm["cubin"]), binary.metadata.shared)
 
 
