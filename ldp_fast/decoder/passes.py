@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .derive import one_pass
 from .layers import Layer
+from .live import settings_of
 from .pieces import Saved, Signs
 
 Memory = Literal["auto", "save", "recompute"]
@@ -67,6 +68,7 @@ class Features(torch.autograd.Function):
         ctx.device = latents.device.type
         ctx.layers = [(layer, len(saved)) for layer, saved in tape.entries]
         ctx.weights = weights_of(stages)
+        ctx.settings = settings_of(stages) if recompute else []
         # Not as an attribute: these are freed with the graph, and hooks on saved tensors see them.
         ctx.save_for_backward(*(t for _, saved in tape.entries for t in saved))
         return tuple(features)
@@ -79,6 +81,11 @@ class Features(torch.autograd.Function):
             raise RuntimeError(
                 "FrozenDecoder.features: expected the VAE's weights in the backward as they were in the forward; one "
                 "of those needed for the gradient has been replaced or modified by an inplace operation"
+            )
+        if ctx.recompute and ctx.settings != settings_of(ctx.stages):
+            raise RuntimeError(
+                "FrozenDecoder.features: expected the VAE in the backward as it was in the forward, because "
+                "memory='recompute' computes its blocks again; their settings, hooks or modules have changed"
             )
         tape = Tape(ctx.recompute)
         for layer, count in ctx.layers:
