@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .derive import one_pass
+from .free import free_bytes
 from .layers import Layer
 from .live import settings_of
 from .pieces import Saved, Signs
@@ -141,18 +141,6 @@ def kept_bytes(stages: Iterable[Iterable[Layer]], shape: torch.Size, channels: i
             total += pixels * (channels + layer.kept) if layer.remembers else 0
             pixels *= layer.enlarges**2
     return total * itemsize
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device, without asking the device: total less torch's own; on a CPU the system's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory - torch.cuda.memory_allocated(device)
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**33
 
 
 def recomputes(memory: Memory, needed: Callable[[], int], device: torch.device) -> bool:
