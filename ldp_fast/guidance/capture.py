@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .check import wanted_by
-from .inputs import Timesteps, as_timesteps, check_drawing, check_latents, check_noise, check_text, conditions, rows_for
+from .inputs import (
+    Timesteps,
+    as_timesteps,
+    check_generator,
+    check_latents,
+    check_noise,
+    check_text,
+    conditions,
+    rows_for,
+)
 from .outputs import PriorStatistics
 from .schedule import TimestepSampler
 from .text import TextEmbeddings
@@ -56,7 +65,7 @@ class CapturedStep:
         warmup: int = 3,
     ):
         check_latents(latents, prior.unet, prior.device)
-        check_drawing(generator, 0.0)
+        check_generator(generator)
         if not len(latents):
             raise ValueError("latents: expected at least one sample to capture a step for, got an empty batch")
         if warmup < 1:
@@ -165,7 +174,7 @@ class CapturedStep:
     ) -> None:
         """Checks everything, then writes everything: a call that raises has changed nothing."""
         batch, device = len(self._latents), self._latents.device
-        check_drawing(None, progress)
+        highest = self._sampler.bounds(progress)[1]
         _check_same("latents", latents, self._latents, exact=True)
         pairs = [] if text is None else _text_pairs(text, self._text, self._copies, batch)
         if timesteps is not None:
@@ -176,7 +185,7 @@ class CapturedStep:
             pairs.append((self._noise, noise))
         for buffer, value in [(self._latents, latents), *pairs]:
             buffer.copy_(value.detach(), non_blocking=True)
-        self._highest.fill_(self._sampler.bounds(progress)[1])
+        self._highest.fill_(highest)
         for flag, given in enumerate((timesteps, noise)):
             self._given[flag].fill_(given is not None)
 

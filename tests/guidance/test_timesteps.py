@@ -160,7 +160,7 @@ def test_no_noise_is_nothing_that_a_sample_network_can_tell() -> None:
 def test_progress() -> None:
     sampler = TimestepSampler(1000, 0.02, 0.98, 0.5)
     for sure in (math.nan, float("nan"), np.float32("nan")):
-        with pytest.raises(ValueError, match="progress: expected a fraction of the run, got nan"):
+        with pytest.raises(ValueError, match=r"progress: expected a number from 0 \(start\) to 1 \(end\), got nan"):
             sampler.bounds(sure)
     with pytest.raises(ValueError, match="progress"):
         sampler.sample(2, CPU, progress=math.nan)
