@@ -13,6 +13,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, Schedule, TimestepSampler
 from ldp_fast.guidance.inputs import as_timesteps, draw_noise
 
+from ..integrations.adapters import ADAPTERS, Adapter
 from ..models import scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
 from .steps import fixed, make
@@ -108,6 +109,23 @@ def test_the_statistics_have_the_count() -> None:
     torch.testing.assert_close(actual.as_subclass(torch.Tensor), expected)
     assert statistics.timesteps.tolist() == [0, 999] and statistics.read()["clamped_t"] == 2
     assert statistics.clone().read()["clamped_t"] == 2
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
+def test_a_host_s_network_is_told_what_is_clamped(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """α_t and σ_t were those of the clamped t, the network was told the other, and nobody counted."""
+    found = []
+    for drawn in (torch.tensor([0]), on_device(-7)):
+        host, told = adapter.host(), []
+        monkeypatch.setattr(torch, "randint", lambda *args, drawn=drawn, **options: drawn)
+        host.unet.register_forward_pre_hook(lambda module, args, told=told: told.append(args[1]))
+        torch.manual_seed(0)
+        found.append(adapter.gradient(host).as_subclass(torch.Tensor))
+        guidance = host.ldp
+        statistics = guidance.statistics if hasattr(guidance, "statistics") else guidance.output.statistics
+        assert {int(t) for x in told for t in x.reshape(-1)} == {0}
+        assert statistics.timesteps.tolist() == [0] and statistics.read()["clamped_t"] == (drawn != 0)
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.gpu
