@@ -44,6 +44,10 @@ class AutogradLayer(Layer):
     """A module of one tensor argument, its parameters without a gradient although it is left as it was found.
 
     Keeps the module's graph. With `units` it takes the diffusion model's latents.
+
+    Weights that want gradients, or have another precision, are converted and put into the module for the time of the
+    call. Passes of ours wait for each other; another thread of the host's that calls the VAE itself does not, and would
+    compute with the converted weights. A frozen VAE in the decoder's precision is called as it is.
     """
 
     def __init__(

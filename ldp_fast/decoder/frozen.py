@@ -121,6 +121,7 @@ class FrozenDecoder:
     def _built(self) -> _Built:
         """What is to be run, recognised anew where something but weights has changed."""
         last = self._last
+        # Passes are outside of graphs; what is being traced here is a property, such as `scaling_factor`.
         if last is not None and (torch.compiler.is_compiling() or self._fresh(last)):
             return last
         with _BUILDING:

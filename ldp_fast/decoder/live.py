@@ -3,7 +3,7 @@
 Weights are read in every pass. Everything else that decides what a VAE computes is looked at when its blocks are
 recognised: which modules there are, their attributes, hooks, methods of their own, the code of their classes. A
 `Snapshot` compares all that with what is there now, in about a microsecond a module; where it differs the blocks are
-recognised anew.
+recognised anew. `settings_of` is the part of it that a block reads when it is computed again for its backward.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as every_module
 
+from .layers import Layer
 from .recognise import GLOBAL_HOOKS, HOOKS, overridden
 
 # Read in every pass.
@@ -21,6 +22,8 @@ _TENSORS = ("_parameters", "_buffers")
 # What decides how a module is called, whatever it computes.
 _STRUCTURE = ("_modules", *HOOKS)
 _MISSING = object()
+# Of attributes, what code sets and does not count with.
+_SETTINGS = (float, bool, str, tuple)
 
 
 class Snapshot:
@@ -62,6 +65,30 @@ class Snapshot:
         return all(_code(kind) == code for kind, code in self._code) and all(
             getattr(every_module, table, {}) == held for table, held in self._global
         )
+
+
+def settings_of(stages: Iterable[Iterable[Layer]]) -> list[Any]:
+    """What layers read besides weights: two lists of it are equal where nothing has changed.
+
+    Of layers by hand the numbers that they read; of modules that are called whatever may decide what they compute,
+    except for what their own code may change in a call (counters, caches).
+    """
+    found: list[Any] = []
+    for layers in stages:
+        for layer in layers:
+            if layer.fallback:
+                found += [_called(module) for module in layer.module.modules()]  # type: ignore[attr-defined]
+            else:
+                found += [(m.num_groups, m.eps) for m in layer.modules if isinstance(m, nn.GroupNorm)]
+    return found
+
+
+def _called(module: nn.Module) -> tuple[Any, ...]:
+    kind, held = type(module), vars(module)
+    kinds = (*_SETTINGS, int) if kind.__module__.startswith("torch.nn.") else _SETTINGS
+    settings = {name: value for name, value in held.items() if type(value) in kinds}
+    own = [(name, held[name]) for name in overridden(module)]
+    return kind, kind.forward, own, held.get("processor"), settings, _structure(module)
 
 
 def _unique(modules: Iterable[nn.Module]) -> list[nn.Module]:

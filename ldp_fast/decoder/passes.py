@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .derive import one_pass
+from .free import free_bytes
 from .layers import Layer
+from .live import settings_of
 from .pieces import Saved, Signs
 
 Memory = Literal["auto", "save", "recompute"]
@@ -67,6 +68,7 @@ class Features(torch.autograd.Function):
         ctx.device = latents.device.type
         ctx.layers = [(layer, len(saved)) for layer, saved in tape.entries]
         ctx.weights = weights_of(stages)
+        ctx.settings = settings_of(stages) if recompute else []
         # Not as an attribute: these are freed with the graph, and hooks on saved tensors see them.
         ctx.save_for_backward(*(t for _, saved in tape.entries for t in saved))
         return tuple(features)
@@ -79,6 +81,11 @@ class Features(torch.autograd.Function):
             raise RuntimeError(
                 "FrozenDecoder.features: expected the VAE's weights in the backward as they were in the forward; one "
                 "of those needed for the gradient has been replaced or modified by an inplace operation"
+            )
+        if ctx.recompute and ctx.settings != settings_of(ctx.stages):
+            raise RuntimeError(
+                "FrozenDecoder.features: expected the VAE in the backward as it was in the forward, because "
+                "memory='recompute' computes its blocks again; their settings, hooks or modules have changed"
             )
         tape = Tape(ctx.recompute)
         for layer, count in ctx.layers:
@@ -107,8 +114,6 @@ Weights = list[tuple[Tensor, int, int]]
 
 def weights_of(stages: Iterable[Iterable[Layer]]) -> Weights:
     """The weights that layers read, their places and versions."""
-    if torch.compiler.is_compiling():
-        return []
     found: Weights = []
     for layers in stages:
         for layer in layers:
@@ -134,18 +139,6 @@ def kept_bytes(stages: Iterable[Iterable[Layer]], shape: torch.Size, channels: i
             total += pixels * (channels + layer.kept) if layer.remembers else 0
             pixels *= layer.enlarges**2
     return total * itemsize
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device, without asking the device: total less torch's own; on a CPU the system's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory - torch.cuda.memory_allocated(device)
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**33
 
 
 def recomputes(memory: Memory, needed: Callable[[], int], device: torch.device) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -35,7 +37,8 @@ class LatentUnits:
             shift: in place of `shift_factor`.
 
         Raises:
-            ValueError: there is no scaling factor to be found, or a mean without a standard deviation.
+            ValueError: there is no scaling factor to be found, one that is not positive, a mean without a standard
+                deviation, or numbers that are none.
         """
         config = getattr(vae, "config", None)
         scaling = getattr(config, "scaling_factor", None) if scaling is None else scaling
@@ -49,16 +52,14 @@ class LatentUnits:
                 f"scaling_factor: {there} to take it from; expected a number (Stable Diffusion 1.x and 2.x: 0.18215), "
                 "got None"
             )
-        found = [getattr(config, name, None) for name in ("latents_mean", "latents_std")]
-        mean, std = (
-            () if x is None else tuple(torch.as_tensor(x, dtype=torch.float64).flatten().tolist()) for x in found
-        )
+        mean, std = (_numbers(name, getattr(config, name, None)) for name in ("latents_mean", "latents_std"))
         if len(mean) != len(std):
             raise ValueError(
                 f"vae: expected latents_mean and latents_std of one length in its configuration, got "
                 f"{len(mean)} and {len(std)} numbers"
             )
-        return cls(float(scaling), float(shift or 0.0), mean, std)
+        gain, offset = _number("scaling_factor", scaling, positive=True), _number("shift_factor", shift or 0.0)
+        return cls(gain, offset, mean, std)
 
     @property
     def per_channel(self) -> bool:
@@ -97,6 +98,31 @@ class LatentUnits:
             raise ValueError(
                 f"latents: expected {len(self.mean)} channels, as the VAE's latents_mean has, got {list(latents.shape)}"
             )
+
+
+def _number(name: str, value: Any, *, positive: bool = False) -> float:
+    """A number of a configuration; a tensor of one element is one (CompVis)."""
+    tensor = isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool and not value.is_complex()
+    number = float(value) if tensor or (isinstance(value, Real) and not isinstance(value, bool)) else math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        raise ValueError(f"{name}: expected a {'positive' if positive else 'finite'} number, got {value!r}")
+    return number
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    """One number a channel, however they are nested; none of None."""
+    if values is None:
+        return ()
+    try:
+        found = torch.as_tensor(values, dtype=torch.float64, device="cpu").flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        found = [math.nan]
+    if not all(math.isfinite(x) and (x > 0 or name != "latents_std") for x in found):
+        raise ValueError(
+            f"vae: expected {'positive' if name == 'latents_std' else 'finite'} numbers as {name} of its "
+            f"configuration, got {values!r}"
+        )
+    return tuple(found)
 
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:

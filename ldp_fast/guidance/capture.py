@@ -15,6 +15,7 @@ run in which synchronising is an error, a rehearsal on a copy of the generator's
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -23,7 +24,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .check import wanted_by
-from .inputs import Timesteps, as_timesteps, check_drawing, check_latents, check_noise, check_text, conditions, rows_for
+from .inputs import (
+    Timesteps,
+    as_timesteps,
+    check_generator,
+    check_latents,
+    check_noise,
+    check_text,
+    conditions,
+    rows_for,
+)
 from .outputs import PriorStatistics
 from .schedule import TimestepSampler
 from .text import TextEmbeddings
@@ -38,8 +48,9 @@ Result = tuple[torch.Tensor, PriorStatistics]
 class CapturedStep:
     """A guided step of fixed shapes; made by `LatentDiffusionPrior.capture`.
 
-    Settings and networks are those of the capture. Weights may change in place (the graph reads their storage); another
-    setting, another network, or weights that moved need a new capture.
+    Settings, scheduler and networks are those of the capture. Weights may change in place (the graph reads their
+    storage); another setting, another network, a scheduler that is changed, or weights that moved need a new capture.
+    Until then what was captured stays in force, and everything that the graph reads stays in memory.
 
     Attributes:
         captured: whether calls replay a graph.
@@ -56,7 +67,7 @@ class CapturedStep:
         warmup: int = 3,
     ):
         check_latents(latents, prior.unet, prior.device)
-        check_drawing(generator, 0.0)
+        check_generator(generator)
         if not len(latents):
             raise ValueError("latents: expected at least one sample to capture a step for, got an empty batch")
         if warmup < 1:
@@ -64,18 +75,22 @@ class CapturedStep:
         if prior.settings.lambda_fm != 0:
             _ = prior.decoder  # made now, so that the copy shares it
         self._prior = prior.with_settings()
+        self._prior.scheduler = copy.copy(prior.scheduler)  # and with it tables of α_t and σ_t of its own
         self._generator = generator
         settings = self._prior.settings
-        self._sampler = TimestepSampler(len(prior.schedule), *settings.timestep_range, settings.anneal_to)
+        self._sampler = TimestepSampler(len(self._prior.schedule), *settings.timestep_range, settings.anneal_to)
         self._copies = 1 if self._prior.guidance_scale is None else 2
         self._graph: Any = None
         self._result: Result | None = None
+        self._pinned: list[torch.Tensor] = []
         # Outside of an enclosing inference mode, whose tensors could not be written to later.
         with torch.inference_mode(False), torch.no_grad():
             self._make_buffers(latents, text)
             self.reason = obstacle(self._prior, latents, generator)
             if not self.reason:
                 self._graph, self._result, self.reason = record(self._drawing, latents.device, generator, warmup)
+            if self._graph is not None:
+                self._pinned = _weights(self._prior)
         if self.reason:
             _LOG.warning("prior.capture: steps are not captured, they run eagerly: %s", self.reason)
 
@@ -165,18 +180,18 @@ class CapturedStep:
     ) -> None:
         """Checks everything, then writes everything: a call that raises has changed nothing."""
         batch, device = len(self._latents), self._latents.device
-        check_drawing(None, progress)
+        highest = self._sampler.bounds(progress)[1]
         _check_same("latents", latents, self._latents, exact=True)
         pairs = [] if text is None else _text_pairs(text, self._text, self._copies, batch)
         if timesteps is not None:
-            pairs.append((self._timesteps, as_timesteps(timesteps, batch, device, len(self._prior.schedule))))
+            pairs.append((self._timesteps, as_timesteps(timesteps, batch, device, self._sampler.count)))
         if noise is not None:
             check_noise(noise, self._latents)
             _check_same("noise", noise, self._noise)
             pairs.append((self._noise, noise))
         for buffer, value in [(self._latents, latents), *pairs]:
             buffer.copy_(value.detach(), non_blocking=True)
-        self._highest.fill_(self._sampler.bounds(progress)[1])
+        self._highest.fill_(highest)
         for flag, given in enumerate((timesteps, noise)):
             self._given[flag].fill_(given is not None)
 
@@ -192,6 +207,17 @@ class CapturedStep:
             timesteps=torch.where(self._given[0], self._timesteps, drawn),
             noise=torch.where(self._given[1], self._noise, noise),
         )
+
+
+def _weights(prior: LatentDiffusionPrior) -> list[torch.Tensor]:
+    """Views of what the networks hold: a graph goes on reading that memory when the networks have other weights."""
+    vae = prior.decoder.vae if prior.settings.lambda_fm != 0 else None
+    return [
+        x.detach()
+        for network in (prior.unet, vae)
+        if network is not None
+        for x in (*network.parameters(), *network.buffers())
+    ]
 
 
 def obstacle(prior: LatentDiffusionPrior, latents: torch.Tensor, generator: torch.Generator | None) -> str:

@@ -241,6 +241,19 @@ def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield from ((type(h).__name__, h) for h in getattr(hook, "hooks", (hook,)))
 
 
+def offloading(network: nn.Module) -> str | None:
+    """What moves a network's weights to their device and back, and the way out; None where nothing does."""
+    for module in network.modules():
+        for name, hook in _hooks(module):
+            if name == "CpuOffload":
+                return "(enable_model_cpu_offload): use pipe.to(device)"
+            if name == "AlignDevicesHook" and getattr(hook, "offload", False):
+                return "(enable_sequential_cpu_offload): use pipe.to(device)"
+            if "group_offloading" in name:
+                return "(enable_group_offload): load without it"
+    return None
+
+
 def check_hooks(part: str, network: nn.Module, *, casting: bool) -> None:
     """Checks that a network's weights stay where and what they are.
 
@@ -252,15 +265,11 @@ def check_hooks(part: str, network: nn.Module, *, casting: bool) -> None:
     Raises:
         UsageError: they do not; says how to load without.
     """
+    how = offloading(network)
+    if how is not None:
+        raise UsageError(f"{part}: expected weights that stay on their device; they are offloaded {how}")
     for module in network.modules():
         for name, hook in _hooks(module):
-            where = f"{part}: expected weights that stay on their device"
-            if name == "CpuOffload":
-                raise UsageError(f"{where}; they are offloaded (enable_model_cpu_offload): use pipe.to(device)")
-            if name == "AlignDevicesHook" and getattr(hook, "offload", False):
-                raise UsageError(f"{where}; they are offloaded (enable_sequential_cpu_offload): use pipe.to(device)")
-            if "group_offloading" in name:
-                raise UsageError(f"{where}; they are offloaded (enable_group_offload): load without it")
             if name.startswith(REUSING):
                 raise UsageError(f"{part}: expected every step computed; a cache reuses another step's ({name})")
             if hasattr(hook, "compute_dtype") and not casting:

@@ -82,20 +82,13 @@ def check_text(text: Any) -> None:
         )
 
 
-def check_drawing(generator: Any, progress: float) -> None:
-    """Checks what t and ε are drawn with.
-
-    Raises:
-        TypeError: a generator that is none; a list of them is not served.
-        ValueError: a progress that is no number.
-    """
+def check_generator(generator: Any) -> None:
+    """Raises a TypeError unless `generator` is one or None; a list of them is not served."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator: expected one torch.Generator for all samples, or None, got {type(generator).__name__}; "
             f"noise= and timesteps= take what was drawn a sample"
         )
-    if progress != progress:
-        raise ValueError(f"progress: expected a number from 0 (start) to 1 (end), got {progress}")
 
 
 def conditions(

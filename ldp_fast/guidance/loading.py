@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from .check import offloading
 from .components import load_network, load_tokenizer, overflows, quietly, require_vocabularies, variant_of
 from .lora import Lora, fuse
 from .prompts import FORCE_ZEROS
@@ -186,26 +187,13 @@ def components_of(pipe: Any) -> dict[str, Any]:
     if missing:
         raise UsageError(f"pipe: expected a pipeline with unet, vae and scheduler; {kind} has no {', '.join(missing)}")
     for name, part in found.items():
-        how = _offloading(part) if isinstance(part, nn.Module) else None
+        if not isinstance(part, nn.Module):
+            continue
+        how = offloading(part)
+        if how is None and any(p.is_meta for p in part.parameters()):
+            how = "(its weights are on meta): load them onto a device"
         if how is not None:
-            raise UsageError(
-                f"pipe: expected weights on a device; the {name} of this {kind} is offloaded "
-                f"({how}): use pipe.to(device)"
-            )
+            raise UsageError(f"pipe: expected weights on a device; the {name} of this {kind} is offloaded {how}")
     configuration = getattr(pipe, "config", {})
     found["notes"] = {FORCE_ZEROS: configuration[FORCE_ZEROS]} if FORCE_ZEROS in configuration else {}
     return found
-
-
-def _offloading(part: nn.Module) -> str | None:
-    """What moves the weights of a network to the CPU and back, or None: hooks of accelerate and of diffusers."""
-    for module in part.modules():
-        if any(p.device.type == "meta" for p in module.parameters(recurse=False)):
-            return "enable_sequential_cpu_offload"
-        hook = getattr(module, "_hf_hook", None)
-        if any(type(one).__name__ == "CpuOffload" for one in getattr(hook, "hooks", (hook,))):
-            return "enable_model_cpu_offload"
-        registry = getattr(module, "_diffusers_hook", None)
-        if registry is not None and registry.get_hook("group_offloading") is not None:
-            return "enable_group_offload"
-    return None

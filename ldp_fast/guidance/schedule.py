@@ -215,7 +215,7 @@ class TimestepSampler:
             ValueError: a progress of NaN.
         """
         if math.isnan(progress):
-            raise ValueError("progress: expected a fraction of the run, got nan")
+            raise ValueError(f"progress: expected a number from 0 (start) to 1 (end), got {progress}")
         high = self.high
         if self.anneal_to is not None:
             high += (self.anneal_to - high) * min(max(progress, 0.0), 1.0)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from .noising import check_noising
 
 # The prediction types that schedulers name, and what `guided_residual` calls them.
 PREDICTIONS = {
@@ -79,8 +80,15 @@ def read_scheduler(scheduler: Any) -> ForwardProcess:
 
     Raises:
         TypeError: no scheduler.
-        UsageError: one whose process is another, or not known, by name.
+        UsageError: one whose process is another, or not known, by name; one that adds noise in another way than its
+            tables say (`noising.py`).
     """
+    process = _read(scheduler)
+    check_noising(scheduler, process)
+    return process
+
+
+def _read(scheduler: Any) -> ForwardProcess:
     fields = _fields(scheduler)
     flow, name = _matches_flows(scheduler), type(scheduler).__name__
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)

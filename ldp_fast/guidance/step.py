@@ -12,7 +12,7 @@ from .check import bare, check_hidden, wanted_by
 from .inputs import (
     Timesteps,
     as_timesteps,
-    check_drawing,
+    check_generator,
     check_latents,
     check_noise,
     check_text,
@@ -90,7 +90,7 @@ def evaluate(
     """Draws what is not given, then runs the UNet and, where λ1 is not 0, the decoder."""
     s = prior.settings
     check_text(text)
-    check_drawing(generator, progress)
+    check_generator(generator)
     check_latents(latents, prior.unet, prior.device)
     schedule = prior.schedule
     batch, device, outside = len(latents), latents.device, None

@@ -3,8 +3,8 @@
 A host's step is always the same five moves, and an adapter says only how its host makes them:
 
 1. latents v, t and ε, made by the host's code or drawn in the host's order, so that a seed gives the host's numbers;
-2. α_t, σ_t and w(t): `LiveSchedule(host).read(device).gather(t)` and `.weight(t, "dreamfusion")`; a host with noise
-   levels (SJC) computes α = 1/√(1 + σ²) itself;
+2. t within the schedule, α_t, σ_t and w(t): `LiveSchedule(host).read(device).inside(t)`, `.gather(t)` and
+   `.weight(t, "dreamfusion")`; a host with noise levels (SJC) computes α = 1/√(1 + σ²) itself;
 3. `predict_residual(v, ε, α, σ, network, …)`: noising, the host's network as a closure, guidance in the host's order
    and definition, the difference r = ε̂ − ε. A host that has r already skips this;
 4. `HostLosses(…)`: LSD exactly as the host weighs it, FM and KL on the scale `latent` (docs/mathematics.md). Called, it
@@ -220,6 +220,7 @@ class HostLosses:
         weight: Tensor | float,
         *,
         timesteps: Tensor | None = None,
+        outside: Tensor | None = None,
         field: Tensor | None = None,
         regularise: bool = True,
     ) -> PriorOutput:
@@ -231,6 +232,7 @@ class HostLosses:
             alpha: α_t  # number, [], [1] or [B]
             weight: w(t)  # number, [], [1] or [B]
             timesteps: t, for the statistics  # [1] or [B] int64
+            outside: which t had to be clamped, of `Schedule.inside`, for the statistics  # [1] or [B] bool
             field: what is distilled, where it is not r (SJC without variance reduction: ε̂); v′ is v + r either way.
             regularise: False leaves FM and KL out of this call (latents that are no diffusion latents, such as
                 normals); both are then 0.
@@ -255,7 +257,7 @@ class HostLosses:
                 fm = WithGradient.apply(latents, fm, alone)
         weighted = [(self.lambda_fm, fm), (self.lambda_kl, kl), (self.lambda_lsd, lsd)]
         loss = sum((scale * term for scale, term in weighted if scale != 0), torch.zeros_like(lsd.detach()))
-        return PriorOutput(loss, lsd, fm, kl, self._statistics(step, timesteps, self._combine_all(step)[1]))
+        return PriorOutput(loss, lsd, fm, kl, self._statistics(step, timesteps, outside, self._combine_all(step)[1]))
 
     @torch.no_grad()
     def gradient(
@@ -266,6 +268,7 @@ class HostLosses:
         weight: Tensor | float,
         *,
         timesteps: Tensor | None = None,
+        outside: Tensor | None = None,
         field: Tensor | None = None,
         regularise: bool = True,
     ) -> tuple[Tensor, PriorStatistics]:
@@ -278,7 +281,7 @@ class HostLosses:
         """
         step = self._evaluate(latents, residual, alpha, weight, field, regularise, gradients=True)
         gradient, terms = self._combine_all(step)
-        return gradient, self._statistics(step, timesteps, terms)
+        return gradient, self._statistics(step, timesteps, outside, terms)
 
     @torch.no_grad()
     def _evaluate(
@@ -334,7 +337,7 @@ class HostLosses:
             nonfinite=self.nonfinite,
         )
 
-    def _statistics(self, step: _Step, timesteps: Tensor | None, terms: Any) -> PriorStatistics:
+    def _statistics(self, step: _Step, timesteps: Tensor | None, outside: Tensor | None, terms: Any) -> PriorStatistics:
         batch = len(step.latents)
         t = torch.zeros(1, dtype=torch.int64, device=step.latents.device) if timesteps is None else timesteps
         return PriorStatistics(
@@ -345,6 +348,7 @@ class HostLosses:
             fm_levels=step.fm_levels,
             fm_nonfinite=step.fm_nonfinite,
             levels=self.decoder.levels if len(step.fm_levels) else (),
+            outside=None if outside is None else outside.reshape(-1).expand(batch),
         )
 
 

@@ -90,6 +90,7 @@ class Guidance(HostGuidance):
             t = torch.randint(host.min_step, host.max_step + 1, (batch,), dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
         schedule = self.schedule(latents.device)
+        t, outside = schedule.inside(t)
         alpha, sigma = schedule.gather(t)
         text = torch.cat([self._prompts(hors, batch), rows_for(host.embeddings["neg"], 1, batch)])
         residual = predict_residual(
@@ -102,7 +103,7 @@ class Guidance(HostGuidance):
             order="text_first",
         )
         weight = schedule.weight(t, "dreamfusion")
-        output = self.losses(latents, residual, alpha, weight, timesteps=t, regularise=not as_latent)
+        output = self.losses(latents, residual, alpha, weight, timesteps=t, outside=outside, regularise=not as_latent)
         self.output = without_graph(output)
         return output.loss
 

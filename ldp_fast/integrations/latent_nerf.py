@@ -93,6 +93,7 @@ class Guidance(HostGuidance):
         text, schedule = rows_for(text_embeddings, 2, len(latents)), self.schedule(latents.device)
         t = torch.randint(host.min_step, host.max_step + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
+        t, outside = schedule.inside(t, self.prediction)
         alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
@@ -105,10 +106,10 @@ class Guidance(HostGuidance):
         )
         weight = schedule.weight(t, "latent_nerf")
         if self.mode == "loss":
-            out = self.losses(latents, residual, alpha, weight, timesteps=t)
+            out = self.losses(latents, residual, alpha, weight, timesteps=t, outside=outside)
             self.statistics = out.statistics
             return out.loss
-        gradient, self.statistics = self.losses.gradient(latents, residual, alpha, weight, timesteps=t)
+        gradient, self.statistics = self.losses.gradient(latents, residual, alpha, weight, timesteps=t, outside=outside)
         # The host differentiates the same graph again, for its other losses.
         latents.backward(gradient=gradient.to(latents.dtype), retain_graph=True)
         return 0

@@ -72,6 +72,7 @@ class Guidance(HostGuidance):
         latents = host.imgs_to_latent(image)
         noise = torch.randn_like(latents)
         text, schedule = rows_for(text_embeddings, 2, len(latents)).to(dtype), self.schedule(latents.device)
+        t, outside = schedule.inside(t)
         alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
@@ -82,7 +83,7 @@ class Guidance(HostGuidance):
             guidance_scale=guidance_scale,
             guidance="from_text",
         )
-        output = self.losses(latents, residual, alpha, schedule.weight(t, "dreamfusion"), timesteps=t)
+        output = self.losses(latents, residual, alpha, schedule.weight(t, "dreamfusion"), timesteps=t, outside=outside)
         self.output = without_graph(output)
         return output.loss
 

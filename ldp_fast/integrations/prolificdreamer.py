@@ -129,6 +129,7 @@ class Guidance(HostGuidance):
         t = torch.randint(host.min_step, largest + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
         text, schedule = rows_for(text_embeddings, 2, len(latents)), self.schedule(latents.device)
+        t, outside = schedule.inside(t)
         alpha, sigma = schedule.gather(t)
         weight = schedule.weight(t, "dreamfusion")
         residual = predict_residual(
@@ -160,10 +161,12 @@ class Guidance(HostGuidance):
         self.losses.clip = grad_clip
         arguments: tuple[Any, ...] = (latents, residual, alpha, weight)
         if self.mode == "loss":
-            out = self.losses(*arguments, timesteps=t, regularise=not as_latent)
+            out = self.losses(*arguments, timesteps=t, outside=outside, regularise=not as_latent)
             self.statistics = out.statistics
             return out.loss, pseudo_loss, latents
-        gradient, self.statistics = self.losses.gradient(*arguments, timesteps=t, regularise=not as_latent)
+        gradient, self.statistics = self.losses.gradient(
+            *arguments, timesteps=t, outside=outside, regularise=not as_latent
+        )
         return _Unscaled.apply(latents, gradient), pseudo_loss, latents
 
 

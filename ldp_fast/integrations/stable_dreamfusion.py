@@ -156,6 +156,7 @@ class Guidance(HostGuidance):
         schedule = self.schedule(latents.device)
         t = torch.randint(host.min_step, host.max_step + 1, (batch,), dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
+        t, outside = schedule.inside(t, self.prediction)
         alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
@@ -170,7 +171,7 @@ class Guidance(HostGuidance):
         if save_guidance_path:
             _save_pictures(host.decode_latents, save_guidance_path, latents, noise, residual, alpha, sigma)
         weight = schedule.weight(t, "dreamfusion")
-        out = self.losses(latents, residual, alpha, weight, timesteps=t, regularise=not as_latent)
+        out = self.losses(latents, residual, alpha, weight, timesteps=t, outside=outside, regularise=not as_latent)
         self.statistics = out.statistics
         return out.loss * grad_scale
 

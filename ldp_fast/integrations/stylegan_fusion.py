@@ -86,8 +86,8 @@ class Guidance(HostGuidance):
             self.losses.lambda_kl *= self.scale / scale
             self.scale = scale
 
-    def _step(self, latents: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """r, α, w and t, drawn in the host's order."""
+    def _step(self, latents: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """r, α and w, drawn in the host's order, and what the losses are told of t."""
         host, args = self.host, self.host.args
         self._follow()
         self.check_units()
@@ -95,6 +95,7 @@ class Guidance(HostGuidance):
         if t is None:
             t = torch.randint(args.min_step, args.max_step + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
+        t, outside = schedule.inside(t)
         alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
@@ -106,7 +107,7 @@ class Guidance(HostGuidance):
         )
         if args.rescaleCFG_Noise:
             residual = _unit(residual + noise) - _unit(noise)
-        return residual, alpha, schedule.weight(t, "dreamfusion") / self.scale, t
+        return residual, alpha, schedule.weight(t, "dreamfusion") / self.scale, {"timesteps": t, "outside": outside}
 
     def train_step(self, latents: Tensor, t: Tensor | None = None) -> tuple[Tensor, LazyFloat]:
         """The host's contract.
@@ -119,9 +120,9 @@ class Guidance(HostGuidance):
             dL/dv, for the host's `latents.backward` [B, 4, H, W], and mean (ε̂ − ε)².
         """
         with torch.no_grad():
-            residual, alpha, weight, t = self._step(latents.detach(), t)
+            residual, alpha, weight, told = self._step(latents.detach(), t)
             gradient, self.statistics = self.losses.gradient(
-                latents.detach(), residual, alpha, weight, timesteps=t, regularise=self.regularise
+                latents.detach(), residual, alpha, weight, **told, regularise=self.regularise
             )
             return gradient, LazyFloat(residual.square().mean())
 
@@ -130,8 +131,8 @@ class Guidance(HostGuidance):
 
         Args: as `train_step`.
         """
-        residual, alpha, weight, t = self._step(latents.detach(), t)
-        return self.losses(latents, residual, alpha, weight, timesteps=t, regularise=self.regularise)
+        residual, alpha, weight, told = self._step(latents.detach(), t)
+        return self.losses(latents, residual, alpha, weight, **told, regularise=self.regularise)
 
 
 def _unit(x: Tensor) -> Tensor:

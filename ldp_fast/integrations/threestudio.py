@@ -164,6 +164,7 @@ def step(
     text, negative_weights = _conditions(prompt_utils, views, batch)
     noise = torch.randn_like(latents)
     schedule = guidance.schedule.read(device)
+    t, outside = schedule.inside(t)
     alpha, sigma = schedule.gather(t)
     residual = predict_residual(
         latents,
@@ -181,7 +182,7 @@ def step(
     field = residual + noise if cfg.use_sjc and not cfg.var_red else None
     guidance.losses.clip = guidance.grad_clip_val
     weight = schedule.weight(t, weighting)
-    out = guidance.losses(latents, residual, alpha, weight, timesteps=t, field=field)
+    out = guidance.losses(latents, residual, alpha, weight, timesteps=t, outside=outside, field=field)
     guidance.statistics = out.statistics
     result: dict[str, Any] = {"loss_sds": out.lsd}
     if cfg.feature_matching:

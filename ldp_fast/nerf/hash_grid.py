@@ -119,18 +119,27 @@ class HashGrid(nn.Module):
         Torch's fused optimisers and writers through `table.data` (moving averages) count up no version. One writer is
         trusted: `FusedAdam(..., shadows={grid.table: grid.shadow})` writes the shadow in the pass that changes the
         table, and it is returned as it is until the table's version, its memory or the step of any other optimiser of
-        torch says that somebody else wrote. Beside that optimiser, after changes through `table.data` that are to
-        count in the very next step, call `invalidate_shadow`; the optimiser's step makes it equal again in any case.
+        torch says that somebody else wrote. Beside that optimiser, call `invalidate_shadow` after changes through
+        `table.data`: else they count from its next step on that is taken (one without a gradient, or that a
+        GradScaler skips, writes neither table nor shadow).
+
+        The memory of such a shadow stays the same while the table's does, also where it is cast anew: a captured graph
+        reads it.
         """
         held = self._shadow
-        maintained = held is not None and getattr(held, "_maintained", False) and not torch.compiler.is_compiling()
-        if maintained and held._source == source_of(self.table):  # type: ignore[union-attr]
-            assert held is not None
+        if torch.compiler.is_compiling():
+            return self.table.detach().to(torch.float16)
+        if (
+            held is not None
+            and getattr(held, "_maintained", False)
+            and (held.shape, held.device) == (self.table.shape, self.table.device)
+        ):
+            if held._source != source_of(self.table):  # type: ignore[attr-defined]
+                with torch.no_grad():
+                    held.copy_(self.table)
             return held
-        made = self.table.detach().to(torch.float16)
-        if not torch.compiler.is_compiling():
-            self._shadow = made
-        return made
+        self._shadow = self.table.detach().to(torch.float16)
+        return self._shadow
 
     def half_table(self) -> Tensor | None:
         """What a pass reads in place of the table: `shadow` where half precision is wanted, else None.
@@ -144,7 +153,8 @@ class HashGrid(nn.Module):
 
     def invalidate_shadow(self) -> None:
         """Makes the next `shadow` cast the table."""
-        self._shadow = None
+        if self._shadow is not None:
+            self._shadow._source = None  # type: ignore[attr-defined]
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any, **kwargs: Any

@@ -56,8 +56,10 @@ class FusedAdam(Optimizer):
     place of memory) is replaced by that copy.
 
     A shadow is a float16 copy of a parameter that a GPU reads instead of it. It is equal to the rounded parameter
-    after every step. `shadow._source` is then `source_of(parameter)`, and whoever holds the shadow need not cast again
-    while that is so (see `HashGrid.shadow`); `shadow._maintained` says that an optimiser's steps keep it equal.
+    after every step that is taken, whatever else has written the parameter. A step without a gradient or with
+    non-finite ones writes neither: the shadow is then equal but for writes since the step before that left no trace
+    (`parameter.data`). `shadow._source` is then `source_of(parameter)`, and whoever holds the shadow need not cast
+    again while that is so (see `HashGrid.shadow`); `shadow._maintained` says that an optimiser's steps keep it equal.
 
     State dicts of `torch.optim.Adam` and `AdamW` can be loaded, but not with `amsgrad` or `maximize`.
 
@@ -198,7 +200,7 @@ class FusedAdam(Optimizer):
         return state
 
     def _shadow_of(self, param: Tensor) -> Tensor | None:
-        """The shadow, equal to the rounded parameter: a step that is skipped leaves it as it is."""
+        """The shadow, cast anew where a writer left a trace: a step that is skipped leaves it as it is."""
         kept = self._shadows.get(param)
         if kept is None:
             return None

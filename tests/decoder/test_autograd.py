@@ -180,3 +180,65 @@ def test_the_gradient_goes_on_to_whatever_made_the_latents() -> None:
 
     loss, other = loss_of(decoder.features(latents())), loss_of(own_features(vae, latents(), decoder.levels))
     torch.testing.assert_close(*(torch.autograd.grad(x, image)[0] for x in (loss, other)), rtol=1e-9, atol=1e-12)
+
+
+def norm_of(vae: Any) -> Any:
+    return next(m for m in vae.decoder.modules() if isinstance(m, torch.nn.GroupNorm))
+
+
+def of_a_fallback(vae: Any) -> Any:
+    """Its first block with a hook, which makes autograd run it."""
+    block = vae.decoder.mid_block.resnets[0]
+    if not block._forward_hooks:
+        block.register_forward_hook(lambda module, args, out: out * 1.0)
+    return block
+
+
+def more_groups(vae: Any) -> None:
+    norm_of(vae).num_groups *= 2
+
+
+BETWEEN: dict[str, tuple[bool, Callable[[Any], Any]]] = {
+    "eps by hand": (False, lambda vae: setattr(norm_of(vae), "eps", 0.5)),
+    "groups by hand": (False, more_groups),
+    "eps": (True, lambda vae: setattr(of_a_fallback(vae).norm1, "eps", 0.5)),
+    "factor": (True, lambda vae: setattr(of_a_fallback(vae), "output_scale_factor", 2.0)),
+    "activation": (True, lambda vae: setattr(of_a_fallback(vae), "nonlinearity", torch.nn.ReLU())),
+    "hook": (True, lambda vae: of_a_fallback(vae).conv1.register_forward_hook(lambda module, args, out: 2 * out)),
+    "method": (True, lambda vae: setattr(of_a_fallback(vae).conv1, "forward", lambda x: x)),
+}
+
+
+@MEMORY
+@pytest.mark.parametrize("change", BETWEEN)
+def test_a_block_that_changes_between_forward_and_backward(change: str, memory: Any) -> None:
+    """Recomputed, it gave the gradient of another function; what is kept is kept."""
+    fallback, apply = BETWEEN[change]
+    vae, _, latents = make("sd1", memory, torch.float64)
+    if fallback:
+        of_a_fallback(vae)
+    decoder = FrozenDecoder(vae, ("mid", "up0"), memory=memory)
+    assert bool(decoder.fallbacks) is fallback
+    expected, features = gradient(decoder.features, latents), decoder.features(latents)
+    apply(vae)
+    if memory == "recompute":
+        with pytest.raises(RuntimeError, match="expected the VAE in the backward as it was in the forward"):
+            torch.autograd.grad(loss_of(features), latents)
+    else:
+        assert bitwise_equal(torch.autograd.grad(loss_of(features), latents)[0], expected)
+
+
+def test_what_a_block_counts_is_no_change() -> None:
+    vae, _, latents = make("sd1", "recompute")
+    block = of_a_fallback(vae)
+    block.calls = 0
+
+    def count(module: Any, args: Any) -> None:
+        module.calls += 1
+
+    block.register_forward_pre_hook(count)
+    decoder = FrozenDecoder(vae, ("mid",), memory="recompute")
+    first, second = decoder.features(latents), decoder.features(latents)
+    vae.decoder.conv_in.train()  # which no layer by hand reads
+    grads = [torch.autograd.grad(loss_of(x), latents)[0] for x in (first, second)]
+    assert block.calls >= 4 and bitwise_equal(*grads)

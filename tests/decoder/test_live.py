@@ -226,6 +226,17 @@ def test_a_compiled_decoder_of_the_host_is_not_compiled_for_the_comparison() -> 
     assert all(torch.equal(x, y) for x, y in zip(decoder.features(latents), fresh.features(latents), strict=True))
 
 
+def test_what_a_decoder_says_of_itself_can_be_read_in_one_graph() -> None:
+    """In a caller that is compiled whole; looking whether the VAE is as it was cannot be traced."""
+    decoder, x = FrozenDecoder(kl(latent_channels=4, scaling_factor=0.5), LEVELS), torch.randn(3)
+
+    def read(x: torch.Tensor) -> tuple[Any, ...]:
+        return x * decoder.scaling_factor + decoder.shift_factor, decoder.fallbacks
+
+    compiled = torch.compile(read, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x)[0], 0.5 * x) and compiled(x)[1] == {}
+
+
 def test_looking_calls_nothing() -> None:
     """No module, no operator: a pass on a GPU must not wait for it."""
     decoder = FrozenDecoder(architecture("sd1"))

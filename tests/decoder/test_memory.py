@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ldp_fast.decoder import FrozenDecoder, passes
+from ldp_fast.decoder import FrozenDecoder, free, passes
 from ldp_fast.decoder.derive import one_pass
 from ldp_fast.decoder.passes import Tape, kept_bytes, recomputes
 
@@ -129,13 +131,71 @@ def test_auto_recomputes_where_memory_is_short(monkeypatch: Any) -> None:
     decoder = FrozenDecoder(vae, LEVELS)
     built = decoder._built()
     needed = kept_bytes(built.stages, latents.shape, built.channels, 4)
-    for free, expected in ((3 * needed, False), (needed, True)):
-        monkeypatch.setattr(passes, "free_bytes", lambda device, free=free: free)
+    for there, expected in ((3 * needed, False), (needed, True)):
+        monkeypatch.setattr(passes, "free_bytes", lambda device, there=there: there)
         assert decoder._recomputes(built, latents) is expected
         for memory in ("save", "recompute"):
             assert recomputes(memory, lambda: 0, latents.device) is (memory == "recompute")
+
+
+def test_what_is_free_on_a_cpu(monkeypatch: Any, tmp_path: pathlib.Path) -> None:
+    """Containers and jobs have a limit of their own, which the system's number knows nothing of."""
+    assert free.free_bytes(torch.device("cpu")) > 2**20
+    for name in ("PROC", "CONTROL_GROUPS"):
+        monkeypatch.setattr(free, name, tmp_path / name)
+    files = {
+        "PROC/meminfo": "MemTotal:  9000 kB\nMemFree:  1 kB\nMemAvailable:    5000 kB\n",
+        "PROC/self/cgroup": "3:cpu:/a\n2:memory,hugetlb:/of/the/host\n0::/job/step\n",
+        "CONTROL_GROUPS/job/step/memory.max": "max\n",
+        "CONTROL_GROUPS/job/memory.max": "3000000\n",
+        "CONTROL_GROUPS/job/memory.current": "2000000\n",
+        "CONTROL_GROUPS/job/memory.stat": "anon 1\ninactive_anon 7\ninactive_file 500000\nactive_file 9\n",
+        "CONTROL_GROUPS/memory/memory.limit_in_bytes": "4000000\n",
+        "CONTROL_GROUPS/memory/memory.usage_in_bytes": "3000000\n",
+        "CONTROL_GROUPS/memory/memory.stat": "inactive_file 3\ntotal_inactive_file 100000\n",
+    }
+    left = [1_100_000, 1_500_000, 5000 * 1024]  # the group that is mounted, that of the job, the system
+
+    def found() -> int:
+        free._groups.cache_clear()
+        return free.free_bytes(torch.device("cpu"))
+
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert found() == left[0]
+    (tmp_path / "CONTROL_GROUPS/memory/memory.limit_in_bytes").write_text(f"{2**63 - 4096}\n")
+    assert found() == left[1]
+    (tmp_path / "CONTROL_GROUPS/job/memory.current").write_text("9000000\n")
+    assert found() == 0
+    (tmp_path / "PROC/self/cgroup").unlink()
+    assert found() == left[2]
+    (tmp_path / "PROC/meminfo").unlink()
+    assert found() > 2**20
     monkeypatch.undo()
-    assert passes.free_bytes(torch.device("cpu")) > 2**20
+    free._groups.cache_clear()
+
+
+def test_what_is_free_on_a_gpu(monkeypatch: Any) -> None:
+    """Other processes' memory is not free, what torch keeps unused is; in a capture nobody is asked."""
+    device, capturing = torch.device("cuda", 0), False
+    reserved, allocated, driver = 30, 20, (40, 100)
+
+    def asked(_: Any) -> tuple[int, int]:
+        assert not capturing
+        return driver
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=100))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", asked)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: allocated)
+    monkeypatch.setattr(free, "_others", {})
+    assert free.free_bytes(device) == 50
+    capturing, allocated = True, 25
+    assert free.free_bytes(device) == 45
+    free._others.clear()
+    assert free.free_bytes(device) == 75
 
 
 @pytest.mark.parametrize("memory", ["save", "recompute"])

@@ -137,3 +137,48 @@ def test_errors_name_what_is_missing() -> None:
     assert FrozenDecoder(vae).scaling_factor == vae.config.scaling_factor
     with pytest.raises(ValueError, match="latents: expected 4 channels, as the VAE's latents_mean has"):
         LatentUnits.of(vae).to_vae(torch.zeros(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "wrong", [0, 0.0, -0.18215, float("nan"), float("inf"), "0.18215", True, [0.1], torch.zeros(2)], ids=repr
+)
+def test_a_scaling_factor_that_is_no_positive_number(wrong: Any) -> None:
+    """Zero was a ZeroDivisionError, a negative one turned the latents around, NaN gave pictures of NaN."""
+    vae = kl(latent_channels=4)
+    with pytest.raises(ValueError, match=r"^scaling_factor: expected a positive number, got"):
+        FrozenDecoder(vae, scaling_factor=wrong)
+    decoder = FrozenDecoder(vae)
+    vae.register_to_config(scaling_factor=wrong)
+    for call in (
+        lambda: FrozenDecoder(vae),
+        lambda: decoder.features(torch.zeros(1, 4, 2, 2)),
+        lambda: LatentDiffusionPrior(tiny_unet(), vae, scheduler()).decode(torch.zeros(1, 4, 2, 2)),
+    ):
+        with pytest.raises(ValueError, match="scaling_factor: expected a positive number, got"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"shift_factor": float("nan")}, "shift_factor: expected a finite number, got nan"),
+        ({"shift_factor": "0.1"}, "shift_factor: expected a finite number, got '0.1'"),
+        (
+            {"latents_mean": [0.0] * 3 + [float("inf")], "latents_std": [1.0] * 4},
+            "finite numbers as latents_mean .* inf",
+        ),
+        ({"latents_mean": MEAN, "latents_std": [1.0, 0.0, 1.0, 1.0]}, "positive numbers as latents_std of its config"),
+        ({"latents_mean": MEAN, "latents_std": "none"}, "positive numbers as latents_std .* got 'none'"),
+    ],
+)
+def test_other_entries_that_are_no_numbers(entries: dict[str, Any], words: str) -> None:
+    vae = kl(latent_channels=4)
+    vae.register_to_config(**entries)
+    with pytest.raises(ValueError, match=words):
+        FrozenDecoder(vae)
+
+
+def test_a_scaling_factor_in_a_tensor() -> None:
+    """As CompVis' models have it."""
+    for factor in (torch.tensor(0.5), torch.tensor([0.5], dtype=torch.float64), 1):
+        assert FrozenDecoder(kl(latent_channels=4), scaling_factor=factor).scaling_factor == float(factor)

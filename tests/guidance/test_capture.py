@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ldp_fast.guidance import CapturedStep, LatentDiffusionPrior, TextEmbeddings, TimestepSampler
 from ldp_fast.guidance import capture as capture_module
@@ -217,6 +219,35 @@ def test_settings_are_those_of_the_capture() -> None:
     step = prior.capture(latents, text)
     prior.settings = prior.with_settings(lambda_lsd=0.0, lambda_fm=0.0).settings
     assert same(step(latents, **fixed(latents)), expected)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_the_scheduler_is_that_of_the_capture(captured: bool, request: pytest.FixtureRequest) -> None:
+    """Its tables were the prior's, made again for a scheduler that changed: a graph then read memory that was free."""
+    if captured:
+        request.getfixturevalue("emulated")
+    prior, latents, text = make()
+    call = fixed(latents)
+    expected = prior.gradient(latents, text, **call)
+    step = prior.capture(latents, text)
+    prior.scheduler.alphas_cumprod = prior.scheduler.alphas_cumprod.clone() ** 2
+    assert not same(prior.gradient(latents, text, **call), expected)
+    prior.schedule.to(torch.device("meta"))
+    assert same(step(latents, **call), expected)
+
+
+def test_what_the_graph_reads_stays_in_memory(emulated: None) -> None:
+    prior, latents, text = make()
+    names = [prior.unet.conv_out, prior.vae.decoder.conv_in]
+    step = prior.capture(latents, text)
+    old = [StorageWeakRef(module.weight.untyped_storage()) for module in names]
+    for module in names:
+        module.weight.data = module.weight.data.clone()
+    gc.collect()
+    assert not any(storage.expired() for storage in old)
+    del step
+    gc.collect()
+    assert all(storage.expired() for storage in old)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])

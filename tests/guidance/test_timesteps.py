@@ -13,6 +13,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, Schedule, TimestepSampler
 from ldp_fast.guidance.inputs import as_timesteps, draw_noise
 
+from ..integrations.adapters import ADAPTERS, Adapter
 from ..models import scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
 from .steps import fixed, make
@@ -110,6 +111,23 @@ def test_the_statistics_have_the_count() -> None:
     assert statistics.clone().read()["clamped_t"] == 2
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=str)
+def test_a_host_s_network_is_told_what_is_clamped(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """α_t and σ_t were those of the clamped t, the network was told the other, and nobody counted."""
+    found = []
+    for drawn in (torch.tensor([0]), on_device(-7)):
+        host, told = adapter.host(), []
+        monkeypatch.setattr(torch, "randint", lambda *args, drawn=drawn, **options: drawn)
+        host.unet.register_forward_pre_hook(lambda module, args, told=told: told.append(args[1]))
+        torch.manual_seed(0)
+        found.append(adapter.gradient(host).as_subclass(torch.Tensor))
+        guidance = host.ldp
+        statistics = guidance.statistics if hasattr(guidance, "statistics") else guidance.output.statistics
+        assert {int(t) for x in told for t in x.reshape(-1)} == {0}
+        assert statistics.timesteps.tolist() == [0] and statistics.read()["clamped_t"] == (drawn != 0)
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.gpu
 def test_gpu_clamps_and_counts_without_waiting() -> None:
     prior, latents, text = make("cuda")
@@ -160,7 +178,7 @@ def test_no_noise_is_nothing_that_a_sample_network_can_tell() -> None:
 def test_progress() -> None:
     sampler = TimestepSampler(1000, 0.02, 0.98, 0.5)
     for sure in (math.nan, float("nan"), np.float32("nan")):
-        with pytest.raises(ValueError, match="progress: expected a fraction of the run, got nan"):
+        with pytest.raises(ValueError, match=r"progress: expected a number from 0 \(start\) to 1 \(end\), got nan"):
             sampler.bounds(sure)
     with pytest.raises(ValueError, match="progress"):
         sampler.sample(2, CPU, progress=math.nan)

@@ -218,6 +218,58 @@ def test_the_grids_shadow() -> None:
     assert torch.equal(shadow, grid.table.half())
 
 
+def grid_with_shadow() -> tuple[Any, FusedAdam]:
+    """After a step: the shadow is the optimiser's to keep."""
+    from ldp_fast.nerf.hash_grid import HashGrid
+
+    grid = HashGrid(n_levels=2, log2_table_size=5, base_resolution=2, finest_resolution=4)
+    optimiser = FusedAdam([grid.table], shadows={grid.table: grid.shadow})
+    grid.table.grad = torch.ones_like(grid.table)
+    optimiser.step()
+    return grid, optimiser
+
+
+@pytest.mark.parametrize("how", ["invalidated", "loaded", "in place"])
+def test_a_shadow_that_a_graph_reads_is_cast_anew_where_it_is(how: str) -> None:
+    """A captured step reads its memory, which was freed when another took its place, or kept the values of before."""
+    grid, optimiser = grid_with_shadow()
+    shadow = grid.shadow()
+    address = shadow.data_ptr()
+    if how == "invalidated":
+        grid.table.data.fill_(0.125)
+        grid.invalidate_shadow()
+    elif how == "loaded":
+        grid.load_state_dict({"table": torch.full_like(grid.table, 0.125)})
+    else:
+        with torch.no_grad():
+            grid.table.fill_(0.125)
+    assert grid.shadow() is shadow and (shadow == 0.125).all()
+    # Nobody keeps it equal until the optimiser's next step.
+    grid.table.data.fill_(0.25)
+    assert (grid.shadow() == 0.25).all()
+    grid.table.grad = torch.ones_like(grid.table)
+    optimiser.step()
+    assert grid.shadow() is shadow and shadow.data_ptr() == address and torch.equal(shadow, grid.table.half())
+    assert shadow._source == source_of(grid.table)
+
+
+@pytest.mark.parametrize("kind", ["zero gradient", "found_inf", "no gradient"])
+def test_what_a_step_makes_of_a_write_without_a_trace(kind: str) -> None:
+    """A step that is taken makes the shadow equal, also where it moves nothing; one that is skipped leaves it."""
+    grid, optimiser = grid_with_shadow()
+    optimiser.param_groups[0]["lr"] = 0.0
+    before = grid.shadow().clone()
+    grid.table.data.fill_(0.125)
+    grid.table.grad = None if kind == "no gradient" else torch.zeros_like(grid.table)
+    if kind == "found_inf":
+        optimiser.found_inf = torch.ones(())
+    optimiser.step()
+    taken = kind == "zero gradient"
+    assert torch.equal(grid.shadow(), grid.table.half() if taken else before) and (grid.table == 0.125).all()
+    grid.invalidate_shadow()
+    assert torch.equal(grid.shadow(), grid.table.half())
+
+
 def test_a_shadow_of_another_tensor_with_the_same_version_is_stale() -> None:
     first, second = (nn.Parameter(torch.full((9,), value)) for value in (1.0, 2.0))
     shadow = torch.zeros(9, dtype=torch.float16)

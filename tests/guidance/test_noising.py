@@ -1,0 +1,155 @@
+"""Schedulers whose way to z_t somebody has replaced: the same z_t is taken, another is refused by name."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import pytest
+import torch
+
+from ldp_fast.errors import UsageError
+from ldp_fast.guidance import LatentDiffusionPrior, Schedule, noising
+
+from ..models import tiny_unet, tiny_vae
+from .test_schedulers import FLOWS, TAKEN, make, quietly, scheduler_class
+
+__all__ = ["quietly"]  # a fixture for every test of this file
+# Of every way that diffusers has: by ᾱ_t, by noise levels, by a table of steps, by τ; one has none of its own.
+CLASSES = (
+    "DDIMScheduler DDPMScheduler EulerDiscreteScheduler HeunDiscreteScheduler UniPCMultistepScheduler "
+    "DDIMInverseScheduler RePaintScheduler".split()
+)
+Method = Any
+
+
+def method_of(name: str) -> str:
+    return "scale_noise" if name in FLOWS else "add_noise"
+
+
+def ordered(name: str, arguments: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    """v, ε and t."""
+    return (arguments[0], arguments[2], arguments[1]) if name in FLOWS else arguments  # type: ignore[return-value]
+
+
+def replaced(name: str, how: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A scheduler whose noise is multiplied, by a wrapper of the class's own method."""
+    cls, method = scheduler_class(name), method_of(name)
+    own = getattr(cls, method, None)
+
+    def noised(self: Any, *arguments: Any) -> Any:
+        v, noise, t = ordered(name, arguments)
+        if own is None or name == "RePaintScheduler":  # what their ᾱ_t means
+            alpha_bar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+            return alpha_bar.sqrt() * v + (1 - alpha_bar).sqrt() * factor * noise
+        return own(self, v, t, factor * noise) if name in FLOWS else own(self, v, factor * noise, t)
+
+    if how == "subclass":
+        made = type("Own" + name, (cls,), {method: noised})()
+    else:
+        made = make(name)
+        if how == "attribute":
+            setattr(made, method, types.MethodType(noised, made))
+        else:
+            wrapper = functools.wraps(own)(noised) if own is not None else noised
+            monkeypatch.setattr(cls, method, wrapper, raising=False)
+    return made
+
+
+@pytest.mark.parametrize("how", ["subclass", "attribute", "class"])
+@pytest.mark.parametrize("name", [*CLASSES, *FLOWS])
+def test_the_same_is_taken_and_another_is_refused(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Schedule.from_scheduler(make(name)).gather(torch.arange(1000))
+    state = dict(vars(made)) if (made := replaced(name, how, 1.0, monkeypatch)) else {}
+    found = Schedule.from_scheduler(made).gather(torch.arange(1000))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert vars(made).keys() == state.keys() and all(vars(made)[k] is x for k, x in state.items())
+    monkeypatch.undo()
+    other = replaced(name, how, 1.1, monkeypatch)
+    words = rf"scheduler: expected {method_of(name)} to give z_t = .*; that of {type(other).__name__} gives another"
+    with pytest.raises(UsageError, match=words):
+        Schedule.from_scheduler(other)
+
+
+def test_a_prior_refuses_it_when_it_is_made_and_when_it_is_handed_over() -> None:
+    class Offset(scheduler_class("DDIMScheduler")):  # type: ignore[misc]
+        """The noise offset of the fine-tunings, which is an add_noise of their own; draws, as these do."""
+
+        def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+            noise = noise + 0.1 * torch.randn(*noise.shape[:2], 1, 1)
+            return super().add_noise(original_samples, noise, timesteps)
+
+    with pytest.raises(UsageError, match="that of Offset gives another at t = "):
+        LatentDiffusionPrior(tiny_unet(), tiny_vae(), Offset())
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), make("DDIMScheduler"))
+    prior.scheduler, state = Offset(), torch.get_rng_state()
+    with pytest.raises(UsageError, match="that of Offset"):
+        _ = prior.schedule
+    assert torch.equal(torch.get_rng_state(), state), "looking drew from the host's generator"
+
+
+def test_of_another_object() -> None:
+    made, other = (make("DDPMScheduler", beta_end=end) for end in (0.02, 0.03))
+    made.add_noise = make("DDPMScheduler").add_noise  # of an equal one
+    assert len(Schedule.from_scheduler(made)) == 1000
+    made.add_noise = other.add_noise
+    with pytest.raises(UsageError, match="gives another"):
+        Schedule.from_scheduler(made)
+
+
+class Foreign:
+    """A host's own scheduler, with diffusers' names."""
+
+    def __init__(self, noised: Method = None):
+        self.alphas_cumprod = torch.linspace(0.99, 0.01, 100)
+        if noised is not None:
+            self.add_noise = functools.partial(noised, self.alphas_cumprod)
+
+
+def vp(bar: Any, v: Any, noise: Any, t: Any) -> Any:
+    return bar[t].sqrt() * v + (1 - bar[t]).sqrt() * noise
+
+
+@pytest.mark.parametrize("noised", [None, vp, lambda bar, v, noise, t: vp(bar, v, noise, t) / bar[t].sqrt()])
+def test_foreign_classes_are_taken_in_either_scaling(noised: Method) -> None:
+    assert len(Schedule.from_scheduler(Foreign(noised))) == 100
+
+
+@pytest.mark.parametrize(
+    ("noised", "words"),
+    [
+        (lambda bar, v, noise, t: bar[t] * v + (1 - bar[t]) * noise, "gives another at t = 25"),
+        (lambda bar, v, noise, t: vp(bar, v, noise, t) * torch.nan, "gives another at t = 25"),
+        (lambda bar, v, noise, t: vp(bar, v, noise, t if t < 60 else t - 40), "gives another at t = 75"),
+        (lambda bar, v, noise, t: None, r"gives a NoneType for latents \[1, 4, 8, 8\]"),
+        (lambda bar, v, noise, t: v[0], r"gives a tensor \[4, 8, 8\] for latents"),
+        (lambda bar, v: v, "cannot be called as diffusers' is"),
+    ],
+    ids=range(6),
+)
+def test_foreign_classes_that_deviate_are_refused(noised: Method, words: str) -> None:
+    with pytest.raises(UsageError, match=f"scheduler: expected add_noise .*; that of Foreign {words}"):
+        Schedule.from_scheduler(Foreign(noised))
+
+
+def test_a_sampler_s_steps_are_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `set_timesteps` some look t up among a few, which need not be whole."""
+    for name in ("EulerDiscreteScheduler", "UniPCMultistepScheduler", FLOWS[0]):
+        for how in ("subclass", "class"):
+            made = replaced(name, how, 1.0, monkeypatch)
+            made.set_timesteps(7)
+            assert len(Schedule.from_scheduler(made)) == 1000
+            monkeypatch.undo()
+
+
+@pytest.mark.parametrize("name", [*TAKEN, *FLOWS])
+def test_diffusers_own_are_not_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: Any) -> None:
+        raise AssertionError("compared")
+
+    monkeypatch.setattr(noising, "_compare", asked)
+    made = make(name)
+    assert len(Schedule.from_scheduler(made)) == 1000
+    plain = type("Plain", (type(made),), {"step": lambda self, *_: None})
+    assert len(Schedule.from_scheduler(plain())) == 1000
