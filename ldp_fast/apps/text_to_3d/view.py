@@ -77,7 +77,10 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{folder} is shown at {viewer.url} (Ctrl-C ends)", flush=True)
     try:
-        threading.Event().wait()
+        # Not one endless wait: a Ctrl-C that comes in the moment before it begins would be noticed when it ends.
+        ended = threading.Event()
+        while not ended.wait(0.5):
+            pass
     except KeyboardInterrupt:
         print("ended")
     finally:
