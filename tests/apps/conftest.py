@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..models import save_stable_diffusion
-from .text_to_3d_runs import without_pictures
+from .text_to_3d_runs import with_quick_products, without_pictures
 
 
 @pytest.fixture
@@ -41,3 +41,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def only_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs make no pictures and no mesh."""
     without_pictures(monkeypatch)
+
+
+@pytest.fixture
+def quick_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end with all that they make, the film shorter and the mesh coarser."""
+    with_quick_products(monkeypatch)

@@ -120,14 +120,16 @@ def test_an_mp4_without_pyav_is_refused_before_anything_is_loaded(
     assert not asked
 
 
+@pytest.mark.usefixtures("quick_products")
 @pytest.mark.parametrize("method", ["latent-nerf", "jacobian-nerf"])
 def test_a_run_of_the_embedded_model(method: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "run"
     words = ["text-to-3d", "a red cube", "--method", method, "--views", "1", "--device", "cpu"]
     # The last step of a latent field is one of its refinement to RGB.
-    words += ["--steps", "1", "--refinement-steps", "1"] if method == "latent-nerf" else ["--steps", "2"]
-    small = ["--lambda-fm", "0", "--steps-per-ray", "32", "--supersample", "1", "--checkpoint-every", "1"]
-    assert cli.main([*words, *small, "--out", str(folder)]) == 0
+    refined = ["--steps", "1", "--refinement-steps", "1", "--refinement-size", "16"]
+    words += refined if method == "latent-nerf" else ["--steps", "2"]
+    words += ["--lambda-fm", "0", "--size", "8", "--steps-per-ray", "32", "--supersample", "1"]
+    assert cli.main([*words, "--checkpoint-every", "1", "--out", str(folder)]) == 0
     out = tmp_path / "all.png"
     flags = ["--frames", "2", "--channels", *CHANNELS, "--out", str(out)]
     assert cli.main(["render", str(folder), *flags]) == 0

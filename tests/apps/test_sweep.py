@@ -342,9 +342,11 @@ def test_ranks_can_run_one_after_the_other(
     assert start(Runner(), *ONE) == 2
 
 
+@pytest.mark.usefixtures("quick_products")
 def test_a_small_sweep_end_to_end(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     """Nothing stands in here: real runs of the embedded model, real views, the real CLIP."""
-    small = ["--steps", "2", "--views", "1", "--voxels", "16", "--steps-per-ray", "16", "--device", "cpu"]
+    small = ["--steps", "2", "--views", "1", "--size", "8", "--voxels", "16", "--steps-per-ray", "16"]
+    small += ["--device", "cpu"]
     words = ["--random-prompts", "1", "--method", "jacobian-nerf", "--losses", "lsd", "full", *small]
     words = ["sweep", *words, "--out", str(tmp_path / "out")]
     assert cli.main(words) == 0
@@ -356,7 +358,10 @@ def test_a_small_sweep_end_to_end(tmp_path: pathlib.Path, capsys: pytest.Capture
     assert all(len(job["hits"]) == 3 for job in table["jobs"]) and len(table["r_precision"]["rows"]) == 2
     views = sorted((tmp_path / "out" / "evaluation").glob("*.png"))
     width, height = Image.open(views[0]).size
-    assert len(views) == 6 and width == height >= 128
+    assert len(views) == 6 and width == height == 2 * 8 * 8, "twice the latents of training, decoded"
+    for job in table["jobs"]:
+        left = {path.name for path in (tmp_path / "out" / job["folder"]).iterdir()}
+        assert {"views.png", "depth.png", "opacity.png", "normals.png", "turntable.gif"} < left
     written = (tmp_path / "out" / "evaluation.json").read_bytes()
     capsys.readouterr()
     assert cli.main(["evaluate", "r-precision", str(tmp_path / "out")]) == 0

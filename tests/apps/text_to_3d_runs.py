@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import signal
@@ -140,6 +141,13 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def without_pictures(patch: pytest.MonkeyPatch) -> None:
     """Runs end with their last checkpoint; what is made of it has tests of its own."""
     patch.setattr(run._Run, "_finish", lambda self: None)
+
+
+def with_quick_products(patch: pytest.MonkeyPatch) -> None:
+    """Runs end with all that they make, from the same code: a film of a few views, a coarse mesh with few texels."""
+    film, mesh = run.pictures.write_turntable, run.export_mesh
+    patch.setattr(run.pictures, "write_turntable", functools.partial(film, frames=8))
+    patch.setattr(run, "export_mesh", functools.partial(mesh, resolution=24, faces=1000, texture=128))
 
 
 def diverge(trainer: Trainer) -> None:
