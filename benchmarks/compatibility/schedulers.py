@@ -6,8 +6,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
+import torch
 
 from .common import on, unet
+
+
+class Watched(diffusers.DDPMScheduler):
+    """A trainer's, which looks on."""
+
+    def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+        return super().add_noise(original_samples, noise, timesteps)
+
+
+class OffsetNoise(diffusers.DDPMScheduler):
+    """A trainer's, which moves a picture's mean as well."""
+
+    def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+        offset = 0.1 * torch.randn(*noise.shape[:2], 1, 1)
+        return super().add_noise(original_samples, noise + offset, timesteps)
 
 
 def schedulers() -> Iterator[tuple[str, Callable[[], str]]]:
@@ -61,3 +77,5 @@ def schedulers() -> Iterator[tuple[str, Callable[[], str]]]:
                 kind + (f"({said})" if said else ""),
                 lambda kind=kind, options=options: on(unet(), scheduler=getattr(diffusers, kind)(**options)),
             )
+    yield "A subclass whose `add_noise` gives the same", lambda: on(unet(), scheduler=Watched())
+    yield "A subclass whose `add_noise` adds offset noise", lambda: on(unet(), scheduler=OffsetNoise())
