@@ -68,8 +68,6 @@ class CapturedStep:
     ):
         check_latents(latents, prior.unet, prior.device)
         check_generator(generator)
-        if not len(latents):
-            raise ValueError("latents: expected at least one sample to capture a step for, got an empty batch")
         if warmup < 1:
             raise ValueError(f"warmup: expected at least 1 run, got {warmup}")
         if prior.settings.lambda_fm != 0:

@@ -22,7 +22,7 @@ def check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) 
     """Checks shape, kind and place of v.
 
     Raises:
-        ValueError: not floating, not `[B, C, H, W]` with the network's C, or elsewhere than the network.
+        ValueError: not floating, not `[B, C, H, W]` with the network's C, no sample, or elsewhere than the network.
     """
     channels = configured(bare(unet), "in_channels")
     if latents.ndim != 4 or not latents.is_floating_point() or (channels and latents.shape[1] != channels):
@@ -30,6 +30,9 @@ def check_latents(latents: torch.Tensor, unet: nn.Module, device: torch.device) 
             f"latents: expected a floating-point tensor [B, {channels or 'C'}, H, W], "
             f"got {latents.dtype} {list(latents.shape)}"
         )
+    if not len(latents):
+        # Whatever diffusers' networks reshape fails on it, with a sentence of their own.
+        raise ValueError("latents: expected at least one sample, got an empty batch")
     if latents.device != device:
         raise ValueError(f"latents: expected them on {device}, where the UNet is, got {latents.device}")
 

@@ -23,6 +23,7 @@ class TextEmbeddings:
         pooled_uncond: `[P, E]` or None, the same of the negative prompts.
 
     Raises:
+        TypeError: no tensors.
         ValueError: shapes that do not belong together.
     """
 
@@ -32,6 +33,10 @@ class TextEmbeddings:
     pooled_uncond: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, torch.Tensor) and not (value is None and field.name.startswith("pooled")):
+                raise TypeError(f"TextEmbeddings: expected {field.name} as a tensor, got {type(value).__name__}")
         if self.text.ndim != 3 or self.text.shape != self.uncond.shape:
             raise ValueError(
                 f"TextEmbeddings: expected text and uncond of one shape [P, L, D], "

@@ -241,6 +241,7 @@ def test_nonfinite_policies_name_the_term() -> None:
     [
         ({"latents": torch.randn(2, 3, 8, 8)}, r"latents: expected .*\[B, 4, H, W\]"),
         ({"latents": torch.zeros(2, 4, 8, 8, dtype=torch.int64)}, "latents: expected a floating-point tensor"),
+        ({"latents": torch.randn(0, 4, 8, 8)}, "latents: expected at least one sample, got an empty batch"),
         ({"noise": torch.randn(1, 4, 8, 8)}, "noise: expected the latents' shape"),
         ({"timesteps": torch.tensor([1, 2, 3])}, "timesteps: expected 1 or 2 integers"),
         ({"timesteps": 1000}, "timesteps: expected whole numbers from 0 to 999, got 1000"),

@@ -183,6 +183,13 @@ def test_embeddings_belong_together(parts: tuple[torch.Tensor, ...], message: st
         TextEmbeddings(*parts)
 
 
+def test_embeddings_are_tensors() -> None:
+    text: Any = torch.zeros(1, 7, 6)
+    for name, parts in {"uncond": (text, None), "text": ("abc", text), "pooled": (text, text, [0.0])}.items():
+        with pytest.raises(TypeError, match=f"TextEmbeddings: expected {name} as a tensor, got"):
+            TextEmbeddings(*parts)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
