@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
@@ -81,7 +82,11 @@ def serve(*words: str) -> subprocess.Popen[str]:
     root = pathlib.Path(__file__).parents[2]
     command = [sys.executable, "-c", SERVE, "view", "out/torus", *words]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe, text=True, env={**os.environ})
+    # A shell starts what runs in its background with Ctrl-C ignored, the tests and all that they start.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(
+        command, cwd=root, stdout=pipe, stderr=pipe, text=True, env={**os.environ}, preexec_fn=heard
+    )
 
 
 def test_the_command_serves_until_ctrl_c(viser: None, free_port: int) -> None:
