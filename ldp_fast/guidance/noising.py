@@ -1,7 +1,8 @@
 """Whether a scheduler's own way to z_t is the one that its tables say: a prior computes z_t itself, from these.
 
-`add_noise` and `scale_noise` of diffusers' classes are known (`schedulers.py`). One that somebody has put in their
-place (a subclass, an attribute of the object, a patch of the class) is asked once, on a tiny tensor.
+`add_noise`, `scale_noise` and `scale_model_input` of diffusers' classes are known (`schedulers.py`). One that somebody
+has put in their place (a subclass, an attribute of the object, a patch of the class) is asked on a tiny tensor, once;
+`ReadFrom` notices it where it comes later.
 """
 
 from __future__ import annotations
@@ -19,10 +20,72 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from .schedulers import ForwardProcess
 
-METHODS = ("add_noise", "scale_noise")
+SCALES_INPUT = "scale_model_input"
+METHODS = ("add_noise", "scale_noise", SCALES_INPUT)
 SHAPE = (1, 4, 8, 8)
 # Relative L2 deviation in float32: of two functions on the same numbers, and of one from our tables, which are float64.
 TOLERANCE, OF_TABLES = 1e-4, 1e-3
+
+
+class ReadFrom:
+    """What a scheduler was when its tables were read; whether it still is takes microseconds and waits for nothing.
+
+    Its configuration, its ᾱ_t (on a CPU by value, for nobody counts who writes through `.data` or numpy; elsewhere by
+    torch's count), and the methods by which it adds noise. A copy and a pickle were read from nothing.
+
+    Args:
+        scheduler: None for nothing.
+    """
+
+    def __init__(self, scheduler: Any = None):
+        self._scheduler = scheduler
+        self._parts = _parts(scheduler)
+        self._methods = () if scheduler is None else _methods(scheduler)
+        self._table = _value(self._parts[1])
+
+    def holds(self, scheduler: Any) -> bool:
+        """Whether this is the scheduler, unchanged."""
+        if self._scheduler is None or scheduler is not self._scheduler:
+            return False
+        parts = _parts(scheduler)
+        if parts[0] is not self._parts[0] or parts[1] is not self._parts[1]:
+            return False
+        if torch.compiler.is_compiling():  # the rest has no place in a graph
+            return True
+        methods = _methods(scheduler)
+        return _equal(_value(parts[1], copy=False), self._table) and all(
+            a is b for a, b in zip(methods, self._methods, strict=True)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ReadFrom, ())
+
+
+def _parts(scheduler: Any) -> tuple[Any, Any]:
+    return getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
+
+
+def _methods(scheduler: Any) -> list[Any]:
+    """The class, and what stands under each name in the object and in its class."""
+    kind, held = type(scheduler), getattr(scheduler, "__dict__", {})
+    found: list[Any] = [kind]
+    for name in METHODS:
+        found += [held.get(name), next((vars(c)[name] for c in kind.__mro__ if name in vars(c)), None)]
+    return found
+
+
+def _value(table: Any, copy: bool = True) -> Any:
+    if isinstance(table, torch.Tensor) and table.device.type != "cpu":
+        return 0 if table.is_inference() else table._version
+    if isinstance(table, torch.Tensor):
+        return table.detach().clone() if copy else table.detach()
+    return np.array(table) if isinstance(table, np.ndarray) and copy else table
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else one is other or one == other
 
 
 def check_noising(scheduler: Any, process: ForwardProcess) -> None:
@@ -40,7 +103,9 @@ def check_noising(scheduler: Any, process: ForwardProcess) -> None:
         # By the code's module: `functools.wraps` copies every other name to what it wraps.
         written = owner is not None and getattr(own, "__globals__", {}).get("__name__") == owner.__module__
         mine = getattr(found, "__self__", None) is scheduler and getattr(found, "__func__", None) is own
-        if callable(found) and not (written and mine):
+        # What a class of somebody's own makes of its network's input is its own affair: the tables say what z_t is.
+        asked = name != SCALES_INPUT or owner is not None
+        if callable(found) and asked and not (written and mine):
             _compare(scheduler, name, found, own if written or owner is None else _written(owner, name), process)
 
 
@@ -67,13 +132,11 @@ def _compare(
     generator = torch.Generator("cpu").manual_seed(0)
     v, noise = (torch.randn(SHAPE, generator=generator, device="cpu").to(device) for _ in range(2))
     kind = type(scheduler).__name__
-    what = f"scheduler: expected {name} to give z_t = α_t v + σ_t ε as the prior does; that of {kind}"
+    meaning = "what its class gives" if name == SCALES_INPUT else "z_t = α_t v + σ_t ε as the prior does"
+    what = f"scheduler: expected {name} to give {meaning}; that of {kind}"
     for t in _steps(scheduler, len(process.alpha)):
-        told = t.to(device)
-        arguments = (v, noise, told) if name == "add_noise" else (v, told, noise)
         try:
-            with _as_it_was(scheduler):
-                noisy = found(*arguments)
+            noisy, arguments = _called(scheduler, found, name, v, noise, t.to(device))
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(f"{what} cannot be called as diffusers' is ({reason})") from error
@@ -89,13 +152,32 @@ def _compare(
             raise UsageError(f"{what} gives another at t = {float(t):g}")
 
 
+def _called(
+    scheduler: Any, found: Callable[..., Any], name: str, v: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+) -> tuple[Any, tuple[torch.Tensor, ...]]:
+    """What a method gives, and what it was given."""
+
+    def call(told: torch.Tensor) -> tuple[Any, tuple[torch.Tensor, ...]]:
+        arguments = {"add_noise": (v, noise, told), "scale_noise": (v, told, noise), SCALES_INPUT: (v, told[0])}[name]
+        with _as_it_was(scheduler):
+            return found(*arguments), arguments
+
+    try:
+        return call(t)
+    except Exception:
+        # A table of t may be of floats until somebody samples, where t is an index into another table.
+        if not t.is_floating_point() or bool((t != t.long()).any()):
+            raise
+    return call(t.long())
+
+
 def _steps(scheduler: Any, count: int) -> Iterator[torch.Tensor]:
-    """Three t, `[1]` on the CPU, of those that the scheduler has now: some look t up among them."""
+    """Nine t from end to end, `[1]` on the CPU, of those that the scheduler has now: some look t up among them."""
     steps = getattr(scheduler, "timesteps", None)
     if not isinstance(steps, torch.Tensor) or steps.ndim != 1 or not len(steps):
         steps = torch.arange(count, device="cpu")
-    for quarter in (1, 2, 3):
-        place = quarter * len(steps) // 4
+    for part in range(9):
+        place = part * (len(steps) - 1) // 8
         yield steps[place : place + 1].cpu()
 
 

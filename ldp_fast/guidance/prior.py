@@ -17,6 +17,7 @@ from .inputs import Timesteps
 from .loading import components_of, embedded_models, load_components
 from .lora import Lora
 from .models import LatentDiffusionModel
+from .noising import ReadFrom
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
 from .precision import TOLERANCE, Precision, optimised
 from .presets import PriorSettings, apply_changes, find_preset
@@ -67,7 +68,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         self.scheduler = scheduler
         self.settings = settings or PriorSettings()
         self._schedule: Schedule | None = None
-        self._schedule_of: tuple[Any, ...] = ()
+        self._schedule_of = ReadFrom()
         _ = self.schedule
         self._decoder, self._decoder_given = decoder, decoder is not None
         self.precision: Precision | None = None
@@ -127,12 +128,10 @@ class LatentDiffusionPrior(LatentDiffusionModel):
     def schedule(self) -> Schedule:
         """α_t, σ_t and w(t) of the scheduler that there is now."""
         scheduler = self.scheduler
-        table = getattr(scheduler, "alphas_cumprod", None)
-        source = (scheduler, getattr(scheduler, "config", None), table, getattr(table, "_version", 0))
-        if self._schedule is None or any(a is not b for a, b in zip(source, self._schedule_of, strict=True)):
+        if self._schedule is None or not self._schedule_of.holds(scheduler):
             schedule = Schedule.from_scheduler(scheduler)
             schedule.check_prediction(self.settings.prediction, self.settings.timestep_range)
-            self._schedule, self._schedule_of = schedule, source
+            self._schedule, self._schedule_of = schedule, ReadFrom(scheduler)
         return self._schedule
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..guidance import Schedule
+from ..guidance.noising import ReadFrom
 
 T = TypeVar("T")
 
@@ -80,8 +81,8 @@ def version_of(value: Any) -> int:
 class LiveSchedule:
     """α_t, σ_t and w(t) of the scheduler that a host has now.
 
-    The tables are made again when the host has another scheduler, or the scheduler another `alphas_cumprod` or another
-    configuration (diffusers makes a new one for every change).
+    The tables are made again when the host has another scheduler, or the scheduler another `alphas_cumprod`, another
+    configuration (diffusers makes a new one for every change) or another way to add noise.
 
     Args:
         host: the host's object, with a `scheduler`.
@@ -89,8 +90,8 @@ class LiveSchedule:
 
     def __init__(self, host: Any):
         self._host = host
-        self._tables: Made[Schedule] = Made()
-        self._version = 0
+        self._tables: Schedule | None = None
+        self._of = ReadFrom()
 
     def read(self, device: torch.device | str) -> Schedule:
         """The tables, on `device`.
@@ -100,12 +101,9 @@ class LiveSchedule:
             UsageError: a scheduler that is not known here, or a `min_step` or `max_step` of the host's outside of it.
         """
         scheduler = self._host.scheduler
-        table, config = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "config", None)
-        if not torch.compiler.is_compiling():  # torch.compile has no such number
-            self._version = version_of(table)
-        found = self._tables.get(
-            (scheduler, table, config), (self._version,), lambda: Schedule.from_scheduler(scheduler)
-        )
+        if self._tables is None or not self._of.holds(scheduler):
+            self._tables, self._of = Schedule.from_scheduler(scheduler), ReadFrom(scheduler)
+        found = self._tables
         if not torch.compiler.is_compiling():
             self._check_steps(len(found))
         return found.to(torch.device(device))

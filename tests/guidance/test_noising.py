@@ -89,6 +89,83 @@ def test_a_prior_refuses_it_when_it_is_made_and_when_it_is_handed_over() -> None
     assert torch.equal(torch.get_rng_state(), state), "looking drew from the host's generator"
 
 
+@pytest.mark.parametrize("how", ["data", "numpy", "in place", "inference"])
+def test_a_table_that_is_written_to_is_read_again(how: str) -> None:
+    """By whatever writer: torch counts only some of them."""
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), make("DDIMScheduler"))
+    before, table = prior.schedule, prior.scheduler.alphas_cumprod
+    assert prior.schedule is before
+    expected = (0.5 * table.double()).sqrt()
+    if how == "data":
+        table.data.mul_(0.5)
+    elif how == "numpy":
+        table.numpy()[:] *= 0.5
+    elif how == "in place":
+        table.mul_(0.5)
+    else:
+        with torch.inference_mode():
+            prior.scheduler.alphas_cumprod = table * 0.5
+    after = prior.schedule
+    assert after is not before and prior.schedule is after
+    torch.testing.assert_close(after.gather(torch.arange(1000))[0].double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("how", ["attribute", "class", "another class"])
+@pytest.mark.parametrize("method", noising.METHODS)
+def test_a_method_that_is_replaced_later_is_noticed(how: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "FlowMatchEulerDiscreteScheduler" if method == "scale_noise" else "EulerDiscreteScheduler"
+    scheduler = make(name)
+    if not hasattr(scheduler, method):
+        pytest.skip(f"{name} has none")
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), scheduler)
+    own = getattr(type(scheduler), method)
+
+    def other(self: Any, v: Any, *arguments: Any) -> Any:
+        return 1.1 * own(self, v, *arguments)
+
+    def same(self: Any, v: Any, *arguments: Any) -> Any:
+        return own(self, v, *arguments)
+
+    before = prior.schedule
+    for replacement in (same, other):
+        if how == "attribute":
+            setattr(scheduler, method, types.MethodType(replacement, scheduler))
+        elif how == "class":
+            monkeypatch.setattr(type(scheduler), method, replacement)
+        else:
+            scheduler.__class__ = type("Own", (scheduler_class(name),), {method: replacement})
+        if replacement is same:
+            assert prior.schedule is not before
+        else:
+            with pytest.raises(UsageError, match=f"scheduler: expected {method} to give .* gives another at t = "):
+                _ = prior.schedule
+    if how == "attribute":
+        delattr(scheduler, method)
+    elif how == "class":
+        monkeypatch.undo()
+    else:
+        scheduler.__class__ = scheduler_class(name)
+    assert len(prior.schedule) == 1000
+
+
+@pytest.mark.parametrize("wrong", [lambda t: t.clamp(min=200), lambda t: t.clamp(max=900)])
+def test_the_ends_are_asked_as_well(wrong: Any) -> None:
+    class Ends(scheduler_class("DDPMScheduler")):  # type: ignore[misc]
+        def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+            return super().add_noise(original_samples, noise, wrong(timesteps))
+
+    with pytest.raises(UsageError, match=r"that of Ends gives another at t = (125|999)$"):
+        Schedule.from_scheduler(Ends())
+
+
+def test_steps_may_be_floats_until_somebody_samples() -> None:
+    class Same(scheduler_class("SASolverScheduler")):  # type: ignore[misc]
+        def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+            return super().add_noise(original_samples, noise, timesteps)
+
+    assert len(Schedule.from_scheduler(Same())) == 1000
+
+
 def test_of_another_object() -> None:
     made, other = (make("DDPMScheduler", beta_end=end) for end in (0.02, 0.03))
     made.add_noise = make("DDPMScheduler").add_noise  # of an equal one
@@ -119,9 +196,9 @@ def test_foreign_classes_are_taken_in_either_scaling(noised: Method) -> None:
 @pytest.mark.parametrize(
     ("noised", "words"),
     [
-        (lambda bar, v, noise, t: bar[t] * v + (1 - bar[t]) * noise, "gives another at t = 25"),
-        (lambda bar, v, noise, t: vp(bar, v, noise, t) * torch.nan, "gives another at t = 25"),
-        (lambda bar, v, noise, t: vp(bar, v, noise, t if t < 60 else t - 40), "gives another at t = 75"),
+        (lambda bar, v, noise, t: bar[t] * v + (1 - bar[t]) * noise, "gives another at t = 0"),
+        (lambda bar, v, noise, t: vp(bar, v, noise, t) * torch.nan, "gives another at t = 0"),
+        (lambda bar, v, noise, t: vp(bar, v, noise, t if t < 60 else t - 40), "gives another at t = 61"),
         (lambda bar, v, noise, t: None, r"gives a NoneType for latents \[1, 4, 8, 8\]"),
         (lambda bar, v, noise, t: v[0], r"gives a tensor \[4, 8, 8\] for latents"),
         (lambda bar, v: v, "cannot be called as diffusers' is"),
