@@ -7,7 +7,7 @@ diffusers and accelerate hang on modules. A network without them (a module of th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -171,16 +171,33 @@ def check_pipe(pipe: Any) -> None:
     Raises:
         UsageError: it has; says which.
     """
-    extras = [name for name in EXTRAS if getattr(pipe, name, None) is not None]
+    score = getattr(getattr(pipe, "config", None), "requires_aesthetics_score", False)
+    parts = [name for name in EXTRAS if getattr(pipe, name, None) is not None]
+    check_parts("pipe", f"this {type(pipe).__name__}", parts, bool(score))
+
+
+def check_parts(argument: str, what: str, parts: Collection[str], aesthetics_score: bool) -> None:
+    """Checks what a pipeline is made of, whether it is there or in a folder.
+
+    Args:
+        argument: of the message.
+        what: the pipeline's name in it.
+        parts: their names.
+        aesthetics_score: whether its network is told one.
+
+    Raises:
+        UsageError: a part that a prior would not use, or SDXL's refiner.
+    """
+    extras = [name for name in EXTRAS if name in parts]
     if extras:
         raise UsageError(
-            f"pipe: expected a pipeline that is its UNet, VAE and text encoders; the {extras[0]} of this "
-            f"{type(pipe).__name__} would not be used: hand its parts to LatentDiffusionPrior(unet, vae, scheduler, …)"
+            f"{argument}: expected a pipeline that is its UNet, VAE and text encoders; the {extras[0]} of {what} "
+            f"would not be used: hand its parts to LatentDiffusionPrior(unet, vae, scheduler, …)"
         )
-    if getattr(getattr(pipe, "config", None), "requires_aesthetics_score", False):
+    if aesthetics_score:
         raise UsageError(
-            f"pipe: expected a network that is told six numbers of size and crop; this {type(pipe).__name__} wants "
-            f"five and an aesthetic score among them (SDXL's refiner)"
+            f"{argument}: expected a network that is told six numbers of size and crop; {what} wants five and an "
+            f"aesthetic score among them (SDXL's refiner)"
         )
 
 
@@ -191,12 +208,7 @@ def _check_text_encoders(model: LatentDiffusionModel) -> None:
     wanted = wanted_by(model.unet)
     if wanted.pooled and second is None:
         raise UsageError("text_encoder_2: this UNet (SDXL's) wants a second text encoder's embeddings too, got None")
-    for name, tokenizer, encoder in (
-        ("tokenizer", model.tokenizer, first),
-        ("tokenizer_2", model.tokenizer_2, second),
-    ):
-        if encoder is not None:
-            _check_tokenizer(name, tokenizer, encoder)
+    check_vocabularies(model)
     widths = [configured(bare(encoder), "hidden_size") for encoder in (first, second) if encoder is not None]
     known = all(isinstance(w, int) for w in widths)
     if wanted.pooled_width is not None:
@@ -205,6 +217,18 @@ def _check_text_encoders(model: LatentDiffusionModel) -> None:
         raise UsageError(
             f"text_encoder: expected embeddings of the UNet's width {wanted.width}, got {' + '.join(map(str, widths))}"
         )
+
+
+def check_vocabularies(model: LatentDiffusionModel) -> None:
+    """Checks that tokenizers have words, and no more than their text encoders.
+
+    Raises:
+        UsageError: names the tokenizer.
+    """
+    for number in ("", "_2"):
+        encoder = getattr(model, f"text_encoder{number}")
+        if encoder is not None:
+            _check_tokenizer(f"tokenizer{number}", getattr(model, f"tokenizer{number}"), encoder)
 
 
 def _check_tokenizer(name: str, tokenizer: Any, encoder: nn.Module) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
-from .check import offloading
+from .check import check_parts, offloading
 from .components import load_network, load_tokenizer, overflows, quietly, require_vocabularies, variant_of
 from .lora import Lora, fuse
 from .prompts import FORCE_ZEROS
@@ -26,7 +26,7 @@ ZOO = pathlib.Path(__file__).parent.parent / "zoo"
 # In the order they are loaded in: what is small and can be wrong comes before what takes long.
 COMPONENTS = ("scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "vae", "unet")
 _FAMILY = "a latent diffusion model with a UNet (Stable Diffusion 1.x, 2.x, SDXL)"
-_READING = (OSError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError, KeyError, TypeError)
+_READING = (OSError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError, LookupError, TypeError)
 
 
 def embedded_models() -> list[str]:
@@ -105,9 +105,7 @@ def load_components(
     except UsageError:
         raise
     except (*_READING, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hub = "" if local.exists() else " (from the hub; without a network, give a folder)"
-        raise UsageError(f"model: could not load {name!r}{hub}: {reason}") from error
+        raise _unread(repr(name), where, error) from error
     for component, part in found.items():
         if isinstance(part, nn.Module):
             found[component] = part.to(device).eval().requires_grad_(False)
@@ -116,10 +114,31 @@ def load_components(
     return found
 
 
+def _load_part(cls: Any, where: str, component: str, what: str, dtype: torch.dtype, variant: str | None) -> Any:
+    if component.startswith("tokenizer"):
+        return load_tokenizer(cls, where, subfolder=component, what=what)
+    if not issubclass(cls, nn.Module):
+        return cls.from_pretrained(where, subfolder=component)
+    folder = pathlib.Path(where) / component
+    chosen = variant_of(folder, variant, what) if folder.is_dir() else variant
+    read = functools.partial(load_network, cls, where, what=what, subfolder=component, variant=chosen)
+    network = read(dtype=dtype)
+    return read(dtype=torch.float32) if component == "vae" and overflows(network, dtype) else network
+
+
+def _unread(what: str, where: str, error: Exception) -> UsageError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    hub = "" if pathlib.Path(where).exists() else " (from the hub; without a network, give a folder)"
+    return UsageError(f"model: could not load {what}{hub}: {reason}")
+
+
 def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None) -> dict[str, Any]:
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
 
     index = DiffusionPipeline.load_config(where)
+    present = {part for part, value in index.items() if isinstance(value, (list, tuple)) and None not in value}
+    check_parts("model", repr(name), present, bool(index.get("requires_aesthetics_score")))
     classes = _classes(name, index)
     settings = classes["unet"].load_config(where, subfolder="unet")
     if settings.get("addition_embed_type") == "text_time" and {"text_encoder", "text_encoder_2"} & set(classes):
@@ -134,17 +153,12 @@ def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None)
         cls, what = classes.get(component), f"the {component} of {name!r}"
         if cls is None:
             continue
-        if component.startswith("tokenizer"):
-            found[component] = load_tokenizer(cls, where, subfolder=component, what=what)
-        elif not issubclass(cls, nn.Module):
-            found[component] = cls.from_pretrained(where, subfolder=component)
-        else:
-            folder = pathlib.Path(where) / component
-            chosen = variant_of(folder, variant, what) if folder.is_dir() else variant
-            read = functools.partial(load_network, cls, where, what=what, subfolder=component, variant=chosen)
-            found[component] = read(dtype=dtype)
-            if component == "vae" and overflows(found[component], dtype):
-                found[component] = read(dtype=torch.float32)
+        try:
+            found[component] = _load_part(cls, where, component, what, dtype, variant)
+        except UsageError:
+            raise
+        except (*_READING, SafetensorError) as error:
+            raise _unread(what, where, error) from error
     require_vocabularies(name, found)
     if FORCE_ZEROS in index:
         found["notes"] = {FORCE_ZEROS: index[FORCE_ZEROS]}

@@ -11,7 +11,7 @@ from torch import nn
 from ..decoder.units import LatentUnits
 from ..decoder.whole import run
 from ..errors import UsageError
-from .check import bare, configured, precision_of
+from .check import bare, check_vocabularies, configured, precision_of
 from .prompts import encode_prompts, listed
 from .text import TextEmbeddings
 
@@ -115,6 +115,7 @@ class LatentDiffusionModel:
             raise UsageError("encode_prompt: this prior has no tokenizer and text encoder; hand it embeddings")
         if self.text_encoder_2 is not None and self.tokenizer_2 is None:
             raise UsageError("encode_prompt: this prior has a second text encoder, and no tokenizer_2 for it")
+        check_vocabularies(self)  # which may have been replaced
         for words in prompts + (negatives or []):
             self._check_words(words)
         return encode_prompts(self, prompts, negatives, self._said)

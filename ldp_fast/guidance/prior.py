@@ -108,8 +108,10 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             dtype = torch.float16 if where.type == "cuda" and name not in embedded_models() else torch.float32
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise UsageError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16; got {dtype!r}")
+        if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise UsageError(
+                f"dtype: expected torch.float16, torch.bfloat16, torch.float32 or torch.float64; got {dtype!r}"
+            )
         files: Any = {"variant": variant, "lora": lora, "config": config, "tokenizer": tokenizer}
         return cls(settings=settings, **load_components(name, where, dtype, **files))
 

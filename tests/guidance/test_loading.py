@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any
 
@@ -172,11 +173,54 @@ def test_wrong_folder_preset_setting_and_dtype(tmp_path: pathlib.Path) -> None:
         LatentDiffusionPrior.from_pretrained("primitives", lambda_fn=1.0)
     with pytest.raises(UsageError, match="dtype: expected"):
         LatentDiffusionPrior.from_pretrained("primitives", dtype="half")
+    with pytest.raises(UsageError, match="dtype: expected"):
+        LatentDiffusionPrior.from_pretrained("primitives", dtype=torch.float8_e4m3fn)
     broken = save_stable_diffusion(tmp_path / "sd")
     (broken / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not a model")
-    with pytest.raises(UsageError, match="could not load") as raised:
+    with pytest.raises(UsageError, match="could not load the unet of '") as raised:
         LatentDiffusionPrior.from_pretrained(str(broken))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "file"), [("vae", "diffusion_pytorch_model.safetensors"), ("scheduler", "scheduler_config.json")]
+)
+def test_a_missing_file_is_told_with_its_part(part: str, file: str, tmp_path: pathlib.Path) -> None:
+    (save_stable_diffusion(tmp_path / "sd") / part / file).unlink()
+    with pytest.raises(UsageError, match=f"the {part} of '.*sd'"):
+        LatentDiffusionPrior.from_pretrained(str(tmp_path / "sd"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"controlnet": ["diffusers", "ControlNetModel"]}, "model: .* the controlnet of '.*sd' would not be used"),
+        (
+            {"motion_adapter": ["diffusers", "MotionAdapter"]},
+            "model: .* the motion_adapter of '.*sd' would not be used",
+        ),
+        ({"requires_aesthetics_score": True}, r"model: .* aesthetic score among them \(SDXL's refiner\)"),
+    ],
+)
+def test_a_folder_is_refused_as_its_pipeline_is(change: dict[str, Any], message: str, tmp_path: pathlib.Path) -> None:
+    index = save_stable_diffusion(tmp_path / "sd") / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "controlnet": [None, None]}))
+    LatentDiffusionPrior.from_pretrained(str(tmp_path / "sd"))
+    index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
+    with pytest.raises(UsageError, match=message):
+        LatentDiffusionPrior.from_pretrained(str(tmp_path / "sd"))
+
+
+def test_a_tokenizer_that_is_replaced_needs_words(tmp_path: pathlib.Path) -> None:
+    from transformers import CLIPTokenizer
+
+    prior = LatentDiffusionPrior.from_pretrained(str(save_stable_diffusion(tmp_path / "sd")))
+    vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    vocab.write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1}')
+    merges.write_text("#version: 0.2\n")
+    prior.tokenizer = CLIPTokenizer(str(vocab), str(merges))
+    with pytest.raises(UsageError, match="tokenizer: expected a vocabulary, got one of 2 tokens, all of them special"):
+        prior.encode_prompt("a red cube")
 
 
 def test_prompts_are_checked(tmp_path: pathlib.Path) -> None:

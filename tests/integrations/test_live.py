@@ -43,8 +43,8 @@ def test_another_vae_is_the_next_steps(adapter: Adapter) -> None:
 def test_a_table_written_to_without_a_trace_is_the_next_steps(adapter: Adapter) -> None:
     host, fresh = adapter.host(), Host()
     before = adapter.gradient(host)
-    for scheduler in (host.scheduler, fresh.scheduler):
-        scheduler.alphas_cumprod.data.mul_(0.5)
+    for changed in (host.scheduler, fresh.scheduler):
+        changed.alphas_cumprod.data.mul_(0.5)
     after = adapter.gradient(host)
     assert differs(before, after)
     assert torch.equal(after, adapter.gradient(adapter.wrap(fresh, **LAMBDAS)))
