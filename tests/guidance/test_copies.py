@@ -62,7 +62,8 @@ def test_a_copy_is_right_and_its_own(name: str) -> None:
     assert torch.equal(gradient(early, latents, text), expected)
     # Nothing that was derived from a network or a scheduler is the original's.
     kept = RELOADS[name](prior)
-    assert kept._checked[0] is kept.unet and kept._schedule_of[0] is kept.scheduler
+    assert kept._checked[0] is kept.unet and not kept._schedule_of.holds(prior.scheduler)
+    assert kept.schedule is kept.schedule and kept._schedule_of.holds(kept.scheduler)
     assert kept.decoder.vae is kept.vae
 
 
