@@ -65,9 +65,9 @@ def _parts(scheduler: Any) -> tuple[Any, Any]:
 
 
 def _methods(scheduler: Any) -> list[Any]:
-    """The class, and what stands under each name in the object and in its class."""
+    """The class, what `set_shift` has set, and what stands under each name in the object and in its class."""
     kind, held = type(scheduler), getattr(scheduler, "__dict__", {})
-    found: list[Any] = [kind]
+    found: list[Any] = [kind, held.get("_shift")]
     for name in METHODS:
         found += [held.get(name), next((vars(c)[name] for c in kind.__mro__ if name in vars(c)), None)]
     return found

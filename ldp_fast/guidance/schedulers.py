@@ -107,6 +107,11 @@ def _read(scheduler: Any) -> ForwardProcess:
         if prediction == "v_prediction":
             raise _refused(scheduler, "flow_prediction, epsilon or sample with use_flow_sigmas", "v_prediction")
         count = int(fields["num_train_timesteps"])
+        held, said = getattr(scheduler, "_shift", None), fields.get("shift")
+        if flow and held is not None and said is not None and held != said:
+            raise _refused(
+                scheduler, f"the shift of its configuration, {said} (another: from_config(…, shift={held}))", f"{held}"
+            )
         tau = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") / count
         # With dynamic shifting the size of the picture chooses the shift when somebody samples.
         shift = 1.0 if fields.get("use_dynamic_shifting") else fields.get("shift" if flow else "flow_shift") or 1.0
@@ -161,6 +166,9 @@ def _fields(scheduler: Any) -> dict[str, Any]:
     kind: Any = type(scheduler)
     defaults = _defaults(kind)
     fields = {name: given.get(name, default) for name, default in defaults.items()} if defaults else given
+    if not any(cls.__module__.split(".")[0] == "diffusers" for cls in kind.__mro__):
+        # A wrapper's or a host's own class need not name what its configuration says.
+        fields = {**{name: x for name, x in given.items() if name in _FORWARD or name in _FOREIGN}, **fields}
     if any(name in fields for name in _FOREIGN):
         return fields  # of another kind altogether, which is the better reason
     for name, value in fields.items():

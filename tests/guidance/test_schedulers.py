@@ -335,3 +335,28 @@ def test_zero_terminal_snr(prediction: str) -> None:
         right, NOISE, guidance_scale=None, prediction=prediction, noisy_latents=NOISE, alpha=alpha, sigma=sigma
     )
     assert float(residual.abs().max()) == 0
+
+
+def test_a_wrapper_need_not_name_what_its_configuration_says() -> None:
+    class Wrapped:
+        def __init__(self, inner: Any):
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(vars(self)["inner"], name)
+
+    for prediction in ("epsilon", "v_prediction", "sample"):
+        made = Schedule.from_scheduler(Wrapped(make("DDIMScheduler", prediction_type=prediction)))
+        assert made.prediction == prediction
+
+
+def test_a_shift_that_is_set_later_is_refused() -> None:
+    """The configuration's is what networks are trained with; `set_shift` changes what a sampler goes through."""
+    made = make("FlowMatchEulerDiscreteScheduler")
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), made)
+    assert len(prior.schedule) == 1000
+    made.set_shift(3.0)
+    with pytest.raises(UsageError, match=r"expected the shift of its configuration, 1\.0 .*; got 3\.0 of FlowMatch"):
+        _ = prior.schedule
+    made.set_shift(1.0)
+    assert len(prior.schedule) == 1000
