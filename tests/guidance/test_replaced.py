@@ -68,15 +68,27 @@ def test_another_schedule(kind: str) -> None:
     elif kind == "table":
         prior.scheduler.alphas_cumprod = linear.alphas_cumprod
     else:
-        prior.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
-        before = gradient(prior, latents, text)
-        prior.scheduler.register_to_config(shift=3.0)
+        prior.scheduler.register_to_config(prediction_type="v_prediction")
     after = gradient(prior, latents, text)
     assert torch.equal(after, gradient(fresh(prior), latents, text))
     assert (after - before).norm() > 1e-2 * before.norm()
     t = torch.tensor([300])
     if kind != "configuration":
         torch.testing.assert_close(prior.schedule.gather(t)[0], linear.alphas_cumprod[t].double().sqrt().float())
+
+
+def test_a_shift_that_the_scheduler_does_not_follow_is_refused_when_it_is_used() -> None:
+    """diffusers reads the shift once, when it makes the scheduler: a later configuration is not what it noises with."""
+    prior, latents, text = make(lambda_fm=0.0)
+    prior.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    before = gradient(prior, latents, text)
+    prior.scheduler.register_to_config(shift=3.0)
+    with pytest.raises(UsageError, match=r"expected the shift of its configuration, 3\.0 .*; got 1\.0"):
+        gradient(prior, latents, text)
+    prior.scheduler = FlowMatchEulerDiscreteScheduler.from_config(prior.scheduler.config)
+    after = gradient(prior, latents, text)
+    assert (after - before).norm() > 1e-2 * before.norm()
+    assert torch.equal(after, gradient(fresh(prior), latents, text))
 
 
 def test_a_scheduler_without_noise_levels_is_refused_when_it_is_used() -> None:
