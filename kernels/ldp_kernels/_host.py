@@ -8,10 +8,11 @@ from torch import Tensor
 STREAM_BLOCK = 1024
 """Elements per program of the streaming kernels: 8 per thread, which is one 128-bit access of half precision."""
 
-STREAM_WARPS = 4
-
 FUSED = {"enable_fp_fusion": True}
 """Of every launch: a product and its sum are one instruction. From 3.10 on Triton does so only where it is asked."""
+
+STREAM = {"BLOCK": STREAM_BLOCK, "num_warps": 4, **FUSED}
+"""Of every launch of a streaming kernel."""
 
 WHOLE_SAMPLE = 16384
 """Elements up to which a reducing kernel keeps a sample in registers (4 × 64 × 64, and 16 of 32 × 32)."""

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import load_float
-from ._host import FUSED, STREAM_BLOCK, STREAM_WARPS, ordered_like, sample_size, stream_grid
+from ._host import STREAM, ordered_like, sample_size, stream_grid
 
 
 @triton.jit
@@ -101,5 +101,5 @@ def guided_residual(
         out, model_output, noise, guidance_scale, noisy, alpha, sigma, size, blocks, batch,
         out.stride(0), model_output.stride(0), noise.stride(0), 0 if noisy is None else noisy.stride(0),
         GUIDED=guidance_scale is not None, FROM_TEXT=guidance == "from_text", TEXT_FIRST=order == "text_first",
-        PREDICTION=prediction, BLOCK=STREAM_BLOCK, num_warps=STREAM_WARPS, **FUSED,
+        PREDICTION=prediction, **STREAM,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import is_finite, kl_gradient, kl_value, load_float, sample_moments, zero_unless_finite
-from ._host import FUSED, STREAM_BLOCK, STREAM_WARPS, dense, ordered_like, reduction_shape, sample_size, stream_grid
+from ._host import FUSED, STREAM, dense, ordered_like, reduction_shape, sample_size, stream_grid
 
 
 @triton.jit
@@ -100,5 +100,5 @@ def latent_kl_backward(
     grid, blocks = stream_grid(batch, size)
     latent_kl_backward_kernel[grid](
         out, grad.contiguous(), latents, mean, variance, size, blocks, out.stride(0), latents.stride(0),
-        ZERO=zero_nonfinite, BLOCK=STREAM_BLOCK, num_warps=STREAM_WARPS, **FUSED,
+        ZERO=zero_nonfinite, **STREAM,
     )  # fmt: skip

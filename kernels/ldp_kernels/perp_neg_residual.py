@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import load_float
-from ._host import CHUNK, FUSED, STREAM_BLOCK, STREAM_WARPS, ordered_like, reduction_shape, sample_size, stream_grid
+from ._host import CHUNK, FUSED, STREAM, ordered_like, reduction_shape, sample_size, stream_grid
 from .guided_residual import noise_prediction
 
 PERP_NEG_FLOOR = tl.constexpr(1e-6)  # the reference's; a test holds them together
@@ -147,5 +147,5 @@ def perp_neg_residual(
         out, projection, model_output, noise, negative_weights, guidance_scale, noisy, alpha, sigma,
         size, blocks, batch,
         out.stride(0), model_output.stride(0), noise.stride(0), 0 if noisy is None else noisy.stride(0),
-        **options, PREDICTION=prediction, BLOCK=STREAM_BLOCK, num_warps=STREAM_WARPS, **FUSED,
+        **options, PREDICTION=prediction, **STREAM,
     )  # fmt: skip

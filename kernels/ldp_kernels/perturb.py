@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import load_float
-from ._host import FUSED, STREAM_BLOCK, STREAM_WARPS, ordered_like, sample_size, stream_grid
+from ._host import STREAM, ordered_like, sample_size, stream_grid
 
 
 @triton.jit
@@ -63,5 +63,5 @@ def perturb(
     perturb_kernel[grid](
         out, latents, noise, alpha, sigma, size, blocks, batch,
         out.stride(0), latents.stride(0), noise.stride(0),
-        COPIES=copies, BLOCK=STREAM_BLOCK, num_warps=STREAM_WARPS, **FUSED,
+        COPIES=copies, **STREAM,
     )  # fmt: skip

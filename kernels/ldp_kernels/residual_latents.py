@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import load_float
-from ._host import FUSED, STREAM_BLOCK, STREAM_WARPS, ordered_like, sample_size, stream_grid
+from ._host import STREAM, ordered_like, sample_size, stream_grid
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def residual_latents(out: Tensor, latents: Tensor, residual: Tensor, alpha: Tens
     grid, blocks = stream_grid(batch, size)
     residual_latents_kernel[grid](
         out, latents, residual, size, blocks, out.stride(0), latents.stride(0), residual.stride(0),
-        BLOCK=STREAM_BLOCK, num_warps=STREAM_WARPS, **FUSED,
+        **STREAM,
     )  # fmt: skip
 
 
@@ -73,15 +73,4 @@ def residual_latents_backward(out: Tensor, grad: Tensor, alpha: Tensor) -> None:
         return
     grad = ordered_like(grad, out)
     grid, blocks = stream_grid(batch, size)
-    residual_latents_backward_kernel[grid](
-        out,
-        grad,
-        alpha,
-        size,
-        blocks,
-        out.stride(0),
-        grad.stride(0),
-        BLOCK=STREAM_BLOCK,
-        num_warps=STREAM_WARPS,
-        **FUSED,
-    )
+    residual_latents_backward_kernel[grid](out, grad, alpha, size, blocks, out.stride(0), grad.stride(0), **STREAM)

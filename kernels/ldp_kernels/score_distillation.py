@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import is_finite, load_float, zero_unless_finite
-from ._host import FUSED, STREAM_BLOCK, STREAM_WARPS, dense, ordered_like, reduction_shape, sample_size, stream_grid
+from ._host import FUSED, STREAM, dense, ordered_like, reduction_shape, sample_size, stream_grid
 
 
 @triton.jit
@@ -79,17 +79,9 @@ def score_distillation(
     residual = dense(residual)
     block, _, warps = reduction_shape(size)
     score_distillation_kernel[(batch,)](
-        value,
-        count,
-        residual,
-        weight,
-        size,
-        residual.stride(0),
-        ZERO=zero_nonfinite,
-        BLOCK=block,
-        num_warps=warps,
-        **FUSED,
-    )
+        value, count, residual, weight, size, residual.stride(0),
+        ZERO=zero_nonfinite, BLOCK=block, num_warps=warps, **FUSED,
+    )  # fmt: skip
 
 
 def score_distillation_backward(
@@ -108,5 +100,5 @@ def score_distillation_backward(
     grid, blocks = stream_grid(batch, size)
     score_distillation_backward_kernel[grid](
         out, grad.contiguous(), residual, weight, size, blocks, out.stride(0), residual.stride(0),
-        ZERO=zero_nonfinite, BLOCK=STREAM_BLOCK, num_warps=STREAM_WARPS, **FUSED,
+        ZERO=zero_nonfinite, **STREAM,
     )  # fmt: skip
