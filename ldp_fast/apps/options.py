@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, reason
 from ..guidance import PRESETS, LatentDiffusionPrior
 from ..guidance.presets import find_preset
 
@@ -29,6 +29,8 @@ FIELDS = (
     "timestep_range",
     "anneal_to",
 )
+# What says which of a model's files are read; a run records those that were given.
+FILES = ("variant", "config", "tokenizer")
 NEGATIVE = "what to lead away from (default: the empty prompt; for SDXL zeros, as its pipeline does)"
 
 
@@ -110,10 +112,7 @@ def model_files(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: a weight that is no number.
     """
-    found: dict[str, Any] = {}
-    for name in ("variant", "config", "tokenizer"):
-        if getattr(args, name) is not None:
-            found[name] = getattr(args, name)
+    found: dict[str, Any] = {name: given for name in FILES if (given := getattr(args, name)) is not None}
     if args.lora:
         found["lora"] = [file_and_weight(word) for word in args.lora]
     return found
@@ -153,10 +152,8 @@ def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"--device: {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    files: dict[str, Any] = {
-        name: configuration[name] for name in ("variant", "config", "tokenizer") if name in configuration
-    }
+            raise UsageError(f"--device: {device!r} cannot be used here: {reason(error)}") from None
+    files: dict[str, Any] = {name: configuration[name] for name in FILES if name in configuration}
     if "lora" in configuration:
         files["lora"] = [(file, weight) for file, weight in configuration["lora"]]
     prior = LatentDiffusionPrior.from_pretrained(

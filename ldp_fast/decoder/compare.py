@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import reason
 from .derive import one_pass
 from .fallback import SWAPPING, AutogradLayer
 from .layers import Layer
@@ -64,7 +65,7 @@ def deviations(vae: Any, stages: Stages) -> tuple[Forced, bool]:
     except (AttributeError, IndexError, RuntimeError, ValueError) as error:
         raise TypeError(
             f"FrozenDecoder: vae: {type(vae).__name__} is not served: its blocks cannot be called one after the other "
-            f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+            f"({reason(error)})"
         ) from error
     finally:
         for module in training:
@@ -152,10 +153,9 @@ def _own_decoder(
         with contextlib.suppress(_Enough):
             run(vae, "decode", units.to_vae(leaf), dtype)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TypeError(
             f"FrozenDecoder: vae: {type(vae).__name__} is not served: its decode does not take latents "
-            f"{list(latents.shape)} ({reason})"
+            f"{list(latents.shape)} ({reason(error)})"
         ) from error
     finally:
         for handle in handles:
@@ -270,7 +270,8 @@ def _channels(vae: Any, stages: Stages) -> int:
 
 
 def _beside(decoder: Any) -> list[nn.Module]:
-    """Parts of a decoder that none of its kind has."""
+    """Parts of a decoder that none of its kind has, also of one inside of torch.compile's wrapper."""
+    decoder = getattr(decoder, "_orig_mod", decoder)
     known = {"conv_in", "mid_block", "up_blocks", "conv_norm_out", "conv_act", "conv_out", "layers"}
     known |= {"mid", "up", "norm_out", "condition_encoder"}
     return [part for name, part in decoder.named_children() if name not in known]

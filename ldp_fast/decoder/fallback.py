@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,9 @@ class AutogradLayer(Layer):
     ):
         self.module, self.fallback, self.enlarges, self.dtype = module, reason, enlarges, dtype
         self.units = units
+
+    def called(self) -> Iterable[nn.Module]:
+        return self.module.modules()
 
     def _call(self, x: Tensor) -> Tensor:
         if self.units is not None:

@@ -148,7 +148,7 @@ class FrozenDecoder:
         layers = layers_for(stages, units, dtype, forced)
         parts = [part for _, module in stages for part in module.modules()]
         by_hand = {id(m) for row in layers for layer in row for m in layer.modules}
-        called = {id(m) for row in layers for layer in row if layer.fallback for m in layer.module.modules()}  # type: ignore[attr-defined]
+        called = {id(m) for row in layers for layer in row for m in layer.called()}
         snapshot = Snapshot(
             [m for m in parts if id(m) in by_hand or id(m) not in called],
             # What holds the stages is called by the host: its attributes may change as it likes.

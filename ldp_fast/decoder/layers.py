@@ -12,6 +12,7 @@ C: channels. G: groups of a group norm. x: a layer's input.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -41,6 +42,10 @@ class Layer:
     fallback = ""
     modules: tuple[nn.Module, ...] = ()
     dtype: torch.dtype
+
+    def called(self) -> Iterable[nn.Module]:
+        """The modules whose own code runs; none of a layer by hand."""
+        return ()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         raise NotImplementedError

@@ -76,10 +76,8 @@ def settings_of(stages: Iterable[Iterable[Layer]]) -> list[Any]:
     found: list[Any] = []
     for layers in stages:
         for layer in layers:
-            if layer.fallback:
-                found += [_called(module) for module in layer.module.modules()]  # type: ignore[attr-defined]
-            else:
-                found += [(m.num_groups, m.eps) for m in layer.modules if isinstance(m, nn.GroupNorm)]
+            found += [_called(module) for module in layer.called()]
+            found += [(m.num_groups, m.eps) for m in layer.modules if isinstance(m, nn.GroupNorm)]
     return found
 
 

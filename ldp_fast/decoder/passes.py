@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .derive import one_pass
 from .free import free_bytes
@@ -117,8 +117,7 @@ def weights_of(stages: Iterable[Iterable[Layer]]) -> Weights:
     found: Weights = []
     for layers in stages:
         for layer in layers:
-            modules = layer.modules or getattr(layer, "module", nn.Identity()).modules()
-            for module in modules:
+            for module in (*layer.modules, *layer.called()):
                 # Tensors of inference mode have no version, and of a device without memory no address.
                 found += [(p, p.data_ptr(), p._version) for p in module.parameters(False) if not p.is_inference()]
     return found

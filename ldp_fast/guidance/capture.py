@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import reason
 from .check import wanted_by
 from .inputs import (
     Timesteps,
@@ -282,7 +283,7 @@ def _tried(
             try:
                 result = body(generator)
             except RuntimeError as error:
-                first = _cause(error)  # the end of a broken capture would only say that it is broken
+                first = reason(error)  # the end of a broken capture would only say that it is broken
                 raise
         return graph, result, ""
     except RuntimeError as error:
@@ -292,7 +293,7 @@ def _tried(
             torch._C._cuda_releasePool(torch.cuda.current_device(), pool)
         del graph
         torch.cuda.synchronize()
-        return None, None, f"the capture failed: {first or _cause(error)}"
+        return None, None, f"the capture failed: {first or reason(error)}"
 
 
 def _synchronises(run: Callable[[], Any]) -> str:
@@ -304,7 +305,7 @@ def _synchronises(run: Callable[[], Any]) -> str:
     except RuntimeError as error:
         if "synchroniz" not in str(error):
             raise
-        return f"the step synchronises with the host: {_cause(error)}{_where(error)}"
+        return f"the step synchronises with the host: {reason(error)}{_where(error)}"
     finally:
         torch.cuda.set_sync_debug_mode(before)
     return ""
@@ -314,10 +315,6 @@ def _autocast() -> torch.autocast:
     """Autocast as the host has it, without its cache, which would keep tensors of the graph."""
     enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     return torch.autocast("cuda", enabled=enabled, dtype=dtype, cache_enabled=False)
-
-
-def _cause(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _where(error: BaseException) -> str:

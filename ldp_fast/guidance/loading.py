@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import UsageError, reason
 from .check import check_parts, offloading
 from .components import load_network, load_tokenizer, overflows, quietly, require_vocabularies, variant_of
 from .lora import Lora, fuse
@@ -86,8 +87,6 @@ def load_components(
     Raises:
         UsageError: the model cannot be found or read, is of another kind or not whole; the reason is in the message.
     """
-    from safetensors import SafetensorError
-
     where = locate(name)
     local = pathlib.Path(where)
     single = local.is_file()
@@ -96,16 +95,12 @@ def load_components(
             raise UsageError(f"{word}: expected only with a path to one file; {name!r} brings its own")
     if variant is not None and single:
         raise UsageError(f"variant: expected only with a folder or a hub name, got {variant!r} with the file {name!r}")
-    try:
+    with _reading(repr(name), where):
         found = (
             load_single_file(local, dtype, config, tokenizer) if single else _load_folder(name, where, dtype, variant)
         )
         if lora:
             fuse(found, lora)
-    except UsageError:
-        raise
-    except (*_READING, SafetensorError) as error:
-        raise _unread(repr(name), where, error) from error
     for component, part in found.items():
         if isinstance(part, nn.Module):
             found[component] = part.to(device).eval().requires_grad_(False)
@@ -126,15 +121,22 @@ def _load_part(cls: Any, where: str, component: str, what: str, dtype: torch.dty
     return read(dtype=torch.float32) if component == "vae" and overflows(network, dtype) else network
 
 
-def _unread(what: str, where: str, error: Exception) -> UsageError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    hub = "" if pathlib.Path(where).exists() else " (from the hub; without a network, give a folder)"
-    return UsageError(f"model: could not load {what}{hub}: {reason}")
+@contextlib.contextmanager
+def _reading(what: str, where: str) -> Iterator[None]:
+    """Says of what cannot be read what it is, in a sentence."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UsageError:
+        raise
+    except (*_READING, SafetensorError) as error:
+        hub = "" if pathlib.Path(where).exists() else " (from the hub; without a network, give a folder)"
+        raise UsageError(f"model: could not load {what}{hub}: {reason(error)}") from error
 
 
 def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None) -> dict[str, Any]:
     from diffusers import DiffusionPipeline
-    from safetensors import SafetensorError
 
     index = DiffusionPipeline.load_config(where)
     present = {part for part, value in index.items() if isinstance(value, (list, tuple)) and None not in value}
@@ -153,12 +155,8 @@ def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None)
         cls, what = classes.get(component), f"the {component} of {name!r}"
         if cls is None:
             continue
-        try:
+        with _reading(what, where):
             found[component] = _load_part(cls, where, component, what, dtype, variant)
-        except UsageError:
-            raise
-        except (*_READING, SafetensorError) as error:
-            raise _unread(what, where, error) from error
     require_vocabularies(name, found)
     if FORCE_ZEROS in index:
         found["notes"] = {FORCE_ZEROS: index[FORCE_ZEROS]}

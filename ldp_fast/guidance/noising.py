@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, reason
 
 if TYPE_CHECKING:
     from .schedulers import ForwardProcess
@@ -73,12 +73,17 @@ def _methods(scheduler: Any) -> list[Any]:
     return found
 
 
+def version_of(value: Any) -> int:
+    """How often a tensor was written to in place, as torch counts; 0 for everything else."""
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
+
+
 def _value(table: Any) -> Any:
     if type(table) is torch.Tensor and table.device.type == "cpu" and table.is_contiguous():
         # The bytes, and not an operation: the prior does nothing on the host's side that torch would have to do.
         return ctypes.string_at(table.data_ptr(), table.numel() * table.element_size())
     if isinstance(table, torch.Tensor):
-        return 0 if table.is_inference() else table._version
+        return version_of(table)
     return table.tobytes() if isinstance(table, np.ndarray) else tuple(table) if isinstance(table, list) else table
 
 
@@ -92,7 +97,7 @@ def check_noising(scheduler: Any, process: ForwardProcess) -> None:
     """
     for name in METHODS:
         found = getattr(scheduler, name, None)
-        owner = next((c for c in type(scheduler).__mro__ if _of_diffusers(c) and name in vars(c)), None)
+        owner = next((c for c in type(scheduler).__mro__ if of_diffusers(c) and name in vars(c)), None)
         own = None if owner is None else vars(owner)[name]
         # By the code's module: `functools.wraps` copies every other name to what it wraps.
         written = owner is not None and getattr(own, "__globals__", {}).get("__name__") == owner.__module__
@@ -103,7 +108,8 @@ def check_noising(scheduler: Any, process: ForwardProcess) -> None:
             _compare(scheduler, name, found, own if written or owner is None else _written(owner, name), process)
 
 
-def _of_diffusers(cls: type) -> bool:
+def of_diffusers(cls: type) -> bool:
+    """Whether a class is one of diffusers' own."""
     return cls.__module__.split(".")[0] == "diffusers"
 
 
@@ -132,8 +138,7 @@ def _compare(
         try:
             noisy, arguments = _called(scheduler, found, name, v, noise, t.to(device))
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UsageError(f"{what} cannot be called as diffusers' is ({reason})") from error
+            raise UsageError(f"{what} cannot be called as diffusers' is ({reason(error)})") from error
         if not isinstance(noisy, torch.Tensor) or noisy.shape != v.shape:
             raise UsageError(f"{what} gives {_said(noisy)} for latents {list(v.shape)}")
         expected: torch.Tensor | None = None

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from .noising import check_noising
+from .noising import check_noising, of_diffusers
 
 # The prediction types that schedulers name, and what `guided_residual` calls them.
 PREDICTIONS = {
@@ -166,7 +166,7 @@ def _fields(scheduler: Any) -> dict[str, Any]:
     kind: Any = type(scheduler)
     defaults = _defaults(kind)
     fields = {name: given.get(name, default) for name, default in defaults.items()} if defaults else given
-    if not any(cls.__module__.split(".")[0] == "diffusers" for cls in kind.__mro__):
+    if not any(of_diffusers(cls) for cls in kind.__mro__):
         # A wrapper's or a host's own class need not name what its configuration says.
         fields = {**{name: x for name, x in given.items() if name in _FORWARD or name in _FOREIGN}, **fields}
     if any(name in fields for name in _FOREIGN):

@@ -31,6 +31,7 @@ from ..decoder import FrozenDecoder
 from ..errors import UsageError
 from ..guidance import PriorOutput, PriorStatistics
 from ..guidance.check import check_hooks
+from ..guidance.noising import version_of
 from ..guidance.outputs import ScaleGradient, WithGradient
 from ..losses import _checks
 from ..losses.functional import (
@@ -43,7 +44,7 @@ from ..losses.functional import (
     score_distillation_loss,
 )
 from ..ops._compiled import outside_graphs
-from ._live import Attribute, Made, version_of
+from ._live import Attribute, Made
 
 Mode = Literal["gradient", "loss"]
 

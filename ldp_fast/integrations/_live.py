@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from ..errors import UsageError
 from ..guidance import Schedule
@@ -71,11 +70,6 @@ class Made(Generic[T]):
 
 def _same(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
     return all(a is b for a, b in zip(ours, theirs, strict=True))
-
-
-def version_of(value: Any) -> int:
-    """How often a tensor was written to in place, as torch counts; 0 for everything else."""
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 class LiveSchedule:

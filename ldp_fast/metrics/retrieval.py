@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..errors import UsageError
+from ..errors import UsageError, reason
 
 
 class ClipScorer:
@@ -51,7 +51,7 @@ class ClipScorer:
         except UsageError:
             raise
         except (OSError, ValueError) as error:
-            raise UsageError(f"clip: could not load {name!r}: {str(error).strip().splitlines()[0]}") from error
+            raise UsageError(f"clip: could not load {name!r}: {reason(error)}") from error
         config = folder / "preprocessor_config.json"
         # OpenAI's constants where a folder does not bring its own.
         how = json.loads(config.read_text()) if config.is_file() else {}
