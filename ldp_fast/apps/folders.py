@@ -62,3 +62,17 @@ def refuse_changes(
     changed = [f"--{name.replace('_', '-')}" for name in changed if name not in allowed]
     if changed:
         raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
+
+
+def diverged(folder: pathlib.Path, step: int, what: str) -> FloatingPointError:
+    """The error of a run whose numbers are not finite any more, before it keeps anything that pushes out what is whole.
+
+    Args:
+        folder: the run's.
+        step: at which it was noticed.
+        what: is not finite.
+    """
+    return FloatingPointError(
+        f"{folder} diverged before step {step}: {what} not finite; its last checkpoint is older: lower --learning-rate "
+        f"or the weights"
+    )

@@ -42,11 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
     run.add_argument("--learning-rate", type=number, metavar="LR", help="of AdamW (default: the preset's, 0.1)")
     run.add_argument(
-        "--final-rate",
-        type=number,
-        default=0.1,
-        metavar="F",
-        help="fraction of it left at the end (default: 0.1)",
+        "--final-rate", type=number, default=0.1, metavar="F", help="fraction of it left at the end (default: 0.1)"
     )
     run.add_argument("--negative-prompt", default="", metavar="TEXT", help=NEGATIVE)
     run.add_argument("--checkpoint-every", type=int, default=100, metavar="N", help="steps (default: 100)")
@@ -159,12 +155,8 @@ def synthesize(
     def save(status: str) -> None:
         nonlocal saved
         if optimiser.step > 0 and saved != optimiser.step:
-            # Before anything is kept, lest it push out what is whole.
             if not bool(optimiser.latents.isfinite().all()):
-                raise FloatingPointError(
-                    f"{folder} diverged before step {optimiser.step}: the latents are not finite; its last checkpoint "
-                    f"is older: lower --learning-rate or the weights"
-                )
+                raise folders.diverged(folder, optimiser.step, "the latents are")
             optimiser.save(checkpoint, fingerprint)
             saved = optimiser.step
         seconds = (time.perf_counter() - started) / max(1, optimiser.step - first)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ...errors import UsageError
-from .. import files
+from .. import files, folders
 from ..interruption import Interruption
 from ..options import load_prior
 from . import checkpoints, distributed, pictures
@@ -218,10 +218,7 @@ class _Run:
         last = self.trainer.latest()
         bad = [name for name in ("lsd", "fm", "kl", "gradient_norm") if not math.isfinite(last[name])]
         if bad:
-            raise FloatingPointError(
-                f"{self.folder} diverged before step {self.trainer.step}: {', '.join(bad)} not finite; its last "
-                f"checkpoint is older: lower --learning-rate or the weights"
-            )
+            raise folders.diverged(self.folder, self.trainer.step, ", ".join(bad))
 
     def _report(self, bar: Any) -> None:
         self._check_finite()
