@@ -51,7 +51,7 @@ def as_timesteps(timesteps: Timesteps, batch: int, device: torch.device, count: 
         check_inside(timesteps, 0, count)
         return timesteps.to(device).to(torch.int64).reshape(-1).expand(batch)
     given: Any = timesteps.tolist() if isinstance(timesteps, (np.ndarray, np.generic)) else timesteps
-    numbers: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    numbers: list[Any] = list(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else [given]
     for number in numbers:
         if isinstance(number, (bool, np.bool_)) or not isinstance(number, Integral) or not 0 <= int(number) < count:
             raise ValueError(f"timesteps: expected whole numbers from 0 to {count - 1}, got {timesteps!r}")

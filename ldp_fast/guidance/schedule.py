@@ -213,8 +213,13 @@ class TimestepSampler:
 
         Raises:
             ValueError: a progress of NaN.
+            TypeError: one that is no number.
         """
-        if math.isnan(progress):
+        try:
+            unknown = math.isnan(progress)
+        except TypeError:
+            raise TypeError(f"progress: expected a number from 0 (start) to 1 (end), got {progress!r}") from None
+        if unknown:
             raise ValueError(f"progress: expected a number from 0 (start) to 1 (end), got {progress}")
         high = self.high
         if self.anneal_to is not None:

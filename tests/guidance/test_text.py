@@ -202,8 +202,10 @@ def test_embeddings_are_tensors() -> None:
         ({"text": torch.zeros(3, 5, TEXT_WIDTH)}, ValueError, "2 or 6 rows for 3 latents .* got 3"),
         ({"generator": [torch.Generator()] * 3}, TypeError, "one torch.Generator for all samples, or None, got list"),
         ({"progress": float("nan")}, ValueError, "progress: expected a number from 0 .* got nan"),
+        ({"progress": "0"}, TypeError, "progress: expected a number from 0 .* got '0'"),
+        ({"progress": None}, TypeError, "progress: expected a number from 0 .* got None"),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_calls_are_refused_in_a_sentence(change: dict[str, Any], error: type[Exception], message: str) -> None:
     prior = LatentDiffusionPrior(tiny_unet(), None, scheduler(), settings=PriorSettings(0.0, guidance_scale=2.0))

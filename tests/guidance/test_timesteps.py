@@ -28,6 +28,7 @@ CPU, META = torch.device("cpu"), torch.device("meta")
         (np.int32(7), [7, 7]),
         ([7], [7, 7]),
         ((7, 8), [7, 8]),
+        (range(7, 9), [7, 8]),
         (np.array([7, 8]), [7, 8]),
         (np.array(7), [7, 7]),
         (torch.tensor(7), [7, 7]),
@@ -47,7 +48,8 @@ OUTSIDE: list[Any] = [
     torch.tensor([5, -1], dtype=torch.int8), torch.tensor([5, 1000], dtype=torch.int32),
 ]  # fmt: skip
 NO_NUMBERS: list[Any] = [
-    500.7, 500.0, "5", True, np.float32(5), np.bool_(True), [1.5, 2.0], [True, False], ["5"], None, math.nan, {5},
+    500.7, 500.0, "5", b"5", range(3), True, np.float32(5), np.bool_(True), [1.5, 2.0], [True, False], ["5"],
+    None, math.nan, {5},
     np.array([1.0, 2.0]), np.array([True, False]),
     torch.tensor([500.7]), torch.tensor([True, False]), torch.tensor([3, 4], dtype=torch.uint8),
     torch.tensor([3, 4], dtype=torch.uint16), torch.tensor(1j), [1, 2, 3], [], (), torch.tensor([1, 2, 3]),
