@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
-from collections.abc import Callable, Iterator
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,51 +29,82 @@ METHODS = ("add_noise", "scale_noise", SCALES_INPUT)
 SHAPE = (1, 4, 8, 8)
 # Relative L2 deviation in float32: of two functions on the same numbers, and of one from our tables, which are float64.
 TOLERANCE, OF_TABLES = 1e-4, 1e-3
+# What sampling changes in a scheduler, of what its ways to add noise look at.
+_SAMPLING = ("timesteps", "sigmas", "sigmas_interpol", "num_inference_steps", "_step_index", "_begin_index")
+_LARGE = 1 << 20  # bytes of a storage that are not compared at every step
 
 
 class ReadFrom:
     """What a scheduler was when its tables were read; whether it still is takes microseconds and waits for nothing.
 
-    Its configuration, its ᾱ_t (on a CPU by value, for nobody counts who writes through `.data` or numpy; elsewhere by
-    torch's count), and the methods by which it adds noise. A copy and a pickle were read from nothing.
+    What its configuration says of z_t and its ᾱ_t by value, for nobody counts who writes to them (a tensor on another
+    device than a CPU by torch's count); and the methods by which it adds noise. Inside of a graph of torch.compile they
+    are compared by identity alone. A copy and a pickle were read from nothing.
 
     Args:
         scheduler: None for nothing.
+        said: what is to be compared of the configuration, called with the scheduler.
     """
 
-    def __init__(self, scheduler: Any = None):
-        self._scheduler = scheduler
-        self._parts = _parts(scheduler)
-        self._methods = () if scheduler is None else _methods(scheduler)
-        self._table = _value(self._parts[1])
+    def __init__(self, scheduler: Any = None, said: Callable[[Any], Any] | None = None):
+        self._scheduler, self._said = scheduler, said
+        self._objects = _objects(scheduler)
+        self._values = None if scheduler is None else self._compared(scheduler)
 
     def holds(self, scheduler: Any) -> bool:
         """Whether this is the scheduler, unchanged."""
         if self._scheduler is None or scheduler is not self._scheduler:
             return False
-        parts = _parts(scheduler)
-        if parts[0] is not self._parts[0] or parts[1] is not self._parts[1]:
-            return False
         if torch.compiler.is_compiling():  # the rest has no place in a graph
-            return True
-        methods = _methods(scheduler)
-        return _value(parts[1]) == self._table and all(a is b for a, b in zip(methods, self._methods, strict=True))
+            config, table = _objects(scheduler)
+            return config is self._objects[0] and table is self._objects[1]
+        return bool(self._compared(scheduler) == self._values)
+
+    def _compared(self, scheduler: Any) -> tuple[Any, ...]:
+        table = getattr(scheduler, "alphas_cumprod", None)
+        return _methods(scheduler), _value(table), None if self._said is None else self._said(scheduler)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ReadFrom, ())
 
 
-def _parts(scheduler: Any) -> tuple[Any, Any]:
+def _objects(scheduler: Any) -> tuple[Any, Any]:
     return getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
 
 
+class _Same:
+    """Equal to another of the same object, whatever that says of equality; keeps it, lest its address be another's."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: Any):
+        self.of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.of is other.of
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def _methods(scheduler: Any) -> list[Any]:
-    """The class, what `set_shift` has set, and what stands under each name in the object and in its class."""
-    kind, held = type(scheduler), getattr(scheduler, "__dict__", {})
-    found: list[Any] = [kind, held.get("_shift")]
+    """The class, what `set_shift` has set, and what stands under each name in the object, its class, or behind it."""
+    kind: Any = type(scheduler)
+    held = getattr(scheduler, "__dict__", {})
+    found: list[Any] = [_Same(kind), plain(held.get("_shift"))]
     for name in METHODS:
-        found += [held.get(name), next((vars(c)[name] for c in kind.__mro__ if name in vars(c)), None)]
+        standing = held.get(name, next((vars(c)[name] for c in kind.__mro__ if name in vars(c)), None))
+        if standing is None and not _descends(kind):
+            # A wrapper's, which is bound anew at every look.
+            forwarded = getattr(scheduler, name, None)
+            owner, standing = getattr(forwarded, "__self__", None), getattr(forwarded, "__func__", None)
+            found += [_Same(owner), plain(getattr(owner, "__dict__", {}).get("_shift"))]
+        found.append(_Same(standing))
     return found
+
+
+def plain(value: Any) -> Any:
+    """A value that can be compared with another: a number or a text itself, of everything else which object it is."""
+    return value if value is None or type(value) in (bool, int, float, str) else _Same(value)
 
 
 def version_of(value: Any) -> int:
@@ -79,33 +113,92 @@ def version_of(value: Any) -> int:
 
 
 def _value(table: Any) -> Any:
-    if type(table) is torch.Tensor and table.device.type == "cpu" and table.is_contiguous():
-        # The bytes, and not an operation: the prior does nothing on the host's side that torch would have to do.
-        return ctypes.string_at(table.data_ptr(), table.numel() * table.element_size())
     if isinstance(table, torch.Tensor):
-        return version_of(table)
-    return table.tobytes() if isinstance(table, np.ndarray) else tuple(table) if isinstance(table, list) else table
+        if type(table) in (torch.Tensor, torch.nn.Parameter) and table.device.type == "cpu":
+            # The bytes, and not an operation: the prior does nothing on the host's side that torch would have to do.
+            shape = (table.dtype, tuple(table.shape), table.stride())
+            if table.is_contiguous():
+                return *shape, ctypes.string_at(table.data_ptr(), table.numel() * table.element_size())
+            storage = table.untyped_storage()
+            if storage.nbytes() <= _LARGE:
+                return *shape, table.storage_offset(), ctypes.string_at(storage.data_ptr(), storage.nbytes())
+        return _Same(table), version_of(table)
+    if isinstance(table, (list, tuple)):
+        return tuple(_value(x) for x in table) if table and isinstance(table[0], torch.Tensor) else tuple(table)
+    return (table.dtype, table.shape, table.tobytes()) if isinstance(table, np.ndarray) else _Same(table)
 
 
-def check_noising(scheduler: Any, process: ForwardProcess) -> None:
-    """Checks that noise is added as diffusers' class adds it, or, where there is none, as α_t v + σ_t ε.
+def behind(scheduler: Any) -> Any:
+    """The scheduler of diffusers that a wrapper hands its calls to; the scheduler itself where there is none."""
+    if not is_of_diffusers(scheduler):
+        for name in (*METHODS, "set_timesteps", "step"):
+            owner = getattr(getattr(scheduler, name, None), "__self__", None)
+            if owner is not None and is_of_diffusers(owner):
+                return owner
+    return scheduler
+
+
+def is_of_diffusers(value: Any) -> bool:
+    """Whether an object's class, or a parent of it, is one of diffusers' own."""
+    kind: Any = type(value)
+    return _descends(kind)
+
+
+@functools.lru_cache(maxsize=128)
+def _descends(kind: type) -> bool:
+    return any(of_diffusers(cls) for cls in kind.__mro__)
+
+
+def check_noising(
+    scheduler: Any, process: ForwardProcess, read: Callable[[Any], ForwardProcess], fields: Mapping[str, Any]
+) -> None:
+    """Checks that noise is added as diffusers' class adds it, or as α_t v + σ_t ε.
 
     Costs microseconds where the method is diffusers' own.
+
+    Args:
+        scheduler: whose methods are looked at.
+        process: what its tables say.
+        read: what those of another scheduler say, whose method may have been handed over.
+        fields: what its class is made with.
 
     Raises:
         UsageError: another z_t, by the name of the class.
     """
     for name in METHODS:
         found = getattr(scheduler, name, None)
-        owner = next((c for c in type(scheduler).__mro__ if of_diffusers(c) and name in vars(c)), None)
+        if not callable(found):
+            continue
+        target, what = getattr(found, "__self__", None), _expected(scheduler, name)
+        if target is None or not is_of_diffusers(target):
+            target = scheduler
+        elif target is not scheduler:
+            _same_tables(what, process, read(target))
+        owner = next((c for c in type(target).__mro__ if of_diffusers(c) and name in vars(c)), None)
         own = None if owner is None else vars(owner)[name]
         # By the code's module: `functools.wraps` copies every other name to what it wraps.
         written = owner is not None and getattr(own, "__globals__", {}).get("__name__") == owner.__module__
-        mine = getattr(found, "__self__", None) is scheduler and getattr(found, "__func__", None) is own
-        # What a class of somebody's own makes of its network's input is its own affair: the tables say what z_t is.
-        asked = name != SCALES_INPUT or owner is not None
-        if callable(found) and asked and not (written and mine):
-            _compare(scheduler, name, found, own if written or owner is None else _written(owner, name), process)
+        if written and getattr(found, "__func__", None) is own:
+            continue
+        if name == SCALES_INPUT and owner is None:
+            continue  # what a class of somebody's own makes of its network's input: the tables say what z_t is
+        first = own if written or owner is None else _written(owner, name)
+        _compare(target, name, found, first, process, what, _unused(target, fields))
+
+
+def _expected(scheduler: Any, name: str) -> str:
+    meaning = "what its class gives" if name == SCALES_INPUT else "z_t = α_t v + σ_t ε as the prior does"
+    return f"scheduler: expected {name} to give {meaning}; that of {type(scheduler).__name__}"
+
+
+def _same_tables(what: str, ours: ForwardProcess, theirs: ForwardProcess) -> None:
+    count = min(len(ours.alpha), len(theirs.alpha))
+    off = torch.zeros(count, dtype=torch.bool, device="cpu")
+    for a, b in ((ours.alpha, theirs.alpha), (ours.sigma, theirs.sigma)):
+        off |= (a[:count] - b[:count]).abs() > TOLERANCE
+    if bool(off.any()) or len(ours.alpha) != len(theirs.alpha):
+        t = int(off.nonzero()[0]) if bool(off.any()) else count
+        raise UsageError(f"{what} gives another at t = {t}")
 
 
 def of_diffusers(cls: type) -> bool:
@@ -123,42 +216,90 @@ def _written(owner: type, name: str) -> Callable[..., Any] | None:
     return vars(getattr(module, owner.__name__)).get(name)
 
 
+def _unused(scheduler: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What sampling changes, as it was before: some look t up among the steps that somebody samples with."""
+    kind = next((c for c in type(scheduler).__mro__ if of_diffusers(c)), None)
+    if kind is None:
+        return {}
+    known = inspect.signature(kind).parameters
+    try:
+        made = vars(kind(**{name: value for name, value in fields.items() if name in known}))
+    except Exception:  # a host's class need not take what its parent takes
+        return {}
+    return {name: made[name] for name in _SAMPLING if name in made}
+
+
 @torch.no_grad()
 def _compare(
-    scheduler: Any, name: str, found: Callable[..., Any], own: Callable[..., Any] | None, process: ForwardProcess
+    scheduler: Any,
+    name: str,
+    found: Callable[..., Any],
+    own: Callable[..., Any] | None,
+    process: ForwardProcess,
+    what: str,
+    unused: dict[str, Any],
 ) -> None:
+    """Holds a method to z_t of the tables, or to what diffusers' own makes of the same: some of these are off by a row.
+
+    Args:
+        scheduler: that it belongs to.
+        name: its name.
+        found: the method.
+        own: diffusers', if there is one.
+        process: what the tables say.
+        what: the sentence so far.
+        unused: the scheduler's attributes before anybody has sampled with it.
+    """
     table = getattr(scheduler, "alphas_cumprod", None)
     device = table.device if isinstance(table, torch.Tensor) else torch.device("cpu")
     generator = torch.Generator("cpu").manual_seed(0)
-    v, noise = (torch.randn(SHAPE, generator=generator, device="cpu").to(device) for _ in range(2))
-    kind = type(scheduler).__name__
-    meaning = "what its class gives" if name == SCALES_INPUT else "z_t = α_t v + σ_t ε as the prior does"
-    what = f"scheduler: expected {name} to give {meaning}; that of {kind}"
-    for t in _steps(scheduler, len(process.alpha)):
+    v, noise = (torch.randn(SHAPE, generator=generator, device="cpu", dtype=torch.float32).to(device) for _ in range(2))
+    if getattr(found, "__self__", None) is scheduler and hasattr(scheduler, "__dict__"):
+        # A copy is asked, for somebody may sample with the scheduler in another thread.
+        copied = object.__new__(type(scheduler))
+        copied.__dict__.update(vars(scheduler))
+        scheduler, found = copied, found.__func__.__get__(copied)  # type: ignore[attr-defined]
+    # In either scaling where nothing says which, and where the network's input is scaled afterwards.
+    either = own is None or _scales(scheduler, v, unused)
+    for t in _steps(unused.get("timesteps"), len(process.alpha)):
         try:
-            noisy, arguments = _called(scheduler, found, name, v, noise, t.to(device))
+            noisy, arguments = _called(scheduler, found, name, v, noise, t.to(device), unused)
         except Exception as error:
             raise UsageError(f"{what} cannot be called as diffusers' is ({reason(error)})") from error
         if not isinstance(noisy, torch.Tensor) or noisy.shape != v.shape:
             raise UsageError(f"{what} gives {_said(noisy)} for latents {list(v.shape)}")
-        expected: torch.Tensor | None = None
-        if own is not None:
-            # Some of diffusers' own only say that they are not to be called.
-            with contextlib.suppress(NotImplementedError), _as_it_was(scheduler):
-                expected = own(scheduler, *arguments)
-        off = _off(noisy, expected) / TOLERANCE if expected is not None else _off_tables(noisy, v, noise, t, process)
+        off = math.inf if name == SCALES_INPUT else _off_tables(noisy, v, noise, t, process, either)
+        if not off <= 1 and own is not None:
+            # Some of diffusers' own only say that they are not to be called, others not with the t that this one takes.
+            with contextlib.suppress(Exception), _as_it_was(scheduler, unused):
+                off = _off(noisy, own(scheduler, *arguments)) / TOLERANCE
         if not off <= 1:
             raise UsageError(f"{what} gives another at t = {float(t):g}")
 
 
+def _scales(scheduler: Any, v: torch.Tensor, unused: dict[str, Any]) -> bool:
+    """Whether a class of diffusers scales what its network is given, because its `add_noise` has not."""
+    scale, steps = getattr(scheduler, SCALES_INPUT, None), unused.get("timesteps")
+    if scale is None or steps is None:
+        return False
+    with _as_it_was(scheduler, unused):
+        return not torch.equal(scale(v, steps[0]), v)
+
+
 def _called(
-    scheduler: Any, found: Callable[..., Any], name: str, v: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    scheduler: Any,
+    found: Callable[..., Any],
+    name: str,
+    v: torch.Tensor,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+    unused: dict[str, Any],
 ) -> tuple[Any, tuple[torch.Tensor, ...]]:
     """What a method gives, and what it was given."""
 
     def call(told: torch.Tensor) -> tuple[Any, tuple[torch.Tensor, ...]]:
         arguments = {"add_noise": (v, noise, told), "scale_noise": (v, told, noise), SCALES_INPUT: (v, told[0])}[name]
-        with _as_it_was(scheduler):
+        with _as_it_was(scheduler, unused):
             return found(*arguments), arguments
 
     try:
@@ -170,9 +311,8 @@ def _called(
     return call(t.long())
 
 
-def _steps(scheduler: Any, count: int) -> Iterator[torch.Tensor]:
-    """Nine t from end to end, `[1]` on the CPU, of those that the scheduler has now: some look t up among them."""
-    steps = getattr(scheduler, "timesteps", None)
+def _steps(steps: Any, count: int) -> Iterator[torch.Tensor]:
+    """Nine t from end to end, `[1]` on the CPU, of those that a scheduler begins with: some look t up among them."""
     if not isinstance(steps, torch.Tensor) or steps.ndim != 1 or not len(steps):
         steps = torch.arange(count, device="cpu")
     for part in range(9):
@@ -181,15 +321,17 @@ def _steps(scheduler: Any, count: int) -> Iterator[torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _as_it_was(scheduler: Any) -> Iterator[None]:
-    """Puts back what a call changes: attributes (diffusers' remember steps), and torch's random numbers."""
+def _as_it_was(scheduler: Any, unused: dict[str, Any]) -> Iterator[None]:
+    """Calls a scheduler as if nobody had sampled with it; puts back its attributes, and torch's random numbers."""
     held = getattr(scheduler, "__dict__", {})
     before = dict(held)
+    held.update(unused)
     try:
         with torch.random.fork_rng([]):
             yield
     finally:
-        held.clear()
+        for name in [name for name in held if name not in before]:
+            del held[name]
         held.update(before)
 
 
@@ -201,13 +343,14 @@ def _off(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _off_tables(
-    noisy: torch.Tensor, v: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, process: ForwardProcess
+    noisy: torch.Tensor, v: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, process: ForwardProcess, either: bool
 ) -> float:
-    """The deviation of z_t or z_t / α_t from the tables, in units of what is allowed."""
+    """The deviation of z_t, or (`either`) z_t / α_t, from the tables, in units of what is allowed."""
     rows = np.arange(len(process.alpha)) if process.time is None else process.time.numpy()
     alpha, sigma = (float(np.interp(float(t), rows, x.numpy())) for x in (process.alpha, process.sigma))
     expected = alpha * v + sigma * noise
-    return min(_off(noisy, expected), _off(alpha * noisy, expected)) / OF_TABLES
+    off = _off(noisy, expected)
+    return (min(off, _off(alpha * noisy, expected)) if either else off) / OF_TABLES
 
 
 def _said(value: Any) -> str:

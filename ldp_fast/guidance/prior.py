@@ -22,6 +22,7 @@ from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
 from .precision import TOLERANCE, Precision, optimised
 from .presets import PriorSettings, apply_changes, find_preset
 from .schedule import Schedule
+from .schedulers import said
 from .step import Step, evaluate
 from .text import TextEmbeddings
 
@@ -133,7 +134,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         if self._schedule is None or not self._schedule_of.holds(scheduler):
             schedule = Schedule.from_scheduler(scheduler)
             schedule.check_prediction(self.settings.prediction, self.settings.timestep_range)
-            self._schedule, self._schedule_of = schedule, ReadFrom(scheduler)
+            self._schedule, self._schedule_of = schedule, ReadFrom(scheduler, said)
         return self._schedule
 
     @property

@@ -13,12 +13,13 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
 
 from ..errors import UsageError
-from .noising import check_noising, of_diffusers
+from .noising import behind, check_noising, is_of_diffusers, of_diffusers, plain
 
 # The prediction types that schedulers name, and what `guided_residual` calls them.
 PREDICTIONS = {
@@ -47,6 +48,13 @@ _SAMPLING = frozenset(
     "timestep_spacing upscale_mode use_beta_sigmas use_exponential_sigmas use_karras_sigmas use_lu_lambdas "
     "variance_type".split()
 )
+# Those of them that a scheduler may change while it lives; the others are in its table.
+_LIVE = (
+    "prediction_type", "timestep_type", "use_flow_sigmas", "flow_shift", "shift", "use_dynamic_shifting",
+    "invert_sigmas", "scale_factors", "num_train_timesteps",
+)  # fmt: skip
+# What CompVis' `parameterization` calls what the network predicts.
+_PARAMETERIZATIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 # Fields of processes that are another kind of thing, and what it is.
 _FOREIGN = {
     "sigma_data": "scales its network's input and output by sigma_data (EDM, consistency models, sCM)",
@@ -84,17 +92,25 @@ def read_scheduler(scheduler: Any) -> ForwardProcess:
             tables say (`noising.py`).
     """
     process = _read(scheduler)
-    check_noising(scheduler, process)
+    check_noising(scheduler, process, _read, _fields(scheduler))
     return process
 
 
+def said(scheduler: Any) -> tuple[Any, ...]:
+    """What the configuration says of z_t at the moment, besides ᾱ_t: to be compared, in microseconds."""
+    config = getattr(scheduler, "config", None)
+    words = [plain(_word(config, name)) for name in _LIVE]
+    return (*words, plain(_own_word(scheduler)) if words[0] is None else None)
+
+
 def _read(scheduler: Any) -> ForwardProcess:
-    fields = _fields(scheduler)
+    fields, known = _fields(scheduler), behind(scheduler)
     flow, name = _matches_flows(scheduler), type(scheduler).__name__
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     expected = f"scheduler: expected alphas_cumprod, or one of {', '.join(sorted(_FLOW_MATCHING))}; got {name}"
     for field, reason in _FOREIGN.items():
-        if field in fields:
+        # A configuration carries along those of other classes: with a table, only diffusers' own mean it.
+        if field in fields and (alphas_cumprod is None or is_of_diffusers(known)):
             raise UsageError(f"{expected}, which {reason}")
     if not flow and alphas_cumprod is None:
         raise (UsageError if fields else TypeError)(expected)
@@ -103,25 +119,34 @@ def _read(scheduler: Any) -> ForwardProcess:
             # The first turns time and the network's output around (Mochi), the second changes the size with the noise.
             raise _refused(scheduler, f"one without {field}", f"{field}={fields[field]!r}")
     prediction = prediction_type(scheduler)
+    if not is_of_diffusers(known):
+        # A configuration carries along the fields of other classes, without effect; these two would have one.
+        for field, sure in (("use_flow_sigmas", prediction == "flow"), ("timestep_type", prediction != "v_prediction")):
+            if fields.get(field) in (True, "continuous") and not sure:
+                raise _refused(scheduler, f"a class of diffusers with {field}", f"{field}={fields[field]!r}")
     if flow or fields.get("use_flow_sigmas"):
         if prediction == "v_prediction":
             raise _refused(scheduler, "flow_prediction, epsilon or sample with use_flow_sigmas", "v_prediction")
-        count = int(fields["num_train_timesteps"])
-        held, said = getattr(scheduler, "_shift", None), fields.get("shift")
-        if flow and held is not None and said is not None and held != said:
-            raise _refused(
-                scheduler, f"the shift of its configuration, {said} (another: from_config(…, shift={held}))", f"{held}"
-            )
-        tau = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") / count
+        count = fields.get("num_train_timesteps")
+        if not isinstance(count, Integral) or count < 1:
+            raise _refused(scheduler, "a whole number of num_train_timesteps", repr(count))
         # With dynamic shifting the size of the picture chooses the shift when somebody samples.
-        shift = 1.0 if fields.get("use_dynamic_shifting") else fields.get("shift" if flow else "flow_shift") or 1.0
+        dynamic, shift = bool(fields.get("use_dynamic_shifting")), fields.get("shift" if flow else "flow_shift") or 1.0
+        held = getattr(known, "_shift", None) if flow else None
+        if not dynamic and held is not None and held != shift:
+            made = f"{type(known).__name__}.from_config(scheduler.config, shift=…)"
+            raise _refused(scheduler, f"the shift of its configuration, {shift} (another: {made})", f"{held}")
+        tau = torch.arange(1, int(count) + 1, dtype=torch.float64, device="cpu") / int(count)
+        shift = 1.0 if dynamic else shift
         tau = shift * tau / (1 + (shift - 1) * tau)
         # Flow-matching networks are told the noise level, not the row of the table.
-        return ForwardProcess(1 - tau, tau, tau * count, prediction)
+        return ForwardProcess(1 - tau, tau, tau * int(count), prediction)
     if prediction == "flow":
         raise _refused(
             scheduler, "use_flow_sigmas=True with prediction_type 'flow_prediction'", "use_flow_sigmas=False"
         )
+    if isinstance(alphas_cumprod, torch.Tensor) and alphas_cumprod.is_meta:
+        raise _refused(scheduler, "alphas_cumprod with values", "a tensor on meta")
     alpha_bar = torch.as_tensor(alphas_cumprod, device="cpu").detach().double()
     if alpha_bar.ndim != 1 or not ((alpha_bar > -1e-6) & (alpha_bar < 1 + 1e-6)).all():
         raise _refused(scheduler, "alphas_cumprod of shape [T] in [0, 1]", f"{list(alpha_bar.shape)}, some outside")
@@ -147,7 +172,7 @@ def prediction_type(scheduler: Any) -> str:
 
 
 def _matches_flows(scheduler: Any) -> bool:
-    return any(cls.__name__ in _FLOW_MATCHING for cls in type(scheduler).__mro__)
+    return any(cls.__name__ in _FLOW_MATCHING for cls in type(behind(scheduler)).__mro__)
 
 
 def _refused(scheduler: Any, expected: str, got: str) -> UsageError:
@@ -155,36 +180,57 @@ def _refused(scheduler: Any, expected: str, got: str) -> UsageError:
 
 
 def _fields(scheduler: Any) -> dict[str, Any]:
-    """The fields of the configuration that the scheduler's class takes; all, of a class that names none.
+    """The fields of the configuration that the scheduler's class takes; of a class that is not diffusers', all we know.
 
     Raises:
-        UsageError: a field that nobody here knows, with another value than the class's default.
+        UsageError: a field of diffusers' that nobody here knows, with another value than the class's default.
     """
-    config = getattr(scheduler, "config", None)
-    # Items, not attributes: set_timesteps overwrites attributes where shifting is dynamic.
-    given = dict(config) if isinstance(config, Mapping) else dict(vars(config)) if hasattr(config, "__dict__") else {}
-    kind: Any = type(scheduler)
+    config, known = getattr(scheduler, "config", None), behind(scheduler)
+    kind: Any = type(known)
+    if not is_of_diffusers(known):
+        names = {*_FORWARD, *_FOREIGN}
+        fields = {name: value for name in names if (value := _word(config, name)) is not None}
+        own = _own_word(scheduler)
+        return fields | ({"prediction_type": own} if own is not None and "prediction_type" not in fields else {})
     defaults = _defaults(kind)
-    fields = {name: given.get(name, default) for name, default in defaults.items()} if defaults else given
-    if not any(of_diffusers(cls) for cls in kind.__mro__):
-        # A wrapper's or a host's own class need not name what its configuration says.
-        fields = {**{name: x for name, x in given.items() if name in _FORWARD or name in _FOREIGN}, **fields}
+    fields = {name: _word(config, name, default) for name, default in defaults.items()}
     if any(name in fields for name in _FOREIGN):
         return fields  # of another kind altogether, which is the better reason
     for name, value in fields.items():
-        known = name.startswith("_") or name in _FORWARD or name in _SAMPLING or name in _FOREIGN
-        if not known and value is not None and value is not False and value is not defaults.get(name):
+        known_field = name.startswith("_") or name in _FORWARD or name in _SAMPLING or name in _FOREIGN
+        if not known_field and value is not None and value is not False and value is not defaults.get(name):
             if repr(value) != repr(defaults.get(name)):
                 raise _refused(scheduler, "fields that are known not to change z_t", f"{name}={value!r}")
     return fields
 
 
+def _word(config: Any, name: str, default: Any = None) -> Any:
+    """What a configuration says under a name. diffusers' is a dictionary whose attributes are read, and can be set."""
+    if isinstance(config, Mapping):
+        held = getattr(config, "__dict__", None)
+        return held[name] if held is not None and name in held and name in config else config.get(name, default)
+    return getattr(config, name, default)
+
+
+def _own_word(scheduler: Any) -> Any:
+    """What a class of somebody's own says of its network without a configuration."""
+    if is_of_diffusers(scheduler):
+        return None
+    own = getattr(scheduler, "prediction_type", None)
+    if own is None and (own := getattr(scheduler, "parameterization", None)) is not None:
+        return _PARAMETERIZATIONS.get(own, own) if isinstance(own, str) else own
+    return own
+
+
 @functools.lru_cache(maxsize=128)
 def _defaults(cls: type) -> dict[str, Any]:
-    """What a class and its parents take when they are made, with the defaults."""
+    """What diffusers' class, or those of a class's parents, take when they are made, with the defaults.
+
+    What a host's class takes besides can only act through its table and its methods, and these are looked at.
+    """
     found: dict[str, Any] = {}
     for parent in reversed(cls.__mro__):
-        if parent is object or "__init__" not in vars(parent):
+        if not of_diffusers(parent) or "__init__" not in vars(parent):
             continue
         for name, parameter in list(inspect.signature(vars(parent)["__init__"]).parameters.items())[1:]:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from ..errors import UsageError
 from ..guidance import Schedule
 from ..guidance.noising import ReadFrom
+from ..guidance.schedulers import said
 
 T = TypeVar("T")
 
@@ -96,7 +98,7 @@ class LiveSchedule:
         """
         scheduler = self._host.scheduler
         if self._tables is None or not self._of.holds(scheduler):
-            self._tables, self._of = Schedule.from_scheduler(scheduler), ReadFrom(scheduler)
+            self._tables, self._of = Schedule.from_scheduler(scheduler), ReadFrom(scheduler, said)
         found = self._tables
         if not torch.compiler.is_compiling():
             self._check_steps(len(found))
@@ -106,5 +108,5 @@ class LiveSchedule:
         """The host draws t between two numbers: here they can be looked at, on a GPU t cannot."""
         for name in ("min_step", "max_step"):
             step = getattr(self._host, name, getattr(getattr(self._host, "args", None), name, None))
-            if isinstance(step, int) and not 0 <= step < count:
+            if isinstance(step, Real) and not 0 <= float(step) < count:
                 raise UsageError(f"{name}: expected a t of the scheduler, 0 to {count - 1}; got {step}")

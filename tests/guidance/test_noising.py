@@ -13,7 +13,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, Schedule, noising
 
 from ..models import tiny_unet, tiny_vae
-from .test_schedulers import FLOWS, TAKEN, make, quietly, scheduler_class
+from .test_schedulers import FLOWS, TAKEN, Wrapped, make, quietly, scheduler_class
 
 __all__ = ["quietly"]  # a fixture for every test of this file
 # Of every way that diffusers has: by ᾱ_t, by noise levels, by a table of steps, by τ; one has none of its own.
@@ -230,3 +230,139 @@ def test_diffusers_own_are_not_asked(name: str, monkeypatch: pytest.MonkeyPatch)
     assert len(Schedule.from_scheduler(made)) == 1000
     plain = type("Plain", (type(made),), {"step": lambda self, *_: None})
     assert len(Schedule.from_scheduler(plain())) == 1000
+
+
+SAMPLED = (
+    "EulerDiscreteScheduler EulerAncestralDiscreteScheduler HeunDiscreteScheduler LMSDiscreteScheduler "
+    "DPMSolverMultistepScheduler DPMSolverSinglestepScheduler UniPCMultistepScheduler DEISMultistepScheduler "
+    "SASolverScheduler DDIMScheduler".split()
+)
+
+
+def sampled(scheduler: Any, how: str) -> Any:
+    """As a pipeline leaves it: at the end of img2img, or with the one step of a distilled model."""
+    if how == "one step":
+        scheduler.set_timesteps(1)
+    elif how == "img2img":
+        scheduler.set_timesteps(10)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(4)
+        x = torch.zeros(1, 4, 8, 8)
+        for t in scheduler.timesteps[4:]:
+            x = scheduler.step(x, t, scheduler.scale_model_input(x, t)).prev_sample
+    return scheduler
+
+
+@pytest.mark.parametrize("how", ["new", "img2img", "one step"])
+@pytest.mark.parametrize("name", [*SAMPLED, FLOWS[0]])
+def test_what_somebody_samples_with_hides_nothing(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of sampling diffusers' methods add no noise at all, whoever else is asked."""
+    if how == "img2img" and name in FLOWS:
+        pytest.skip("has no scale_model_input")
+    same = sampled(replaced(name, "subclass", 1.0, monkeypatch), how)
+    state = dict(vars(same))
+    assert len(Schedule.from_scheduler(same)) == 1000
+    assert vars(same).keys() == state.keys() and all(vars(same)[k] is x for k, x in state.items())
+    with pytest.raises(UsageError, match="gives another at t = "):
+        Schedule.from_scheduler(sampled(replaced(name, "subclass", 1.1, monkeypatch), how))
+
+
+@pytest.mark.parametrize("how", ["new", "img2img", "one step"])
+@pytest.mark.parametrize("name", SAMPLED)
+def test_what_the_tables_say_is_right_whatever_diffusers_makes_of_it(name: str, how: str) -> None:
+    class Right(scheduler_class(name)):  # type: ignore[misc]
+        factor = 1.0
+
+        def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+            return vp(self.alphas_cumprod, original_samples, self.factor * noise, timesteps.long())
+
+    assert len(Schedule.from_scheduler(sampled(Right(), how))) == 1000
+    other = sampled(Right(), how)
+    other.factor = 1.1
+    with pytest.raises(UsageError, match="that of Right gives another at t = "):
+        Schedule.from_scheduler(other)
+
+
+def test_noise_without_shrinking_needs_a_class_that_scales_its_input() -> None:
+    def grows(self: Any, v: Any, noise: Any, t: Any) -> Any:
+        bar = self.alphas_cumprod[t.long()]
+        return v + (1 / bar - 1).sqrt() * noise
+
+    for name in ("EulerDiscreteScheduler", "DDIMScheduler", "UniPCMultistepScheduler"):
+        made = type("Grows", (scheduler_class(name),), {"add_noise": grows})()
+        if name.startswith("Euler"):
+            assert len(Schedule.from_scheduler(made)) == 1000
+        else:
+            with pytest.raises(UsageError, match="that of Grows gives another"):
+                Schedule.from_scheduler(made)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_default_dtype_is_no_matter(dtype: torch.dtype) -> None:
+    made = [Foreign(vp), type("Own", (scheduler_class("DDIMScheduler"),), {"add_noise": right})()]
+    torch.set_default_dtype(dtype)
+    try:
+        assert [len(Schedule.from_scheduler(x)) for x in made] == [100, 1000]
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def right(self: Any, v: Any, noise: Any, t: Any) -> Any:
+    return vp(self.alphas_cumprod, v, noise, t)
+
+
+def test_another_thread_may_sample_meanwhile() -> None:
+    """The scheduler is not touched: a copy is asked."""
+
+    class Steps(scheduler_class("DDIMScheduler")):  # type: ignore[misc]
+        def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
+            scheduler.set_timesteps(7)  # what another thread does
+            return super().add_noise(original_samples, noise, timesteps)
+
+    scheduler = Steps()
+    assert len(Schedule.from_scheduler(scheduler)) == 1000
+    assert scheduler.num_inference_steps == len(scheduler.timesteps) == 7
+
+
+@pytest.mark.parametrize("kind", ["parameter", "strided", "list of tensors", "list", "array"])
+def test_every_kind_of_table_is_read_again(kind: str) -> None:
+    bar = torch.linspace(0.99, 0.01, 100)
+    table: Any = {
+        "parameter": torch.nn.Parameter(bar),
+        "strided": torch.stack([bar, bar], 1)[:, 0],
+        "list of tensors": list(bar.clone().unbind()),
+        "list": bar.tolist(),
+        "array": bar.numpy(),
+    }[kind]
+    scheduler = types.SimpleNamespace(alphas_cumprod=table)
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), scheduler)
+    before = prior.schedule
+    assert prior.schedule is before
+    if kind == "list":
+        table[40] = 0.5
+    elif kind == "array":
+        table[40] = 0.5
+    else:
+        table[40].data.fill_(0.5)
+    after = prior.schedule
+    assert after is not before and prior.schedule is after
+    assert float(after.gather(torch.tensor([40]))[0]) == pytest.approx(0.5**0.5)
+
+
+def test_what_a_wrapper_wraps_may_change_later() -> None:
+    inner = make("DDIMScheduler")
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), Wrapped(inner))
+    before = prior.schedule
+    assert prior.schedule is before
+    own = inner.add_noise
+    inner.add_noise = lambda v, noise, t: own(v, 1.1 * noise, t)
+    with pytest.raises(UsageError, match="that of Wrapped gives another at t = "):
+        _ = prior.schedule
+    del inner.add_noise
+    assert len(prior.schedule) == 1000
+    flow = make(FLOWS[0])
+    prior.scheduler = Wrapped(flow)
+    assert len(prior.schedule) == 1000
+    flow.set_shift(3.0)
+    with pytest.raises(UsageError, match=r"expected the shift of its configuration, 1\.0"):
+        _ = prior.schedule

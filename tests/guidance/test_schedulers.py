@@ -7,7 +7,7 @@ import inspect
 import sys
 import types
 import warnings
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import diffusers.schedulers
 import numpy as np
@@ -265,7 +265,7 @@ def test_what_would_be_read_by_half_is_refused(name: str, options: dict[str, Any
     assert words in str(caught.value)
 
 
-def test_a_field_that_nobody_knows() -> None:
+def with_a_field(module: str) -> type:
     from diffusers import DDIMScheduler
     from diffusers.configuration_utils import register_to_config
 
@@ -273,10 +273,24 @@ def test_a_field_that_nobody_knows() -> None:
         @register_to_config
         def __init__(self, beta_start: float = 0.0001, noise_offset: float = 0.0):
             super().__init__(beta_start=beta_start)
+            self.register_to_config(noise_offset=noise_offset)
 
-    assert len(Schedule.from_scheduler(Offset())) == 1000
+    Offset.__module__ = module
+    return Offset
+
+
+def test_a_field_that_nobody_knows() -> None:
+    """Of a later version's class."""
+    cls = with_a_field("diffusers.schedulers.scheduling_offset")
+    assert len(Schedule.from_scheduler(cls())) == 1000
     with pytest.raises(UsageError, match=r"known not to change z_t; got noise_offset=0\.1 of Offset"):
-        Schedule.from_scheduler(Offset(noise_offset=0.1))
+        Schedule.from_scheduler(cls(noise_offset=0.1))
+
+
+def test_a_field_of_a_hosts_class_acts_through_its_methods() -> None:
+    """And these are asked (test_noising.py); a field that none of them looks at is the host's own affair."""
+    cls = with_a_field("host")
+    assert len(Schedule.from_scheduler(cls(noise_offset=0.1))) == 1000
 
 
 def test_fields_of_other_classes_are_carried_along_without_effect() -> None:
@@ -337,17 +351,155 @@ def test_zero_terminal_snr(prediction: str) -> None:
     assert float(residual.abs().max()) == 0
 
 
-def test_a_wrapper_need_not_name_what_its_configuration_says() -> None:
-    class Wrapped:
-        def __init__(self, inner: Any):
-            self.inner = inner
+class Wrapped:
+    """A host's, which forwards what it does not have."""
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(vars(self)["inner"], name)
+    def __init__(self, inner: Any):
+        self.inner = inner
 
-    for prediction in ("epsilon", "v_prediction", "sample"):
-        made = Schedule.from_scheduler(Wrapped(make("DDIMScheduler", prediction_type=prediction)))
-        assert made.prediction == prediction
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+@pytest.mark.parametrize("name", [*TAKEN, *FLOWS])
+def test_wrappers_are_what_they_wrap(name: str, used: bool) -> None:
+    inner = make(name)
+    expected = Schedule.from_scheduler(inner)
+    if used:
+        inner.set_timesteps(7)
+    found = Schedule.from_scheduler(Wrapped(inner))
+    t = torch.arange(1000)
+    assert found.prediction == expected.prediction
+    assert all(torch.equal(a, b) for a, b in zip(found.gather(t), expected.gather(t), strict=True))
+    assert torch.equal(found.network_time(t), expected.network_time(t))
+
+
+def test_a_wrapper_with_another_table_than_it_adds_noise_by_is_refused() -> None:
+    wrapped = Wrapped(make("DDIMScheduler"))
+    wrapped.alphas_cumprod = make("DDIMScheduler", beta_end=0.03).alphas_cumprod
+    with pytest.raises(UsageError, match=r"expected add_noise .*; that of Wrapped gives another at t = "):
+        Schedule.from_scheduler(wrapped)
+
+
+CONFIGURED = types.SimpleNamespace(prediction_type="v_prediction")
+
+
+class OfTheClass:
+    prediction_type = "v_prediction"
+
+
+class Slots:
+    __slots__ = ("prediction_type",)
+
+    def __init__(self) -> None:
+        self.prediction_type = "v_prediction"
+
+
+class Tuple(NamedTuple):
+    prediction_type: str = "v_prediction"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"config": CONFIGURED},
+        {"config": {"prediction_type": "v_prediction"}},
+        {"config": OfTheClass()},
+        {"config": Slots()},
+        {"config": Tuple()},
+        {"prediction_type": "v_prediction"},
+        {"parameterization": "v"},
+        {"config": {"prediction_type": "v_prediction"}, "parameterization": "eps"},
+    ],
+    ids=range(8),
+)
+def test_a_class_of_somebodys_own_says_what_is_predicted_in_its_own_way(own: dict[str, Any]) -> None:
+    bar = make("DDIMScheduler").alphas_cumprod
+    assert Schedule.from_scheduler(types.SimpleNamespace(alphas_cumprod=bar, **own)).prediction == "v_prediction"
+
+
+def test_a_word_that_is_not_known_is_refused_wherever_it_stands() -> None:
+    bar = make("DDIMScheduler").alphas_cumprod
+    for own in ({"parameterization": "eps-ish"}, {"prediction_type": "score"}, {"config": {"prediction_type": 3}}):
+        with pytest.raises(UsageError, match="expected a prediction_type of epsilon"):
+            Schedule.from_scheduler(types.SimpleNamespace(alphas_cumprod=bar, **own))
+
+
+def test_fields_that_only_some_classes_mean_need_a_class() -> None:
+    """`from_config` carries them along: DDPM's configuration can say what only Euler's class does."""
+    bar = make("DDIMScheduler").alphas_cumprod
+    for fields, words in (
+        ({"timestep_type": "continuous", "prediction_type": "v_prediction"}, "timestep_type; got timestep_type='cont"),
+        ({"use_flow_sigmas": True}, "a class of diffusers with use_flow_sigmas; got use_flow_sigmas=True"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            Schedule.from_scheduler(types.SimpleNamespace(alphas_cumprod=bar, config=fields))
+    harmless = {"timestep_type": "continuous", "sigma_data": 0.5, "stages": 3, "log_every": 20}
+    for kind in (
+        types.SimpleNamespace(alphas_cumprod=bar, config=harmless),
+        make("DDIMScheduler").from_config(harmless),
+    ):
+        assert len(Schedule.from_scheduler(kind)) == 1000
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+def test_a_configurations_attribute_is_what_counts(name: str) -> None:
+    """diffusers reads attributes; what it calls frozen can be assigned to."""
+    scheduler = make(name)
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), scheduler)
+    assert prior.schedule.prediction == "epsilon"
+    scheduler.config.prediction_type = "v_prediction"
+    assert Schedule.from_scheduler(scheduler).prediction == prior.schedule.prediction == "v_prediction"
+    scheduler.register_to_config(prediction_type="sample")
+    assert prior.schedule.prediction == "sample"
+
+
+@pytest.mark.parametrize("kind", [dict, types.SimpleNamespace])
+def test_a_configuration_that_is_changed_in_place_is_read_again(kind: Any) -> None:
+    bar = make("DDIMScheduler").alphas_cumprod
+    scheduler = types.SimpleNamespace(alphas_cumprod=bar, config=kind(prediction_type="epsilon"))
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), scheduler)
+    before = prior.schedule
+    assert prior.schedule is before and before.prediction == "epsilon"
+    if kind is dict:
+        scheduler.config["prediction_type"] = "v_prediction"
+    else:
+        scheduler.config.prediction_type = "v_prediction"
+    assert prior.schedule.prediction == "v_prediction"
+
+
+def test_what_is_made_anew_at_every_look_is_read_once() -> None:
+    bar = make("DDIMScheduler").alphas_cumprod
+
+    class Anew:
+        @property
+        def config(self) -> dict[str, Any]:
+            return {"prediction_type": "epsilon", "trained_betas": np.zeros(3)}
+
+        @property
+        def alphas_cumprod(self) -> torch.Tensor:
+            return bar.clone()
+
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), Anew())
+    assert prior.schedule is prior.schedule
+
+
+def test_schedulers_that_lack_their_numbers_are_refused_in_a_sentence() -> None:
+    with torch.device("meta"):
+        made = make("DDIMScheduler")
+    with pytest.raises(UsageError, match="expected alphas_cumprod with values; got a tensor on meta of DDIMScheduler"):
+        Schedule.from_scheduler(made)
+
+    class FlowMatchEulerDiscreteScheduler:
+        config: ClassVar = {"shift": 1.0}
+
+    for count in (None, 0, 10.5):
+        FlowMatchEulerDiscreteScheduler.config = {"shift": 1.0, "num_train_timesteps": count}
+        with pytest.raises(UsageError, match=r"a whole number of num_train_timesteps; got (None|0|10\.5) of FlowMatch"):
+            Schedule.from_scheduler(FlowMatchEulerDiscreteScheduler())
 
 
 def test_a_shift_that_is_set_later_is_refused() -> None:
@@ -360,3 +512,11 @@ def test_a_shift_that_is_set_later_is_refused() -> None:
         _ = prior.schedule
     made.set_shift(1.0)
     assert len(prior.schedule) == 1000
+
+
+def test_a_shift_that_is_chosen_by_the_picture_is_no_matter() -> None:
+    made = make("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True)
+    expected = Schedule.from_scheduler(made)
+    made.set_shift(3.0)
+    t = torch.arange(1000)
+    assert torch.equal(Schedule.from_scheduler(made).gather(t)[0], expected.gather(t)[0])
