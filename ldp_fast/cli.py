@@ -181,6 +181,10 @@ def _dispatch(argv: list[str]) -> int:
     )
     command.add_arguments(parser)
     args = parser.parse_args(rest)
+    # Which of them were typed: the value alone does not say so of one that is the default.
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    args.given = tuple(vars(parser.parse_args(rest)))
     if name != "env":  # which reports a wrong setting itself
         try:
             _settings.backend(), _settings.lanes()

@@ -12,5 +12,16 @@ class UsageError(ValueError):
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says, for a sentence of ours; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, for a sentence of ours; its class where it says nothing or only a key.
+
+    A line that ends in a colon is a heading: what comes below it belongs to it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = lines[0]
+    for line in lines[1:]:
+        if not said.endswith(":"):
+            break
+        said = f"{said} {line}"
+    return f"{type(error).__name__}: {said}" if isinstance(error, LookupError) else said

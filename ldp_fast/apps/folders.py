@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..errors import UsageError
 
@@ -40,26 +40,17 @@ def check_free(folder: pathlib.Path, record: str, overwrite: bool) -> None:
         raise UsageError(f"{folder} is not empty and holds no run: choose another --out, or add --overwrite")
 
 
-def refuse_changes(
-    args: argparse.Namespace,
-    add_arguments: Callable[[argparse.ArgumentParser], None],
-    allowed: Sequence[str],
-) -> None:
+def refuse_changes(args: argparse.Namespace, allowed: Sequence[str]) -> None:
     """Checks that --resume comes without options that would make another run of it.
 
     Args:
-        args: what was given.
-        add_arguments: the command's own, which knows the defaults.
+        args: of the command line, with `given`, the names of those that were typed.
         allowed: names that may be given.
 
     Raises:
         UsageError: names the others.
     """
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    defaults = vars(parser.parse_args([]))
-    changed = [name for name, value in vars(args).items() if name in defaults and value != defaults[name]]
-    changed = [f"--{name.replace('_', '-')}" for name in changed if name not in allowed]
+    changed = [f"--{name.replace('_', '-')}" for name in args.given if name not in allowed]
     if changed:
         raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         if args.prompts or args.out:
             raise UsageError("--resume takes prompts and everything else from its folder; give it alone")
-        folders.refuse_changes(args, add_arguments, ("resume", "preview"))
+        folders.refuse_changes(args, ("resume", "preview"))
         folder = args.resume
         record = files.read_json(folder / "run.json")
         if record.get("status") == "finished":

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ..errors import UsageError, reason
+from ..errors import UsageError
 from ..guidance import PRESETS, LatentDiffusionPrior
+from ..guidance.loading import usable
 from ..guidance.presets import find_preset
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -149,10 +150,7 @@ def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
     dtype = DTYPES[configuration["dtype"]] if configuration["dtype"] else None
     device = configuration["device"]
     if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"--device: {device!r} cannot be used here: {reason(error)}") from None
+        usable(device)
     files: dict[str, Any] = {name: configuration[name] for name in FILES if name in configuration}
     if "lora" in configuration:
         files["lora"] = [(file, weight) for file, weight in configuration["lora"]]

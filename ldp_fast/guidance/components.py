@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import UsageError, reason
 
 _LOG = logging.getLogger(__name__)
 # Weights as diffusers and transformers name them: a variant stands before or behind the number of the shard.
@@ -152,6 +152,46 @@ def variant_of(folder: pathlib.Path, wanted: str | None, what: str) -> str | Non
         raise UsageError(f"variant: expected one of {', '.join(names)}, which {what} has{came}")
     _LOG.warning("%s has only weights of the variant %r: they are loaded", what, names[0])
     return names[0]
+
+
+@contextlib.contextmanager
+def reading(argument: str, what: str, where: str | pathlib.Path) -> Iterator[None]:
+    """Says of what cannot be read what it is, in a sentence, whatever a library raises.
+
+    Args:
+        argument: that named it.
+        what: is read.
+        where: the folder, the file or the hub name.
+
+    Raises:
+        UsageError: for every error but one of memory.
+    """
+    try:
+        yield
+    except (UsageError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        hub = "" if pathlib.Path(where).exists() else " (from the hub; without a network, give a folder)"
+        raise UsageError(f"{argument}: could not load {what}{hub}: {reason(error)}") from error
+
+
+def as_path(argument: str, value: str | pathlib.Path) -> pathlib.Path:
+    """A path from what a user typed, with the home folder for ~.
+
+    Raises:
+        UsageError: a text that no system takes as a path.
+    """
+    try:
+        path = pathlib.Path(value).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{argument}: expected a path, got {shortened(str(value))!r} ({reason(error)})") from None
+    return path
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The beginning of a text, for a sentence."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def load_tokenizer(cls: Any, where: str, *, subfolder: str = "", what: str) -> Any:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,19 +14,27 @@ from torch import nn
 
 from ..errors import UsageError, reason
 from .check import check_parts, offloading
-from .components import load_network, load_tokenizer, overflows, quietly, require_vocabularies, variant_of
+from .components import (
+    as_path,
+    load_network,
+    load_tokenizer,
+    overflows,
+    quietly,
+    reading,
+    require_vocabularies,
+    variant_of,
+)
 from .lora import Lora, fuse
 from .prompts import FORCE_ZEROS
 from .single_file import FILES, load_single_file
 
-__all__ = ["ZOO", "components_of", "embedded_models", "load_components", "locate", "quietly"]
+__all__ = ["ZOO", "components_of", "embedded_models", "load_components", "locate", "quietly", "usable"]
 
 # Embedded models are folders of the package; the zoo makes them, this layer only has to find them.
 ZOO = pathlib.Path(__file__).parent.parent / "zoo"
 # In the order they are loaded in: what is small and can be wrong comes before what takes long.
 COMPONENTS = ("scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "vae", "unet")
 _FAMILY = "a latent diffusion model with a UNet (Stable Diffusion 1.x, 2.x, SDXL)"
-_READING = (OSError, ValueError, AttributeError, ImportError, RuntimeError, AssertionError, LookupError, TypeError)
 
 
 def embedded_models() -> list[str]:
@@ -43,7 +50,7 @@ def locate(name: str) -> str:
     """
     if name in embedded_models():
         return str(ZOO / name)
-    path = pathlib.Path(name).expanduser()
+    path = as_path("model", name)
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise UsageError(f"model: {name} is a folder without model_index.json: not a model in diffusers' format")
@@ -95,7 +102,7 @@ def load_components(
             raise UsageError(f"{word}: expected only with a path to one file; {name!r} brings its own")
     if variant is not None and single:
         raise UsageError(f"variant: expected only with a folder or a hub name, got {variant!r} with the file {name!r}")
-    with _reading(repr(name), where):
+    with reading("model", repr(name), where):
         found = (
             load_single_file(local, dtype, config, tokenizer) if single else _load_folder(name, where, dtype, variant)
         )
@@ -105,8 +112,25 @@ def load_components(
         if isinstance(part, nn.Module):
             found[component] = part.to(device).eval().requires_grad_(False)
     notes = local / "ldp_fast.json"
-    found["notes"] = found.get("notes", {}) | (json.loads(notes.read_text()) if notes.is_file() else {})
+    with reading("model", f"{notes.name} of {name!r}", where):
+        found["notes"] = found.get("notes", {}) | (dict(json.loads(notes.read_text())) if notes.is_file() else {})
     return found
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """A device that tensors can be made on here.
+
+    Raises:
+        UsageError: none of this machine's, or one whose tensors have no values.
+    """
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except Exception as error:  # of whatever kind the backend that is asked for raises
+        raise UsageError(f"device: {str(device)!r} cannot be used here: {reason(error)}") from None
+    if where.type == "meta":
+        raise UsageError(f"device: {str(device)!r} cannot be used here: its tensors have no values")
+    return where
 
 
 def _load_part(cls: Any, where: str, component: str, what: str, dtype: torch.dtype, variant: str | None) -> Any:
@@ -121,20 +145,6 @@ def _load_part(cls: Any, where: str, component: str, what: str, dtype: torch.dty
     return read(dtype=torch.float32) if component == "vae" and overflows(network, dtype) else network
 
 
-@contextlib.contextmanager
-def _reading(what: str, where: str) -> Iterator[None]:
-    """Says of what cannot be read what it is, in a sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except UsageError:
-        raise
-    except (*_READING, SafetensorError) as error:
-        hub = "" if pathlib.Path(where).exists() else " (from the hub; without a network, give a folder)"
-        raise UsageError(f"model: could not load {what}{hub}: {reason(error)}") from error
-
-
 def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None) -> dict[str, Any]:
     from diffusers import DiffusionPipeline
 
@@ -142,7 +152,8 @@ def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None)
     present = {part for part, value in index.items() if isinstance(value, (list, tuple)) and None not in value}
     check_parts("model", repr(name), present, bool(index.get("requires_aesthetics_score")))
     classes = _classes(name, index)
-    settings = classes["unet"].load_config(where, subfolder="unet")
+    with reading("model", f"the unet of {name!r}", where):
+        settings = classes["unet"].load_config(where, subfolder="unet")
     if settings.get("addition_embed_type") == "text_time" and {"text_encoder", "text_encoder_2"} & set(classes):
         lacks = [c for c in ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2") if c not in classes]
         if lacks:
@@ -155,7 +166,7 @@ def _load_folder(name: str, where: str, dtype: torch.dtype, variant: str | None)
         cls, what = classes.get(component), f"the {component} of {name!r}"
         if cls is None:
             continue
-        with _reading(what, where):
+        with reading("model", what, where):
             found[component] = _load_part(cls, where, component, what, dtype, variant)
     require_vocabularies(name, found)
     if FORCE_ZEROS in index:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
-from .components import listed, quietly
+from .components import as_path, listed, quietly
 
 Lora: TypeAlias = str | pathlib.Path | tuple[str | pathlib.Path, float]
 DEFAULT_NAME = "pytorch_lora_weights.safetensors"
@@ -56,7 +56,7 @@ def _file_and_weight(entry: Lora) -> tuple[pathlib.Path, float]:
     file, weight = entry if isinstance(entry, (tuple, list)) else (entry, 1.0)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         raise UsageError(f"lora: expected a number as the weight of {str(file)!r}, got {weight!r}")
-    path = pathlib.Path(file).expanduser()
+    path = as_path("lora", file)
     path = path / DEFAULT_NAME if path.is_dir() else path
     if not path.is_file():
         raise UsageError(f"lora: there is no file {path}")

@@ -14,7 +14,7 @@ from ..losses.functional import GradientStatistics, combine_gradients, latent_kl
 from .capture import CapturedStep
 from .check import check_model, check_pipe
 from .inputs import Timesteps
-from .loading import components_of, embedded_models, load_components
+from .loading import components_of, embedded_models, load_components, usable
 from .lora import Lora
 from .models import LatentDiffusionModel
 from .noising import ReadFrom
@@ -106,7 +106,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             UsageError: unknown model, preset or setting, one line that says what was expected.
         """
         settings = apply_changes(find_preset(preset).settings, changes)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             dtype = torch.float16 if where.type == "cuda" and name not in embedded_models() else torch.float32
         if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
-from .components import listed, load_tokenizer, overflows, quietly, require_vocabularies, require_whole
+from .components import as_path, listed, load_tokenizer, overflows, quietly, require_vocabularies, require_whole
 from .families import FAMILIES, Family
 from .vocabulary import clip_tokenizer
 
@@ -117,7 +117,7 @@ def family_of(name: str, tensors: Tensors, metadata: dict[str, str], config: str
 
 
 def _family_in(config: str) -> Family:
-    folder = pathlib.Path(config).expanduser()
+    folder = as_path("config", config)
     if not (folder / "model_index.json").is_file():
         raise UsageError(
             f"config: expected one of {', '.join(FAMILIES)}, or a folder with model_index.json; got {config!r}"
@@ -225,7 +225,7 @@ def _require_used(what: str, tensors: Tensors, state: Tensors) -> None:
 
 
 def _tokenizer(family: Family, part: str, config: str | None, given: Any, parts: dict[str, Any]) -> Any:
-    folder = pathlib.Path(config).expanduser() / part if config is not None and config not in FAMILIES else None
+    folder = as_path("config", config) / part if config is not None and config not in FAMILIES else None
     if given is None and folder is not None and folder.is_dir():
         return load_tokenizer(_class(family, part), str(folder), what=f"the {part} of {config!r}")
     if given is not None and not isinstance(given, (str, pathlib.Path)):

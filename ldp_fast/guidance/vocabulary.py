@@ -9,7 +9,7 @@ import tempfile
 from typing import Any
 
 from ..errors import UsageError
-from .components import load_tokenizer, quietly
+from .components import as_path, load_tokenizer, quietly
 
 TABLE = pathlib.Path(__file__).parent / "clip" / "merges.txt.xz"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -29,7 +29,7 @@ def clip_tokenizer(where: str | pathlib.Path | None, padding: str, limit: int) -
     from transformers import CLIPTokenizer
 
     if where is not None:
-        folder = pathlib.Path(where).expanduser()
+        folder = as_path("tokenizer", where)
         if not folder.is_dir():
             raise UsageError(f"tokenizer: expected a folder with CLIP's vocabulary; there is no folder {where}")
         made = load_tokenizer(CLIPTokenizer, str(folder), what=f"tokenizer={str(where)!r}")

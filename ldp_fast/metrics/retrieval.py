@@ -10,8 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..errors import UsageError, reason
-
 
 class ClipScorer:
     """A CLIP model with its tokenizer and its image normalisation.
@@ -36,7 +34,7 @@ class ClipScorer:
         """
         from transformers import CLIPModel, CLIPTokenizer
 
-        from ..guidance.components import load_network, load_tokenizer, require_vocabularies
+        from ..guidance.components import load_network, load_tokenizer, reading, require_vocabularies
         from ..guidance.loading import ZOO, embedded_models
 
         folder, tokenizer = pathlib.Path(name), name
@@ -44,14 +42,10 @@ class ClipScorer:
             folder = ZOO / name
         if (folder / "clip").is_dir():
             folder, tokenizer = folder / "clip", str(folder / "tokenizer")
-        try:
+        with reading("clip", repr(name), folder):
             model = load_network(CLIPModel, str(folder), what=f"the CLIP of {name!r}")
             words = load_tokenizer(CLIPTokenizer, tokenizer, what=f"the tokenizer of {name!r}")
             require_vocabularies(name, {"tokenizer": words, "text_encoder": model.text_model})
-        except UsageError:
-            raise
-        except (OSError, ValueError) as error:
-            raise UsageError(f"clip: could not load {name!r}: {reason(error)}") from error
         config = folder / "preprocessor_config.json"
         # OpenAI's constants where a folder does not bring its own.
         how = json.loads(config.read_text()) if config.is_file() else {}

@@ -101,7 +101,7 @@ def test_bad_flags(
         (("a red torus", "--negative-prompt", "blurry"), "does not know 'blurry'"),
         (("a red torus", "--sigma-range", "5", "0.1"), "sigma_range: expected LOW HIGH around"),
         (("a red torus", "--levels", "up9"), "up9"),
-        (("a red torus", "--device", "tpu"), "--device: 'tpu' cannot be used here"),
+        (("a red torus", "--device", "tpu"), "device: 'tpu' cannot be used here"),
         (("a red torus", "blue"), "unrecognized arguments: blue"),
     ],
 )

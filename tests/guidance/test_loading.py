@@ -182,8 +182,15 @@ def test_wrong_folder_preset_setting_and_dtype(tmp_path: pathlib.Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_device_that_is_not_there() -> None:
+    for device in ("nope", "hpu", "meta", "cuda:99", "privateuseone"):
+        with pytest.raises(UsageError, match=f"device: '{device}' cannot be used here"):
+            LatentDiffusionPrior.from_pretrained(device=device)
+
+
 @pytest.mark.parametrize(
-    ("part", "file"), [("vae", "diffusion_pytorch_model.safetensors"), ("scheduler", "scheduler_config.json")]
+    ("part", "file"),
+    [("unet", "config.json"), ("vae", "diffusion_pytorch_model.safetensors"), ("scheduler", "scheduler_config.json")],
 )
 def test_a_missing_file_is_told_with_its_part(part: str, file: str, tmp_path: pathlib.Path) -> None:
     (save_stable_diffusion(tmp_path / "sd") / part / file).unlink()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ldp_fast.errors import UsageError
+from ldp_fast.errors import UsageError, reason
 from ldp_fast.guidance import LatentDiffusionPrior
 from ldp_fast.guidance.loading import ZOO, components_of
 
@@ -236,3 +236,64 @@ def test_group_offload_is_refused_too(how: dict[str, Any]) -> None:
         pytest.skip("this diffusers cannot offload groups without an accelerator")
     with pytest.raises(UsageError, match=r"the unet of this Pipe is offloaded \(enable_group_offload\)"):
         LatentDiffusionPrior.from_pipe(pipe)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 492265879\n"
+
+
+@pytest.mark.parametrize("content", [POINTER, b"", b"\x80\x02garbage"], ids=["git-lfs", "empty", "garbage"])
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_files_that_are_no_weights(folder: pathlib.Path, part: str, suffix: str, content: bytes) -> None:
+    (folder / part / f"{WEIGHTS[part]}.safetensors").unlink()
+    name = "pytorch_model" if part == "text_encoder" and suffix == "bin" else WEIGHTS[part]
+    (folder / part / f"{name}.{suffix}").write_bytes(content)
+    refused(folder, f"model: could not load the {part} of '")
+
+
+def edited(path: pathlib.Path, **entries: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "message"),
+    [
+        ("tokenizer/tokenizer.json", {"pre_tokenizer": {"type": "FromTheFuture"}}, "the tokenizer of '.*': .+"),
+        ("text_encoder/config.json", {"hidden_act": "future_act"}, "the text_encoder of '.*future_act"),
+        ("text_encoder/config.json", {"hidden_size": "wide"}, "the text_encoder of '.*': .+"),
+        ("unet/config.json", {"down_block_types": ["FromTheFuture"] * 2}, "the unet of '.*FromTheFuture"),
+    ],
+    ids=range(4),
+)
+def test_what_other_versions_wrote(folder: pathlib.Path, file: str, entries: dict[str, Any], message: str) -> None:
+    if not (folder / file).is_file():
+        tokens = tiny_tokenizer()
+        tokens.save_pretrained(folder / "tokenizer")
+    edited(folder / file, **entries)
+    refused(folder, f"model: could not load {message}")
+
+
+@pytest.mark.parametrize("content", ["{", "[3]", "\udcff"])
+def test_notes_that_cannot_be_read(folder: pathlib.Path, content: str) -> None:
+    (folder / "ldp_fast.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    refused(folder, r"could not load ldp_fast\.json of '")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (
+            RuntimeError("Error(s) in loading state_dict for X:\n\tsize mismatch for w: a\n\tanother"),
+            "Error(s) in loading state_dict for X: size mismatch for w: a",
+        ),
+        (RuntimeError("Outer:\nInner:\ncause\nrest"), "Outer: Inner: cause"),
+        (KeyError("weight_map"), "KeyError: 'weight_map'"),
+        (ValueError("\n  first\nsecond"), "first"),
+        (ValueError(), "ValueError"),
+        (ValueError("ends:"), "ends:"),
+    ],
+    ids=range(7),
+)
+def test_the_reason_of_an_error(error: Exception, expected: str) -> None:
+    assert reason(error) == expected

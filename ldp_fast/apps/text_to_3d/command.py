@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         if args.prompt or args.out:
             raise UsageError("--resume takes the prompt and everything else from its folder; give it alone")
-        folders.refuse_changes(args, add_arguments, HARMLESS)
+        folders.refuse_changes(args, HARMLESS)
         configuration = read_configuration(args.resume)
         if run_status(args.resume).get("status") == "finished":
             print(f"{args.resume} is finished already: {args.resume / 'views.png'}")
