@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from ldp_fast.decoder import FrozenDecoder
-from ldp_fast.guidance import LatentDiffusionPrior
+from ldp_fast.guidance import LatentDiffusionPrior, Schedule
 from ldp_fast.guidance.check import check_model
 
 from .timing import synchronised
 
-PARTS = ("a step", "looking", "comparing", "checking the networks", "making a prior")
-ROUNDS = {"a step": 15, "looking": 50}
+SCHEDULER, ASKING = "looking at the scheduler", "asking how noise is added"
+PARTS = ("a step", "looking", SCHEDULER, "comparing", ASKING, "checking the networks", "making a prior")
+ROUNDS = {"a step": 15, "looking": 50, SCHEDULER: 50}
 
 
 def prepare(part: str, device: str) -> Callable[[], Any]:
@@ -31,6 +32,13 @@ def prepare(part: str, device: str) -> Callable[[], Any]:
     if part == "looking":
         built = decoder._built()
         return lambda: decoder._fresh(built)
+    if part == SCHEDULER:
+        return lambda: prior.schedule
+    if part == ASKING:
+        kind: Any = type(prior.scheduler)
+        own = type("Own", (kind,), {"add_noise": lambda self, *given: kind.add_noise(self, *given)})
+        scheduler = own.from_config(prior.scheduler.config)
+        return lambda: Schedule.from_scheduler(scheduler)
     if part == "comparing":
         return lambda: FrozenDecoder(prior.vae)
     if part == "checking the networks":

@@ -63,7 +63,9 @@ CHECKS = """\
 
 `looking` is what every pass of the frozen decoder does first: is the VAE, weights apart, what it was. `comparing` is
 done when a decoder is made and when something has changed: features and gradient against the VAE's own `decode`.
-`making a prior` has both, and the check of the networks (`benchmarks/bench_checks.py`).
+`looking at the scheduler` is done in every step; `asking how noise is added` where somebody has put another method in
+the place of diffusers', when it is first seen. `making a prior` has the comparison and the check of the networks
+(`benchmarks/bench_checks.py`).
 """
 
 OPERATORS = """\

@@ -19,7 +19,7 @@ from typing import NoReturn
 from . import __version__, _settings
 from ._terminal import make_printable
 from .apps.ranks import check_alone
-from .errors import UsageError
+from .errors import UsageError, of_memory
 
 # name: (module, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -150,8 +150,8 @@ def explain(error: Exception) -> str | None:
         if module not in EXTRAS:
             return None
         return f"{module} is not installed: pip install 'ldp-fast[{EXTRAS[module]}]'"
-    if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
-        return None  # torch's own class of this name derives from RuntimeError, and torch may not be loaded here
+    if isinstance(error, RuntimeError) and not of_memory(error):
+        return None
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror.lower()}: {error.filename}"
     return " ".join(str(error).split()) or type(error).__name__

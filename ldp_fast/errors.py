@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UsageError(ValueError):
     """A name or a value that the user gave is wrong: an unknown model, preset, level, prompt or option.
@@ -14,14 +16,35 @@ class UsageError(ValueError):
 def reason(error: BaseException) -> str:
     """The first line of what an error says, for a sentence of ours; its class where it says nothing or only a key.
 
-    A line that ends in a colon is a heading: what comes below it belongs to it.
+    A line that ends in a colon is a heading: what comes below it belongs to it. What is long is cut.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kind = type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {shortened(str(error.filename))!r}"
+    try:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except Exception:  # somebody's own error may fail to say what it is
+        return kind
     if not lines:
-        return type(error).__name__
+        return kind
     said = lines[0]
-    for line in lines[1:]:
+    for line in lines[1:5]:
         if not said.endswith(":"):
             break
         said = f"{said} {line}"
-    return f"{type(error).__name__}: {said}" if isinstance(error, LookupError) else said
+    return shortened(f"{kind}: {said}" if isinstance(error, LookupError) else said, 400)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The beginning of a text, for a sentence."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory: torch's on a CPU is a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True  # the second is torch's, and torch may not be loaded here
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

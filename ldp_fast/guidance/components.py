@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UsageError, reason
+from ..errors import UsageError, of_memory, reason, shortened
 
 _LOG = logging.getLogger(__name__)
 # Weights as diffusers and transformers name them: a variant stands before or behind the number of the shard.
@@ -22,6 +22,7 @@ _WEIGHTS = re.compile(
     r"\.(?:safetensors|bin)"
 )
 _SHOWN = 3
+_PACKAGES = ("accelerate", "diffusers", "peft", "safetensors", "transformers")
 
 
 @contextlib.contextmanager
@@ -164,13 +165,16 @@ def reading(argument: str, what: str, where: str | pathlib.Path) -> Iterator[Non
         where: the folder, the file or the hub name.
 
     Raises:
-        UsageError: for every error but one of memory.
+        UsageError: for every error but one of memory, or of a package that this one needs.
     """
     try:
         yield
-    except (UsageError, MemoryError, torch.OutOfMemoryError):
+    except (UsageError, NameError):  # the second is a fault of ours
         raise
     except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _PACKAGES
+        if missing or of_memory(error):
+            raise
         hub = "" if pathlib.Path(where).exists() else " (from the hub; without a network, give a folder)"
         raise UsageError(f"{argument}: could not load {what}{hub}: {reason(error)}") from error
 
@@ -187,11 +191,6 @@ def as_path(argument: str, value: str | pathlib.Path) -> pathlib.Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"{argument}: expected a path, got {shortened(str(value))!r} ({reason(error)})") from None
     return path
-
-
-def shortened(text: str, most: int = 60) -> str:
-    """The beginning of a text, for a sentence."""
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def load_tokenizer(cls: Any, where: str, *, subfolder: str = "", what: str) -> Any:

@@ -48,6 +48,8 @@ def locate(name: str) -> str:
     Raises:
         UsageError: a path that is no model.
     """
+    if not name:
+        raise UsageError("model: expected a name or a path, got ''")
     if name in embedded_models():
         return str(ZOO / name)
     path = as_path("model", name)

@@ -13,6 +13,8 @@ import functools
 import importlib.util
 import inspect
 import math
+import random
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ SHAPE = (1, 4, 8, 8)
 TOLERANCE, OF_TABLES = 1e-4, 1e-3
 # What sampling changes in a scheduler, of what its ways to add noise look at.
 _SAMPLING = ("timesteps", "sigmas", "sigmas_interpol", "num_inference_steps", "_step_index", "_begin_index")
+_NOT_CALLED = "cannot be called as diffusers' is"
 _LARGE = 1 << 20  # bytes of a storage that are not compared at every step
 
 
@@ -49,6 +52,9 @@ class ReadFrom:
     def __init__(self, scheduler: Any = None, said: Callable[[Any], Any] | None = None):
         self._scheduler, self._said = scheduler, said
         self._objects = _objects(scheduler)
+        # The scheduler that a wrapper hands its calls to; which one it has is compared as well.
+        self._behind = behind(scheduler)
+        self._asked = scheduler is not None and not all(_own(scheduler, name) for name in METHODS)
         self._values = None if scheduler is None else self._compared(scheduler)
 
     def holds(self, scheduler: Any) -> bool:
@@ -62,7 +68,13 @@ class ReadFrom:
 
     def _compared(self, scheduler: Any) -> tuple[Any, ...]:
         table = getattr(scheduler, "alphas_cumprod", None)
-        return _methods(scheduler), _value(table), None if self._said is None else self._said(scheduler)
+        found = [_methods(scheduler), _value(table), None if self._said is None else self._said(scheduler)]
+        if self._behind is not scheduler:
+            found += [_held(scheduler), _methods(self._behind), _value(getattr(self._behind, "alphas_cumprod", None))]
+        if self._asked:
+            # A method of somebody's own may look at numbers of its own.
+            found += [_numbers(scheduler), _numbers(self._behind), _numbers(getattr(scheduler, "config", None))]
+        return tuple(found)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ReadFrom, ())
@@ -93,18 +105,47 @@ def _methods(scheduler: Any) -> list[Any]:
     found: list[Any] = [_Same(kind), plain(held.get("_shift"))]
     for name in METHODS:
         standing = held.get(name, next((vars(c)[name] for c in kind.__mro__ if name in vars(c)), None))
-        if standing is None and not _descends(kind):
-            # A wrapper's, which is bound anew at every look.
-            forwarded = getattr(scheduler, name, None)
-            owner, standing = getattr(forwarded, "__self__", None), getattr(forwarded, "__func__", None)
-            found += [_Same(owner), plain(getattr(owner, "__dict__", {}).get("_shift"))]
-        found.append(_Same(standing))
+        if isinstance(standing, types.FunctionType) or (standing is None and _descends(kind)) or name in held:
+            found.append(_Same(standing))
+        else:  # a wrapper's, which is made anew at every look
+            found.append(_identity(getattr(scheduler, name, None)))
     return found
+
+
+def _identity(method: Any) -> list[Any]:
+    """By what a callable is told from another, where it is another object at every look."""
+    if isinstance(method, functools.partial):
+        return [_identity(method.func), *map(plain, method.args), *map(plain, method.keywords.values())]
+    owner, function = getattr(method, "__self__", None), getattr(method, "__func__", None)
+    if function is not None:
+        return [_Same(owner), _Same(function), plain(getattr(owner, "__dict__", {}).get("_shift"))]
+    if isinstance(method, types.FunctionType):
+        cells = method.__closure__ or ()
+        return [_Same(method.__code__), *(plain(cell.cell_contents) for cell in cells)]
+    return [_Same(method)]
+
+
+def _held(wrapper: Any) -> list[Any]:
+    """The schedulers of diffusers that something has."""
+    return [_Same(x) for x in getattr(wrapper, "__dict__", {}).values() if is_of_diffusers(x)]
+
+
+def _numbers(owner: Any) -> dict[str, Any]:
+    """Numbers and texts among an object's attributes, or in a dictionary, but for those that sampling changes."""
+    held = {**(owner if isinstance(owner, Mapping) else {}), **getattr(owner, "__dict__", {})}
+    return {k: plain(x) for k, x in held.items() if isinstance(x, (bool, int, float, str)) and k not in _SAMPLING}
 
 
 def plain(value: Any) -> Any:
     """A value that can be compared with another: a number or a text itself, of everything else which object it is."""
-    return value if value is None or type(value) in (bool, int, float, str) else _Same(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if isinstance(value, float):
+        return float(value) if value == value else "nan"
+    base = next((kind for kind in (bool, int, str) if isinstance(value, kind)), None)
+    return _Same(value) if base is None else base(value)
 
 
 def version_of(value: Any) -> int:
@@ -130,12 +171,37 @@ def _value(table: Any) -> Any:
 
 def behind(scheduler: Any) -> Any:
     """The scheduler of diffusers that a wrapper hands its calls to; the scheduler itself where there is none."""
-    if not is_of_diffusers(scheduler):
-        for name in (*METHODS, "set_timesteps", "step"):
-            owner = getattr(getattr(scheduler, name, None), "__self__", None)
-            if owner is not None and is_of_diffusers(owner):
-                return owner
+    if scheduler is None or is_of_diffusers(scheduler):
+        return scheduler
+    for name in (*METHODS, "set_timesteps", "step"):
+        owner = getattr(getattr(scheduler, name, None), "__self__", None)
+        if owner is not None and is_of_diffusers(owner):
+            return owner
+    config, table = _objects(scheduler)
+    for inner in _within(scheduler, 3):
+        if (config is not None and inner.config is config) or _equal(table, getattr(inner, "alphas_cumprod", None)):
+            return inner
     return scheduler
+
+
+def _within(wrapper: Any, depth: int) -> Iterator[Any]:
+    """The schedulers of diffusers among an object's attributes, and among those of its attributes."""
+    for value in list(getattr(wrapper, "__dict__", {}).values()):
+        if is_of_diffusers(value):
+            if callable(getattr(value, "set_timesteps", None)):
+                yield value
+        elif depth > 1 and not isinstance(value, (torch.Tensor, torch.nn.Module, type, types.ModuleType)):
+            yield from _within(value, depth - 1)
+
+
+def _equal(table: Any, other: Any) -> bool:
+    if table is None or other is None or table is other:
+        return table is not None and table is other
+    try:
+        a, b = (torch.as_tensor(x, device="cpu").detach().double() for x in (table, other))
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    return a.shape == b.shape and bool(((a - b).abs() <= OF_TABLES).all())
 
 
 def is_of_diffusers(value: Any) -> bool:
@@ -147,6 +213,25 @@ def is_of_diffusers(value: Any) -> bool:
 @functools.lru_cache(maxsize=128)
 def _descends(kind: type) -> bool:
     return any(of_diffusers(cls) for cls in kind.__mro__)
+
+
+def _own(scheduler: Any, name: str) -> bool:
+    """Whether a method is diffusers' own, as its class was written; or there is none."""
+    found = getattr(scheduler, name, None)
+    target = _owner(scheduler, found)
+    owner = next((c for c in type(target).__mro__ if of_diffusers(c) and name in vars(c)), None)
+    return not callable(found) or (_written_so(owner, name) and getattr(found, "__func__", None) is vars(owner)[name])
+
+
+def _owner(scheduler: Any, found: Any) -> Any:
+    """The scheduler that a method belongs to: another of diffusers', whose method it is, or this one."""
+    owner = getattr(found, "__self__", None)
+    return owner if owner is not None and is_of_diffusers(owner) else scheduler
+
+
+def _written_so(owner: type | None, name: str) -> bool:
+    # By the code's module: `functools.wraps` copies every other name to what it wraps.
+    return owner is not None and getattr(vars(owner)[name], "__globals__", {}).get("__name__") == owner.__module__
 
 
 def check_noising(
@@ -169,21 +254,19 @@ def check_noising(
         found = getattr(scheduler, name, None)
         if not callable(found):
             continue
-        target, what = getattr(found, "__self__", None), _expected(scheduler, name)
-        if target is None or not is_of_diffusers(target):
-            target = scheduler
-        elif target is not scheduler:
+        target, what = _owner(scheduler, found), _expected(scheduler, name)
+        if target is not scheduler:
             _same_tables(what, process, read(target))
-        owner = next((c for c in type(target).__mro__ if of_diffusers(c) and name in vars(c)), None)
-        own = None if owner is None else vars(owner)[name]
-        # By the code's module: `functools.wraps` copies every other name to what it wraps.
-        written = owner is not None and getattr(own, "__globals__", {}).get("__name__") == owner.__module__
-        if written and getattr(found, "__func__", None) is own:
+        if _own(scheduler, name):
             continue
-        if name == SCALES_INPUT and owner is None:
+        known = behind(target)  # whose method a wrapper's own may call
+        owner = next((c for c in type(known).__mro__ if of_diffusers(c) and name in vars(c)), None)
+        if owner is None and name == SCALES_INPUT:
             continue  # what a class of somebody's own makes of its network's input: the tables say what z_t is
-        first = own if written or owner is None else _written(owner, name)
-        _compare(target, name, found, first, process, what, _unused(target, fields))
+        own = None if owner is None else vars(owner)[name] if _written_so(owner, name) else _written(owner, name)
+        # A wrapper may forward to what the scheduler behind it does not have.
+        needed = owner is not None or known is target
+        _Question(target, known, name, found, own, process, fields).ask(what, needed)
 
 
 def _expected(scheduler: Any, name: str) -> str:
@@ -217,98 +300,136 @@ def _written(owner: type, name: str) -> Callable[..., Any] | None:
 
 
 def _unused(scheduler: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What sampling changes, as it was before: some look t up among the steps that somebody samples with."""
+    """What sampling changes, as diffusers' class makes it: some look t up among the steps of a sampler."""
     kind = next((c for c in type(scheduler).__mro__ if of_diffusers(c)), None)
     if kind is None:
         return {}
     known = inspect.signature(kind).parameters
     try:
         made = vars(kind(**{name: value for name, value in fields.items() if name in known}))
-    except Exception:  # a host's class need not take what its parent takes
+    except Exception:  # what it needs may not be in its configuration
         return {}
     return {name: made[name] for name in _SAMPLING if name in made}
 
 
-@torch.no_grad()
-def _compare(
-    scheduler: Any,
-    name: str,
-    found: Callable[..., Any],
-    own: Callable[..., Any] | None,
-    process: ForwardProcess,
-    what: str,
-    unused: dict[str, Any],
-) -> None:
-    """Holds a method to z_t of the tables, or to what diffusers' own makes of the same: some of these are off by a row.
+class _Question:
+    """One method, and what it is held to: z_t of the tables, or what diffusers' own makes of the same.
+
+    Some of diffusers' own are off by a row before `set_timesteps`, so that either is right. Both are asked as if nobody
+    had sampled with the scheduler: at the end of sampling diffusers' methods add no noise at all.
 
     Args:
-        scheduler: that it belongs to.
-        name: its name.
+        scheduler: that the method belongs to.
+        known: the scheduler of diffusers that it is, or hands its calls to; or itself.
+        name: the method's name.
         found: the method.
         own: diffusers', if there is one.
         process: what the tables say.
-        what: the sentence so far.
-        unused: the scheduler's attributes before anybody has sampled with it.
+        fields: what diffusers' class is made with.
     """
-    table = getattr(scheduler, "alphas_cumprod", None)
-    device = table.device if isinstance(table, torch.Tensor) else torch.device("cpu")
-    generator = torch.Generator("cpu").manual_seed(0)
-    v, noise = (torch.randn(SHAPE, generator=generator, device="cpu", dtype=torch.float32).to(device) for _ in range(2))
-    if getattr(found, "__self__", None) is scheduler and hasattr(scheduler, "__dict__"):
-        # A copy is asked, for somebody may sample with the scheduler in another thread.
-        copied = object.__new__(type(scheduler))
-        copied.__dict__.update(vars(scheduler))
-        scheduler, found = copied, found.__func__.__get__(copied)  # type: ignore[attr-defined]
-    # In either scaling where nothing says which, and where the network's input is scaled afterwards.
-    either = own is None or _scales(scheduler, v, unused)
-    for t in _steps(unused.get("timesteps"), len(process.alpha)):
+
+    def __init__(
+        self,
+        scheduler: Any,
+        known: Any,
+        name: str,
+        found: Callable[..., Any],
+        own: Callable[..., Any] | None,
+        process: ForwardProcess,
+        fields: Mapping[str, Any],
+    ):
+        self.scheduler, self.known, self.name, self.found, self.own = scheduler, known, name, found, own
+        self.process, self.unused = process, _unused(known, fields)
+        held = getattr(known, "__dict__", {})
+        used = any(held.get(x) is not None for x in ("num_inference_steps", "_step_index", "_begin_index"))
+        # Before anybody samples, what a class of somebody's own has there is its own.
+        self.state = self.unused if used else {x: held[x] for x in _SAMPLING if x in held}
+        table = getattr(scheduler, "alphas_cumprod", None)
+        self.device = table.device if isinstance(table, torch.Tensor) else torch.device("cpu")
+        generator = torch.Generator("cpu").manual_seed(0)
+        self.v, self.noise = (
+            torch.randn(SHAPE, generator=generator, device="cpu", dtype=torch.float32).to(self.device) for _ in range(2)
+        )
+
+    @torch.no_grad()
+    def ask(self, what: str, needed: bool) -> None:
+        """Asks.
+
+        Args:
+            what: begins the sentence.
+            needed: whether it has to be possible to call it.
+
+        Raises:
+            UsageError: another z_t.
+        """
+        # In either scaling where nothing says which, and where the network's input is scaled afterwards.
+        self.either = self.own is None or self._scales()
+        for t in _steps(self.state.get("timesteps"), len(self.process.alpha)):
+            problem = ""
+            for ask, at in self._ways(t.to(self.device)):
+                now = self._answer(ask, at)
+                if not now:
+                    break
+                problem = now if not problem or problem.startswith(_NOT_CALLED) else problem
+            else:
+                if needed or not problem.startswith(_NOT_CALLED):
+                    raise UsageError(f"{what} {problem}")
+
+    def _ways(self, t: torch.Tensor) -> Iterator[tuple[tuple[Any, Callable[..., Any]], torch.Tensor]]:
+        """Whom to ask, and for which t."""
+        told = [t]
+        if t.is_floating_point():
+            # A table of t may be of floats until somebody samples, where t is an index into another table.
+            told = [t, t.long()]
+        bound = getattr(self.found, "__self__", None) is self.scheduler and self.known is self.scheduler
+        if bound and hasattr(self.found, "__func__") and hasattr(self.scheduler, "__dict__"):
+            copied = _copied(self.scheduler)
+            for at in told:
+                yield (copied, self.found.__func__.__get__(copied)), at
+        for at in told:
+            yield (self.known, self.found), at
+
+    def _answer(self, ask: tuple[Any, Callable[..., Any]], t: torch.Tensor) -> str:
+        """What is wrong with what a method gives for t; nothing if nothing is."""
+        held, found = ask
         try:
-            noisy, arguments = _called(scheduler, found, name, v, noise, t.to(device), unused)
+            with _as_it_was(held, self.state):
+                noisy = found(*self._arguments(t))
         except Exception as error:
-            raise UsageError(f"{what} cannot be called as diffusers' is ({reason(error)})") from error
-        if not isinstance(noisy, torch.Tensor) or noisy.shape != v.shape:
-            raise UsageError(f"{what} gives {_said(noisy)} for latents {list(v.shape)}")
-        off = math.inf if name == SCALES_INPUT else _off_tables(noisy, v, noise, t, process, either)
-        if not off <= 1 and own is not None:
+            return f"{_NOT_CALLED} ({reason(error)})"
+        if not isinstance(noisy, torch.Tensor) or noisy.shape != self.v.shape:
+            return f"gives {_said(noisy)} for latents {list(self.v.shape)}"
+        off = math.inf
+        if self.name != SCALES_INPUT:
+            off = _off_tables(noisy, self.v, self.noise, t, self.process, self.either)
+        if not off <= 1 and self.own is not None:
             # Some of diffusers' own only say that they are not to be called, others not with the t that this one takes.
-            with contextlib.suppress(Exception), _as_it_was(scheduler, unused):
-                off = _off(noisy, own(scheduler, *arguments)) / TOLERANCE
-        if not off <= 1:
-            raise UsageError(f"{what} gives another at t = {float(t):g}")
+            held = _copied(self.known)
+            with contextlib.suppress(Exception), _as_it_was(held, self.unused):
+                off = _off(noisy, self.own(held, *self._arguments(t))) / TOLERANCE
+        return "" if off <= 1 else f"gives another at t = {float(t):g}"
 
+    def _arguments(self, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # Copies, for a method may write to what it is given.
+        v, noise, t = self.v.clone(), self.noise.clone(), t.clone()
+        return {"add_noise": (v, noise, t), "scale_noise": (v, t, noise), SCALES_INPUT: (v, t[0])}[self.name]
 
-def _scales(scheduler: Any, v: torch.Tensor, unused: dict[str, Any]) -> bool:
-    """Whether a class of diffusers scales what its network is given, because its `add_noise` has not."""
-    scale, steps = getattr(scheduler, SCALES_INPUT, None), unused.get("timesteps")
-    if scale is None or steps is None:
+    def _scales(self) -> bool:
+        """Whether a class of diffusers scales what its network is given, because its `add_noise` has not."""
+        held, steps = _copied(self.known), self.unused.get("timesteps")
+        scale = getattr(held, SCALES_INPUT, None)
+        if scale is None or steps is None:
+            return False
+        with contextlib.suppress(Exception), _as_it_was(held, self.unused):
+            return not torch.equal(scale(self.v.clone(), steps[0]), self.v)
         return False
-    with _as_it_was(scheduler, unused):
-        return not torch.equal(scale(v, steps[0]), v)
 
 
-def _called(
-    scheduler: Any,
-    found: Callable[..., Any],
-    name: str,
-    v: torch.Tensor,
-    noise: torch.Tensor,
-    t: torch.Tensor,
-    unused: dict[str, Any],
-) -> tuple[Any, tuple[torch.Tensor, ...]]:
-    """What a method gives, and what it was given."""
-
-    def call(told: torch.Tensor) -> tuple[Any, tuple[torch.Tensor, ...]]:
-        arguments = {"add_noise": (v, noise, told), "scale_noise": (v, told, noise), SCALES_INPUT: (v, told[0])}[name]
-        with _as_it_was(scheduler, unused):
-            return found(*arguments), arguments
-
-    try:
-        return call(t)
-    except Exception:
-        # A table of t may be of floats until somebody samples, where t is an index into another table.
-        if not t.is_floating_point() or bool((t != t.long()).any()):
-            raise
-    return call(t.long())
+def _copied(scheduler: Any) -> Any:
+    """With the same attributes in a place of its own: somebody may sample with the scheduler in another thread."""
+    made = object.__new__(type(scheduler))
+    made.__dict__.update(vars(scheduler))
+    return made
 
 
 def _steps(steps: Any, count: int) -> Iterator[torch.Tensor]:
@@ -321,11 +442,11 @@ def _steps(steps: Any, count: int) -> Iterator[torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _as_it_was(scheduler: Any, unused: dict[str, Any]) -> Iterator[None]:
-    """Calls a scheduler as if nobody had sampled with it; puts back its attributes, and torch's random numbers."""
+def _as_it_was(scheduler: Any, state: dict[str, Any]) -> Iterator[None]:
+    """Calls a scheduler in another state; puts back its attributes, and the random numbers of the process."""
     held = getattr(scheduler, "__dict__", {})
-    before = dict(held)
-    held.update(unused)
+    before, numbers, others = dict(held), np.random.get_state(), random.getstate()
+    held.update(state)
     try:
         with torch.random.fork_rng([]):
             yield
@@ -333,6 +454,8 @@ def _as_it_was(scheduler: Any, unused: dict[str, Any]) -> Iterator[None]:
         for name in [name for name in held if name not in before]:
             del held[name]
         held.update(before)
+        np.random.set_state(numbers)
+        random.setstate(others)
 
 
 def _off(actual: torch.Tensor, expected: torch.Tensor) -> float:

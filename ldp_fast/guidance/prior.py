@@ -106,7 +106,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             UsageError: unknown model, preset or setting, one line that says what was expected.
         """
         settings = apply_changes(find_preset(preset).settings, changes)
-        where = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = usable(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
         if dtype is None:
             dtype = torch.float16 if where.type == "cuda" and name not in embedded_models() else torch.float32
         if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):

@@ -154,6 +154,7 @@ def test_alphas_are_square_roots_in_float32() -> None:
     ("name", "message"),
     [
         ("primitive", "neither an embedded model"),
+        ("", "expected a name or a path, got ''"),
         ("/nowhere/model", "there is no folder"),
         ("./nowhere", "there is no folder"),
     ],
@@ -183,7 +184,7 @@ def test_wrong_folder_preset_setting_and_dtype(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_device_that_is_not_there() -> None:
-    for device in ("nope", "hpu", "meta", "cuda:99", "privateuseone"):
+    for device in ("", "nope", "hpu", "meta", "cuda:99", "privateuseone"):
         with pytest.raises(UsageError, match=f"device: '{device}' cannot be used here"):
             LatentDiffusionPrior.from_pretrained(device=device)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ldp_fast.errors import UsageError, reason
 from ldp_fast.guidance import LatentDiffusionPrior
+from ldp_fast.guidance.components import reading
 from ldp_fast.guidance.loading import ZOO, components_of
 
 from ..models import save_stable_diffusion, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
@@ -292,8 +293,30 @@ def test_notes_that_cannot_be_read(folder: pathlib.Path, content: str) -> None:
         (ValueError("\n  first\nsecond"), "first"),
         (ValueError(), "ValueError"),
         (ValueError("ends:"), "ends:"),
+        (ValueError("x" * 1000), "x" * 399 + "…"),
+        (RuntimeError("\n".join(["heading:"] * 50)), " ".join(["heading:"] * 5)),
+        (OSError(36, "File name too long", "m" * 300), f"File name too long: '{'m' * 59}…'"),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_the_reason_of_an_error(error: Exception, expected: str) -> None:
     assert reason(error) == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        OSError(12, "Cannot allocate memory"),
+        ModuleNotFoundError("No module named 'diffusers'", name="diffusers"),
+        NameError("a fault of ours"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_no_fault_of_a_model_stays_what_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised, reading("model", "x", "y"):
+        raise error
+    assert raised.value is error

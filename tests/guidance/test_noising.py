@@ -225,7 +225,7 @@ def test_diffusers_own_are_not_asked(name: str, monkeypatch: pytest.MonkeyPatch)
     def asked(*_: Any) -> None:
         raise AssertionError("compared")
 
-    monkeypatch.setattr(noising, "_compare", asked)
+    monkeypatch.setattr(noising, "_Question", asked)
     made = make(name)
     assert len(Schedule.from_scheduler(made)) == 1000
     plain = type("Plain", (type(made),), {"step": lambda self, *_: None})
@@ -365,4 +365,196 @@ def test_what_a_wrapper_wraps_may_change_later() -> None:
     assert len(prior.schedule) == 1000
     flow.set_shift(3.0)
     with pytest.raises(UsageError, match=r"expected the shift of its configuration, 1\.0"):
+        _ = prior.schedule
+
+
+def offset(name: str, how: str) -> Any:
+    """Deviates by what it writes to in place."""
+    cls = scheduler_class(name)
+
+    def add_noise(self: Any, v: Any, noise: Any, t: Any) -> Any:
+        if how == "noise":
+            noise += 0.1 * torch.randn(*noise.shape[:2], 1, 1)
+        else:
+            (v if how == "v" else noise).mul_(1.1)
+        return cls.add_noise(self, v, noise, t)
+
+    def scale_noise(self: Any, v: Any, t: Any, noise: Any) -> Any:
+        noise.mul_(1.1)
+        return cls.scale_noise(self, v, t, noise)
+
+    def scale_model_input(self: Any, x: Any, *t: Any) -> Any:
+        return cls.scale_model_input(self, x.mul_(1.1), *t)
+
+    methods = {"scale_noise": scale_noise} if name in FLOWS else {"add_noise": add_noise}
+    return type("Offset", (cls,), {"scale_model_input": scale_model_input} if how == "input" else methods)()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *((name, how) for name in (*CLASSES[:3], "DPMSolverMultistepScheduler") for how in ("noise", "v", "times")),
+        *((name, "input") for name in CLASSES[:3]),
+        (FLOWS[0], "times"),
+    ],
+)
+def test_what_is_written_in_place_is_seen(name: str, how: str) -> None:
+    with pytest.raises(UsageError, match="that of Offset gives another at t = "):
+        Schedule.from_scheduler(offset(name, how))
+
+
+class Forwards(Wrapped):
+    """With a method of its own."""
+
+    factor = 1.0
+
+    def add_noise(self, v: Any, noise: Any, t: Any) -> Any:
+        return self.inner.add_noise(v, self.factor * noise, t)
+
+    def scale_noise(self, v: Any, t: Any, noise: Any) -> Any:
+        return self.inner.scale_noise(v, t, self.factor * noise)
+
+
+class Explicit:
+    """Forwards nothing that it does not name."""
+
+    factor = 1.0
+
+    def __init__(self, inner: Any):
+        self.inner = inner
+        if hasattr(inner, "alphas_cumprod"):
+            self.alphas_cumprod = inner.alphas_cumprod.clone()
+
+    @property
+    def config(self) -> Any:
+        return self.inner.config
+
+    add_noise, scale_noise = Forwards.add_noise, Forwards.scale_noise
+
+
+class Nested(Forwards):
+    def __init__(self, inner: Any):
+        super().__init__(Explicit(inner))
+        self.inner.set_timesteps = inner.set_timesteps
+
+
+@pytest.mark.parametrize("how", ["new", "img2img", "one step"])
+@pytest.mark.parametrize("wrapper", [Forwards, Explicit, Nested])
+@pytest.mark.parametrize("name", [*SAMPLED, *FLOWS])
+def test_wrappers_with_methods_of_their_own(name: str, wrapper: Any, how: str) -> None:
+    if how == "img2img" and name in FLOWS:
+        pytest.skip("has no scale_model_input")
+    inner = sampled(make(name), how)
+    state = dict(vars(inner))
+    made = wrapper(inner)
+    t = torch.arange(1000)
+    expected = Schedule.from_scheduler(make(name))
+    found = Schedule.from_scheduler(made)
+    assert all(torch.equal(a, b) for a, b in zip(found.gather(t), expected.gather(t), strict=True))
+    assert vars(inner).keys() == state.keys() and all(vars(inner)[k] is x for k, x in state.items())
+    made.factor = 1.1
+    with pytest.raises(UsageError, match="gives another at t = "):
+        Schedule.from_scheduler(made)
+
+
+@pytest.mark.parametrize("how", ["new", "img2img", "one step"])
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_patch_around_the_objects_own_method(name: str, how: str) -> None:
+    for factor in (1.0, 1.1):
+        made = sampled(make(name), how)
+        own = made.add_noise
+        made.add_noise = types.MethodType(lambda self, v, e, t, own=own, f=factor: own(v, f * e, t), made)
+        if factor == 1.0:
+            assert len(Schedule.from_scheduler(made)) == 1000
+        else:
+            with pytest.raises(UsageError, match="gives another at t = "):
+                Schedule.from_scheduler(made)
+
+
+def test_methods_of_every_kind() -> None:
+    base = scheduler_class("DDIMScheduler")
+
+    def times(self: Any, factor: float, v: Any, noise: Any, t: Any) -> Any:
+        return base.add_noise(self, v, factor * noise, t)
+
+    class Slotted(base):  # type: ignore[misc, valid-type]
+        __slots__ = ("factor",)
+
+        def add_noise(self, v: Any, noise: Any, t: Any) -> Any:
+            return base.add_noise(self, v, self.factor * noise, t)
+
+    for factor in (1.0, 1.1):
+        slotted = Slotted()
+        slotted.factor = factor
+        methods = {"times": times, "add_noise": functools.partialmethod(times, factor)}
+        for made in (slotted, type("Partial", (base,), methods)()):
+            if factor == 1.0:
+                assert len(Schedule.from_scheduler(made)) == 1000
+            else:
+                with pytest.raises(UsageError, match="gives another at t = "):
+                    Schedule.from_scheduler(made)
+
+
+def test_noise_levels_of_a_classs_own_are_seen() -> None:
+    class Shifted(scheduler_class("EulerDiscreteScheduler")):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.sigmas = 1.1 * self.sigmas
+
+        def add_noise(self, v: Any, noise: Any, t: Any) -> Any:
+            return super().add_noise(v, noise, t)
+
+    with pytest.raises(UsageError, match="that of Shifted gives another at t = "):
+        Schedule.from_scheduler(Shifted())
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler"])
+def test_steps_that_are_not_whole(name: str) -> None:
+    made = type("Whole", (scheduler_class(name),), {"add_noise": lambda self, v, e, t: right(self, v, e, t.long())})
+    assert len(Schedule.from_scheduler(made(use_karras_sigmas=True))) == 1000
+
+
+class Property(Explicit):
+    add_noise = property(lambda self: self.inner.add_noise)  # type: ignore[assignment]
+
+
+class Fresh(Explicit):
+    add_noise = None  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "add_noise":
+            return super().__getattribute__(name)
+        inner = super().__getattribute__("inner")
+        return lambda v, noise, t: inner.add_noise(v, noise, t)
+
+
+@pytest.mark.parametrize("wrapper", [Wrapped, Forwards, Explicit, Property, Fresh])
+def test_another_scheduler_in_a_wrapper_is_noticed(wrapper: Any) -> None:
+    made = wrapper(make("DDIMScheduler"))
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), made)
+    before = prior.schedule
+    assert prior.schedule is before
+    made.inner = replaced("DDIMScheduler", "subclass", 1.1, None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="gives another at t = "):
+        _ = prior.schedule
+    made.inner = make("DDIMScheduler")
+    assert len(prior.schedule) == 1000
+    own = made.inner.add_noise
+    made.inner.add_noise = lambda v, noise, t: own(v, 1.1 * noise, t)
+    with pytest.raises(UsageError, match="gives another at t = "):
+        _ = prior.schedule
+
+
+def test_a_number_that_somebodys_own_method_looks_at_is_followed() -> None:
+    class Own(scheduler_class("DDIMScheduler")):  # type: ignore[misc]
+        factor = 1.0
+
+        def add_noise(self, v: Any, noise: Any, t: Any) -> Any:
+            return super().add_noise(v, self.factor * noise, t)
+
+    prior = LatentDiffusionPrior(tiny_unet(), tiny_vae(), Own())
+    before = prior.schedule
+    assert prior.schedule is before
+    prior.scheduler.factor = 1.1
+    with pytest.raises(UsageError, match="that of Own gives another at t = "):
         _ = prior.schedule
