@@ -112,16 +112,18 @@ def _methods(scheduler: Any) -> list[Any]:
     return found
 
 
-def _identity(method: Any) -> list[Any]:
+def _identity(method: Any, depth: int = 3) -> Any:
     """By what a callable is told from another, where it is another object at every look."""
+    if not callable(method) or isinstance(method, type) or not depth:
+        return plain(method)
     if isinstance(method, functools.partial):
-        return [_identity(method.func), *map(plain, method.args), *map(plain, method.keywords.values())]
+        return [_identity(x, depth - 1) for x in (method.func, *method.args, *method.keywords.values())]
     owner, function = getattr(method, "__self__", None), getattr(method, "__func__", None)
     if function is not None:
         return [_Same(owner), _Same(function), plain(getattr(owner, "__dict__", {}).get("_shift"))]
     if isinstance(method, types.FunctionType):
-        cells = method.__closure__ or ()
-        return [_Same(method.__code__), *(plain(cell.cell_contents) for cell in cells)]
+        cells = [cell.cell_contents for cell in method.__closure__ or () if cell != types.CellType()]
+        return [_Same(method.__code__), *(_identity(x, depth - 1) for x in cells)]
     return [_Same(method)]
 
 

@@ -524,8 +524,8 @@ class Fresh(Explicit):
     def __getattribute__(self, name: str) -> Any:
         if name != "add_noise":
             return super().__getattribute__(name)
-        inner = super().__getattribute__("inner")
-        return lambda v, noise, t: inner.add_noise(v, noise, t)
+        bound = super().__getattribute__("inner").add_noise  # another object at every look, and so is what it is in
+        return lambda v, noise, t: bound(v, noise, t)
 
 
 @pytest.mark.parametrize("wrapper", [Wrapped, Forwards, Explicit, Property, Fresh])
