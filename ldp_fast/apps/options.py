@@ -12,7 +12,6 @@ import torch
 
 from ..errors import UsageError
 from ..guidance import PRESETS, LatentDiffusionPrior
-from ..guidance.loading import usable
 from ..guidance.presets import find_preset
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -148,9 +147,6 @@ def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
     for name in ("levels", "timestep_range"):
         changes[name] = tuple(changes[name])
     dtype = DTYPES[configuration["dtype"]] if configuration["dtype"] else None
-    device = configuration["device"]
-    if device is not None:
-        usable(device)
     files: dict[str, Any] = {name: configuration[name] for name in FILES if name in configuration}
     if "lora" in configuration:
         files["lora"] = [(file, weight) for file, weight in configuration["lora"]]
@@ -158,7 +154,7 @@ def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
         configuration["model"],
         **files,
         preset=configuration["preset"],
-        device=device,
+        device=configuration["device"],
         dtype=dtype,
         batch_reduction="sum",
         **changes,

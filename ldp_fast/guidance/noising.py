@@ -2,13 +2,12 @@
 
 `add_noise`, `scale_noise` and `scale_model_input` of diffusers' classes are known (`schedulers.py`). One that somebody
 has put in their place (a subclass, an attribute of the object, a patch of the class) is asked on a tiny tensor, once;
-`ReadFrom` notices it where it comes later.
+`read_from.py` notices it where it comes later.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import inspect
@@ -32,143 +31,8 @@ SHAPE = (1, 4, 8, 8)
 # Relative L2 deviation in float32: of two functions on the same numbers, and of one from our tables, which are float64.
 TOLERANCE, OF_TABLES = 1e-4, 1e-3
 # What sampling changes in a scheduler, of what its ways to add noise look at.
-_SAMPLING = ("timesteps", "sigmas", "sigmas_interpol", "num_inference_steps", "_step_index", "_begin_index")
+SAMPLING = ("timesteps", "sigmas", "sigmas_interpol", "num_inference_steps", "_step_index", "_begin_index")
 _NOT_CALLED = "cannot be called as diffusers' is"
-_LARGE = 1 << 20  # bytes of a storage that are not compared at every step
-
-
-class ReadFrom:
-    """What a scheduler was when its tables were read; whether it still is takes microseconds and waits for nothing.
-
-    What its configuration says of z_t and its ᾱ_t by value, for nobody counts who writes to them (a tensor on another
-    device than a CPU by torch's count); and the methods by which it adds noise. Inside of a graph of torch.compile they
-    are compared by identity alone. A copy and a pickle were read from nothing.
-
-    Args:
-        scheduler: None for nothing.
-        said: what is to be compared of the configuration, called with the scheduler.
-    """
-
-    def __init__(self, scheduler: Any = None, said: Callable[[Any], Any] | None = None):
-        self._scheduler, self._said = scheduler, said
-        self._objects = _objects(scheduler)
-        # The scheduler that a wrapper hands its calls to; which one it has is compared as well.
-        self._behind = behind(scheduler)
-        self._asked = scheduler is not None and not all(_own(scheduler, name) for name in METHODS)
-        self._values = None if scheduler is None else self._compared(scheduler)
-
-    def holds(self, scheduler: Any) -> bool:
-        """Whether this is the scheduler, unchanged."""
-        if self._scheduler is None or scheduler is not self._scheduler:
-            return False
-        if torch.compiler.is_compiling():  # the rest has no place in a graph
-            config, table = _objects(scheduler)
-            return config is self._objects[0] and table is self._objects[1]
-        return bool(self._compared(scheduler) == self._values)
-
-    def _compared(self, scheduler: Any) -> tuple[Any, ...]:
-        table = getattr(scheduler, "alphas_cumprod", None)
-        found = [_methods(scheduler), _value(table), None if self._said is None else self._said(scheduler)]
-        if self._behind is not scheduler:
-            found += [_held(scheduler), _methods(self._behind), _value(getattr(self._behind, "alphas_cumprod", None))]
-        if self._asked:
-            # A method of somebody's own may look at numbers of its own.
-            found += [_numbers(scheduler), _numbers(self._behind), _numbers(getattr(scheduler, "config", None))]
-        return tuple(found)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (ReadFrom, ())
-
-
-def _objects(scheduler: Any) -> tuple[Any, Any]:
-    return getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
-
-
-class _Same:
-    """Equal to another of the same object, whatever that says of equality; keeps it, lest its address be another's."""
-
-    __slots__ = ("of",)
-
-    def __init__(self, of: Any):
-        self.of = of
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.of is other.of
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _methods(scheduler: Any) -> list[Any]:
-    """The class, what `set_shift` has set, and what stands under each name in the object, its class, or behind it."""
-    kind: Any = type(scheduler)
-    held = getattr(scheduler, "__dict__", {})
-    found: list[Any] = [_Same(kind), plain(held.get("_shift"))]
-    for name in METHODS:
-        standing = held.get(name, next((vars(c)[name] for c in kind.__mro__ if name in vars(c)), None))
-        if isinstance(standing, types.FunctionType) or (standing is None and _descends(kind)) or name in held:
-            found.append(_Same(standing))
-        else:  # a wrapper's, which is made anew at every look
-            found.append(_identity(getattr(scheduler, name, None)))
-    return found
-
-
-def _identity(method: Any, depth: int = 3) -> Any:
-    """By what a callable is told from another, where it is another object at every look."""
-    if not callable(method) or isinstance(method, type) or not depth:
-        return plain(method)
-    if isinstance(method, functools.partial):
-        return [_identity(x, depth - 1) for x in (method.func, *method.args, *method.keywords.values())]
-    owner, function = getattr(method, "__self__", None), getattr(method, "__func__", None)
-    if function is not None:
-        return [_Same(owner), _Same(function), plain(getattr(owner, "__dict__", {}).get("_shift"))]
-    if isinstance(method, types.FunctionType):
-        cells = [cell.cell_contents for cell in method.__closure__ or () if cell != types.CellType()]
-        return [_Same(method.__code__), *(_identity(x, depth - 1) for x in cells)]
-    return [_Same(method)]
-
-
-def _held(wrapper: Any) -> list[Any]:
-    """The schedulers of diffusers that something has."""
-    return [_Same(x) for x in getattr(wrapper, "__dict__", {}).values() if is_of_diffusers(x)]
-
-
-def _numbers(owner: Any) -> dict[str, Any]:
-    """Numbers and texts among an object's attributes, or in a dictionary, but for those that sampling changes."""
-    held = {**(owner if isinstance(owner, Mapping) else {}), **getattr(owner, "__dict__", {})}
-    return {k: plain(x) for k, x in held.items() if isinstance(x, (bool, int, float, str)) and k not in _SAMPLING}
-
-
-def plain(value: Any) -> Any:
-    """A value that can be compared with another: a number or a text itself, of everything else which object it is."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if isinstance(value, float):
-        return float(value) if value == value else "nan"
-    base = next((kind for kind in (bool, int, str) if isinstance(value, kind)), None)
-    return _Same(value) if base is None else base(value)
-
-
-def version_of(value: Any) -> int:
-    """How often a tensor was written to in place, as torch counts; 0 for everything else."""
-    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
-
-
-def _value(table: Any) -> Any:
-    if isinstance(table, torch.Tensor):
-        if type(table) in (torch.Tensor, torch.nn.Parameter) and table.device.type == "cpu":
-            # The bytes, and not an operation: the prior does nothing on the host's side that torch would have to do.
-            shape = (table.dtype, tuple(table.shape), table.stride())
-            if table.is_contiguous():
-                return *shape, ctypes.string_at(table.data_ptr(), table.numel() * table.element_size())
-            storage = table.untyped_storage()
-            if storage.nbytes() <= _LARGE:
-                return *shape, table.storage_offset(), ctypes.string_at(storage.data_ptr(), storage.nbytes())
-        return _Same(table), version_of(table)
-    if isinstance(table, (list, tuple)):
-        return tuple(_value(x) for x in table) if table and isinstance(table[0], torch.Tensor) else tuple(table)
-    return (table.dtype, table.shape, table.tobytes()) if isinstance(table, np.ndarray) else _Same(table)
 
 
 def behind(scheduler: Any) -> Any:
@@ -179,7 +43,7 @@ def behind(scheduler: Any) -> Any:
         owner = getattr(getattr(scheduler, name, None), "__self__", None)
         if owner is not None and is_of_diffusers(owner):
             return owner
-    config, table = _objects(scheduler)
+    config, table = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
     for inner in _within(scheduler, 3):
         if (config is not None and inner.config is config) or _equal(table, getattr(inner, "alphas_cumprod", None)):
             return inner
@@ -217,12 +81,16 @@ def _descends(kind: type) -> bool:
     return any(of_diffusers(cls) for cls in kind.__mro__)
 
 
-def _own(scheduler: Any, name: str) -> bool:
+def is_own(scheduler: Any, name: str) -> bool:
     """Whether a method is diffusers' own, as its class was written; or there is none."""
     found = getattr(scheduler, name, None)
-    target = _owner(scheduler, found)
-    owner = next((c for c in type(target).__mro__ if of_diffusers(c) and name in vars(c)), None)
+    owner = _class_with(_owner(scheduler, found), name)
     return not callable(found) or (_written_so(owner, name) and getattr(found, "__func__", None) is vars(owner)[name])
+
+
+def _class_with(scheduler: Any, name: str) -> type | None:
+    """The class of diffusers that a scheduler has a method of."""
+    return next((cls for cls in type(scheduler).__mro__ if of_diffusers(cls) and name in vars(cls)), None)
 
 
 def _owner(scheduler: Any, found: Any) -> Any:
@@ -237,7 +105,10 @@ def _written_so(owner: type | None, name: str) -> bool:
 
 
 def check_noising(
-    scheduler: Any, process: ForwardProcess, read: Callable[[Any], ForwardProcess], fields: Mapping[str, Any]
+    scheduler: Any,
+    process: ForwardProcess,
+    read: Callable[[Any], ForwardProcess],
+    fields: Callable[[Any], Mapping[str, Any]],
 ) -> None:
     """Checks that noise is added as diffusers' class adds it, or as α_t v + σ_t ε.
 
@@ -247,7 +118,7 @@ def check_noising(
         scheduler: whose methods are looked at.
         process: what its tables say.
         read: what those of another scheduler say, whose method may have been handed over.
-        fields: what its class is made with.
+        fields: what a scheduler's class is made with.
 
     Raises:
         UsageError: another z_t, by the name of the class.
@@ -259,16 +130,16 @@ def check_noising(
         target, what = _owner(scheduler, found), _expected(scheduler, name)
         if target is not scheduler:
             _same_tables(what, process, read(target))
-        if _own(scheduler, name):
+        if is_own(scheduler, name):
             continue
         known = behind(target)  # whose method a wrapper's own may call
-        owner = next((c for c in type(known).__mro__ if of_diffusers(c) and name in vars(c)), None)
+        owner = _class_with(known, name)
         if owner is None and name == SCALES_INPUT:
             continue  # what a class of somebody's own makes of its network's input: the tables say what z_t is
         own = None if owner is None else vars(owner)[name] if _written_so(owner, name) else _written(owner, name)
         # A wrapper may forward to what the scheduler behind it does not have.
         needed = owner is not None or known is target
-        _Question(target, known, name, found, own, process, fields).ask(what, needed)
+        _Question(target, known, name, found, own, process, fields(scheduler)).ask(what, needed)
 
 
 def _expected(scheduler: Any, name: str) -> str:
@@ -311,7 +182,7 @@ def _unused(scheduler: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
         made = vars(kind(**{name: value for name, value in fields.items() if name in known}))
     except Exception:  # what it needs may not be in its configuration
         return {}
-    return {name: made[name] for name in _SAMPLING if name in made}
+    return {name: made[name] for name in SAMPLING if name in made}
 
 
 class _Question:
@@ -345,7 +216,7 @@ class _Question:
         held = getattr(known, "__dict__", {})
         used = any(held.get(x) is not None for x in ("num_inference_steps", "_step_index", "_begin_index"))
         # Before anybody samples, what a class of somebody's own has there is its own.
-        self.state = self.unused if used else {x: held[x] for x in _SAMPLING if x in held}
+        self.state = self.unused if used else {x: held[x] for x in SAMPLING if x in held}
         table = getattr(scheduler, "alphas_cumprod", None)
         self.device = table.device if isinstance(table, torch.Tensor) else torch.device("cpu")
         generator = torch.Generator("cpu").manual_seed(0)

@@ -17,12 +17,11 @@ from .inputs import Timesteps
 from .loading import components_of, embedded_models, load_components, usable
 from .lora import Lora
 from .models import LatentDiffusionModel
-from .noising import ReadFrom
 from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
 from .precision import TOLERANCE, Precision, optimised
 from .presets import PriorSettings, apply_changes, find_preset
+from .read_from import ReadFrom
 from .schedule import Schedule
-from .schedulers import said
 from .step import Step, evaluate
 from .text import TextEmbeddings
 
@@ -134,7 +133,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         if self._schedule is None or not self._schedule_of.holds(scheduler):
             schedule = Schedule.from_scheduler(scheduler)
             schedule.check_prediction(self.settings.prediction, self.settings.timestep_range)
-            self._schedule, self._schedule_of = schedule, ReadFrom(scheduler, said)
+            self._schedule, self._schedule_of = schedule, ReadFrom(scheduler)
         return self._schedule
 
     @property

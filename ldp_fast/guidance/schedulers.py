@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from .noising import behind, check_noising, is_of_diffusers, of_diffusers, plain
+from .noising import behind, check_noising, is_of_diffusers, of_diffusers
 
 # The prediction types that schedulers name, and what `guided_residual` calls them.
 PREDICTIONS = {
@@ -92,15 +92,15 @@ def read_scheduler(scheduler: Any) -> ForwardProcess:
             tables say (`noising.py`).
     """
     process = _read(scheduler)
-    check_noising(scheduler, process, _read, _fields(scheduler))
+    check_noising(scheduler, process, _read, _fields)
     return process
 
 
 def said(scheduler: Any) -> tuple[Any, ...]:
     """What the configuration says of z_t at the moment, besides ᾱ_t: to be compared, in microseconds."""
     config = getattr(scheduler, "config", None)
-    words = [plain(_word(config, name)) for name in _LIVE]
-    return (*words, plain(_own_word(scheduler)) if words[0] is None else None)
+    words = [_word(config, name) for name in _LIVE]
+    return (*words, _own_word(scheduler) if words[0] is None else None)
 
 
 def _read(scheduler: Any) -> ForwardProcess:
@@ -118,7 +118,7 @@ def _read(scheduler: Any) -> ForwardProcess:
         if fields.get(field):
             # The first turns time and the network's output around (Mochi), the second changes the size with the noise.
             raise _refused(scheduler, f"one without {field}", f"{field}={fields[field]!r}")
-    prediction = prediction_type(scheduler)
+    prediction = _prediction(scheduler, fields)
     if not is_of_diffusers(known):
         # A configuration carries along the fields of other classes, without effect; these two would have one.
         for field, sure in (("use_flow_sigmas", prediction == "flow"), ("timestep_type", prediction != "v_prediction")):
@@ -157,7 +157,7 @@ def _read(scheduler: Any) -> ForwardProcess:
     return ForwardProcess(alpha, sigma, 0.25 * (sigma / alpha).log() if continuous else None, prediction)
 
 
-def prediction_type(scheduler: Any) -> str:
+def _prediction(scheduler: Any, fields: Mapping[str, Any]) -> str:
     """What a scheduler says that its network predicts: epsilon, v_prediction, sample or flow.
 
     Raises:
@@ -165,7 +165,7 @@ def prediction_type(scheduler: Any) -> str:
     """
     if _matches_flows(scheduler):
         return "flow"
-    named = _fields(scheduler).get("prediction_type", "epsilon")
+    named = fields.get("prediction_type", "epsilon")
     if not isinstance(named, str) or named not in PREDICTIONS:
         raise _refused(scheduler, f"a prediction_type of {', '.join(PREDICTIONS)}", repr(named))
     return PREDICTIONS[named]

@@ -31,8 +31,8 @@ from ..decoder import FrozenDecoder
 from ..errors import UsageError
 from ..guidance import PriorOutput, PriorStatistics
 from ..guidance.check import check_hooks
-from ..guidance.noising import version_of
 from ..guidance.outputs import ScaleGradient, WithGradient
+from ..guidance.read_from import version_of
 from ..losses import _checks
 from ..losses.functional import (
     combine_gradients,

@@ -16,8 +16,7 @@ import torch
 
 from ..errors import UsageError
 from ..guidance import Schedule
-from ..guidance.noising import ReadFrom
-from ..guidance.schedulers import said
+from ..guidance.read_from import ReadFrom
 
 T = TypeVar("T")
 
@@ -78,7 +77,7 @@ class LiveSchedule:
     """α_t, σ_t and w(t) of the scheduler that a host has now.
 
     The tables are made again when the host has another scheduler, or the scheduler another `alphas_cumprod`, another
-    configuration (diffusers makes a new one for every change) or another way to add noise.
+    configuration or another way to add noise.
 
     Args:
         host: the host's object, with a `scheduler`.
@@ -98,7 +97,7 @@ class LiveSchedule:
         """
         scheduler = self._host.scheduler
         if self._tables is None or not self._of.holds(scheduler):
-            self._tables, self._of = Schedule.from_scheduler(scheduler), ReadFrom(scheduler, said)
+            self._tables, self._of = Schedule.from_scheduler(scheduler), ReadFrom(scheduler)
         found = self._tables
         if not torch.compiler.is_compiling():
             self._check_steps(len(found))

@@ -457,6 +457,15 @@ def test_wrappers_with_methods_of_their_own(name: str, wrapper: Any, how: str) -
         Schedule.from_scheduler(made)
 
 
+def decided(scheduler: Any, factor: float) -> None:
+    """Taken where noise is added as it is, refused where it is multiplied."""
+    if factor == 1.0:
+        assert len(Schedule.from_scheduler(scheduler)) == 1000
+    else:
+        with pytest.raises(UsageError, match="gives another at t = "):
+            Schedule.from_scheduler(scheduler)
+
+
 @pytest.mark.parametrize("how", ["new", "img2img", "one step"])
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_patch_around_the_objects_own_method(name: str, how: str) -> None:
@@ -464,11 +473,7 @@ def test_a_patch_around_the_objects_own_method(name: str, how: str) -> None:
         made = sampled(make(name), how)
         own = made.add_noise
         made.add_noise = types.MethodType(lambda self, v, e, t, own=own, f=factor: own(v, f * e, t), made)
-        if factor == 1.0:
-            assert len(Schedule.from_scheduler(made)) == 1000
-        else:
-            with pytest.raises(UsageError, match="gives another at t = "):
-                Schedule.from_scheduler(made)
+        decided(made, factor)
 
 
 def test_methods_of_every_kind() -> None:
@@ -488,11 +493,7 @@ def test_methods_of_every_kind() -> None:
         slotted.factor = factor
         methods = {"times": times, "add_noise": functools.partialmethod(times, factor)}
         for made in (slotted, type("Partial", (base,), methods)()):
-            if factor == 1.0:
-                assert len(Schedule.from_scheduler(made)) == 1000
-            else:
-                with pytest.raises(UsageError, match="gives another at t = "):
-                    Schedule.from_scheduler(made)
+            decided(made, factor)
 
 
 def test_noise_levels_of_a_classs_own_are_seen() -> None:
