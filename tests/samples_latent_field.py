@@ -102,7 +102,8 @@ def sample(
 def off_faces(made: dict[str, Any], margin: float = 1e-3) -> dict[str, Any]:
     """Moves samples near a face between cells to one place inside of cells: the slope jumps at a face."""
     unit = (made["positions"].double() + made["bound"]) / (2 * made["bound"])
-    at = unit[:, None] * torch.tensor(made["layout"][2], dtype=torch.float64)[:, None] + made["layout"][3]
+    scales = torch.tensor(made["layout"][2], dtype=torch.float64, device=unit.device)
+    at = unit[:, None] * scales[:, None] + made["layout"][3]
     inside = ((at - at.round()).abs() > margin).all(-1).all(-1)
     positions = torch.where(inside[:, None], made["positions"], made["positions"][inside][0])
     return made | {"positions": positions}

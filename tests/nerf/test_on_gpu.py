@@ -92,6 +92,7 @@ def test_one_graph_for_the_whole_step() -> None:
         o.step()
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step(renderer, optimiser, seed)
     torch.cuda.current_stream().wait_stream(side)
@@ -188,6 +189,7 @@ def test_a_graph_can_be_captured_with_a_limit() -> None:
     renderer, cameras = make_renderer(steps_per_ray=64, max_samples=10**6).cuda(), Cameras.orbit(0.0).to("cuda")
     seed = torch.zeros(1, dtype=torch.int64, device="cuda")
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         renderer(cameras, 16, 16, seed=seed)
     torch.cuda.synchronize()

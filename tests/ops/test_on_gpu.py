@@ -68,6 +68,7 @@ def test_a_captured_graph_follows_its_inputs(op: str) -> None:
     other = sample_inputs(op, shape=(2, 4, 64, 64), device="cuda", seed=1, **options(op))
     function = getattr(losses, op)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         first(function(**inputs))
     torch.cuda.current_stream().wait_stream(side)
