@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import instruction_sets
+from . import instruction_sets, standin
 
 instruction_sets.pretend()
+if standin.ACTIVE:
+    standin.prepare()
 
 import torch  # noqa: E402
 
@@ -22,10 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     # What some versions of torch want for deterministic matrix products, before CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if standin.ACTIVE:
+        standin.start(config)
 
 
 def missing_gpu() -> str | None:
     """Returns why GPU tests cannot run, or None."""
+    if standin.ACTIVE:
+        return None
     if torch.version.cuda is None:
         return f"PyTorch {torch.__version__} was built without CUDA"
     if not torch.cuda.is_available():

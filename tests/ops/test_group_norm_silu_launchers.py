@@ -13,6 +13,7 @@ from torch import Tensor
 from ldp_fast.ops import _library, _native
 from ldp_fast.reference import group_norm_silu as reference
 
+from ..gpu import MANY, needs_memory, size
 from ..samples import DTYPES, Shape
 from ..samples_group_norm_silu import CASES, EPS, sample_norm, sample_signs
 from ..tolerances import GRADIENT, OUTPUT, assert_close
@@ -142,13 +143,13 @@ def test_on_the_gpu(shape: Shape, dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 def test_more_elements_than_a_32_bit_index() -> None:
-    free = torch.cuda.mem_get_info()[0]
-    if free < 24 << 30:
-        pytest.skip(f"needs 24 GiB of free GPU memory, found {free >> 30}")
-    x = torch.zeros((1, 256, 2048, 4224), dtype=torch.float16, device="cuda").to(memory_format=torch.channels_last)
-    assert x.numel() > 2**31
+    needs_memory(24)
+    x = torch.zeros((1, 256, *size((2048, 4224), (8, 9))), dtype=torch.float16, device="cuda").to(
+        memory_format=torch.channels_last
+    )
+    assert x.numel() > MANY
     flat = x.permute(0, 2, 3, 1).view(-1)
-    marks = [(0, 100.0), (2**31 - 1, 200.0), (2**31, 300.0), (x.numel() - 1, 400.0)]
+    marks = [(0, 100.0), (MANY - 1, 200.0), (MANY, 300.0), (x.numel() - 1, 400.0)]
     for index, value in marks:
         flat[index] = value
     mean, rstd = OPS.group_norm_moments(x, 256, EPS)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ldp_fast.losses import perturb
 
+from ..gpu import MANY, needs_memory, size
 from ..samples import DTYPES, LAYOUTS, sample_inputs
 from .common import CASES, case_id, case_inputs, check_launcher, check_output, launch_device
 
@@ -103,7 +104,9 @@ def test_wrong_arguments_are_named(change, error, message: str) -> None:
 
 @pytest.mark.gpu
 def test_more_elements_than_32_bits_count() -> None:
-    shape = (2**31 // (16 * 512 * 512) + 1, 16, 512, 512)
+    needs_memory(24)
+    side = size(512, 4)
+    shape = (MANY // (16 * side * side) + 1, 16, side, side)
     latents = torch.zeros(shape, dtype=torch.float16, device="cuda")
     noise = torch.ones_like(latents[:1]).expand(shape)
     sigma = torch.arange(shape[0], device="cuda", dtype=torch.float32)
