@@ -1,0 +1,75 @@
+"""Native kernels at the sizes that people train with, against float64: 2¹⁹ entries × 16 levels × 262 144 samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldp_fast import reference
+
+from ..gpu import needs_memory, size
+from ..samples_group_norm_silu import EPS, sample_norm
+from ..samples_hash_grid import Grid
+from ..samples_hash_grid import sample as sample_grid
+from ..samples_latent_field import Field, backward_arguments, forward_arguments, off_faces, sample
+from ..tolerances import GRADIENT, OUTPUT, assert_close
+from .test_hash_grid import by_positions, by_table, double, encode
+from .test_hash_grid import off_faces as grid_off_faces
+
+pytestmark = pytest.mark.gpu
+
+REAL = Grid(n_levels=16, log2_table_size=size(19, 10), base_resolution=16, growth=2048 ** (1 / 15) / 16 ** (1 / 15))
+SAMPLES = size(262_144, 2000)
+
+
+def test_hash_grid() -> None:
+    needs_memory(24)
+    made = sample_grid(REAL, SAMPLES, rays=True, device="cuda", count=SAMPLES - 7)
+    assert_close(encode(made), encode(made, "reference"), encode(double(made)), factor=OUTPUT, what="encoding")
+    truth, plain = by_table(double(made)), by_table(made, "reference")
+    # An entry's sum has terms of either sign: what cancels counts.
+    wide = double(made)
+    terms = by_table(wide | {"grad": wide["grad"].abs()})
+    condition = float(terms.abs().max() / truth.abs().max())
+    assert_close(by_table(made), plain, truth, factor=GRADIENT, what="table", condition=condition)
+    made = grid_off_faces(made | {"count": None})
+    wanted = by_positions(made, "reference"), by_positions(double(made))
+    assert_close(by_positions(made), *wanted, factor=GRADIENT, what="positions")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_latent_field(half: bool) -> None:
+    needs_memory(24)
+    made = off_faces(sample(Field(grid=REAL), SAMPLES, device="cuda", count=SAMPLES - 7))
+    result = torch.ops.ldp_fast.latent_field(*forward_arguments(made, half))
+    grads = torch.ops.ldp_fast.latent_field_backward(*backward_arguments(made, result[2], half))
+    eager, truth = (reference.latent_field(*forward_arguments(m, half)) for m in (made, double(made)))
+    for x, e, t in zip(result[:2], eager[:2], truth[:2], strict=True):
+        assert_close(x, e, t, factor=OUTPUT) if not half else torch.testing.assert_close(x, e, rtol=4e-3, atol=4e-3)
+    rest = backward_arguments(made, result[2], half), backward_arguments(double(made), result[2].double(), half)
+    for x, e, t in zip(grads, *(reference.latent_field_backward(*r) for r in rest), strict=True):
+        if half:
+            assert (x - e).norm() <= 4e-3 * e.norm()
+        else:
+            assert_close(x, e, t, factor=GRADIENT)
+
+
+@pytest.mark.parametrize("programs", [1, 7, 50])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_group_norm_with_several_tiles_a_program(
+    programs: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large image has them by itself; here few programs make them of a small one."""
+    from ldp_fast.kernels import group_norm_moments
+
+    monkeypatch.setattr(group_norm_moments, "PROGRAMS", programs)
+    made = sample_norm((2, 256, 48, 40), dtype=dtype, device="cuda")
+    moments = torch.ops.ldp_fast.group_norm_moments(made["x"], 32, EPS)
+    result = torch.ops.ldp_fast.group_norm_silu(made["x"], *moments, made["weight"], made["bias"], True)
+
+    def textbook(dtype: torch.dtype) -> Tensor:
+        x, weight, bias = (made[name].to(dtype) for name in ("x", "weight", "bias"))
+        return torch.nn.functional.silu(torch.nn.functional.group_norm(x, 32, weight, bias, EPS))
+
+    assert_close(result, textbook(dtype), textbook(torch.float64), factor=OUTPUT)
