@@ -13,6 +13,7 @@ constexpr unsigned long long torch_target = TORCH_TARGET_VERSION;
 
 #include "conv/conv.h"
 #include "hash_grid/layout.h"
+#include <ldp/current_stream.h>
 #include <ldp/widest_lanes.h>
 #ifdef USE_CUDA
 #include <ldp/build_info.h>
@@ -96,6 +97,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
           "What the extension was built with: compiler, cxx_standard, torch_target, debug, cuda (None without), architectures.");
     m.def("device_code", &device_code, py::arg("device"),
           "Which compiled variant runs on a CUDA device: compute capability of its machine code and of its PTX.");
+    m.def("has_current_stream", &ldp::has_current_stream,
+          "Whether a torch is loaded whose current CUDA stream can be asked for (csrc/current_stream.cpp).");
+    m.def("current_stream", [](int device) { return reinterpret_cast<uintptr_t>(ldp::current_stream(device)); }, py::arg("device"),
+          "The address of the stream that operators launch on: torch.cuda.current_stream(device).cuda_stream.");
     m.def("vector_lanes", &ldp::widest_lanes, "Floats in a vector of the widest instructions that operators use on this CPU: 16, 8 or 4.");
     m.def("conv_workspace", &conv_workspace, py::arg("kind"), py::arg("batch"), py::arg("height"), py::arg("width"), py::arg("in"),
           py::arg("out"), py::arg("activated"), py::arg("threads"), "Floats of workspace that frozen_conv needs (csrc/conv/conv.h).");

@@ -176,7 +176,7 @@ def extension() -> dict[str, Any]:
     info = module.build_info()
     if info["cuda"] is None:
         return {"active": True, "why": "built without CUDA: serves the renderer on CPU tensors", "build": info}
-    codes = []
+    codes = [] if module.has_current_stream() or not gpus() else ["but torch's current CUDA stream is not found"]
     for index in range(len(gpus())):
         try:
             codes.append(f"GPU {index} runs sm_{module.device_code(index)['binary']}")

@@ -153,10 +153,16 @@ def test_an_extension_without_code_for_the_gpu(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError(f"device_code: no code for device {index}")
 
     monkeypatch.setattr(env_report, "gpus", lambda: [{}])
-    found = extension(
-        monkeypatch, build_info=lambda: {"cuda": "13.0", "architectures": ["8.0", "9.0"]}, device_code=no_code
-    )
+    built = {"build_info": lambda: {"cuda": "13.0", "architectures": ["8.0", "9.0"]}, "device_code": no_code}
+    found = extension(monkeypatch, **built, has_current_stream=lambda: True)
     assert found["why"] == "built with CUDA 13.0 for 8.0, 9.0; device_code: no code for device 0"
+
+
+def test_an_extension_that_does_not_find_torch_s_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env_report, "gpus", lambda: [{}])
+    built = {"build_info": lambda: {"cuda": "13.0", "architectures": ["9.0"]}, "device_code": lambda _: {"binary": 90}}
+    found = extension(monkeypatch, **built, has_current_stream=lambda: False)
+    assert "torch's current CUDA stream is not found" in found["why"]
 
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
