@@ -1,7 +1,8 @@
 # make demo    a 3D object from a prompt, on the embedded model make test    every test that needs no GPU
 # make lint    ruff, as in CI                                   make format  what ruff would have you change
 # make types   mypy                                             make bench   the benchmarks, on this machine
-# make gpu     on a machine with a GPU: build, tests, compute-sanitizer, benchmarks (under 8 minutes)
+# make gpu     on a machine with a GPU: build, tests, benchmarks, compute-sanitizer, in GPU_MINUTES=8
+# make gpu-offline    the wheels to carry to one without a package index
 # make venv    only the environment                             make clean   what was built (not out/, not .venv)
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=path an environment to make or to use; TORCH="torch==2.13.0" what pip
@@ -16,9 +17,11 @@ BENCH ?=
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PROMPT ?= a red torus
 DEMO ?=
-GPU_SECONDS ?= 100
-SANITIZED ?= nothing_synchronises or every_pair_of_layouts or agrees_with_the_cpu
-BENCHMARKS ?= not compile or (bench_step and 64x64)
+GPU ?=
+GPU_MINUTES ?= 8
+GPU_PYTHON_VERSION ?= 3.12
+WHEELS ?= wheels
+COMMIT ?=
 
 PY := $(VENV)/bin/python
 # A worker keeps to its half of the files, with what they have made and compiled, until it has nothing left to do.
@@ -33,7 +36,7 @@ CUDA_STAMP := $(VENV)/.ldp-fast-cuda-built
 SOURCES := setup.py $(wildcard csrc/*.cpp csrc/*.cu csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h csrc/*/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types bench gpu gpu-check clean
+.PHONY: help venv demo test lint format types bench gpu gpu-offline clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -95,31 +98,19 @@ types: $(PACKAGES)
 bench: $(STAMP)
 	$(PY) -m benchmarks.run --out "$(OUT)" $(BENCH)
 
-gpu-check: $(STAMP)
-	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: expected a CUDA device that torch " \
-	  "can use, found none (torch " + torch.__version__ + ", CUDA " + str(torch.version.cuda) + ")")'
+# Stages, most valuable first, none of which stops the next (benchmarks/gpu/stages.py): at most eight files in $(OUT),
+# report.zip and log.txt among them. A second run leaves out what passed with the same sources; GPU="--again" does not,
+# GPU="--only tests" runs one stage. A Python that has a torch for this GPU is taken as it is: $(VENV), else $(PYTHON).
+gpu:
+	@for python in "$(PY)" "$(PYTHON)"; do \
+	  "$$python" -c "import torch; assert torch.cuda.is_available()" 2>/dev/null && exit 0; done; \
+	  "$(PYTHON)" -c "import torch" 2>/dev/null || $(MAKE) venv
+	$(PYTHON) -m benchmarks.gpu --out "$(OUT)" --minutes $(GPU_MINUTES) --python "$(PY)" --python "$(PYTHON)" \
+	  --wheels "$(WHEELS)" --commit "$(COMMIT)" $(GPU)
 
-# For this GPU's architecture alone. Sanitizing slows a kernel down a hundredfold: a few small cases, at the end, and
-# only where the tool is installed. No benchmark begins later than 100 seconds after the first, and what is left out is
-# a row; GPU_SECONDS gives them more. The sanitizer gets what is left of 8 minutes.
-gpu: gpu-check
-	mkdir -p "$(OUT)"
-	date +%s >"$(OUT)/.begun"
-	LDP_FAST_CUDA=1 MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCH_CUDA_ARCH_LIST="$$($(PY) -c "$(CAPABILITY)")" \
-	  $(PY) -m pip install --quiet --disable-pip-version-check -e . --no-build-isolation --no-deps
-	$(VENV)/bin/ldp-fast env
-	timeout 150 $(PY) -m pytest tests -q -m gpu
-	$(PY) -m benchmarks.run --out "$(OUT)" --seconds $(GPU_SECONDS) --rates --command "make gpu" -k "$(BENCHMARKS)"; \
-	  status=$$?; $(PY) -m benchmarks.report --results "$(OUT)" --page "$(OUT)/report/performance.md" \
-	  --images "$(OUT)/report/images" && exit $$status
-	@if command -v compute-sanitizer >/dev/null; then \
-	  for tool in memcheck racecheck initcheck; do echo "compute-sanitizer: $$tool"; \
-	    left=$$((470 - $$(date +%s) + $$(cat "$(OUT)/.begun"))); \
-	    if [ $$left -lt 10 ]; then echo "left out: the 8 minutes are over"; continue; fi; \
-	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout $$((left < 45 ? left : 45)) compute-sanitizer --tool=$$tool --error-exitcode=1 \
-	      --target-processes=all $(PY) -m pytest tests/ops tests/nerf -q -m gpu -k "$(SANITIZED)" -p no:cacheprovider \
-	      || exit 1; done; \
-	else echo "compute-sanitizer is not installed: left out"; fi
+# The folder to carry to a machine without a package index, for a Python of that machine.
+gpu-offline:
+	$(PYTHON) -m benchmarks.gpu.environment --download "$(WHEELS)" --python-version $(GPU_PYTHON_VERSION)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks

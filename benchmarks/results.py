@@ -84,7 +84,9 @@ def _group(row: Row) -> tuple[str, str | None]:
     return row["file"], row["group"]
 
 
-def merge(old: Results, rows: list[Row], run: str, about: dict[str, Any], machine: dict[str, Any]) -> Results:
+def merge(
+    old: Results, rows: list[Row], run: str, about: dict[str, Any], machine: dict[str, Any], *, cut: bool = False
+) -> Results:
     """Puts the rows of a run in their place.
 
     Args:
@@ -93,9 +95,15 @@ def merge(old: Results, rows: list[Row], run: str, about: dict[str, Any], machin
         run: its name, the time at which it began.
         about: its command, versions, commit and so on.
         machine: as it is now.
+        cut: whether the run was stopped, so that what has no row may merely not have been reached.
     """
-    # What was merely left out for want of time does not push out what an earlier run has measured.
+    # What was merely left out for want of time does not push out what an earlier run has measured; nor do the other
+    # rows of its group, for a ratio needs both sides in one run.
     left_out = {_key(row) for row in rows if row.get("skipped", "").startswith(LEFT_OUT)}
+    reached = {_key(row) for row in rows} - left_out
+    unreached = [r for r in old["rows"] if measured(r) and (_key(r) in left_out or (cut and _key(r) not in reached))]
+    stay = {_group(row) for row in unreached}
+    rows = [row for row in rows if _group(row) not in stay]
     timed = {_group(row) for row in rows if row["group"] and _key(row) not in left_out}
     done = {_key(row) for row in rows} - left_out
     kept = [row for row in old["rows"] if _group(row) not in timed and _key(row) not in done]

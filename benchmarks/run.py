@@ -4,8 +4,8 @@
     make bench BENCH="-k decoder"          # a part; the rest of the file stays as it is
     python -m benchmarks.run --seconds 600 benchmarks/bench_step.py
 
-Rows are also written to benchmarks/results/<time>.jsonl as they come (not in version control). What cannot be measured
-here is a row that says why.
+Rows are written to benchmarks/results/<time>.jsonl as they come, until they are in their place: a run that is killed
+leaves that file. What cannot be measured here is a row that says why.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from . import goals, machine, microbenchmarks, results, table
+from .recording import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the goals are about comes first, in case that time runs out.
@@ -37,8 +38,8 @@ def benchmark_files() -> list[str]:
     return [f"benchmarks/{name}" for name in [*FIRST, *(name for name in names if name not in FIRST)]]
 
 
-def commit() -> dict[str, Any]:
-    """What git says of the code that is measured; nothing where it does not know."""
+def commit(otherwise: str | None = None) -> dict[str, Any]:
+    """What git says of the code that is measured; where it does not know, what the caller says."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -48,7 +49,7 @@ def commit() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     name, changes = git("rev-parse", "--short=10", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": name, "changed": bool(changes)} if name else {"commit": None, "changed": False}
+    return {"commit": name, "changed": bool(changes)} if name else {"commit": otherwise, "changed": False}
 
 
 def memory_rates() -> list[results.Row]:
@@ -73,9 +74,48 @@ def arguments_of(arguments: list[str] | None = None) -> tuple[argparse.Namespace
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the results")
     parser.add_argument("--seconds", type=float, help="start no benchmark later than this; left out ones are rows")
+    parser.add_argument("--resume", action="store_true", help="leave out files that this selection has at this commit")
+    parser.add_argument(
+        "--left-out-status", type=int, default=0, help="exit code where some are left out for want of time"
+    )
     parser.add_argument("--rates", action="store_true", help="the GPU's memory too; without arguments it is measured")
+    parser.add_argument("--commit", help="what is named as the commit where git does not know it")
     parser.add_argument("--command", help="what is named as the command that was run")
     return parser.parse_known_args(arguments)
+
+
+def whole(rows: list[results.Row], cut: bool) -> list[str]:
+    """The files of which nothing failed, was left out or was cut off."""
+    files = list(dict.fromkeys(row["file"] for row in rows))
+    broken = {row["file"] for row in rows if "failed" in row or row.get("skipped", "").startswith(LEFT_OUT)}
+    return [file for file in files if file not in broken and not (cut and file == files[-1])]
+
+
+def done_before(old: results.Results, selection: str, at: dict[str, Any]) -> set[str]:
+    """Files that an earlier run of the same selection has measured as a whole, at the same commit."""
+    if at["commit"] is None or at["changed"]:
+        return set()
+    same = [about for about in old["runs"].values() if about.get("selection") == selection]
+    return {file for about in same if about["commit"] == at["commit"] for file in about.get("whole", ())}
+
+
+def run_pytest(command: list[str], limit: float | None) -> tuple[int, bool]:
+    """Runs the benchmarks; returns pytest's status, and whether they were stopped."""
+    # Of its own, also where a test of a distributed run calls this: pytest-benchmark times nothing in a worker.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    try:
+        return subprocess.run(command, cwd=ROOT, env=environment, timeout=limit).returncode, False
+    except subprocess.TimeoutExpired:
+        print(f"benchmarks: stopped {GRACE} s after the last benchmark might begin", file=sys.stderr)
+        return 0, True
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted; what was measured is kept", file=sys.stderr)
+        return 130, True
+
+
+def now() -> str:
+    """The time, as runs are named."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,44 +123,50 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = arguments_of(arguments)
     chosen = [a for a in rest if a.startswith("benchmarks/")]
     everything = not rest
-    run = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    run = now()
     options.out.mkdir(parents=True, exist_ok=True)
+    file, facts, at = options.out / f"{machine.slug()}.json", machine.describe(), commit(options.commit)
+    old = results.read(file) if file.exists() else results.empty(facts)
+    while run in old["runs"]:  # a run is named by its second
+        time.sleep(0.1)
+        run = now()
     rows_file = options.out.resolve() / f"{run.replace(':', '').replace('-', '')}.jsonl"
+    selection = shlex.join(rest)
+    known = done_before(old, selection, at) if options.resume else set()
+    files = [name for name in benchmark_files() if Path(name).name not in known]
+    if not chosen and not files:
+        print("benchmarks: all of them were measured before, at this commit")
+        return 0
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *QUICK, f"--rows={rows_file}"]
     command += [f"--seconds={options.seconds:g}"] if options.seconds else []
-    command += rest if chosen else [*benchmark_files(), *rest]
+    command += rest if chosen else [*files, *rest]
     about = {
         "command": options.command or ("make bench" if everything else f'make bench BENCH="{shlex.join(rest)}"'),
         "date": run,
         "threads": min(2, torch.get_num_threads()),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": machine.versions(),
-        **commit(),
+        **at,
     }
     start = time.monotonic()
-    # Of its own, also where a test of a distributed run calls this: pytest-benchmark times nothing in a worker.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    try:
-        # Rows are kept as they come, so what is cut off loses one benchmark, not the run.
-        limit = options.seconds and options.seconds + GRACE
-        status = subprocess.run(command, cwd=ROOT, env=environment, timeout=limit).returncode
-    except subprocess.TimeoutExpired:
-        print(f"benchmarks: stopped {GRACE} s after the last benchmark might begin", file=sys.stderr)
-        status = 0
-    rows = results.read_rows(rows_file) + (memory_rates() if everything or options.rates else [])
+    # Rows are kept as they come, so what is cut off loses one benchmark, not the run.
+    status, cut = run_pytest(command, options.seconds and options.seconds + GRACE)
+    rows = results.read_rows(rows_file)
+    if options.resume:
+        about |= {"selection": selection, "whole": sorted({*known, *whole(rows, cut)})}
+    rows += memory_rates() if (everything or options.rates) and not cut else []
     about["seconds"] = round(time.monotonic() - start)
     if not rows:
         print("benchmarks: nothing was run", file=sys.stderr)
         return status or 1
-    file = options.out / f"{machine.slug()}.json"
-    facts = machine.describe()
-    old = results.read(file) if file.exists() else results.empty(facts)
-    merged = results.merge(old, rows, run, about, facts)
+    merged = results.merge(old, rows, run, about, facts, cut=cut)
     results.write(file, merged)
+    rows_file.unlink(missing_ok=True)
     print(table.all_groups([row for row in merged["rows"] if row["run"] == run]))
     print(goals.table([merged]))
     print(f"{len(rows)} rows in {about['seconds']} s: {os.path.relpath(file)}")
-    return status
+    late = cut or any(row.get("skipped", "").startswith(LEFT_OUT) for row in rows)
+    return status or (options.left_out_status if late else 0)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,21 @@ def test_what_was_left_out_pushes_nothing_out() -> None:
     assert merged(results.empty(CPU), late)["rows"][0]["skipped"].startswith("left out: the 10 seconds")
 
 
+def test_half_a_group_does_not_replace_a_whole_one() -> None:
+    naive, ours = row("a", "g", "naive", 2.0), row("a", "g", "ours", 1.0)
+    old = results.merge(results.empty(CPU), [naive, ours], RUN, ABOUT, CPU)
+    late = {key: naive[key] for key in ("file", "test", "backend", "extra")}
+    late |= {"group": None, "skipped": f"{LEFT_OUT}the 10 seconds of the run were over"}
+    assert merged(old, row("a", "g", "ours", 3.0), late)["rows"] == old["rows"]
+    about = ABOUT | {"date": LATER, "command": "later"}
+    stopped = results.merge(old, [row("a", "g", "ours", 3.0), row("a", "h", "ours", 4.0)], LATER, about, CPU, cut=True)
+    assert [(r["group"], r["backend"], r["min_s"]) for r in stopped["rows"]] == [
+        ("g", "naive", 2.0),
+        ("g", "ours", 1.0),
+        ("h", "ours", 4.0),
+    ]
+
+
 def test_files_are_replaced_at_once_and_read_back(tmp_path: Path) -> None:
     file = tmp_path / "new" / "made-up.json"
     results.write(file, on_cpu())
@@ -118,3 +133,30 @@ def test_what_matters_most_is_run_first() -> None:
     files = run.benchmark_files()
     assert files[:2] == ["benchmarks/bench_step.py", "benchmarks/bench_decoder.py"]
     assert sorted(files) == sorted(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("bench_*.py"))
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """By files: those of which nothing failed, was left out or cut off."""
+    monkeypatch.setattr(run, "benchmark_files", lambda: [f"benchmarks/bench_{f}.py" for f in "abc"])
+    monkeypatch.setattr(run, "commit", lambda _: {"commit": "1234567890", "changed": False})
+    commands: list[list[str]] = []
+
+    def pytest_that(rows: list[results.Row], cut: bool):
+        def go(command: list[str], limit: float | None) -> tuple[int, bool]:
+            commands.append([part for part in command if part.startswith("benchmarks/")])
+            file = Path(next(part for part in command if part.startswith("--rows=")).removeprefix("--rows="))
+            file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+            return 0, cut
+
+        return go
+
+    go_on = ["--out", str(tmp_path), "--resume", "--left-out-status", "75", "-k", "not compile"]
+    late = row("b", "h", "ours", 1.0) | {"group": None, "skipped": f"{LEFT_OUT}the 10 seconds of the run were over"}
+    monkeypatch.setattr(run, "run_pytest", pytest_that([row("a", "g", "ours", 1.0), late], cut=True))
+    assert run.main(go_on) == 75
+    monkeypatch.setattr(run, "run_pytest", pytest_that([row(f, f, "ours", 2.0) for f in "bc"], cut=False))
+    assert run.main(go_on) == 0
+    assert run.main(go_on) == 0 and "all of them were measured before" in capsys.readouterr().out
+    assert run.main([*go_on[:-1], "compile"]) == 0, "another selection begins at the first"
+    assert commands == [[f"benchmarks/bench_{f}.py" for f in files] for files in ("abc", "bc", "abc")]
+    assert not list(tmp_path.glob("*.jsonl")), "rows that are in their place need no file of their own"

@@ -1,0 +1,110 @@
+"""`make gpu`: builds, tests and measures on this machine's GPU, most valuable first.
+
+    python -m benchmarks.gpu --out benchmarks/results
+    python -m benchmarks.gpu --minutes 20 --only "real size" tests
+
+A stage that fails or whose time is over stops none of those that follow. What has passed with the same sources on the
+same machine, by the lines in the folder, is not run again (--again). The exit code is 1 if a stage failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import environment, schedule, stages
+
+ROOT = stages.ROOT
+SOURCES = ("csrc", "kernels", "ldp_fast", "benchmarks", "tests", "setup.py", "pyproject.toml")
+NOT_SOURCES = {".so", ".pyc", ".pyd"}
+
+
+def digest() -> str:
+    """Of everything that is built, tested or timed, whether or not there is a repository around it."""
+    total = hashlib.sha256()
+    files = [file for name in SOURCES for file in sorted([ROOT / name, *(ROOT / name).rglob("*")]) if file.is_file()]
+    for file in files:
+        place = file.relative_to(ROOT)
+        if file.suffix not in NOT_SOURCES and place.parts[:2] != ("benchmarks", "results"):
+            total.update(f"{place}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def minutes(text: str) -> float:
+    """A number of minutes."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text!r}")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    form = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(prog="make gpu", description=__doc__, formatter_class=form, allow_abbrev=False)
+    made.add_argument("--out", type=Path, required=True, help="folder of what is left, eight files at most")
+    made.add_argument("--minutes", type=minutes, default=8.0, help="of the whole (8)")
+    made.add_argument("--only", nargs="+", metavar="STAGE", help="these stages, and those that they need")
+    made.add_argument("--again", action="store_true", help="also what has passed before")
+    made.add_argument("--python", action="append", default=[], help="to take if its torch sees a GPU; may be repeated")
+    made.add_argument("--wheels", type=Path, default=environment.WHEELS, help="folder of wheels (make gpu-offline)")
+    made.add_argument("--commit", default="", help="what the results call the code, where there is no git to ask")
+    made.add_argument("--rehearse", action="store_true", help="with a stand-in for the GPU, and no build")
+    return made
+
+
+def summary(all_lines: Sequence[schedule.Line], out: Path) -> str:
+    """What is printed last."""
+    files = sorted(file.name for file in out.iterdir() if file.is_file() and not file.name.startswith("."))
+    width = max(len(line.stage) for line in all_lines)
+    rows = [f"  {line.stage:<{width}}  {schedule.describe(line).removeprefix(line.stage + ': ')}" for line in all_lines]
+    return "\n".join(["", "make gpu:", *rows, f"in {out}: {', '.join(files)}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    options = parser().parse_args(arguments)
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    book = schedule.Book(out / "stages.jsonl", out / "tests.jsonl", digest())
+    run = stages.Run(out, book, options.minutes, options.rehearse, wheels=options.wheels, commit=options.commit)
+    # A path is one from here, whatever folder it is started in; a name is looked up.
+    named = [str(Path(name).absolute()) if "/" in name else name for name in options.python]
+    run.candidates = named or run.candidates
+    run.since = book.size()
+    chosen = stages.all_of(run)
+    if options.only:
+        names = [stage.name for stage in chosen]
+        if unknown := [name for name in options.only if name not in names]:
+            print(f"make gpu: --only: expected some of {', '.join(names)}, got {unknown[0]!r}", file=sys.stderr)
+            return 2
+        chosen = [stage for stage in chosen if stage.name in options.only or stage.again]
+    try:
+        done = schedule.run(chosen, 60 * options.minutes, book, again=options.again, say=say_to(run.log))
+    except KeyboardInterrupt:
+        print(f"\nmake gpu: interrupted; what was done is in {out}", file=sys.stderr)
+        return 130
+    say_to(run.log)(summary(done, out))
+    return 1 if any(line.status == "failed" for line in done) else 0
+
+
+def say_to(log: Path):  # type: ignore[no-untyped-def]
+    """Prints a line, and keeps it."""
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        with log.open("a") as file:
+            print(text, file=file)
+
+    return say
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""A plugin of pytest: keeps the outcome of every test as it comes, and leaves out what has passed before.
+
+    python -m pytest -p benchmarks.gpu.passed --outcomes FILE --stage NAME [--leave-out FILE] …
+
+A line of the outcomes is {"stage", "sources", "machine", "test", "outcome", "seconds"}; a run that is killed keeps what
+it has seen.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from . import lines
+
+NAMES = ("stage", "sources", "machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("outcomes")
+    group.addoption("--outcomes", type=Path, help="file that gets a line of JSON for every test that has ended")
+    for name in NAMES:
+        group.addoption(f"--{name}", default="", help="what the lines say of this run")
+    group.addoption("--leave-out", type=Path, help="file with the names of tests to leave out, one a line")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # What was started in the background ignores interruptions, and what it starts inherits that; being interrupted is
+    # how a stage ends whose time is over, and pytest then writes its files.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    file = config.getoption("--outcomes")
+    if file is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes(file, {name: config.getoption(f"--{name}") for name in NAMES}))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    file = config.getoption("--leave-out", default=None)
+    if file is None or not file.exists():
+        return
+    known = set(file.read_text().splitlines())
+    gone = [item for item in items if item.nodeid in known]
+    if gone:
+        config.hook.pytest_deselected(items=gone)
+        items[:] = [item for item in items if item.nodeid not in known]
+
+
+class Outcomes:
+    """Writes a line for every test that has ended."""
+
+    def __init__(self, file: Path, about: dict[str, str]):
+        self.file, self.about = file, about
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """In the process that was started; under xdist its workers' reports arrive here too."""
+        if report.when == "call" or report.failed or (report.skipped and report.when == "setup"):
+            line = {**self.about, "test": report.nodeid, "outcome": report.outcome}
+            lines.add(self.file, {**line, "seconds": round(report.duration, 3)})

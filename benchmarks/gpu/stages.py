@@ -1,0 +1,189 @@
+"""What `make gpu` runs, most valuable first.
+
+| stage | seconds of 8 minutes | what it leaves |
+|---|---|---|
+| environment, build | 40, 120 | an extension for this GPU's architecture alone |
+| device report | 40 | device.jsonl: the machine, and one call of every operator |
+| real size | 90 | real_size.xml: operators, decoder and step at the sizes that people run |
+| benchmarks | 110 | <machine>.json: the rows of docs/performance.md, without torch.compile |
+| tests | 100 | tests.xml: the other tests marked `gpu`, side by side |
+| compiled step, compiled operators | 75, 60 | the same rows with torch.compile, both sides in one run |
+| memcheck, racecheck, initcheck | 60 each | compute-sanitizer over one small case of every native kernel |
+| report | 15, kept for it | report.zip: the page and the figures of docs/performance.md |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import environment, processes
+from .processes import Ended
+from .schedule import LEFT_OUT_STATUS, Book, Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+REHEARSAL = {"LDP_TEST_GPU": "meta"}
+SANITIZERS = ("memcheck", "racecheck", "initcheck")
+# Started so long before a limit that what is running can end, and be written.
+MARGIN = 12.0
+GPU_MARK = re.compile(r"\bmark\.gpu\b")
+
+
+@dataclass
+class Run:
+    """What the stages of a run share.
+
+    Attributes:
+        out: folder of everything that is left.
+        book: the lines.
+        minutes: of the whole.
+        rehearse: with a stand-in for the GPU (tests/gpu_standin.py).
+        python: what runs the stages, once it is known.
+        found: what that has (environment.probe).
+        since: lines of outcomes that were there before this run.
+        wheels: folder of packages to install from.
+        commit: what results call the code that is measured, where git does not know.
+    """
+
+    out: Path
+    book: Book
+    minutes: float = 8.0
+    rehearse: bool = False
+    candidates: list[str] = field(default_factory=lambda: [sys.executable])
+    python: str = sys.executable
+    found: dict[str, object] = field(default_factory=dict)
+    since: int = 0
+    wheels: Path = environment.WHEELS
+    commit: str = ""
+
+    @property
+    def log(self) -> Path:
+        """Everything that was printed."""
+        return self.out / "log.txt"
+
+    def do(self, *command: str, seconds: float, **variables: str) -> Ended:
+        """Runs a command with what every stage has set."""
+        variables = {"OMP_NUM_THREADS": "1", **(REHEARSAL if self.rehearse else {}), **variables}
+        return processes.run(command, seconds, self.log, environment=variables, folder=ROOT)
+
+    def module(self, name: str, *arguments: str, seconds: float, **variables: str) -> Ended:
+        """Runs a module of Python."""
+        return self.do(self.python, "-m", name, *arguments, seconds=seconds, **variables)
+
+
+def gpu_files() -> list[str]:
+    """The test files that have a test for a GPU; the others need packages that a bare machine may lack."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if GPU_MARK.search(file.read_text())]
+
+
+def all_of(run: Run) -> list[Stage]:
+    """The stages of a run, in order."""
+    stages = [
+        Stage("environment", lambda s: prepare(run, s), 40, needed=True, again=True),
+        Stage("build", lambda s: build(run, s), 120, least=20, again=True),
+        Stage("device report", lambda s: report(run, s), 40, again=True),
+        Stage("real size", lambda s: tests(run, "real size", "gpu and real_size", s), 90, least=20, resumes=True),
+        Stage(
+            "benchmarks", lambda s: benchmarks(run, s, ("-k", "not compile"), rates=True), 110, least=30, resumes=True
+        ),
+        Stage("tests", lambda s: tests(run, "tests", "gpu and not real_size", s), 100, least=20, resumes=True),
+        Stage(
+            "compiled step", lambda s: benchmarks(run, s, ("-k", "bench_step and 64x64")), 75, least=45, resumes=True
+        ),
+        Stage("compiled operators", lambda s: benchmarks(run, s, COMPILED), 60, least=45, resumes=True),
+        *(Stage(tool, lambda s, tool=tool: sanitize(run, tool, s), 60, least=15, resumes=True) for tool in SANITIZERS),
+        Stage("report", lambda s: page(run, s), 15, least=0, last=True, again=True),
+    ]
+    return stages
+
+
+COMPILED = ("-k", "not bench_step and not bench_renderer and not bench_hosts")
+
+
+def prepare(run: Run, seconds: float) -> Ended:
+    """Chooses the Python, and installs what is missing. Nothing can run without one."""
+    if run.rehearse:
+        run.found, run.book.machine = {"capability": "9.0", "missing": []}, "a stand-in for a GPU"
+        return run.do(run.python, "-c", "print('rehearsal: no GPU is asked for')", seconds=seconds)
+    try:
+        python, run.found = environment.choose(run.candidates)
+    except environment.Unusable as error:
+        return run.do(sys.executable, "-c", f"import sys; sys.exit({str(error)!r})", seconds=seconds)
+    ours = (Path(python).parent.parent / ".ldp-fast-packages").exists()  # made by `make venv`
+    packages = [str(path) for path in run.found["packages"]]  # type: ignore[attr-defined]
+    run.python = python if ours else str(environment.overlay(python, packages, ROOT / ".venv-gpu"))
+    missing = [str(name) for name in run.found["missing"]]  # type: ignore[attr-defined]
+    if missing or run.wheels.is_dir():
+        missing = environment.install(Path(run.python), missing, run.wheels)
+    run.book.machine = str(run.found["name"])
+    said = f"{run.python}: torch {run.found['torch']}, {run.found['name']}; missing: {', '.join(missing) or 'nothing'}"
+    return run.do(sys.executable, "-c", f"print({said!r})", seconds=seconds)
+
+
+def build(run: Run, seconds: float) -> Ended:
+    """The extension, for this GPU alone. Without it the Triton kernels are still tested and timed."""
+    if run.rehearse:
+        return run.module("pip", "--version", seconds=seconds)
+    pip = ("install", "--quiet", "--disable-pip-version-check", "--no-build-isolation", "--no-deps", "--no-index")
+    variables = {"LDP_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": str(run.found["capability"])}
+    variables["MAX_JOBS"] = os.environ.get("MAX_JOBS", str(cores()))
+    return run.module("pip", *pip, "-e", str(ROOT), seconds=seconds, **variables)
+
+
+def report(run: Run, seconds: float) -> Ended:
+    """The machine, and one call of every operator."""
+    return run.module("benchmarks.gpu.device_report", str(run.out / "device.jsonl"), seconds=seconds)
+
+
+def tests(run: Run, stage: str, marks: str, seconds: float, wrapper: tuple[str, ...] = (), **variables: str) -> Ended:
+    """Tests marked `gpu`; those that have passed are left out, and each that ends is a line of the outcomes."""
+    known = run.out / ".leave-out"
+    known.write_text("\n".join(sorted(run.book.known(stage, run.since))))
+    options = ["-q", "-m", marks, "-p", "no:cacheprovider", "-p", "benchmarks.gpu.passed", "--timeout=120"]
+    options += [f"--outcomes={run.book.outcomes}", f"--stage={stage}", f"--leave-out={known}"]
+    options += [f"--sources={run.book.sources}", f"--machine={run.book.machine}"]
+    if not wrapper:
+        # At real sizes one test has the GPU's memory to itself.
+        workers = 1 if stage == "real size" else max(1, min(8, cores() - 1))
+        options += [f"--junitxml={run.out / (stage.replace(' ', '_') + '.xml')}", "-o", "junit_family=xunit2"]
+        options += ["-n", str(workers), "--dist", "worksteal"] if workers > 1 else []
+    try:
+        return run.do(*wrapper, run.python, "-m", "pytest", *gpu_files(), *options, seconds=seconds, **variables)
+    finally:
+        known.unlink(missing_ok=True)
+
+
+def benchmarks(run: Run, seconds: float, chosen: tuple[str, ...], rates: bool = False) -> Ended:
+    """Benchmarks, until shortly before the limit; what is left out is a row that says so."""
+    options = ["--out", str(run.out), "--command", "make gpu", "--left-out-status", str(LEFT_OUT_STATUS)]
+    options += ["--seconds", f"{max(1.0, seconds - MARGIN - (8.0 if rates else 0.0)):.0f}"]
+    options += ["--rates"] if rates else []
+    options += ["--resume", *(["--commit", run.commit] if run.commit else [])]
+    return run.module("benchmarks.run", *options, *chosen, seconds=seconds)
+
+
+def sanitize(run: Run, tool: str, seconds: float) -> Ended:
+    """One of compute-sanitizer's tools over one small case of every native kernel."""
+    found = shutil.which("compute-sanitizer")
+    if found is None and not run.rehearse:
+        return run.do(sys.executable, "-c", "print('compute-sanitizer is not installed: left out')", seconds=seconds)
+    wrapper = (str(found), f"--tool={tool}", "--error-exitcode=1", "--target-processes=all")
+    # Without the cache of torch's allocator every tensor has borders of its own.
+    return tests(
+        run, tool, "gpu and sanitize", seconds, () if run.rehearse else wrapper, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
+    )
+
+
+def page(run: Run, seconds: float) -> Ended:
+    """The page of docs/performance.md from what was measured here, in one file."""
+    return run.module("benchmarks.gpu.page", str(run.out), seconds=seconds)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

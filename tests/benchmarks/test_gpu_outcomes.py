@@ -1,0 +1,92 @@
+"""The plugin of pytest that keeps what passed, so that a second run of `make gpu` leaves it out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import lines
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = """
+import time
+import pytest
+
+def test_good():
+    pass
+
+def test_bad():
+    assert False
+
+@pytest.mark.skip(reason="not here")
+def test_skipped():
+    pass
+
+@pytest.fixture
+def broken():
+    raise RuntimeError
+
+def test_without_its_fixture(broken):
+    pass
+"""
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    (folder / "test_things.py").write_text(SOURCE)
+    plugin = ["-p", "benchmarks.gpu.passed", f"--outcomes={folder / 'outcomes.jsonl'}"]
+    about = ["--stage=trial", "--sources=abc", "--machine=a GPU"]
+    base = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}"]
+    return [*base, *plugin, *about, *options, str(folder)]
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_test_is_a_line_and_what_passed_is_left_out(tmp_path: Path, workers: int) -> None:
+    options = ["-n", str(workers)] if workers else []
+    subprocess.run(command(tmp_path, *options), cwd=tmp_path, env=environment(), capture_output=True, timeout=120)
+    found = {line["test"].split("::")[1]: line["outcome"] for line in lines.read(tmp_path / "outcomes.jsonl")}
+    assert found == {
+        "test_good": "passed",
+        "test_bad": "failed",
+        "test_skipped": "skipped",
+        "test_without_its_fixture": "failed",
+    }
+    first = next(lines.read(tmp_path / "outcomes.jsonl"))
+    assert (first["stage"], first["sources"], first["machine"]) == ("trial", "abc", "a GPU") and "seconds" in first
+    known = tmp_path / "known"
+    known.write_text("\n".join(line["test"] for line in lines.read(tmp_path / "outcomes.jsonl")))
+    done = subprocess.run(
+        command(tmp_path, *options, f"--leave-out={known}"), cwd=tmp_path, env=environment(), capture_output=True
+    )
+    assert done.returncode == 5, "pytest's code where nothing is left to run"
+
+
+def test_an_interrupted_run_writes_its_report_also_in_the_background(tmp_path: Path) -> None:
+    """What a shell starts in the background ignores interruptions, and hands that on."""
+    (tmp_path / "test_long.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n")
+    deaf = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    options = [f"--junitxml={tmp_path / 'report.xml'}", "-k", "test_a or test_b"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", deaf, *command(tmp_path, *options)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 60
+    while not list(lines.read(tmp_path / "outcomes.jsonl")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 2 and "test_a" in (tmp_path / "report.xml").read_text()
