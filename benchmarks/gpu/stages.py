@@ -20,6 +20,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import environment, processes
 from .processes import Ended
@@ -55,7 +56,7 @@ class Run:
     rehearse: bool = False
     candidates: list[str] = field(default_factory=lambda: [sys.executable])
     python: str = sys.executable
-    found: dict[str, object] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
     since: int = 0
     wheels: Path = environment.WHEELS
     commit: str = ""
@@ -67,7 +68,10 @@ class Run:
 
     def do(self, *command: str, seconds: float, **variables: str) -> Ended:
         """Runs a command with what every stage has set."""
-        variables = {"OMP_NUM_THREADS": "1", **(REHEARSAL if self.rehearse else {}), **variables}
+        # ninja and nvcc stand beside the Python that has torch, as often as not.
+        tools = {str(Path(python).parent) for python in (self.python, self.found.get("executable") or self.python)}
+        path = os.pathsep.join([*sorted(tools), os.environ.get("PATH", os.defpath)])
+        variables = {"OMP_NUM_THREADS": "1", "PATH": path, **(REHEARSAL if self.rehearse else {}), **variables}
         return processes.run(command, seconds, self.log, environment=variables, folder=ROOT)
 
     def module(self, name: str, *arguments: str, seconds: float, **variables: str) -> Ended:
@@ -115,9 +119,9 @@ def prepare(run: Run, seconds: float) -> Ended:
     except environment.Unusable as error:
         return run.do(sys.executable, "-c", f"import sys; sys.exit({str(error)!r})", seconds=seconds)
     ours = (Path(python).parent.parent / ".ldp-fast-packages").exists()  # made by `make venv`
-    packages = [str(path) for path in run.found["packages"]]  # type: ignore[attr-defined]
+    packages = [str(path) for path in run.found["packages"]]
     run.python = python if ours else str(environment.overlay(python, packages, ROOT / ".venv-gpu"))
-    missing = [str(name) for name in run.found["missing"]]  # type: ignore[attr-defined]
+    missing = [str(name) for name in run.found["missing"]]
     if missing or run.wheels.is_dir():
         missing = environment.install(Path(run.python), missing, run.wheels)
     run.book.machine = str(run.found["name"])

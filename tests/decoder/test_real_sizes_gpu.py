@@ -10,7 +10,7 @@ from ldp_fast.decoder import FrozenDecoder
 from ..gpu import needs_memory, size
 from .common import all_levels, check_features, kl
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.real_size]
 
 WIDTHS = size((128, 256, 512, 512), (16, 32, 32, 32))
 

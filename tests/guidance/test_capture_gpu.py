@@ -20,7 +20,7 @@ from ..ops.common import bitwise_equal
 from ..samples import sample_inputs
 from .steps import assert_near_graph, fixed, make
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.real_size]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ..samples_hash_grid import Grid
 from ..samples_march import march_inputs
 from .common import bitwise_equal
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.real_size]
 
 OPS = torch.ops.ldp_fast
 TAIL = 1000

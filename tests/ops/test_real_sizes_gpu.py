@@ -17,7 +17,7 @@ from ..tolerances import GRADIENT, OUTPUT, assert_close
 from .test_hash_grid import by_positions, by_table, double, encode
 from .test_hash_grid import off_faces as grid_off_faces
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.real_size]
 
 REAL = Grid(n_levels=16, log2_table_size=size(19, 10), base_resolution=16, growth=2048 ** (1 / 15) / 16 ** (1 / 15))
 SAMPLES = size(262_144, 2000)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -80,7 +81,14 @@ def prepare() -> None:
 
 def start(config: pytest.Config) -> None:
     """Puts the stand-in in CUDA's place, for the rest of the process."""
+    install()
+    config.pluginmanager.register(Plugin(), "ldp-gpu-standin")
+
+
+def install() -> AbstractContextManager[object]:
+    """The same without a plugin: what runs within what is returned finds the stand-in."""
     from . import cuda
+    from .tensor import MODE
 
     cuda.install()
-    config.pluginmanager.register(Plugin(), "ldp-gpu-standin")
+    return MODE
