@@ -32,7 +32,7 @@ class Recorder:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """The operators' smallest size is for the tests; the embedded model, also called small, is a result."""
-        networks = ("bench_checks", "bench_decoder", "bench_step")
+        networks = ("bench_checks", "bench_contention", "bench_decoder", "bench_step")
         small = [i for i in items if "small" in i.name and not i.path.name.startswith(networks)]
         items[:] = [item for item in items if item not in small]
         config.hook.pytest_deselected(items=small)

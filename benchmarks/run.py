@@ -1,7 +1,8 @@
 """Runs the benchmarks and keeps what they measured in benchmarks/results/<machine>.json.
 
     make bench                             # everything that this machine can
-    make bench BENCH="-k decoder"          # a part; the rest of the file stays as it is
+    make bench BENCH=contention            # benchmarks/bench_contention.py; the rest of the file stays as it is
+    make bench BENCH="-k decoder"          # what pytest selects
     python -m benchmarks.run --seconds 600 benchmarks/bench_step.py
 
 Rows are written to benchmarks/results/<time>.jsonl as they come, until they are in their place: a run that is killed
@@ -118,9 +119,20 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def with_files(words: list[str]) -> list[str]:
+    """Arguments for pytest, in which the name of a benchmark stands for its file; what follows an option stays."""
+    found = []
+    for before, word in zip(["", *words], words, strict=False):
+        file = f"benchmarks/bench_{word}.py"
+        name = not before.startswith("-") and word.isidentifier() and (ROOT / file).exists()
+        found.append(file if name else word)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns pytest's status, and keeps what was measured whatever that is."""
-    options, rest = arguments_of(arguments)
+    options, given = arguments_of(arguments)
+    rest = with_files(given)
     chosen = [a for a in rest if a.startswith("benchmarks/")]
     everything = not rest
     run = now()
@@ -141,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     command += [f"--seconds={options.seconds:g}"] if options.seconds else []
     command += rest if chosen else [*files, *rest]
     about = {
-        "command": options.command or ("make bench" if everything else f'make bench BENCH="{shlex.join(rest)}"'),
+        "command": options.command or ("make bench" if everything else f'make bench BENCH="{shlex.join(given)}"'),
         "date": run,
         "threads": min(2, torch.get_num_threads()),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,

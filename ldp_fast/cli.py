@@ -8,6 +8,7 @@ Each command is a module with `add_arguments(parser)` and `run(args) -> int`, im
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -18,6 +19,8 @@ from typing import NoReturn
 
 from . import __version__, _settings
 from ._terminal import make_printable
+from ._threads.choice import adopt, adopted
+from ._threads.waiting import watched
 from .apps.ranks import check_alone
 from .errors import UsageError, of_memory
 
@@ -116,14 +119,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        argv: the arguments after `ldp-fast`. None: this process is the command; it takes `sys.argv[1:]`, and its
-            streams print what their encoding lacks in another form.
+        argv: the arguments after `ldp-fast`. None: this process is the command; it takes `sys.argv[1:]`, its
+            streams print what their encoding lacks in another form, and it chooses the threads of torch.
 
     Returns:
         The exit code: 0, the command's own, 2 after an error that the user can mend, 130 after Ctrl-C.
     """
     if argv is None:
         make_printable()
+        adopt()
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -192,7 +196,9 @@ def _dispatch(argv: list[str]) -> int:
             raise UsageError(str(error)) from None
     if name not in SHARED:
         check_alone(name)
-    return command.run(args)
+    choice = adopted()
+    with watched() if choice is not None and choice.watch else contextlib.nullcontext():
+        return command.run(args)
 
 
 def _help() -> str:

@@ -19,6 +19,8 @@ import subprocess
 from typing import Any
 
 from . import __version__, _settings
+from ._threads import choice, waiting
+from ._threads.cpus import Cpus
 
 PACKAGES = ("torch", "triton", "numpy", "diffusers", "transformers", "tinycudann", "nerfacc")
 ABSENT = "absent"
@@ -38,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, Any]:
-    """The report as plain data: `versions`, `devices`, `backends`, `tools`, `models`."""
+    """The report as plain data: `versions`, `devices`, `threads`, `backends`, `tools`, `models`."""
     return {
         "versions": versions(),
         "devices": {"cpu": cpu(), "gpus": gpus()},
+        "threads": threads(),
         "backends": backends(),
         "tools": {"nvcc": nvcc(), "cuda_home": os.environ.get("CUDA_HOME") or ABSENT},
         "models": models(),
@@ -102,6 +105,36 @@ def gpus() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def threads() -> dict[str, Any]:
+    """What the command line chose for torch's threads on a CPU and why; to a library's users, what they could set."""
+    torch, chosen = _torch(), choice.adopted()
+    found: dict[str, Any] = {"allowed": choice.limits(Cpus.read())}
+    advised = chosen or choice.choose(os.environ, Cpus.read(), waiting.observable())
+    said = advised.waiting
+    if advised.watch and (reason := waiting.unable()) is not None:
+        said = f"the OpenMP runtime's way: {reason}"
+    found |= {"number": advised.threads, "waiting": said} if chosen else {"chosen": "nothing: a library sets nothing"}
+    found["set"] = " ".join(f"{name}={value}" for name, value in (chosen.set if chosen else {}).items()) or "nothing"
+    found["torch_threads"] = ABSENT if torch is None else torch.get_num_threads()
+    found["openmp"] = waiting.runtime() or "unknown"
+    if chosen is None:
+        found["hint"] = _hint(advised)
+    return found
+
+
+def _hint(advised: choice.Choice) -> str:
+    """What a program that imports this package could do, as the command line does."""
+    variables = " ".join(f"{name}={value}" for name, value in advised.set.items())
+    if variables:
+        return f"before torch is imported, {variables}, as the command line sets it"
+    if not advised.watch:
+        return f"{advised.waiting}, which the command line leaves as it is"
+    return (
+        f"beside other work, before torch is imported, {choice.POLICY}=passive: slower on a quiet machine, many times "
+        "as fast on a busy one (docs/contention.md)"
+    )
 
 
 def backends() -> dict[str, Any]:

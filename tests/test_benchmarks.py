@@ -29,7 +29,7 @@ def test_every_benchmark_runs() -> None:
 
 def test_every_operator_has_its_benchmark() -> None:
     operators = {path.stem for path in (ROOT / "ldp_fast" / "ops").glob("*.py") if not path.stem.startswith("_")}
-    assert operators | {"checks", "decoder", "hosts", "renderer", "step"} == {
+    assert operators | {"checks", "contention", "decoder", "hosts", "renderer", "step"} == {
         file.stem.removeprefix("bench_") for file in FILES
     }
 

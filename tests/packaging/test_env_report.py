@@ -22,7 +22,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_report_is_plain_data_and_complete() -> None:
     report = json.loads(json.dumps(env_report.collect()))
-    assert report.keys() == {"versions", "devices", "backends", "tools", "models"}
+    assert report.keys() == {"versions", "devices", "threads", "backends", "tools", "models"}
     assert report["versions"]["torch"] == torch.__version__ or report["versions"]["torch"] != env_report.ABSENT
     assert {"ldp_fast", "python", "os", "triton", "diffusers", "transformers", "tinycudann", "nerfacc", "numpy"} <= set(
         report["versions"]
