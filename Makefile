@@ -7,7 +7,7 @@
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=path an environment to make or to use; TORCH="torch==2.13.0" what pip
 # is asked for where that environment has no torch yet (PIP_INDEX_URL and other settings of pip are respected);
-# JOBS=2 how many tests run side by side; BENCH="-k decoder" which benchmarks, OUT=folder where their results go.
+# JOBS=2 how many tests run side by side; BENCH=contention or "-k decoder" which benchmarks, OUT=their results' folder.
 
 PYTHON ?= python3
 VENV ?= .venv

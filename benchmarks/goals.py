@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from .contention_report import beside_two, quiet
 from .results import Results, Row, measured
 from .table import digits, find, groups
 
@@ -119,6 +121,7 @@ class Goal:
 
 _DECODER = "feature matching, SD 1.5's decoder, 32×32 latents, float32"
 _STEP = "whole step, SD 1.5, 64×64 latents, bfloat16"
+_CONTENTION = {"step": "gradient of the embedded model", "text-to-3d": "step of text-to-3D, embedded model"}
 GOALS = (
     Goal(
         f"{_DECODER}: naive time over ours (`save`)",
@@ -137,6 +140,14 @@ GOALS = (
         "cpu",
         lambda rows: _ratio(rows, DECODER, "ours, recompute", "naive", "peak_bytes"),
         ("≤", 0.3),
+    ),
+    *(
+        Goal(f"{what}: beside two busy loops over alone", "cpu", partial(beside_two, step=step), ("≤", 3.5))
+        for step, what in _CONTENTION.items()
+    ),
+    *(
+        Goal(f"{what}, alone: time over that with torch's defaults", "cpu", partial(quiet, step=step), ("≤", 1.03))
+        for step, what in _CONTENTION.items()
     ),
     Goal(f"{_STEP}: naive eager time over the fastest of ours", "gpu", _step("naive"), ("≥", 2.5)),
     Goal(f"{_STEP}: time of its torch.compile over ours", "gpu", _step("naive, torch.compile"), ("≥", 1.3)),

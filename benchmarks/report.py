@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import goals, plots, renderer_report, results
+from . import contention_report, goals, plots, renderer_report, results
 from .results import Results, measured
 from .table import digits, group_table, groups, pivot, why_not
 
@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
 OPERATORS_FIRST = ("bench_feature_matching.py",)
-SECTIONS = ("bench_decoder.py", "bench_step.py", "bench_renderer.py", "bench_checks.py", "microbenchmarks.py")
+SECTIONS = ("bench_decoder.py", "bench_step.py", "bench_renderer.py", "bench_checks.py", contention_report.FILE)
+SECTIONS += ("microbenchmarks.py",)
 
 INTRODUCTION = """\
 # Performance
@@ -231,6 +232,8 @@ def document(machines: Sequence[Results], figures: Sequence[dict[str, str]]) -> 
         parts_section(machines, figures),
         CHECKS,
         checks_section(machines),
+        contention_report.INTRODUCTION,
+        contention_report.section([(m, named("Measured on", m, contention_report.FILE)) for m in machines]),
         renderer_report.cpu_section(cpus),
         renderer_report.gpu_section(gpus),
         OPERATORS,

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import goals, plots, report, results, table
 
+from . import made_up
 from .made_up import CPU, H200, decoder_rows, on_cpu, on_h200, row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,3 +154,24 @@ def test_machines_have_what_the_page_reads() -> None:
     facts = machine.describe()
     assert set(CPU) <= set(facts)
     assert facts["slug"] == machine.slug() and facts["slug"].endswith("cores") and " " not in facts["slug"]
+
+
+def contention_rows() -> list[results.Row]:
+    """Ours takes 0.1 s alone and 0.3 s beside two busy loops; medians are 1.1 times as long."""
+    rows = []
+    for where, times in (("alone", (0.1, 0.1)), ("beside two busy loops", (0.3, 0.9))):
+        group = f"contention, step of the embedded model, {where}, cpu"
+        for backend, seconds in zip(("ours", "ours, torch's defaults"), times, strict=True):
+            rows.append(made_up.row("contention", group, backend, seconds, step="step", where=where))
+    return rows
+
+
+def test_what_busy_neighbours_cost() -> None:
+    found = on_cpu()
+    found["rows"] += [row | {"run": made_up.RUN} for row in contention_rows()]
+    text = report.document([found], [{}])
+    assert "| ours | 110 | 330 (3.00×) |" in text and "| ours, torch's defaults | 110 | 990 (9.00×) |" in text
+    assert "beside two busy loops over alone | ≤ 3.50 × | 3.00 × on `made-up-2-cores`: reached |" in text
+    assert "time over that with torch's defaults | ≤ 1.03 × | 1.00 × on `made-up-2-cores`: reached |" in text
+    assert "step of text-to-3D, embedded model: beside two busy loops over alone | ≤ 3.50 × | open" in text
+    assert "contention, step" not in text.split("## The operators")[1]

@@ -160,3 +160,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
     assert run.main([*go_on[:-1], "compile"]) == 0, "another selection begins at the first"
     assert commands == [[f"benchmarks/bench_{f}.py" for f in files] for files in ("abc", "bc", "abc")]
     assert not list(tmp_path.glob("*.jsonl")), "rows that are in their place need no file of their own"
+
+
+def test_the_name_of_a_benchmark_stands_for_its_file() -> None:
+    words = ["contention", "-k", "step", "benchmarks/bench_step.py", "nothing"]
+    assert run.with_files(words) == ["benchmarks/bench_contention.py", *words[1:]]
+    assert run.with_files(["-k", "decoder", "step"]) == ["-k", "decoder", "benchmarks/bench_step.py"]
