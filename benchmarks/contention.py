@@ -28,7 +28,7 @@ LOOP = [sys.executable, "-c", "while True: pass"]
 NEIGHBOUR = [sys.executable, "-m", "benchmarks.contention", "neighbour"]
 ALONE, ONE, TWO, TORCH = "alone", "beside one busy loop", "beside two busy loops", "beside a torch process"
 NEIGHBOURS: dict[str, tuple[list[str], ...]] = {ALONE: (), ONE: (LOOP,), TWO: (LOOP, LOOP), TORCH: (NEIGHBOUR,)}
-TURNS = {ALONE: 20, ONE: 6, TWO: 6, TORCH: 6}
+TURNS = {ALONE: 40, ONE: 6, TWO: 6, TORCH: 6}
 # Of the first turns beside neighbours nothing is kept: the watch looks five times a second.
 UNCOUNTED = 4
 PAUSE = 0.02  # seconds between two turns: threads that spin have slept by then
