@@ -27,7 +27,7 @@ from .processes import Ended
 from .schedule import LEFT_OUT_STATUS, Book, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
-REHEARSAL = {"LDP_TEST_GPU": "meta"}
+REHEARSAL = {"LDP_TEST_GPU": "cpu"}
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 # Started so long before a limit that what is running can end, and be written.
 MARGIN = 12.0
@@ -42,7 +42,7 @@ class Run:
         out: folder of everything that is left.
         book: the lines.
         minutes: of the whole.
-        rehearse: with a stand-in for the GPU (tests/gpu_standin.py).
+        rehearse: with a stand-in for the GPU (tests/standin).
         python: what runs the stages, once it is known.
         found: what that has (environment.probe).
         since: lines of outcomes that were there before this run.

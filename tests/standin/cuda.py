@@ -120,6 +120,7 @@ def install() -> None:
         "is_bf16_supported": lambda including_emulation=True: True,
         "mem_get_info": lambda device=None: (MEMORY, MEMORY),
         "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda device=None: None,
         "synchronize": lambda device=None: STATE.wait("the device is synchronised"),
         "Stream": Stream,
         "Event": Event,
