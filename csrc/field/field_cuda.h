@@ -90,7 +90,10 @@ struct FloatOperands {
 struct FloatProducts : FloatOperands<SplitA, SplitB> {
     static constexpr bool kHalf = false;
 
-    static __device__ __forceinline__ void multiply(FragmentC& c, const A& a, const B& b) { mma_m16n8k8(c, a, b); }
+    template <int n>
+    static __device__ __forceinline__ void multiply(FragmentC* c, const A& a, const B (&b)[n]) {
+        mma_m16n8k8(c, a, b);
+    }
 };
 
 // Float16 numbers.
@@ -111,7 +114,11 @@ struct HalfProducts {
         b.pairs[1] = load_as<half2>(weights + 8);
         return b;
     }
-    static __device__ __forceinline__ void multiply(FragmentC& c, const A& a, const B& b) { mma_m16n8k16(c, a, b); }
+    template <int n>
+    static __device__ __forceinline__ void multiply(FragmentC* c, const A& a, const B (&b)[n]) {
+#pragma unroll
+        for (int i = 0; i < n; ++i) mma_m16n8k16(c[i], a, b[i]);
+    }
 };
 
 template <typename Fragment>
@@ -126,8 +133,10 @@ struct Rounded {
 struct TensorFloatProducts : FloatOperands<Rounded<FragmentA<float>>, Rounded<FragmentB<float>>> {
     static constexpr bool kHalf = true;
 
-    static __device__ __forceinline__ void multiply(FragmentC& c, const A& a, const B& b) {
-        mma_m16n8k8(c, a.fragment, b.fragment);
+    template <int n>
+    static __device__ __forceinline__ void multiply(FragmentC* c, const A& a, const B (&b)[n]) {
+#pragma unroll
+        for (int i = 0; i < n; ++i) mma_m16n8k8(c[i], a.fragment, b[i].fragment);
     }
 };
 
@@ -143,14 +152,23 @@ __device__ __forceinline__ void field_start(FragmentC (&sums)[kTiles], const flo
     }
 }
 
+// Of so many tiles, those whose products are taken side by side.
+LDP_HOST_DEVICE constexpr int field_group(int tiles) { return tiles % 4 == 0 ? 4 : tiles % 2 == 0 ? 2 : 1; }
+
 // One step along k, for 8 * kTiles units: `weights` is row 0 of those at column 0 of the step.
 template <typename P, int kTiles>
 __device__ __forceinline__ void field_step(FragmentC (&sums)[kTiles], const typename P::A& a,
                                            const typename P::Weight* weights, int stride) {
     const int lane = lane_id();
     const typename P::Weight* const own = weights + FragmentB<float>::col(lane, 0) * stride + FragmentC::col(lane, 0);
+    constexpr int kGroup = field_group(kTiles);
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) P::multiply(sums[t], a, P::load(own + t * 8 * stride));
+    for (int t = 0; t < kTiles; t += kGroup) {
+        typename P::B b[kGroup];
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) b[i] = P::load(own + (t + i) * 8 * stride);
+        P::multiply(sums + t, a, b);
+    }
 }
 
 // Copies 16-byte words with all threads of the block. The caller synchronises.

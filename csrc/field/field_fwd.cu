@@ -64,12 +64,16 @@ __device__ __forceinline__ typename P::A operand(const FragmentC (&values)[kTile
 
 template <typename P, int kIn, int kOut>
 __device__ __forceinline__ void layer(const FragmentC (&in)[kIn], FragmentC (&out)[kOut],
-                                      const typename P::Weight* weights, const float* bias) {
+                                      const typename P::Weight* weights, const float* bias, int depth) {
     constexpr int stride = kIn * 8 + 8;  // pack.stride(l), known to the compiler: addresses take no registers
     field_start(out, bias);
 #pragma unroll
-    for (int step = 0; step < kIn * 8 / P::kDepth; ++step)
+    for (int step = 0; step < kIn * 8 / P::kDepth; ++step) {
+        // Units that only fill up are zero. And the branch keeps the compiler from fetching weights of later steps
+        // ahead, into registers that there are not.
+        if (step * P::kDepth >= depth) break;
         field_step<P>(out, operand<P>(in, step), weights + step * P::kDepth, stride);
+    }
 }
 
 template <typename P>
@@ -161,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, kUnits <= 64 ? 2 : 1)
         for (int l = 1; l < pack.layers; ++l) {
             FragmentC next[kTiles];
             weights = layer_weights<P, kAll>(pack, l, shared, packed);
-            layer<P>(hidden, next, weights, biases ? biases + pack.bias(l) : nullptr);
+            layer<P>(hidden, next, weights, biases ? biases + pack.bias(l) : nullptr, params.hidden);
             rectify(next);
 #pragma unroll
             for (int t = 0; t < kTiles; ++t) hidden[t] = next[t];
@@ -170,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, kUnits <= 64 ? 2 : 1)
         for (int t = 0; t < pack.outputs / 8; ++t) {
             FragmentC h[1];
             layer<P>(hidden, h, weights + t * 8 * pack.stride(pack.layers),
-                     biases ? biases + pack.bias(pack.layers) + t * 8 : nullptr);
+                     biases ? biases + pack.bias(pack.layers) + t * 8 : nullptr, params.hidden);
             write_outputs<P>(params, to, h[0], first, count, t);
         }
     }

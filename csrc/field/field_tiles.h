@@ -30,12 +30,16 @@ __device__ __forceinline__ void backward_units(FragmentC (&sums)[kTiles], const 
     for (int k = 0; k < depth; k += 8) {
         typename P::A a;
         P::set(a, 0, load_as<float2>(upper + k), load_as<float2>(upper + 8 * grad_stride + k));
+        constexpr int kGroup = field_group(kTiles);
 #pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-            typename P::B b;
-            b.set(0, own[k * stride + t * 8]);
-            b.set(1, own[(k + 1) * stride + t * 8]);
-            P::multiply(sums[t], a, b);
+        for (int t = 0; t < kTiles; t += kGroup) {
+            typename P::B b[kGroup];
+#pragma unroll
+            for (int i = 0; i < kGroup; ++i) {
+                b[i].set(0, own[k * stride + (t + i) * 8]);
+                b[i].set(1, own[(k + 1) * stride + (t + i) * 8]);
+            }
+            P::multiply(sums + t, a, b);
         }
     }
 }
@@ -52,15 +56,17 @@ __device__ __forceinline__ void weight_gradient(const float* grad, int grad_stri
 #pragma unroll
         for (int i = 0; i < FragmentA<float>::kElements; ++i)
             a.set(i, grad[(k + FragmentA<float>::col(lane, i)) * grad_stride + FragmentA<float>::row(lane, i)]);
+        constexpr int kGroup = field_group(kTiles);
 #pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-            typename P::B b;
+        for (int t = 0; t < kTiles; t += kGroup) {
+            typename P::B b[kGroup];
 #pragma unroll
-            for (int i = 0; i < FragmentB<float>::kElements; ++i)
-                b.set(
-                    i,
-                    activation[(k + FragmentB<float>::row(lane, i)) * stride + t * 8 + FragmentB<float>::col(lane, i)]);
-            P::multiply(sums[t], a, b);
+            for (int j = 0; j < kGroup; ++j)
+#pragma unroll
+                for (int i = 0; i < FragmentB<float>::kElements; ++i)
+                    b[j].set(i, activation[(k + FragmentB<float>::row(lane, i)) * stride + (t + j) * 8 +
+                                           FragmentB<float>::col(lane, i)]);
+            P::multiply(sums + t, a, b);
         }
     }
 #pragma unroll

@@ -21,6 +21,7 @@
 
 #include "cuda_words.h"
 #include "races.h"
+#include "tensor_core.h"
 
 namespace cuda_on_cpu {
 

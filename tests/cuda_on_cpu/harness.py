@@ -31,7 +31,7 @@ from tests import built
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
-RUNTIME = (HERE / "cuda_on_cpu.cpp", HERE / "testing.cpp")
+RUNTIME = (HERE / "cuda_on_cpu.cpp", HERE / "tensor_core.cpp", HERE / "testing.cpp")
 RACES_RUNTIME = (*RUNTIME, HERE / "races.cpp")
 
 SANITIZERS = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")

@@ -123,7 +123,7 @@ def test_a_million_threads() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("case", ["warp", "atomics", "mma", "half-precision"])
+@pytest.mark.parametrize("case", ["warp", "atomics", "mma", "mma-rounding", "half-precision"])
 def test_warp_and_tensor_core_functions(case: str) -> None:
     harness.check(HERE / "warp_driver.cpp", [HERE / "warp.cu"], case)
 

@@ -168,6 +168,39 @@ void mma() {
     });
 }
 
+// The first element of a row times a column and an accumulator: products are exact, all is cut off below the last bit of
+// the largest addend, each addend for itself, and towards zero. The split product rounds: its sum is an ordinary one.
+float first_sum(const std::vector<float>& row, const std::vector<float>& column, float accumulator, bool split) {
+    device_buffer<float> a(128), b(64), c(128);
+    a.fill(0.0f);
+    b.fill(0.0f);
+    c.fill(0.0f);
+    for (size_t k = 0; k < row.size(); ++k) {
+        a[k] = row[k];
+        b[k * 8] = column[k];
+    }
+    c[0] = accumulator;
+    ldp::mma_tf32(a.data(), b.data(), c.data(), split, nullptr);
+    return c[0];
+}
+
+void mma_rounding() {
+    constexpr float kLast = 0x1p-23f;  // of numbers from 1 to 2
+    expect(first_sum({1.5f}, {0x1p-24f}, 1.0f, false) == 1.0f, "three quarters of the last bit to be cut off");
+    expect(first_sum({1.5f}, {-0x1p-24f}, -1.0f, false) == -1.0f, "the same below zero");
+    expect(first_sum({1, 1, 1, 1}, {kLast / 2, kLast / 2, kLast / 2, kLast / 2}, 1.0f, false) == 1.0f,
+           "halves of the last bit to be cut off each for itself");
+    expect(first_sum({1.5f}, {kLast}, 1.0f, false) == 1.0f + kLast, "the last bit to stay");
+    expect(first_sum({1.0f, kLast}, {1.0f, 1.0f}, -1.0f, false) == kLast, "nothing to be lost where the largest cancel");
+    expect(first_sum({1.0f + 0x1p-10f}, {1.0f + 0x1p-10f}, 0.0f, false) == 1.0f + 0x1p-9f + 0x1p-20f,
+           "a product to be exact");
+    expect(first_sum({0x1p-120f}, {0x1p-29f}, 0x1p-149f, false) == 0x1p-148f, "subnormal numbers to be added");
+    expect(std::isinf(first_sum({0x1p100f}, {0x1p100f}, 1.0f, false)), "overflow to give infinity");
+    expect(std::isnan(first_sum({INFINITY}, {1.0f}, -INFINITY, false)), "infinities of both signs to give NaN");
+    expect(first_sum({1.5f}, {0x1p-24f}, 1.0f, true) == 1.0f + kLast, "a split product to be added with rounding");
+    expect(first_sum({1.5f}, {-0x1p-24f}, -1.0f, true) == -1.0f - kLast, "the same below zero");
+}
+
 // Every half, the middle between it and the next, and the floats beside that.
 void half_precision() {
     for (unsigned bits = 0; bits < 0x7c00; ++bits) {
@@ -198,6 +231,7 @@ const std::map<std::string, std::function<void()>> kCases = {
     {"atomics", atomics},
     {"misaligned-pair", misaligned_pair},
     {"mma", mma},
+    {"mma-rounding", mma_rounding},
     {"half-precision", half_precision},
 };
 

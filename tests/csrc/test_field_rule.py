@@ -1,0 +1,82 @@
+"""The field's CUDA kernels keep the rule for tolerances, on tensor cores that cut off where others round.
+
+The harness's mma adds as the hardware does (cuda_on_cpu/tensor_core.h), so that what a float32 accumulator inside of a
+tensor core loses is lost here too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ..cuda_on_cpu import harness
+from ..ops.test_latent_field import double, network
+from ..samples_hash_grid import Grid
+from ..samples_latent_field import Field, off_faces, sample
+from ..tolerances import GRADIENT, OUTPUT, assert_close
+from .test_field import SOURCES
+
+DRIVER = harness.ROOT / "tests" / "csrc" / "field_rule_driver.cpp"
+SIZE = 256
+NAMES = ("density", "latents", "grad_encoding", "grad_weights", "grad_positions")
+
+FIELDS = {
+    "two-layers-of-64": Field(Grid(n_levels=16, growth=1.2)),
+    "two-layers-of-128": Field(Grid(n_levels=16, growth=1.2), hidden=128),
+    "four-layers-with-biases": Field(Grid(n_levels=8, growth=1.3), hidden=32, layers=4, bias=True),
+}
+
+
+def run(made_of: Field, made: dict[str, Any], half: bool, folder: Path) -> list[Tensor]:
+    """Density, latents, encoding, and the gradients to the encoding, the weights and the positions."""
+    offsets, resolutions, scales = made["layout"][:3]
+    levels = [n for i, r in enumerate(resolutions) for n in (offsets[i + 1] - offsets[i], r, scales[i])]
+    numbers = [SIZE, made_of.hidden, made_of.layers, made_of.channels, made_of.bias, half, made_of.bound]
+    numbers += [made_of.blob_strength, made_of.blob_std, len(resolutions), made_of.grid.n_features, *levels]
+    tensors = [made[name].flatten() for name in ("positions", "table", "weights", "grad_density", "grad_latents")]
+    torch.cat([torch.tensor(numbers, dtype=torch.float64), *tensors]).numpy().tofile(folder / "in")
+    harness.check(DRIVER, SOURCES, str(folder / "in"), str(folder / "out"))
+    shapes = [(SIZE,), (SIZE, made_of.channels), (SIZE, made_of.encoding), (SIZE, made_of.encoding)]
+    shapes += [(made_of.n_weights,), (SIZE, 3)]
+    flat = torch.frombuffer(bytearray((folder / "out").read_bytes()), dtype=torch.float32)
+    parts = flat.split([torch.Size(shape).numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def inputs(made_of: Field, one_sign: bool) -> dict[str, Any]:
+    """Samples, with weights that add terms of both signs, or of one: what is always cut off then adds up."""
+    made = off_faces(sample(made_of, SIZE))
+    if one_sign:
+        # Averages, so that the density's exponent stays what it is in use.
+        made |= {"weights": made["weights"].abs() * 2 * made_of.hidden**-0.5}
+        made |= {name: made[name].abs() for name in ("table", "grad_density", "grad_latents")}
+    return made
+
+
+def textbook(made: dict[str, Any], encoding: Tensor, half: bool = False) -> tuple[Tensor, ...]:
+    """Outputs and gradients of the network as one writes it, from the encodings that the kernels had."""
+    made = made | {name: made[name].clone().requires_grad_() for name in ("weights", "positions")}
+    encoding = encoding.to(made["weights"].dtype).requires_grad_()
+    with torch.autocast("cpu", torch.float16, enabled=half):
+        density, latents = network(made, encoding)
+    inputs = encoding, made["weights"], made["positions"]
+    return (
+        density,
+        latents,
+        *torch.autograd.grad((density, latents), inputs, (made["grad_density"], made["grad_latents"])),
+    )
+
+
+@pytest.mark.parametrize("one_sign", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_kernels_keep_the_rule(name: str, half: bool, one_sign: bool, tmp_path: Path) -> None:
+    made = inputs(FIELDS[name], one_sign)
+    density, latents, encoding, *grads = run(FIELDS[name], made, half, tmp_path)
+    eager, truth = textbook(made, encoding, half), textbook(double(made), encoding)
+    for x, e, t, what in zip((density, latents, *grads), eager, truth, NAMES, strict=True):
+        assert_close(x, e, t, factor=GRADIENT if what.startswith("grad") else OUTPUT, what=what)
