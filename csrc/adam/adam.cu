@@ -87,15 +87,16 @@ void adam_cuda(const AdamParams& params, void* stream) {
     const auto on = static_cast<cudaStream_t>(stream);
     const bool wide = aligned(params.param, 16) && aligned(params.grad, 16) && aligned(params.exp_avg, 16) &&
                       aligned(params.exp_avg_sq, 16) && aligned(params.shadow, 8);
-    // Enough blocks to fill the largest device some times over: the bias corrections are computed once a thread.
-    constexpr int64_t kMostBlocks = 4096;
     if (params.size > 0) {
         const int64_t threads = wide ? ceil_div(params.size, int64_t{4}) : params.size;
-        const dim3 grid(static_cast<unsigned>(smaller(ceil_div(threads, int64_t{kAdamBlock}), kMostBlocks)));
+        const int64_t wanted = ceil_div(threads, int64_t{kAdamBlock});
+        // One wave: every thread computes the bias corrections.
         if (wide) {
-            LDP_LAUNCH((adam_kernel<true>), grid, dim3(kAdamBlock), 0, on, params);
+            LDP_LAUNCH((adam_kernel<true>), blocks_for(wanted, adam_kernel<true>, kAdamBlock, 0, 1), dim3(kAdamBlock),
+                       0, on, params);
         } else {
-            LDP_LAUNCH((adam_kernel<false>), grid, dim3(kAdamBlock), 0, on, params);
+            LDP_LAUNCH((adam_kernel<false>), blocks_for(wanted, adam_kernel<false>, kAdamBlock, 0, 1), dim3(kAdamBlock),
+                       0, on, params);
         }
     }
     LDP_LAUNCH(adam_advance_kernel, dim3(1), dim3(1), 0, on, params.step, params.found_inf);

@@ -9,13 +9,13 @@
 #include <ldp/launch.h>
 
 #include "field_cuda.h"
+#include "field_plan.h"
 #include "field_tiles.h"
 
 namespace ldp {
 namespace {
 
-constexpr int kWarpRows = 16, kMaxWarps = 4;
-constexpr int kOutputStride = 16 + 8;
+constexpr int kWarpRows = kFieldWarpRows, kOutputStride = kFieldOutputStride;
 
 struct Inputs {
     const float* density;  // gradients: [S]
@@ -27,18 +27,6 @@ struct Gradients {
     float* encoding;   // [S, E]
     float* positions;  // [S, 3]
     float* sums;       // [blocks, pack.floats()]
-};
-
-// Where things lie in shared memory, in floats; -1 for what did not fit and stays in global memory.
-struct Plan {
-    int warps;
-    int weights, sums;
-    int tiles;  // activations of layer 0, 1, ... and the outputs, one after another
-
-    LDP_HOST_DEVICE int rows() const { return warps * kWarpRows; }
-    LDP_HOST_DEVICE int tile(const FieldPack& pack, int l) const {
-        return tiles + (l == 0 ? 0 : rows() * (pack.inputs + 8 + (l - 1) * (pack.units + 8)));
-    }
 };
 
 LDP_HOST_DEVICE int tile_stride(const FieldPack& pack, int l) {
@@ -118,8 +106,8 @@ __device__ __forceinline__ void encoding_chunk(const FieldParams& params, const 
 }
 
 template <typename P, bool kStaged>
-__global__ void __launch_bounds__(kMaxWarps * 32, 2)
-    field_backward_kernel(FieldParams params, FieldPack pack, Plan plan, const float* packed, Inputs in,
+__global__ void __launch_bounds__(kFieldMostWarps* kWarp, 1)
+    field_backward_kernel(FieldParams params, FieldPack pack, FieldPlan plan, const float* packed, Inputs in,
                           Gradients out) {
     LDP_DYNAMIC_SHARED(float, shared);
     const int warp = static_cast<int>(threadIdx.x) / 32, threads = static_cast<int>(blockDim.x), rows = plan.rows();
@@ -239,20 +227,18 @@ __global__ void __launch_bounds__(kWeights* kSlices)
     grad_weights[p] = sum;
 }
 
-// As many warps as have room for their tiles; then the weights, which every warp reads whole; then the sums.
-Plan plan_of(const FieldPack& pack, int* bytes) {
-    const int limit = field_shared_limit() / 4;
-    const int row = pack.inputs + 8 + pack.layers * (pack.units + 8) + kOutputStride;
-    Plan plan{kMaxWarps, -1, -1, 0};
-    while (plan.warps > 1 && plan.rows() * row > limit) plan.warps /= 2;
-    int used = plan.rows() * row;
-    for (int* part : {&plan.weights, &plan.sums}) {
-        if (used + pack.floats() > limit) continue;
-        *part = used;
-        used += pack.floats();
-    }
-    *bytes = used * 4;
-    return plan;
+template <typename P, bool kStaged>
+int backward_blocks(const FieldParams& params, const FieldPack& pack, const FieldPlan& plan, int64_t room,
+                    const float* packed, const Inputs& in, const Gradients& out, cudaStream_t stream) {
+    const auto kernel = &field_backward_kernel<P, kStaged>;
+    const int threads = plan.warps * kWarp;
+    const size_t bytes = size_t{4} * plan.size;
+    prefer_shared(kernel);
+    const auto blocks =
+        blocks_for(smaller<int64_t>(room, ceil_div(params.size, plan.rows())), kernel, threads, bytes, 1);
+    LDP_LAUNCH((field_backward_kernel<P, kStaged>), blocks, threads, bytes, stream, params, pack, plan, packed, in,
+               out);
+    return static_cast<int>(blocks);
 }
 
 template <typename P>
@@ -264,17 +250,10 @@ void backward(const FieldParams& params, const FieldWorkspace& workspace, const 
         throw std::runtime_error("latent_field_backward: workspace: expected " + std::to_string(2 * pack.floats()) +
                                  " floats or more, got " + std::to_string(workspace.floats));
     field_pack_cuda(params, pack, false, workspace.data, stream);
-    int bytes = 0;
-    const Plan plan = plan_of(pack, &bytes);
-    const auto blocks = static_cast<int>(larger<int64_t>(
-        1, smaller(smaller<int64_t>(room, int64_t{2} * multiprocessors()), ceil_div(params.size, plan.rows()))));
+    const FieldPlan plan = field_plan(pack, device_limits());
     out.sums = workspace.data + pack.floats();
-    if (plan.weights >= 0)
-        LDP_LAUNCH((field_backward_kernel<P, true>), blocks, plan.warps * 32, bytes, stream, params, pack, plan,
-                   workspace.data, in, out);
-    else
-        LDP_LAUNCH((field_backward_kernel<P, false>), blocks, plan.warps * 32, bytes, stream, params, pack, plan,
-                   workspace.data, in, out);
+    const auto start = plan.weights >= 0 ? &backward_blocks<P, true> : &backward_blocks<P, false>;
+    const int blocks = start(params, pack, plan, room, workspace.data, in, out, stream);
     const auto sum_blocks = static_cast<int>(ceil_div(field_weights(params), kWeights));
     LDP_LAUNCH(field_sum_kernel, sum_blocks, kWeights * kSlices, 0, stream, params, pack, out.sums, blocks,
                grad_weights);

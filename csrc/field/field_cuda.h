@@ -13,12 +13,13 @@
 namespace ldp {
 
 // Weights as the kernels read them: layer by layer W [out, in + 8], both padded with zeros (in to a multiple of 16; the
-// 8 make rows begin in different banks), then all the biases, float32.
+// 8 make rows begin in different banks), then all the biases, float32, if there are any.
 struct FieldPack {
     int layers;   // hidden ones
     int inputs;   // E, to a multiple of 16
     int units;    // H, to 16, 32, 64 or 128
     int outputs;  // 1 + C, to a multiple of 8
+    bool biased;  // whether there are biases
 
     LDP_HOST_DEVICE int in(int l) const { return l == 0 ? inputs : units; }
     LDP_HOST_DEVICE int out(int l) const { return l == layers ? outputs : units; }
@@ -28,7 +29,7 @@ struct FieldPack {
     }
     LDP_HOST_DEVICE int bias(int l) const { return l * units; }  // from the start of the biases
     LDP_HOST_DEVICE int weights() const { return weight(layers) + outputs * (units + 8); }
-    LDP_HOST_DEVICE int biases() const { return layers * units + outputs; }
+    LDP_HOST_DEVICE int biases() const { return biased ? layers * units + outputs : 0; }
     LDP_HOST_DEVICE int floats() const { return weights() + biases(); }
     LDP_HOST_DEVICE int bytes(bool half_weights) const { return weights() * (half_weights ? 2 : 4) + biases() * 4; }
 };
@@ -40,21 +41,8 @@ inline FieldPack field_pack(const FieldParams& params) {
     pack.units = 16;
     while (pack.units < params.hidden) pack.units *= 2;
     pack.outputs = ceil_div(1 + params.channels, 8) * 8;
+    pack.biased = params.bias;
     return pack;
-}
-
-// Dynamic shared memory that a block may have; a little under half of an H200's multiprocessor, so that two fit.
-inline int field_shared_limit() {
-#ifdef LDP_CUDA_ON_CPU
-    return 96 * 1024;
-#else
-    constexpr int kEnough = 112 * 1024 + 512;
-    int device = 0, limit = 0;
-    check_cuda("cudaGetDevice", cudaGetDevice(&device));
-    check_cuda("cudaDeviceGetAttribute",
-               cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    return smaller(limit - 1024, kEnough);
-#endif
 }
 
 __device__ __forceinline__ int64_t field_count(const FieldParams& params) {

@@ -12,6 +12,7 @@ namespace ldp {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kRows = 16;
+constexpr int kLevelBytes = kMaxLevels * static_cast<int>(sizeof(HashGridLevel));
 
 struct Outputs {
     float* density;  // [S]
@@ -186,19 +187,20 @@ void forward(const FieldParams& params, const HashGridParams& grid, float* packe
     const FieldPack pack = field_pack(params);
     field_pack_cuda(params, pack, P::kHalf, packed, stream);
     const int all = pack.bytes(P::kHalf);
-    const auto blocks =
-        static_cast<unsigned>(smaller<int64_t>(ceil_div(params.size, kRows * kWarps), int64_t{3} * multiprocessors()));
     const bool pairs = field_encodes_pairs(grid);
+    const int64_t work = ceil_div(params.size, kRows * kWarps);
+    // A block fetches weights before it begins: no more blocks than run at once.
 #define LDP_FIELD_FORWARD(units, all_at_once, bytes)                                                                \
-    LDP_LAUNCH((field_forward_kernel<P, units, all_at_once>), blocks, kThreads, bytes, stream, params, grid, pairs, \
-               pack, packed, to)
+    LDP_LAUNCH((field_forward_kernel<P, units, all_at_once>),                                                       \
+               blocks_for(work, field_forward_kernel<P, units, all_at_once>, kThreads, bytes, 1), kThreads, bytes, \
+               stream, params, grid, pairs, pack, packed, to)
     // Up to 64 units the largest network has room, even on sm_120.
     switch (pack.units) {
         case 16: LDP_FIELD_FORWARD(16, true, all); break;
         case 32: LDP_FIELD_FORWARD(32, true, all); break;
         case 64: LDP_FIELD_FORWARD(64, true, all); break;
         default:
-            if (all <= field_shared_limit())
+            if (all + kLevelBytes <= device_limits().shared_per_block)
                 LDP_FIELD_FORWARD(128, true, all);
             else
                 LDP_FIELD_FORWARD(

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads) field_pack_kernel(FieldParams params
     const FieldLayer layer = field_layer(params, l);
     if (is_bias) {
         const int unit = i - pack.weights() - pack.bias(l);
-        const bool there = params.bias && unit < layer.out;
+        const bool there = unit < layer.out;
         float* const biases = kHalfWeights ? packed + pack.weights() / 2 : packed + pack.weights();
         biases[i - pack.weights()] = there ? params.weights[layer.bias + unit] : 0.0f;
         return;

@@ -63,7 +63,8 @@ void run(const HashGridParams& params, const Entry* table, const float* grad, fl
     const bool aligned = hash_grid_aligned(params.n_features, sizeof(Entry), table) &&
                          hash_grid_aligned(params.n_features, sizeof(float), grad);
     LDP_BY_FEATURES(params.n_features, aligned,
-                    LDP_LAUNCH((hash_grid_backward_positions_kernel<kF, Entry>), dim3(hash_grid_blocks(params.size)),
+                    LDP_LAUNCH((hash_grid_backward_positions_kernel<kF, Entry>),
+                               hash_grid_blocks(params.size, hash_grid_backward_positions_kernel<kF, Entry>),
                                dim3(kHashGridThreads), 0, stream, params, grad, grad_positions));
 }
 

@@ -163,12 +163,14 @@ __global__ void __launch_bounds__(kHashGridThreads)
 void hash_grid_backward_table_cuda(const HashGridParams& params, const float* grad, float* grad_table,
                                    int64_t* workspace, cudaStream_t stream) {
     if (params.size == 0) return;
-    const dim3 grid(hash_grid_blocks(params.size), static_cast<unsigned>(params.n_levels)), block(kHashGridThreads);
+    const auto levels = static_cast<unsigned>(params.n_levels);
+    const dim3 block(kHashGridThreads);
     const bool aligned = hash_grid_aligned(params.n_features, sizeof(float), grad, grad_table);
     if (workspace == nullptr) {
-        LDP_BY_FEATURES(
-            params.n_features, aligned,
-            LDP_LAUNCH((hash_grid_backward_table_kernel<kF>), grid, block, 0, stream, params, grad, grad_table));
+        LDP_BY_FEATURES(params.n_features, aligned,
+                        LDP_LAUNCH((hash_grid_backward_table_kernel<kF>),
+                                   dim3(hash_grid_blocks(params.size, hash_grid_backward_table_kernel<kF>), levels),
+                                   block, 0, stream, params, grad, grad_table));
         return;
     }
     const HashGridLevel& last = params.levels[params.n_levels - 1];
@@ -176,12 +178,14 @@ void hash_grid_backward_table_cuda(const HashGridParams& params, const float* gr
     auto* sums = reinterpret_cast<unsigned long long*>(workspace);
     auto* largest = reinterpret_cast<float*>(workspace + elements);
     const int64_t gradients = params.size * params.n_levels * params.n_features;
-    LDP_LAUNCH(hash_grid_largest_kernel, dim3(hash_grid_blocks(gradients)), block, 0, stream, params, grad, largest);
+    LDP_LAUNCH(hash_grid_largest_kernel, hash_grid_blocks(gradients, hash_grid_largest_kernel), block, 0, stream,
+               params, grad, largest);
     LDP_BY_FEATURES(params.n_features, aligned,
-                    LDP_LAUNCH((hash_grid_backward_table_fixed_kernel<kF>), grid, block, 0, stream, params, grad,
-                               grad_table, sums, largest));
-    LDP_LAUNCH(hash_grid_from_fixed_kernel, dim3(hash_grid_blocks(elements)), block, 0, stream, params, elements, sums,
-               largest, grad_table);
+                    LDP_LAUNCH((hash_grid_backward_table_fixed_kernel<kF>),
+                               dim3(hash_grid_blocks(params.size, hash_grid_backward_table_fixed_kernel<kF>), levels),
+                               block, 0, stream, params, grad, grad_table, sums, largest));
+    LDP_LAUNCH(hash_grid_from_fixed_kernel, hash_grid_blocks(elements, hash_grid_from_fixed_kernel), block, 0, stream,
+               params, elements, sums, largest, grad_table);
 }
 
 }  // namespace ldp

@@ -11,9 +11,10 @@ namespace ldp {
 
 constexpr int kHashGridThreads = 256;
 
-// Blocks along x: enough to fill the device several times over, the rest is strided over.
-inline unsigned hash_grid_blocks(int64_t size) {
-    return static_cast<unsigned>(smaller<int64_t>(ceil_div(size, kHashGridThreads), int64_t{multiprocessors()} * 32));
+// Blocks along x: enough to fill the device some times over, the rest is strided over.
+template <typename... Parameters>
+unsigned hash_grid_blocks(int64_t size, void (*kernel)(Parameters...)) {
+    return blocks_for(ceil_div(size, kHashGridThreads), kernel, kHashGridThreads, 0, 4);
 }
 
 __device__ __forceinline__ int64_t live_count(const HashGridParams& params) {

@@ -58,12 +58,14 @@ __global__ void __launch_bounds__(kHashGridThreads) hash_grid_kernel(const HashG
 
 template <typename Entry>
 void run(const HashGridParams& params, const Entry* table, float* encoding, cudaStream_t stream) {
-    const dim3 grid(hash_grid_blocks(params.size), static_cast<unsigned>(params.n_levels));
+    const auto levels = static_cast<unsigned>(params.n_levels);
     const bool aligned = hash_grid_aligned(params.n_features, sizeof(Entry), table) &&
                          hash_grid_aligned(params.n_features, sizeof(float), encoding);
     LDP_BY_FEATURES(
         params.n_features, aligned,
-        LDP_LAUNCH((hash_grid_kernel<kF, Entry>), grid, dim3(kHashGridThreads), 0, stream, params, encoding));
+        LDP_LAUNCH((hash_grid_kernel<kF, Entry>),
+                   dim3(hash_grid_blocks(params.size, hash_grid_kernel<kF, Entry>), levels), dim3(kHashGridThreads), 0,
+                   stream, params, encoding));
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kBlock = 128;
 constexpr int kWarpsInBlock = kBlock / kWarp;
-constexpr int kBlocksOnMultiprocessor = 16;
+constexpr int kWaves = 4;  // rays are of unequal length
 
 __device__ __forceinline__ int64_t first_ray() {
     return static_cast<int64_t>(blockIdx.x) * kWarpsInBlock + threadIdx.x / kWarp;
@@ -98,14 +98,15 @@ __global__ void __launch_bounds__(kBlock) march_write_samples(MarchParams params
 
 template <bool kCone, bool kBits>
 void march(const MarchParams& params, cudaStream_t stream) {
-    const int64_t most = static_cast<int64_t>(multiprocessors()) * kBlocksOnMultiprocessor;
     const int64_t for_rays = ceil_div(params.n_rays, kWarpsInBlock);
     const int64_t for_rows = ceil_div(params.capacity, int64_t{8} * kBlock);
-    const unsigned count_blocks = static_cast<unsigned>(smaller(for_rays, most));
-    const unsigned write_blocks = static_cast<unsigned>(smaller(larger(for_rays, for_rows), most));
-    if (params.n_rays > 0) LDP_LAUNCH((march_count<kCone, kBits>), count_blocks, kBlock, 0, stream, params);
+    if (params.n_rays > 0)
+        LDP_LAUNCH((march_count<kCone, kBits>), blocks_for(for_rays, march_count<kCone, kBits>, kBlock, 0, kWaves),
+                   kBlock, 0, stream, params);
     march_scan_cuda(params, stream);
-    LDP_LAUNCH((march_write_samples<kCone, kBits>), write_blocks, kBlock, 0, stream, params);
+    LDP_LAUNCH((march_write_samples<kCone, kBits>),
+               blocks_for(larger(for_rays, for_rows), march_write_samples<kCone, kBits>, kBlock, 0, kWaves), kBlock, 0,
+               stream, params);
 }
 
 }  // namespace

@@ -51,9 +51,9 @@ void occupancy_bits_cuda(const OccupancyBitsParams& params, cudaStream_t stream)
     const int64_t tiles = ceil_div(params.n_cells, kMeanTile);
     LDP_LAUNCH(occupancy_tile_sums, static_cast<unsigned>(tiles), kMeanThreads, 0, stream, params);
     LDP_LAUNCH(occupancy_mean, 1, kMeanThreads, 0, stream, params, tiles);
-    const int64_t most = static_cast<int64_t>(multiprocessors()) * 16;
-    const int64_t blocks = smaller(ceil_div(params.n_cells / 8, kMeanThreads), most);
-    LDP_LAUNCH(occupancy_pack, static_cast<unsigned>(blocks), kMeanThreads, 0, stream, params);
+    LDP_LAUNCH(occupancy_pack,
+               blocks_for(ceil_div(params.n_cells / 8, kMeanThreads), occupancy_pack, kMeanThreads, 0, 4), kMeanThreads,
+               0, stream, params);
 }
 
 }  // namespace ldp

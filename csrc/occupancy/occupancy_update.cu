@@ -16,8 +16,9 @@ constexpr int kBlock = 256;
 __device__ __forceinline__ int64_t first_item() { return static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x; }
 __device__ __forceinline__ int64_t stride() { return static_cast<int64_t>(gridDim.x) * kBlock; }
 
-unsigned blocks(int64_t size) {
-    return static_cast<unsigned>(smaller(ceil_div(size, kBlock), static_cast<int64_t>(multiprocessors()) * 16));
+template <typename Params>
+unsigned blocks(int64_t size, void (*kernel)(Params)) {
+    return blocks_for(ceil_div(size, kBlock), kernel, kBlock, 0, 4);
 }
 
 __global__ void __launch_bounds__(kBlock) occupancy_sample_cells(OccupancySamplesParams params) {
@@ -52,14 +53,15 @@ __global__ void __launch_bounds__(kBlock) occupancy_settle(OccupancyUpdateParams
 }  // namespace
 
 void occupancy_samples_cuda(const OccupancySamplesParams& params, cudaStream_t stream) {
-    if (params.size > 0) LDP_LAUNCH(occupancy_sample_cells, blocks(params.size), kBlock, 0, stream, params);
+    if (params.size == 0) return;
+    LDP_LAUNCH(occupancy_sample_cells, blocks(params.size, occupancy_sample_cells), kBlock, 0, stream, params);
 }
 
 void occupancy_update_cuda(const OccupancyUpdateParams& params, cudaStream_t stream) {
     if (params.n_cells == 0) return;
-    LDP_LAUNCH(occupancy_clear, blocks(params.n_cells), kBlock, 0, stream, params);
-    if (params.size > 0) LDP_LAUNCH(occupancy_raise, blocks(params.size), kBlock, 0, stream, params);
-    LDP_LAUNCH(occupancy_settle, blocks(params.n_cells), kBlock, 0, stream, params);
+    LDP_LAUNCH(occupancy_clear, blocks(params.n_cells, occupancy_clear), kBlock, 0, stream, params);
+    if (params.size > 0) LDP_LAUNCH(occupancy_raise, blocks(params.size, occupancy_raise), kBlock, 0, stream, params);
+    LDP_LAUNCH(occupancy_settle, blocks(params.n_cells, occupancy_settle), kBlock, 0, stream, params);
 }
 
 }  // namespace ldp

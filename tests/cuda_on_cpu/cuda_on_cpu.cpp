@@ -30,7 +30,9 @@ namespace cuda_on_cpu {
 namespace {
 
 constexpr size_t kStackBytes = 256 * 1024, kFibers = 1024;
-constexpr size_t kStaticLimit = 48 * 1024, kSharedLimit = 99 * 1024;  // the least of sm_80, sm_90 and sm_120
+constexpr size_t kStaticLimit = 48 * 1024;
+
+size_t shared_limit() { return static_cast<size_t>(limits().shared_per_block); }
 
 struct Fiber {
     char* stack = nullptr;
@@ -260,7 +262,7 @@ void run(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*bo
     if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu ||
         grid.y > 65535 || grid.z > 65535)
         throw std::runtime_error(std::string(name) + ": invalid configuration argument");
-    if (shared_bytes > kSharedLimit) throw std::runtime_error(std::string(name) + ": invalid argument");
+    if (shared_bytes > shared_limit()) throw std::runtime_error(std::string(name) + ": invalid argument");
     device.kernel = name;
     device.body = body;
     device.context = context;
@@ -284,8 +286,9 @@ void* static_shared(SharedSite& site, size_t bytes) {
         device.static_bytes += (bytes + 15) / 16 * 16;
         if (device.static_bytes > kStaticLimit)
             fail("more than 48 KiB of static shared memory: %zu bytes", device.static_bytes);
-        if (device.static_bytes + device.dynamic_bytes > kSharedLimit)
-            fail("more than 99 KiB of shared memory: %zu bytes", device.static_bytes + device.dynamic_bytes);
+        if (device.static_bytes + device.dynamic_bytes > shared_limit())
+            fail("more than %zu KiB of shared memory: %zu bytes", shared_limit() / 1024,
+                 device.static_bytes + device.dynamic_bytes);
         site.block = device.block_serial;
         site.data = poisoned_memory(bytes);
         device.shared.push_back(site.data);

@@ -8,7 +8,8 @@
 // blocks that wait for each other would do (they hang).
 //
 // Stricter than a GPU: a warp collective or barrier that some of its threads never reach is an error, also when they
-// have left the kernel; collectives need whole warps; a block gets 48 KiB of static and 99 KiB of shared memory in all.
+// have left the kernel; collectives need whole warps; a block gets 48 KiB of static shared memory, and in all what the
+// chosen architecture has (limits.h), 99 KiB if none was.
 #pragma once
 
 #include <cmath>
@@ -20,12 +21,11 @@
 #include <utility>
 
 #include "cuda_words.h"
+#include "limits.h"
 #include "races.h"
 #include "tensor_core.h"
 
 namespace cuda_on_cpu {
-
-constexpr int kMultiprocessors = 3;
 
 // Arguments of one collective wait here until all lanes of `mask` have come with the same `complete`; it then does the
 // work for all. requests[lane] is null for lanes outside of the mask.

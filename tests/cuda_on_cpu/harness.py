@@ -31,7 +31,7 @@ from tests import built
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
-RUNTIME = (HERE / "cuda_on_cpu.cpp", HERE / "tensor_core.cpp", HERE / "testing.cpp")
+RUNTIME = tuple(HERE / f"{name}.cpp" for name in ("cuda_on_cpu", "limits", "tensor_core", "testing"))
 RACES_RUNTIME = (*RUNTIME, HERE / "races.cpp")
 
 SANITIZERS = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")

@@ -1,0 +1,56 @@
+// Where things lie in the shared memory of the field's backward, and how many blocks a multiprocessor is to hold.
+#pragma once
+
+#include "field_cuda.h"
+
+namespace ldp {
+
+constexpr int kFieldWarpRows = 16;    // samples of a warp
+constexpr int kFieldMostWarps = 8;    // of a block; also those that a multiprocessor is to hold
+constexpr int kFieldOutputStride = 16 + 8;
+
+// In floats; -1 for what did not fit and stays in global memory.
+struct FieldPlan {
+    int blocks;  // that a multiprocessor has shared memory for
+    int warps;   // of a block
+    int weights, sums;
+    int tiles;  // activations of layer 0, 1, ... and the outputs, one after another
+    int size;   // of all
+
+    LDP_HOST_DEVICE int rows() const { return warps * kFieldWarpRows; }
+    LDP_HOST_DEVICE int tile(const FieldPack& pack, int l) const {
+        return tiles + (l == 0 ? 0 : rows() * (pack.inputs + 8 + (l - 1) * (pack.units + 8)));
+    }
+};
+
+// First as many warps on a multiprocessor as have room for their tiles, then the weights, which every warp reads whole,
+// then the sums; and of what is equal, two blocks, since one goes on while the other waits at a barrier. E = 32,
+// H = 64, L = 2 without biases takes 112.5 KiB a block, and is on sm_90 (228 KiB) two blocks of four warps with
+// everything in
+// shared memory; on sm_80 (164 KiB) one of eight, and on sm_120 (100 KiB) one of four, whose sums stay outside.
+inline FieldPlan field_plan(const FieldPack& pack, const DeviceLimits& limits) {
+    const int row = pack.inputs + 8 + pack.layers * (pack.units + 8) + kFieldOutputStride;
+    FieldPlan best{};
+    int best_rank = -1;
+    for (int blocks = 2; blocks > 0; --blocks) {
+        const int room =
+            smaller(limits.shared_per_block, limits.shared_per_multiprocessor / blocks - limits.shared_reserved) / 4;
+        for (int warps = kFieldMostWarps / blocks; warps > 0; warps /= 2) {
+            FieldPlan plan{blocks, warps, -1, -1, 0, 0};
+            plan.size = plan.rows() * row;
+            if (plan.size > room) continue;
+            for (int* part : {&plan.weights, &plan.sums}) {
+                if (plan.size + pack.floats() > room) break;
+                *part = plan.size;
+                plan.size += pack.floats();
+            }
+            const int rank = 4 * blocks * warps + 2 * (plan.weights >= 0) + (plan.sums >= 0);
+            if (rank <= best_rank) continue;
+            best = plan;
+            best_rank = rank;
+        }
+    }
+    return best;
+}
+
+}  // namespace ldp
