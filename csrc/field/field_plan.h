@@ -26,8 +26,8 @@ struct FieldPlan {
 // First as many warps on a multiprocessor as have room for their tiles, then the weights, which every warp reads whole,
 // then the sums; and of what is equal, two blocks, since one goes on while the other waits at a barrier. E = 32,
 // H = 64, L = 2 without biases takes 112.5 KiB a block, and is on sm_90 (228 KiB) two blocks of four warps with
-// everything in
-// shared memory; on sm_80 (164 KiB) one of eight, and on sm_120 (100 KiB) one of four, whose sums stay outside.
+// everything in shared memory; on sm_80 (164 KiB) one of eight, and on sm_120 (100 KiB) one of four, whose sums stay
+// outside.
 inline FieldPlan field_plan(const FieldPack& pack, const DeviceLimits& limits) {
     const int row = pack.inputs + 8 + pack.layers * (pack.units + 8) + kFieldOutputStride;
     FieldPlan best{};

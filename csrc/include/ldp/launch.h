@@ -111,8 +111,7 @@ inline DeviceLimits device_limits() {
 
 // Lets a kernel have all the dynamic shared memory that there is, with the mutex held. Always all of it: what one
 // thread asks for would otherwise be taken back by another that starts the same kernel with less, between the
-// first one's
-// question and its launch.
+// first one's question and its launch.
 inline void allow_shared(const void* kernel, int device) {
     if (asked().with_shared.count({device, kernel}) != 0) return;
     cudaFuncAttributes attributes{};
