@@ -1,0 +1,60 @@
+"""What nvcc makes of the kernels computes what the CPU does: PTX, translated to C++, under AddressSanitizer.
+
+The harness of tests/cuda_on_cpu compiles the kernels with g++; here nvcc's front half compiles them, inline assembly,
+vector reductions and intrinsics included, and the drivers of tests/csrc judge the results. ptxas is not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cuda_on_cpu import harness
+from tests.ptx import emulator
+from tests.ptx.translate import translate
+
+DIFFERS = 70  # how a driver ends whose comparison fails
+DRIVERS = harness.ROOT / "tests" / "csrc"
+MARCH = {"march/march_scan.cu": ".", "march/march_samples.cu": "."}
+HASH_GRID = {
+    "hash_grid/hash_grid_fwd.cu": "<2, float>",
+    "hash_grid/hash_grid_bwd.cu": "<2, float>",
+    "hash_grid/hash_grid_bwd_table.cu": "<2>|largest|from_fixed",
+}
+
+
+def march(change: Callable[[str], str] = str) -> Path:
+    return emulator.build(DRIVERS / "march_driver.cpp", MARCH, ["march/march_cpu.cpp"], 90, change=change)
+
+
+def test_march() -> None:
+    """Every case of the driver, in every order of threads and blocks."""
+    emulator.check(march())
+
+
+def test_hash_grid() -> None:
+    """Encoding and both gradients, with vector reductions and with fixed-point sums, two features a level."""
+    sources = ["hash_grid/hash_grid_cpu.cpp", "hash_grid/hash_grid_bwd_cpu.cpp"]
+    emulator.check(emulator.build(DRIVERS / "hash_grid_driver.cpp", HASH_GRID, sources, 90), "kinds")
+
+
+@pytest.mark.parametrize("old, new", [("bar.sync 	0;", ""), ("shfl.sync.up.b32", "shfl.sync.down.b32")])
+def test_faults_in_the_ptx_are_seen(old: str, new: str) -> None:
+    """A scan without its barriers, or one that shuffles the wrong way, is not what the CPU computes."""
+    changed = []
+
+    def change(ptx: str) -> str:
+        changed.append(ptx.count(old))
+        return ptx.replace(old, new)
+
+    programme = march(change)
+    assert sum(changed) > 0
+    assert harness.run(programme).returncode == DIFFERS
+
+
+def test_unknown_instructions_are_refused() -> None:
+    body = ".entry f(\n)\n{\n\t.reg .b32 %r<3>;\n\ttex.1d.v4.f32.s32 %r1, [%r2, {%r2}];\n\tret;\n}\n"
+    with pytest.raises(ValueError, match="this PTX is not known: tex"):
+        translate(body, ".")
