@@ -17,22 +17,16 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests import standin
-
-if standin.ACTIVE:
-    standin.prepare()
-
 import torch
 from torch import Tensor
 
 from tests.samples import Shape
 
+from . import rehearsal
 from .machine import compile_missing, default_device
 from .recording import Recorder
 
@@ -47,14 +41,11 @@ CACHE_BYTES = 128 * 2**20
 
 
 class Rehearsal:
-    """Benchmarks on the stand-in for a GPU (tests/standin): that they run to their end, not how long they take."""
-
-    def __init__(self, mode: AbstractContextManager[object]):
-        self.mode = mode
+    """Benchmarks on the stand-in for a GPU, where that was asked for: that they run to their end, not how fast."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        with self.mode:
+        with rehearsal():
             return (yield)
 
 
@@ -65,8 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    if standin.ACTIVE:
-        config.pluginmanager.register(Rehearsal(standin.install()))
+    config.pluginmanager.register(Rehearsal())
     rows = config.getoption("--rows", default=None)
     if rows is not None:
         config.pluginmanager.register(Recorder(rows, config.getoption("--seconds")))

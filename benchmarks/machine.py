@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from . import REHEARSING
+
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "numpy")
 
 
@@ -78,6 +80,8 @@ def compile_missing(device: str) -> str | None:
         return "torch.compile needs a C++ compiler for the CPU"
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         return "torch.compile needs Triton for the GPU"
+    if REHEARSING:
+        return "torch.compile wants a GPU's own tensors"
     return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests import standin
+from . import REHEARSING
 
 LEVELS = ("up0", "up1", "up2")
 _BLOCK = 2**20
@@ -130,7 +130,7 @@ def load(name: str, device: str, dtype: torch.dtype = torch.float32, unet: bool 
         text = torch.cat([prompt.uncond, prompt.text]).to(dtype)
         networks = [network.requires_grad_(False) for network in (prior.unet, prior.vae) if network is not None]
         return Models(networks[0] if unet else None, networks[1], prior.scheduler, text, dict(prior.notes))
-    if name == "SD 1.5" and standin.ACTIVE:
+    if name == "SD 1.5" and REHEARSING:
         name = "tiny"
     if name not in ("SD 1.5", "tiny"):
         raise ValueError(f"models: expected SD 1.5, embedded or tiny, got {name!r}")

@@ -67,6 +67,8 @@ def row(item: pytest.Item, report: pytest.TestReport) -> dict[str, Any]:
     found["backend"] = backend if isinstance(backend, str) else "ours"
     if report.skipped:
         found["skipped"] = _reason(report)
+    elif report.passed and benchmark is not None and benchmark.disabled:
+        found["skipped"] = "rehearsed: it ran to its end, and nothing was timed"
     elif report.failed or benchmark is None or benchmark.stats is None:
         crash = getattr(report.longrepr, "reprcrash", None)
         found["failed"] = str(getattr(crash, "message", report.longrepr)).strip().splitlines()[0][:300]

@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 
-from . import goals, machine, microbenchmarks, results, table
+from . import REHEARSING, goals, machine, microbenchmarks, rehearsal, results, table
 from .recording import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the goals are about comes first, in case that time runs out.
 FIRST = ("bench_step.py", "bench_decoder.py", "bench_feature_matching.py", "bench_renderer.py")
 GRACE = 90
+ONCE = ["--benchmark-disable"]
 QUICK = ["--benchmark-only", "--benchmark-max-time=0.1", "--benchmark-min-rounds=3", "--benchmark-columns=min,median"]
 
 
@@ -132,6 +133,12 @@ def with_files(words: list[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns pytest's status, and keeps what was measured whatever that is."""
     options, given = arguments_of(arguments)
+    with rehearsal():
+        return measure(options, given)
+
+
+def measure(options: argparse.Namespace, given: list[str]) -> int:
+    """Runs the benchmarks that are given, and puts what they measured in its place."""
     rest = with_files(given)
     chosen = [a for a in rest if a.startswith("benchmarks/")]
     everything = not rest
@@ -149,7 +156,16 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen and not files:
         print("benchmarks: all of them were measured before, at this commit")
         return 0
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *QUICK, f"--rows={rows_file}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *(ONCE if REHEARSING else QUICK),
+        f"--rows={rows_file}",
+    ]
     command += [f"--seconds={options.seconds:g}"] if options.seconds else []
     command += rest if chosen else [*files, *rest]
     about = {

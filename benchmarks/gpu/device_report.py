@@ -9,7 +9,6 @@ numbers that are not finite, or is far from the CPU's. What an operator computes
 from __future__ import annotations
 
 import argparse
-import contextlib
 import subprocess
 import sys
 import time
@@ -17,15 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests import standin
-
-if standin.ACTIVE:
-    standin.prepare()
-
 import torch
 from torch import Tensor, nn
 
-from benchmarks import machine
+from benchmarks import machine, rehearsal
 from ldp_fast import env_report, losses
 from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer, OccupancyGrid
 from tests.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
@@ -185,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         file.write_text("")
         lines.add(file, about)
     names = list(options.calls or CALLS)
-    with standin.install() if standin.ACTIVE else contextlib.nullcontext():
+    with rehearsal():
         return try_all(names, file)
 
 

@@ -18,6 +18,7 @@ Sizes that only a device can hold are smaller here (`tests/gpu.py`); `refused.py
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -72,8 +73,9 @@ class Plugin:
             terminalreporter.write_line(f"Triton would have compiled {len(SEEN)} kernels in this process: {counts}")
 
 
+@functools.cache
 def prepare() -> None:
-    """What has to be done before torch is imported."""
+    """What has to be done before torch is imported; once."""
     from . import guard
 
     guard.load()
@@ -85,6 +87,7 @@ def start(config: pytest.Config) -> None:
     config.pluginmanager.register(Plugin(), "ldp-gpu-standin")
 
 
+@functools.cache
 def install() -> AbstractContextManager[object]:
     """The same without a plugin: what runs within what is returned finds the stand-in."""
     from . import cuda
