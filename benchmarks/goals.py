@@ -84,6 +84,18 @@ def determinism(rows: list[Row]) -> float | None:
     return times[True] / times[False] if {True, False} <= set(times) else None
 
 
+def host_cost(place: str, feature_matching: bool) -> Callable[[list[Row]], float | None]:
+    """Of the functions of `ldp_fast.losses`, or of feature matching alone: the worst of ours over naive."""
+
+    def value(rows: list[Row]) -> float | None:
+        named = [group for group in groups(rows) if group.startswith("host cost, ") and group.endswith(f", {place}")]
+        of = [group for group in named if ("feature_matching" in group) is feature_matching]
+        ratios = [_ratio(rows, group, "ours", "naive") for group in of]
+        return max((ratio for ratio in ratios if ratio is not None), default=None)
+
+    return value
+
+
 @dataclass(frozen=True)
 class Goal:
     """One of them.
@@ -172,6 +184,30 @@ GOALS = (
         "gpu",
         lambda rows: _ratio(rows, RENDERER, "tiny-cuda-nn + nerfacc", "ours, captured"),
         ("≥", 5.0),
+    ),
+    Goal(
+        "host time of a call of `ldp_fast.losses`, the worst but feature matching: ours over naive, CPU tensors",
+        "cpu",
+        host_cost("cpu", feature_matching=False),
+        ("≤", 1.5),
+    ),
+    Goal(
+        "the same with meta tensors, which compute nothing",
+        "cpu",
+        host_cost("meta", feature_matching=False),
+        ("≤", 1.5),
+    ),
+    Goal(
+        "the same of our launches without a driver, against naive on CPU tensors",
+        "cpu",
+        host_cost("cuda, launched into nothing", feature_matching=False),
+        ("≤", 1.5),
+    ),
+    Goal(
+        "host time of a call of feature matching, tiny features: ours over naive, CPU tensors",
+        "cpu",
+        host_cost("cpu", feature_matching=True),
+        ("≤", 1.5),
     ),
     Goal("renderer: what `torch.use_deterministic_algorithms(True)` costs", "gpu", determinism, None),
 )

@@ -31,7 +31,10 @@ def backend() -> Backend:
     Raises:
         ValueError: the variable holds none of `auto`, `reference` and `triton`.
     """
-    value = os.environ.get(BACKEND_VARIABLE, "auto").strip().lower() or "auto"
+    value = os.environ.get(BACKEND_VARIABLE)
+    if value is None:
+        return "auto"
+    value = value.strip().lower() or "auto"
     if value not in get_args(Backend):
         raise ValueError(f"{BACKEND_VARIABLE}: expected one of {', '.join(get_args(Backend))}, got {value!r}")
     return cast(Backend, value)

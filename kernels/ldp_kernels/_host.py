@@ -44,6 +44,8 @@ def dense(tensor: Tensor) -> Tensor:
 
     The batch stride is free: a slice, every other sample or an expanded batch is read in place.
     """
+    if tensor.is_contiguous():
+        return tensor
     expected = 1
     for stride, size in sorted(zip(tensor.stride()[1:], tensor.shape[1:], strict=True)):
         if size == 1:
@@ -56,6 +58,8 @@ def dense(tensor: Tensor) -> Tensor:
 
 def ordered_like(tensor: Tensor, leader: Tensor) -> Tensor:
     """Returns a tensor whose samples are laid out as the leader's: itself, or a copy."""
+    if tensor.stride()[1:] == leader.stride()[1:]:
+        return tensor
     axes = zip(tensor.stride()[1:], leader.stride()[1:], tensor.shape[1:], strict=True)
     if all(size == 1 or stride == wanted for stride, wanted, size in axes):
         return tensor

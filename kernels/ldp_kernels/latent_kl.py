@@ -5,6 +5,7 @@ One program per sample, so the order of the sums is fixed. A sample of up to 163
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -75,12 +76,20 @@ def latent_kl_backward_kernel(
 
 
 def latent_kl(
-    value: Tensor, mean: Tensor, variance: Tensor, count: Tensor, latents: Tensor, zero_nonfinite: bool = False
+    value: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    latents: Tensor,
+    zero_nonfinite: bool = False,
+    counted: bool = True,
 ) -> None:
     """Launches `latent_kl_kernel`; the outputs are [B], float32 but for the int32 count."""
     batch, size = latents.shape[0], sample_size(latents)
     if batch == 0:
         return
+    # The kernel counts whether anybody wants it or not: it has the numbers at hand.
+    count = count if counted else value.new_empty(batch, dtype=torch.int32)
     latents = dense(latents)
     block, whole, warps = reduction_shape(size)
     latent_kl_kernel[(batch,)](

@@ -70,12 +70,20 @@ def score_distillation_backward_kernel(
 
 
 def score_distillation(
-    value: Tensor, count: Tensor, latents: Tensor, residual: Tensor, weight: Tensor, zero_nonfinite: bool = False
+    value: Tensor,
+    count: Tensor,
+    latents: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    zero_nonfinite: bool = False,
+    counted: bool = True,
 ) -> None:
     """Launches `score_distillation_kernel`; value is [B] float32, count [B] int32. The latents are not read."""
     batch, size = residual.shape[0], sample_size(residual)
     if batch == 0:
         return
+    # The kernel counts whether anybody wants it or not: it has the numbers at hand.
+    count = count if counted else value.new_empty(batch, dtype=torch.int32)
     residual = dense(residual)
     block, _, warps = reduction_shape(size)
     score_distillation_kernel[(batch,)](

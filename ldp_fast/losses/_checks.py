@@ -20,6 +20,55 @@ NonFinite = Literal["propagate", "zero", "raise"]
 BATCH_REDUCTIONS = get_args(BatchReduction)
 NONFINITE = get_args(NonFinite)
 
+# What has passed the checks, by everything that they look at. Emptied when full: sizes hardly ever change.
+_PASSED: set[tuple[Any, ...]] = set()
+_MOST = 1024
+
+
+def signature(op: str, *values: Any) -> tuple[Any, ...] | None:
+    """Returns what the checks of tensors and options look at: of a tensor shape, dtype and device, never its values.
+
+    None in a graph of `torch.compile`, which is traced once.
+
+    Args:
+        op: name of the operator.
+        *values: its tensors and options; not its numbers, which are looked at in every call.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    parts: list[Any] = [op]
+    for value in values:
+        if isinstance(value, Tensor):
+            parts += (value.shape, value.dtype, value.device)
+        else:
+            parts.append(value)
+    return tuple(parts)
+
+
+def passed(key: tuple[Any, ...] | None) -> bool:
+    """Returns whether a call of this signature has passed its checks before."""
+    try:
+        return key in _PASSED
+    except TypeError:  # symbolic sizes, and options of any type at all, have no hash
+        return False
+
+
+def remember(key: tuple[Any, ...] | None) -> None:
+    """Notes that a call of this signature has passed its checks."""
+    if key is None:
+        return
+    if len(_PASSED) >= _MOST:
+        _PASSED.clear()
+    try:
+        _PASSED.add(key)
+    except TypeError:
+        return
+
+
+def detached(value: Tensor) -> Tensor:
+    """Returns a tensor that requires no gradient: itself, or a view of it."""
+    return value.detach() if value.requires_grad else value
+
 
 def _fail(op: str, argument: str, expected: str, got: str, error: type[Exception] = ValueError) -> None:
     raise error(f"{op}: {argument}: expected {expected}, got {got}")
@@ -119,15 +168,18 @@ def coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> Te
         TypeError: neither a number nor a float32 or float64 tensor.
         ValueError: another shape or device.
     """
-    batch = like.shape[0]
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    batch, dtype = like.shape[0], torch.float64 if like.dtype == torch.float64 else torch.float32
     if isinstance(value, Tensor):
         if value.dtype not in (torch.float32, torch.float64):
             _fail(op, argument, "float32 (or float64)", str(value.dtype), TypeError)
         if value.dim() != 0 and value.shape != (batch,):
             _fail(op, argument, f"a number or a tensor of shape [{batch}]", shape(value))
-        same_device(op, argument, value, "the latents", like)
-        return value.detach().to(dtype).expand(batch).contiguous()
+        if value.device != like.device:
+            same_device(op, argument, value, "the latents", like)
+        value = detached(value)
+        if value.dtype == dtype and value.dim() and value.is_contiguous():
+            return value
+        return value.to(dtype).expand(batch).contiguous()
     return filled(real(op, argument, value), (batch,), dtype, like.device)
 
 
@@ -158,8 +210,8 @@ def real(op: str, argument: str, value: float) -> float:
     return float(value)
 
 
-def table(op: str, argument: str, value: Tensor, axes: str, like: Tensor) -> Tensor:
-    """Returns a table of numbers for each sample, at least one, without a host synchronisation.
+def table(op: str, argument: str, value: Tensor, axes: str, like: Tensor) -> None:
+    """Checks a table of numbers for each sample, at least one.
 
     Args:
         op: name of the operator, for messages.
@@ -167,9 +219,6 @@ def table(op: str, argument: str, value: Tensor, axes: str, like: Tensor) -> Ten
         value: float32 or float64  # [B, K]
         axes: names of the axes, for messages: "B, K".
         like: tensor [B, ...] that gives batch and device.
-
-    Returns:
-        [B, K] contiguous, float32, or float64 when `like` is float64; detached.
 
     Raises:
         TypeError: no float32 or float64 tensor.
@@ -182,7 +231,11 @@ def table(op: str, argument: str, value: Tensor, axes: str, like: Tensor) -> Ten
     if value.dim() != 2 or value.shape[0] != like.shape[0] or value.shape[1] < 1:
         _fail(op, argument, f"shape [{axes}] with B = {like.shape[0]} and at least one column", shape(value))
     same_device(op, argument, value, "the latents", like)
-    return value.detach().to(torch.float64 if like.dtype == torch.float64 else torch.float32).contiguous()
+
+
+def of_table(value: Tensor, like: Tensor) -> Tensor:
+    """Returns a checked table [B, K] contiguous, float32, or float64 when `like` is float64; detached."""
+    return detached(value).to(torch.float64 if like.dtype == torch.float64 else torch.float32).contiguous()
 
 
 def network_output(op: str, value: Tensor, like: Tensor, rows: int, why: str) -> None:

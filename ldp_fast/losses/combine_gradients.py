@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-from ..ops import combine_gradients as _registered  # noqa: F401  # registers torch.ops.ldp_fast.combine_gradients
+from ..ops import call
 from ..reference._common import compute_dtype
 from . import _checks
-from ._checks import BatchReduction, Coefficient, NonFinite
+from ._checks import BatchReduction, Coefficient, NonFinite, detached
 
 SCALES = ("latent", "literal")
 
@@ -94,24 +93,30 @@ def combine_gradients(
         FloatingPointError: with `nonfinite="raise"`, naming terms and counts.
     """
     op = "combine_gradients"
-    _checks.latents(op, "latents", latents)
-    _checks.like(op, "residual", residual, "latents", latents)
-    _checks.choice(op, "scale", scale, SCALES)
-    _checks.reductions(op, batch_reduction, nonfinite)
-    for name, grad in (("grad_v", grad_v), ("grad_v_prime", grad_v_prime)):
-        if grad is not None:
-            _checks.like(op, name, grad, "latents", latents)
-        elif isinstance(lambda_fm, Tensor) or lambda_fm != 0:
+    gradients = (("grad_v", grad_v), ("grad_v_prime", grad_v_prime))
+    key = _checks.signature(op, latents, residual, grad_v, grad_v_prime, scale, batch_reduction, nonfinite)
+    if not _checks.passed(key):
+        _checks.latents(op, "latents", latents)
+        _checks.like(op, "residual", residual, "latents", latents)
+        _checks.choice(op, "scale", scale, SCALES)
+        _checks.reductions(op, batch_reduction, nonfinite)
+        for name, grad in gradients:
+            if grad is not None:
+                _checks.like(op, name, grad, "latents", latents)
+        _checks.remember(key)
+    for name, grad in gradients:
+        if grad is None and (isinstance(lambda_fm, Tensor) or lambda_fm != 0):
             raise ValueError(f"{op}: {name}: expected a tensor unless lambda_fm is the number 0, got None")
     dtype = compute_dtype(latents, residual, grad_v, grad_v_prime)
     fm, fm_tensor = _checks.scalar_or_coefficients(op, "lambda_fm", lambda_fm, latents, dtype)
     kl, kl_tensor = _checks.scalar_or_coefficients(op, "lambda_kl", lambda_kl, latents, dtype)
     lsd, lsd_tensor = _checks.scalar_or_coefficients(op, "lambda_lsd", lambda_lsd, latents, dtype)
-    g, values, counts = torch.ops.ldp_fast.combine_gradients(
-        latents.detach(),
-        residual.detach(),
-        None if grad_v is None else grad_v.detach(),
-        None if grad_v_prime is None else grad_v_prime.detach(),
+    g, values, counts = call(
+        op,
+        detached(latents),
+        detached(residual),
+        None if grad_v is None else detached(grad_v),
+        None if grad_v_prime is None else detached(grad_v_prime),
         _checks.coefficients(op, "alpha", alpha, latents),
         _checks.coefficients(op, "weight", weight, latents),
         fm,

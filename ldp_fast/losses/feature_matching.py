@@ -4,18 +4,19 @@ B: samples. L: levels. C_l, H_l, W_l: channels, height and width of level l; M_l
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import feature_matching as _registered  # noqa: F401  brings torch.ops.ldp_fast.feature_matching into being
+from ..ops import call
 from . import _checks
 from ._checks import BatchReduction, NonFinite
 
 _OP = "feature_matching_loss"
 Norm = Literal["mean", "sum"]
 NORMS = get_args(Norm)
+_LISTS = (list, tuple)
 # Contiguous and channels-last first: they are what there is, and torch.compile cannot sort by symbolic strides.
 _ORDERS = ((1, 2, 3), (2, 3, 1), (1, 3, 2), (2, 1, 3), (3, 1, 2), (3, 2, 1))
 
@@ -76,9 +77,12 @@ def feature_matching_loss(
         FloatingPointError: with nonfinite="raise", naming the levels and counts.
         RuntimeError: when differentiated twice.
     """
-    _check(features, features_prime, norm, batch_reduction, nonfinite)
-    tensors = (*features, *(features_prime or ()))
-    save_signs = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    key = _signature(features, features_prime, norm, batch_reduction, nonfinite)
+    if not _checks.passed(key):
+        _check(features, features_prime, norm, batch_reduction, nonfinite)
+        _checks.remember(key)
+    tensors = features if features_prime is None else (*features, *features_prime)
+    save_signs = torch.is_grad_enabled() and any([x.requires_grad for x in tensors])
     rows: list[Tensor] = []
     rows_prime: list[Tensor] = []
     for level, x in enumerate(features):
@@ -89,8 +93,8 @@ def feature_matching_loss(
         rows.append(_rows(x, order))
         if x_prime is not None:
             rows_prime.append(_rows(x_prime, order))
-    loss, level_values, counts, _ = torch.ops.ldp_fast.feature_matching(
-        rows, rows_prime, norm, batch_reduction, nonfinite, save_signs
+    loss, level_values, counts, _ = call(
+        "feature_matching", rows, rows_prime, norm, batch_reduction, nonfinite, save_signs
     )
     if nonfinite == "raise":
         _checks.raise_nonfinite(_OP, {f"level {level}": count for level, count in enumerate(counts)})
@@ -140,6 +144,8 @@ class FeatureMatchingLoss(nn.Module):
 
 def _memory_order(x: Tensor) -> tuple[int, int, int] | None:
     """The dimensions of a sample from the slowest to the fastest in memory; None if its elements are not dense."""
+    if x.is_contiguous():
+        return _ORDERS[0]
     for order in _ORDERS:
         expected = 1
         for dim in reversed(order):
@@ -162,6 +168,13 @@ def _check_options(op: str, norm: str, batch_reduction: str, nonfinite: str) -> 
     _checks.choice(op, "norm", norm, NORMS)
     _checks.choice(op, "batch_reduction", batch_reduction, _checks.BATCH_REDUCTIONS)
     _checks.choice(op, "nonfinite", nonfinite, _checks.NONFINITE)
+
+
+def _signature(features: Any, features_prime: Any, *options: str) -> tuple[Any, ...] | None:
+    """What the checks look at; None where it is not two lists."""
+    if type(features) not in _LISTS or not (features_prime is None or type(features_prime) in _LISTS):
+        return None
+    return _checks.signature(_OP, len(features), *options, *features, *(features_prime or ()), features_prime is None)
 
 
 def _check(

@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import ops as _ops  # noqa: F401  # registers torch.ops.ldp_fast.*
+from ..ops import call
 from . import _checks
-from ._checks import BatchReduction, Coefficient, NonFinite
+from ._checks import BatchReduction, Coefficient, NonFinite, detached
 from .combine_gradients import GradientStatistics, combine_gradients
 from .feature_matching import FeatureMatchingStatistics, feature_matching_loss
 
@@ -75,15 +75,18 @@ def perturb(
         ValueError: a shape or device that does not fit; copies below 1.
     """
     op = "perturb"
-    _checks.latents(op, "latents", latents)
-    _checks.like(op, "noise", noise, "latents", latents)
+    key = _checks.signature(op, latents, noise, dtype)
+    if not _checks.passed(key):
+        _checks.latents(op, "latents", latents)
+        _checks.like(op, "noise", noise, "latents", latents)
+        if dtype is not None and dtype not in _checks.FLOATING:
+            raise TypeError(f"{op}: dtype: expected float16, bfloat16, float32 or float64, got {dtype}")
+        _checks.remember(key)
     if copies < 1:
         raise ValueError(f"{op}: copies: expected at least 1, got {copies}")
-    if dtype is not None and dtype not in _checks.FLOATING:
-        raise TypeError(f"{op}: dtype: expected float16, bfloat16, float32 or float64, got {dtype}")
     a = _checks.coefficients(op, "alpha", alpha, latents)
     s = _checks.coefficients(op, "sigma", sigma, latents)
-    return torch.ops.ldp_fast.perturb(latents.detach(), noise.detach(), a, s, copies, dtype)
+    return call(op, detached(latents), detached(noise), a, s, copies, dtype)
 
 
 def guided_residual(
@@ -127,18 +130,18 @@ def guided_residual(
         ValueError: a shape, device or option that does not fit, or an argument that the prediction type needs.
     """
     op = "guided_residual"
-    _checks.latents(op, "noise", noise)
-    _checks.choice(op, "guidance", guidance, GUIDANCE)
-    _checks.choice(op, "order", order, ORDERS)
-    batch = noise.shape[0]
     guided = guidance_scale is not None
-    wanted = "with guidance" if guided else "without guidance"
-    _checks.network_output(op, model_output, noise, 2 * batch if guided else batch, wanted)
+    key = _checks.signature(op, model_output, noise, guided, guidance, order)
+    if not _checks.passed(key):
+        _checks.latents(op, "noise", noise)
+        _checks.choice(op, "guidance", guidance, GUIDANCE)
+        _checks.choice(op, "order", order, ORDERS)
+        batch, wanted = noise.shape[0], "with guidance" if guided else "without guidance"
+        _checks.network_output(op, model_output, noise, 2 * batch if guided else batch, wanted)
+        _checks.remember(key)
     z, a, s = _conversion(op, prediction, noise, noisy_latents, alpha, sigma)
     g = None if guidance_scale is None else _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
-    return torch.ops.ldp_fast.guided_residual(
-        model_output.detach(), noise.detach(), g, z, a, s, guidance, order, prediction
-    )
+    return call(op, detached(model_output), detached(noise), g, z, a, s, guidance, order, prediction)
 
 
 def perp_neg_residual(
@@ -184,18 +187,19 @@ def perp_neg_residual(
         ValueError: a shape, device or option that does not fit, or an argument that the prediction type needs.
     """
     op = "perp_neg_residual"
-    _checks.latents(op, "noise", noise)
-    _checks.choice(op, "order", order, ORDERS)
-    _checks.choice(op, "negatives", negatives, NEGATIVES)
-    batch = noise.shape[0]
-    w = _checks.table(op, "negative_weights", negative_weights, "B, K", noise)
-    _checks.network_output(op, model_output, noise, (2 + w.shape[1]) * batch, f"for {w.shape[1]} negatives")
+    key = _checks.signature(op, model_output, noise, negative_weights, order, negatives)
+    if not _checks.passed(key):
+        _checks.latents(op, "noise", noise)
+        _checks.choice(op, "order", order, ORDERS)
+        _checks.choice(op, "negatives", negatives, NEGATIVES)
+        _checks.table(op, "negative_weights", negative_weights, "B, K", noise)
+        count = negative_weights.shape[1]
+        _checks.network_output(op, model_output, noise, (2 + count) * noise.shape[0], f"for {count} negatives")
+        _checks.remember(key)
+    w = _checks.of_table(negative_weights, noise)
     z, a, s = _conversion(op, prediction, noise, noisy_latents, alpha, sigma)
     g = _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
-    r, _ = torch.ops.ldp_fast.perp_neg_residual(
-        model_output.detach(), noise.detach(), w, g, z, a, s, order, negatives, prediction
-    )
-    return r
+    return call(op, detached(model_output), detached(noise), w, g, z, a, s, order, negatives, prediction)[0]
 
 
 def _conversion(
@@ -207,6 +211,8 @@ def _conversion(
     sigma: Coefficient | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """z_t, α_t and σ_t as the operators take them; None for what the prediction type does not need."""
+    if prediction == "epsilon":
+        return None, None, None
     _checks.choice(op, "prediction", prediction, tuple(PREDICTIONS))
     given = {"noisy_latents": noisy_latents, "alpha": alpha, "sigma": sigma}
     needs = PREDICTIONS[prediction]
@@ -224,14 +230,17 @@ def _conversion(
 
 
 def _first_copy(op: str, noisy_latents: Tensor, noise: Tensor) -> Tensor:
-    _checks.latents(op, "noisy_latents", noisy_latents)
+    key = _checks.signature(f"{op}: z", noisy_latents, noise)
     batch = noise.shape[0]
-    rows = noisy_latents.shape[0]
-    if noisy_latents.shape[1:] != noise.shape[1:] or (rows % batch if batch else rows):
-        sizes = ", ".join(str(size) for size in noise.shape[1:])
-        raise ValueError(f"{op}: noisy_latents: expected [K·{batch}, {sizes}], got {_checks.shape(noisy_latents)}")
-    _checks.same_device(op, "noisy_latents", noisy_latents, "noise", noise)
-    return noisy_latents.detach()[:batch]
+    if not _checks.passed(key):
+        _checks.latents(op, "noisy_latents", noisy_latents)
+        rows = noisy_latents.shape[0]
+        if noisy_latents.shape[1:] != noise.shape[1:] or (rows % batch if batch else rows):
+            sizes = ", ".join(str(size) for size in noise.shape[1:])
+            raise ValueError(f"{op}: noisy_latents: expected [K·{batch}, {sizes}], got {_checks.shape(noisy_latents)}")
+        _checks.same_device(op, "noisy_latents", noisy_latents, "noise", noise)
+        _checks.remember(key)
+    return detached(noisy_latents)[:batch]
 
 
 def residual_latents(latents: Tensor, residual: Tensor, alpha: Coefficient) -> Tensor:
@@ -255,10 +264,20 @@ def residual_latents(latents: Tensor, residual: Tensor, alpha: Coefficient) -> T
         RuntimeError: when differentiated twice.
     """
     op = "residual_latents"
+    _check_pair(op, latents, residual)
+    return call(op, latents, detached(residual), _checks.coefficients(op, "alpha", alpha, latents))
+
+
+def _check_pair(op: str, latents: Tensor, residual: Tensor, *options: str) -> None:
+    """Checks latents and a residual of their shape, and the two options of a loss where there are any."""
+    key = _checks.signature(op, latents, residual, *options)
+    if _checks.passed(key):
+        return
     _checks.latents(op, "latents", latents)
     _checks.like(op, "residual", residual, "latents", latents)
-    a = _checks.coefficients(op, "alpha", alpha, latents)
-    return torch.ops.ldp_fast.residual_latents(latents, residual.detach(), a)
+    if options:
+        _checks.reductions(op, *options)
+    _checks.remember(key)
 
 
 def latent_kl_loss(
@@ -286,9 +305,12 @@ def latent_kl_loss(
         RuntimeError: when differentiated twice.
     """
     op = "latent_kl_loss"
-    _checks.latents(op, "latents", latents)
-    _checks.reductions(op, batch_reduction, nonfinite)
-    value, _, _, count = torch.ops.ldp_fast.latent_kl(latents, nonfinite == "zero")
+    key = _checks.signature(op, latents, batch_reduction, nonfinite)
+    if not _checks.passed(key):
+        _checks.latents(op, "latents", latents)
+        _checks.reductions(op, batch_reduction, nonfinite)
+        _checks.remember(key)
+    value, _, _, count = call("latent_kl", latents, nonfinite == "zero", nonfinite == "raise")
     if nonfinite == "raise":
         _checks.raise_nonfinite(op, {"the KL term": count})
     return _reduce(value, batch_reduction)
@@ -327,16 +349,16 @@ def score_distillation_loss(
         RuntimeError: when differentiated twice.
     """
     op = "score_distillation_loss"
-    _checks.latents(op, "latents", latents)
-    _checks.like(op, "residual", residual, "latents", latents)
-    _checks.reductions(op, batch_reduction, nonfinite)
+    _check_pair(op, latents, residual, batch_reduction, nonfinite)
     w = _checks.coefficients(op, "weight", weight, residual)
-    value, count = torch.ops.ldp_fast.score_distillation(latents, residual.detach(), w, nonfinite == "zero")
+    value, count = call("score_distillation", latents, detached(residual), w, nonfinite == "zero", nonfinite == "raise")
     if nonfinite == "raise":
         _checks.raise_nonfinite(op, {"the LSD term": count})
     return _reduce(value, batch_reduction)
 
 
 def _reduce(values: Tensor, batch_reduction: str) -> Tensor:
-    total = values.sum()
-    return total / max(values.shape[0], 1) if batch_reduction == "mean" else total
+    batch = values.shape[0]
+    # A sum of one is that one: no launch.
+    total = values.view(()) if batch == 1 and not torch.compiler.is_compiling() else values.sum()
+    return total / batch if batch_reduction == "mean" and batch > 1 else total

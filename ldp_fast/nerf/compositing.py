@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops import composite as _registers  # noqa: F401
+from ..ops import call
 from . import _checks
 
 
@@ -115,7 +115,8 @@ def composite_with_regularisers(
     if len({t.dtype for t in given}) > 1:
         _checks.fail(name, "values", "all tensors of one dtype", ", ".join(str(t.dtype) for t in given), TypeError)
     return Composited(
-        *torch.ops.ldp_fast.composite(
+        *call(
+            "composite",
             density,
             values,
             distances,

@@ -37,8 +37,10 @@ from . import (
     residual_latents,
     score_distillation,
 )
+from ._direct import call
 
 __all__ = [
+    "call",
     "combine_gradients",
     "composite",
     "feature_matching",

@@ -10,6 +10,8 @@ An operator module does three things: `define` its schema, `register` its implem
 * An operator with neither: the reference, everywhere.
 * Meta and fake tensors: the shape function.
 
+The public functions come here by `_direct.call`, which does without torch's dispatcher where nobody would notice.
+
 The shape function allocates the outputs of the launcher too (`launcher(*outputs, *arguments)`), so that shapes,
 dtypes and strides promised to `torch.compile` are the real ones by construction, and tests can hand a launcher
 buffers of their own.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -34,6 +36,7 @@ from .. import _settings
 from . import _native
 
 NAMESPACE = "ldp_fast"
+_NO_GUARD = nullcontext()
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Operator:
     fake: Callable[..., Any] | None = None
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., None] | None = None
+    function: type[torch.autograd.Function] | None = None  # the same gradient, made by `_direct.call`
 
 
 # A namespace can be defined once per process; a reload of this module keeps its globals and so finds both again.
@@ -188,22 +192,35 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    assert operator.reference is not None and operator.fake is not None
     tensors = list(_tensors((*args, *kwargs.values())))
-    device = tensors[0].device
-    floating = {t.dtype for t in tensors if t.is_floating_point()}
+    return serve(operator, tensors[0].device, {t.dtype for t in tensors}, *args, **kwargs)
+
+
+def serve(operator: Operator, device: torch.device, dtypes: set[torch.dtype], /, *args: Any, **kwargs: Any) -> Any:
+    """Runs the implementation that serves a device and dtypes, those of the tensors among the arguments."""
+    assert operator.reference is not None and operator.fake is not None
+    kind = device.type
+    if kind == "meta":
+        return operator.fake(*args, **kwargs)
     run: Callable[..., None] | None = None
-    if operator.launcher and _settings.use_triton(device.type, double=torch.float64 in floating):
+    if operator.launcher and _settings.use_triton(kind, double=torch.float64 in dtypes):
         run = _launcher(operator.launcher)
-    elif operator.native is not None and not ((operator.launcher or operator.cpu_only) and device.type == "cuda"):
-        run = operator.native if use_native(device.type, floating) else None
+    elif operator.native is not None and not ((operator.launcher or operator.cpu_only) and kind == "cuda"):
+        run = operator.native if use_native(kind, {d for d in dtypes if d.is_floating_point}) else None
     if run is None:
         return operator.reference(*args, **kwargs)
-    # Triton launches on the current device, which need not be the tensors'.
-    with torch.cuda.device(device) if operator.launcher and device.type == "cuda" else nullcontext():
+    with _launching_on(device) if operator.launcher and kind == "cuda" else _NO_GUARD:
         outputs = operator.fake(*args, **kwargs)
-        run(*(outputs if isinstance(outputs, tuple) else (outputs,)), *args, **kwargs)
+        if isinstance(outputs, tuple):
+            run(*outputs, *args, **kwargs)
+        else:
+            run(outputs, *args, **kwargs)
     return outputs
+
+
+def _launching_on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the tensors'."""
+    return _NO_GUARD if device.index == torch.cuda.current_device() else torch.cuda.device(device)
 
 
 def use_native(device_type: str, floating: set[torch.dtype]) -> bool:

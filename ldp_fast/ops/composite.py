@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import reference
 from ..reference._common import compute_dtype
 from . import _native
+from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
 GRADIENTS = ", ".join(f"Tensor? grad_{x}" for x in ("values", "opacity", "depth", "weights", "distortion", "emptiness"))
@@ -78,7 +79,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     wanted = [ctx.needs_input_grad[i] for i in (0, 1, 5)]
     if not any(wanted) or all(grad is None for grad in grads):
         return (None,) * 8
-    found = torch.ops.ldp_fast.composite_backward(*grads, *ctx.saved_tensors, *ctx.settings)
+    found = call("composite_backward", *grads, *ctx.saved_tensors, *ctx.settings)
     density, values, background = (grad if want else None for grad, want in zip(found, wanted, strict=True))
     return density, values, None, None, None, background, None, None
 

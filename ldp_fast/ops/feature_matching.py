@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..reference import feature_matching as reference
 from . import _library
+from ._direct import call
 
 _library.define(
     "feature_matching(Tensor[] features, Tensor[] features_prime, str norm, str batch_reduction, str nonfinite, "
@@ -97,7 +98,8 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ..
                 "feature_matching: save_signs: expected True where a gradient is wanted, got False in the forward"
             )
         needs_x, needs_x_prime = any(wants_x), any(wants_x_prime)
-        grads = torch.ops.ldp_fast.feature_matching_backward(
+        grads = call(
+            "feature_matching_backward",
             grad,
             *ctx.saved_tensors,
             ctx.sizes,

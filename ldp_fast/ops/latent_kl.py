@@ -9,13 +9,14 @@ from torch import Tensor
 
 from .. import reference
 from ..reference._common import compute_dtype, memory_format
+from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
 
-def _fake(latents: Tensor, zero_nonfinite: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(latents: Tensor, zero_nonfinite: bool = False, counted: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, dtype = latents.shape[0], compute_dtype(latents)
     value, mean, variance = (torch.empty(batch, dtype=dtype, device=latents.device) for _ in range(3))
-    return value, mean, variance, torch.empty(batch, dtype=torch.int32, device=latents.device)
+    return value, mean, variance, torch.empty(batch if counted else 0, dtype=torch.int32, device=latents.device)
 
 
 def _fake_backward(
@@ -31,14 +32,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, None]:
+def _backward(ctx: Any, grad: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, None, None]:
     if grad is None or not ctx.needs_input_grad[0]:
-        return None, None
+        return None, None, None
     latents, mean, variance = ctx.saved_tensors
-    return torch.ops.ldp_fast.latent_kl_backward(grad, latents, mean, variance, ctx.zero_nonfinite), None
+    return call("latent_kl_backward", grad, latents, mean, variance, ctx.zero_nonfinite), None, None
 
 
-define("latent_kl(Tensor latents, bool zero_nonfinite=False) -> (Tensor, Tensor, Tensor, Tensor)")
+define("latent_kl(Tensor latents, bool zero_nonfinite=False, bool counted=True) -> (Tensor, Tensor, Tensor, Tensor)")
 define(
     "latent_kl_backward(Tensor grad, Tensor latents, Tensor mean, Tensor variance, bool zero_nonfinite=False) -> Tensor"
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import reference
 from ..reference._common import memory_format
+from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
 
@@ -27,7 +28,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
     (alpha,) = ctx.saved_tensors
     wanted = ctx.needs_input_grad[0]
-    return (torch.ops.ldp_fast.residual_latents_backward(grad, alpha) if wanted else None), None, None
+    return (call("residual_latents_backward", grad, alpha) if wanted else None), None, None
 
 
 define("residual_latents(Tensor latents, Tensor residual, Tensor alpha) -> Tensor")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import compute_dtype, in_format, memory_format, per_sample
+from ._common import compute_dtype, count_nonfinite, in_format, memory_format, per_sample, widened
 from .latent_kl import kl_gradient, kl_value, moments
 
 _AXES = (1, 2, 3)
+_OF_TERMS = (2, 3, 4)
 
 
 def combine_gradients(
@@ -49,35 +50,50 @@ def combine_gradients(
         counts: [3, B] int32: the non-finite elements of the terms lsd, fm and kl.
     """
     compute = compute_dtype(latents, residual, grad_v, grad_v_prime)
-    batch, elements = latents.shape[0], latents[0:1].shape[1:].numel()
-    v, r = latents.to(compute), residual.to(compute)
+    batch, elements = latents.shape[0], latents.shape[1] * latents.shape[2] * latents.shape[3]
+    v, r = widened(latents, compute), widened(residual, compute)
     mean, variance = moments(v)
 
     lsd = per_sample(weight, compute) * r
-    kl = kl_gradient(v, mean, variance) * (1 / elements if literal else 1)
-    fm = torch.zeros_like(v)
+    kl = kl_gradient(v, mean, variance)
+    fm = None if grad_v is None else widened(grad_v, compute)
     if grad_v_prime is not None:
-        fm = (1 + per_sample(alpha, compute)) * grad_v_prime.to(compute)
-    if grad_v is not None:
-        fm = fm + grad_v.to(compute)
-    fm = fm * (1 if literal else elements)
+        prime = widened(grad_v_prime, compute)
+        # (1 + α) grad_v′ without the sum.
+        prime = torch.addcmul(prime, per_sample(alpha, compute), prime)
+        fm = prime if fm is None else prime + fm
+    if fm is None:
+        fm = torch.zeros_like(v)
+    elif not literal:
+        fm = fm * elements
+    if literal:
+        kl = kl / elements
 
-    terms = [lsd, fm, kl]
-    counts = torch.stack([(~term.isfinite()).sum(dim=_AXES, dtype=torch.int32) for term in terms])
+    terms = torch.stack([lsd, fm, kl])
+    counts = count_nonfinite(terms, _OF_TERMS)
     energy = lsd * r
     if zero_nonfinite:
-        energy = energy.where(lsd.isfinite(), 0)
-        terms = [term.where(term.isfinite(), 0) for term in terms]
+        finite = terms.isfinite()
+        energy = energy.where(finite[0], 0)
+        terms = terms.where(finite, 0)
 
-    lambdas = [(lambda_lsd, lambda_lsd_tensor), (lambda_fm, lambda_fm_tensor), (lambda_kl, lambda_kl_tensor)]
-    g = torch.zeros_like(v)
-    for term, (number, tensor) in zip(terms, lambdas, strict=True):
-        factor = torch.full((batch,), number, dtype=compute, device=v.device)
-        factor = per_sample(factor if tensor is None else factor * tensor, compute)
-        g = g + (factor * term).where(factor != 0, 0)
-    if batch_mean:
-        g = g / max(batch, 1)
+    lambdas = ((lambda_lsd, lambda_lsd_tensor), (lambda_fm, lambda_fm_tensor), (lambda_kl, lambda_kl_tensor))
+    g: Tensor | None = None
+    for term, (number, tensor) in zip(terms.unbind(0), lambdas, strict=True):
+        if tensor is not None:
+            factor = per_sample(tensor, compute) * number
+            weighted = (factor * term).where(factor != 0, 0)
+        elif number != 0:
+            weighted = term * number
+        else:
+            continue
+        g = weighted if g is None else g + weighted
+    if g is None:
+        g = torch.zeros_like(v)
+    if batch_mean and batch > 1:
+        g = g / batch
 
-    norms = [term.square().sum(dim=_AXES).sqrt() for term in (*terms, g)]
-    values = torch.stack([mean, variance, kl_value(mean, variance), 0.5 * energy.mean(dim=_AXES), *norms])
-    return in_format(g, memory_format(latents)), values, counts
+    values = [mean, variance, kl_value(mean, variance), energy.sum(dim=_AXES) * (0.5 / elements)]
+    values += torch.linalg.vector_norm(terms, dim=_OF_TERMS).unbind(0)
+    values.append(torch.linalg.vector_norm(g, dim=_AXES))
+    return in_format(g, memory_format(latents)), torch.stack(values), counts

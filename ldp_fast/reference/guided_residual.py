@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import compute_dtype, in_format, memory_format, per_sample
+from ._common import compute_dtype, in_format, memory_format, per_sample, widened
 
 
 def guided_residual(
@@ -36,15 +36,14 @@ def guided_residual(
         [B, C, H, W], float32 or float64, in the noise's memory format.
     """
     compute = compute_dtype(model_output, noise, noisy_latents)
-    batch = noise.shape[0]
-    out = model_output.to(compute)
+    out = widened(model_output, compute)
     if guidance_scale is not None:
-        first, second = out[:batch], out[batch:]
+        first, second = out.tensor_split(2)
         uncond, text = (first, second) if order == "uncond_first" else (second, first)
         start = uncond if guidance == "from_uncond" else text
-        out = start + per_sample(guidance_scale, compute) * (text - uncond)
+        out = torch.addcmul(start, per_sample(guidance_scale, compute), text - uncond)
     noise_hat = noise_prediction(out, prediction, noisy_latents, alpha, sigma)
-    return in_format(noise_hat - noise.to(compute), memory_format(noise))
+    return in_format(noise_hat - widened(noise, compute), memory_format(noise))
 
 
 def noise_prediction(
@@ -54,13 +53,17 @@ def noise_prediction(
     if prediction == "epsilon":
         return out
     assert noisy_latents is not None
-    noisy = noisy_latents[: out.shape[0]].to(out.dtype)
-    a = torch.ones((), device=out.device) if alpha is None else per_sample(alpha, out.dtype)
-    s = torch.ones((), device=out.device) if sigma is None else per_sample(sigma, out.dtype)
+    noisy = widened(noisy_latents[: out.shape[0]], out.dtype)
+    a = None if alpha is None else per_sample(alpha, out.dtype)
+    s = None if sigma is None else per_sample(sigma, out.dtype)
     if prediction == "v_prediction":
-        return a * out + s * noisy
+        assert a is not None and s is not None
+        return torch.addcmul(a * out, s, noisy)
     if prediction == "flow":
-        return noisy + a * out
+        assert a is not None
+        return torch.addcmul(noisy, a, out)
     if prediction == "sample":
-        return (noisy - a * out) / s
+        assert a is not None and s is not None
+        return torch.addcmul(noisy, a, out, value=-1) / s
+    assert s is not None
     return (noisy - out) / s

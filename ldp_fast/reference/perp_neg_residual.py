@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import compute_dtype, in_format, memory_format, per_sample
+from ._common import compute_dtype, in_format, memory_format, per_sample, widened
 from .guided_residual import noise_prediction
 
 PERP_NEG_FLOOR = 1e-6
@@ -43,23 +43,23 @@ def perp_neg_residual(
     """
     compute = compute_dtype(model_output, noise, noisy_latents)
     batch, count = negative_weights.shape
-    out = model_output.to(compute)
-    first, second, rest = out[:batch], out[batch : 2 * batch], out[2 * batch :]
+    out = widened(model_output, compute)
+    first, second, rest = out.tensor_split((batch, 2 * batch))
     uncond, text = (first, second) if order == "uncond_first" else (second, first)
-    rows = rest.view(batch, count, *rest.shape[1:]) if negatives == "by_sample" else None
+    sizes = rest.shape[1:]
+    by_copy = rest.view(batch, count, *sizes).transpose(0, 1) if negatives == "by_sample" else None
+    away = (rest.view(count, batch, *sizes) if by_copy is None else by_copy) - uncond  # e_i, [K, B, C, H, W]
     positive = text - uncond
     square = positive.square().sum((1, 2, 3))
     # Not clamp: a NaN must stay one.
     square = torch.where(square < PERP_NEG_FLOOR, PERP_NEG_FLOOR, square)
-    projection = out.new_empty(batch, count)
-    direction = positive
-    for i in range(count):
-        negative = (rest[i * batch : (i + 1) * batch] if rows is None else rows[:, i]) - uncond
-        projection[:, i] = (negative * positive).sum((1, 2, 3)) / square
-        w = per_sample(negative_weights[:, i], compute)
-        direction = torch.where(
-            w != 0, direction + w * (negative - per_sample(projection[:, i], compute) * positive), direction
-        )
-    guided = uncond + per_sample(guidance_scale, compute) * direction
+    projection = (away * positive).sum((2, 3, 4)) / square
+    w = widened(negative_weights, compute).t()[..., None, None, None]
+    share = torch.addcmul(away, projection[..., None, None, None], positive, value=-1) * w
+    # A weight of 0 leaves a negative out, even one that is not finite.
+    direction = positive + share.where(w != 0, 0).sum(0)
+    guided = torch.addcmul(uncond, per_sample(guidance_scale, compute), direction)
     noise_hat = noise_prediction(guided, prediction, noisy_latents, alpha, sigma)
-    return in_format(noise_hat - noise.to(compute), memory_format(noise)), projection
+    return in_format(noise_hat - widened(noise, compute), memory_format(noise)), projection.t().clone(
+        memory_format=torch.contiguous_format
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import compute_dtype, memory_format, per_sample
+from ._common import compute_dtype, in_format, memory_format, per_sample, widened
 
 
 def perturb(
@@ -25,14 +25,7 @@ def perturb(
         [copies·B, C, H, W] in the latents' memory format.
     """
     compute = compute_dtype(latents, noise)
-    noisy = per_sample(alpha, compute) * latents.to(compute) + per_sample(sigma, compute) * noise.to(compute)
-    batch, *rest = latents.shape
-    out = torch.empty(
-        (copies * batch, *rest),
-        dtype=dtype or latents.dtype,
-        device=latents.device,
-        memory_format=memory_format(latents),
-    )
-    for copy in range(copies):
-        out[copy * batch : (copy + 1) * batch].copy_(noisy)
-    return out
+    noisy = per_sample(alpha, compute) * widened(latents, compute)
+    noisy = torch.addcmul(noisy, per_sample(sigma, compute), widened(noise, compute))
+    noisy = widened(noisy, dtype or latents.dtype)
+    return in_format(noisy if copies == 1 else torch.cat([noisy] * copies), memory_format(latents))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._common import compute_dtype, in_format, memory_format, per_sample
+from ._common import compute_dtype, in_format, memory_format, per_sample, widened
 
 
 def residual_latents(latents: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
@@ -19,8 +19,8 @@ def residual_latents(latents: Tensor, residual: Tensor, alpha: Tensor) -> Tensor
         [B, C, H, W] in the latents' dtype and memory format.
     """
     compute = compute_dtype(latents, residual)
-    updated = (latents.to(compute) + residual.to(compute)).to(latents.dtype)
-    return in_format(updated, memory_format(latents))
+    updated = widened(latents, compute) + widened(residual, compute)
+    return in_format(widened(updated, latents.dtype), memory_format(latents))
 
 
 def residual_latents_backward(grad: Tensor, alpha: Tensor) -> Tensor:
@@ -34,5 +34,5 @@ def residual_latents_backward(grad: Tensor, alpha: Tensor) -> Tensor:
         dL/dv, [B, C, H, W] in the dtype and memory format of `grad`.
     """
     compute = compute_dtype(grad)
-    scaled = (1 + per_sample(alpha, compute)) * grad.to(compute)
-    return in_format(scaled.to(grad.dtype), memory_format(grad))
+    scaled = (1 + per_sample(alpha, compute)) * widened(grad, compute)
+    return in_format(widened(scaled, grad.dtype), memory_format(grad))
