@@ -8,12 +8,14 @@
 Every operator is timed as the eager reference (`ldp_fast.reference`), as `torch.compile` of the same function, and as
 ours (the Triton kernel on CUDA, the CPU implementation on a CPU), on the inputs of `tests/samples.py`, in one run and
 grouped by operator and size. What a machine lacks is skipped with its reason. On CUDA the timed call ends with a
-synchronisation and the inputs rotate through buffers larger than the cache. Bytes that have to be moved are reported
+synchronisation and the inputs rotate through buffers larger than the cache; `extra_info` has the device's time of a
+captured graph and the host's time apart (benchmarks/captured.py). Bytes that have to be moved are reported
 in `extra_info`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from torch import Tensor
 from tests.samples import Shape
 
 from . import rehearsal
+from .captured import times
 from .machine import compile_missing, default_device
 from .recording import Recorder
 
@@ -124,5 +127,8 @@ def measure(benchmark: Any, device: str, backend: str, size: str) -> Callable[..
             torch.cuda.synchronize()
 
         benchmark(timed)
+        calls = [functools.partial(function, **next(rotation)) for _ in range(copies)]
+        found = times(calls)
+        benchmark.extra_info |= {"device_s": found.device, "host_s": found.host}
 
     return run

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -245,7 +246,7 @@ def record(
     An error in it that is none of synchronisation is the caller's, and is raised.
     """
     with torch.cuda.device(device), _autocast():
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        here, side = torch.cuda.current_stream(), _stream(torch.cuda.current_device())
         default = torch.cuda.default_generators[torch.cuda.current_device()]
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -266,13 +267,19 @@ def record(
         return (None, None, reason) if reason else _tried(body, generator)
 
 
+@functools.cache
+def _stream(device: int) -> Any:
+    """The stream of all captures on a device: cuBLAS keeps a workspace for every stream it has seen, for good."""
+    return torch.cuda.Stream(device)
+
+
 def _tried(
     body: Callable[[torch.Generator | None], Result], generator: torch.Generator | None
 ) -> tuple[Any, Result | None, str]:
     graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     if generator is not None:
         graph.register_generator_state(generator)  # the default generator is always registered
-    stream, first = torch.cuda.Stream(), ""
+    stream, first = _stream(torch.cuda.current_device()), ""
     try:
         # `graph` does not go back to the host's stream where its end fails, hence the outer context. Errors are looked
         # for in this thread only: a host's loader or watchdog threads may go on.

@@ -70,6 +70,17 @@ def test_without_a_gpu_it_falls_back_and_says_why(caplog: pytest.LogCaptureFixtu
     assert same(step(latents, **call), prior.gradient(latents, other, **call))  # the text of the call before
 
 
+def test_captures_on_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    capture_module._stream.cache_clear()
+    try:
+        streams = [capture_module._stream(device) for device in (0, 0, 1, 0)]
+    finally:
+        capture_module._stream.cache_clear()
+    assert made == [0, 1] and streams[0] is streams[1] is streams[3] is not streams[2]
+
+
 def test_obstacles_are_named() -> None:
     prior, latents, _ = make("cpu", nonfinite="raise")
     elsewhere: Any = latents.to("meta")

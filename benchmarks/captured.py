@@ -1,0 +1,82 @@
+"""What a call costs the device and what it costs the host, apart: a captured graph's replays, and the enqueueing.
+
+A call that is timed with the device synchronised around it is as long as the longer of the two, which for a small
+operator is the host. `times` captures it: the device's time is that of replaying calls on rotating inputs, between two
+events of the stream; the host's is that of the eager calls, without waiting for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+QUEUE = 64  # eager calls between waits: fewer than the launches that a stream holds before it blocks the host
+
+
+class Times(NamedTuple):
+    """Seconds a call.
+
+    Attributes:
+        device: of the device, the best of the rounds.
+        host: of the host, the best of the rounds.
+    """
+
+    device: float
+    host: float
+
+
+def times(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    rounds: int = 20,
+    cuda: Any = torch.cuda,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Times:
+    """Times calls that do the same on different inputs, so that no call finds its own in the cache.
+
+    Args:
+        calls: what is timed; together their inputs should be larger than the cache.
+        rounds: how often all of them are replayed, and enqueued.
+        cuda: torch.cuda, or what stands in for it in a test.
+        clock: seconds of the host.
+    """
+    if not calls:
+        raise ValueError("calls: expected at least one, got none")
+    side = cuda.Stream()
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
+        for call in calls:
+            call()  # compiles, and lets libraries choose
+    cuda.current_stream().wait_stream(side)
+    cuda.synchronize()
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
+        results = [call() for call in calls]
+    graph.replay()
+    device = min(_replayed(graph, cuda) for _ in range(rounds)) / len(calls)
+    del results
+    return Times(device, min(_enqueued(calls, cuda, clock) for _ in range(rounds)))
+
+
+def _replayed(graph: Any, cuda: Any) -> float:
+    """Seconds between the events around a replay."""
+    start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+    cuda.synchronize()
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _enqueued(calls: Sequence[Callable[[], Any]], cuda: Any, clock: Callable[[], float]) -> float:
+    """Seconds of the host for a call, while the device has room for more."""
+    cuda.synchronize()
+    enqueued = calls[:QUEUE]
+    start = clock()
+    for call in enqueued:
+        call()
+    return (clock() - start) / len(enqueued)
