@@ -5,6 +5,7 @@
 #include <ldp/parallel.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace ldp {
 namespace {
@@ -12,6 +13,7 @@ namespace {
 constexpr int kPanel = 32;  // output channels whose products of every point stay in the second cache
 constexpr int kChunk = 16;  // input channels that lie side by side in the transformed tiles
 constexpr int kDepth = 32;  // terms of a sum that are added one by one
+constexpr int kPad = 16;    // floats between two points, so that one place of all points lies in as many sets of a cache
 constexpr int kMostPixels = 36;
 
 // The weights as a matrix product sees them: the transpose has in and out exchanged and its taps in reverse order.
@@ -26,10 +28,10 @@ struct WinogradKernels {
     int points, in, step, out;  // in one direction: products, inputs, distance of tiles in the input, outputs
     bool sums;                  // the products of all points add up to the output
     void (*pack_weights)(const WinogradWeights&, int64_t panel, int64_t first, int64_t last, float* packed);
-    void (*transform_input)(const float* const* pixels, int64_t channels, int64_t tiles, int64_t tile, float* transformed);
-    void (*multiply_point)(const float* transformed, int64_t tiles, const float* packed, int64_t channels, bool add_to,
-                           float* products);
-    void (*transform_output)(const float* products, int64_t tiles, int64_t columns, const float* bias, float* const* to,
+    void (*transform_input)(const float* const* pixels, int64_t channels, int64_t step, float* transformed);
+    void (*multiply_point)(const float* transformed, int64_t tiles, int64_t step, const float* packed, int64_t channels,
+                           bool add_to, float* products);
+    void (*transform_output)(const float* products, int64_t step, int64_t columns, const float* bias, float* const* to,
                              const float* const* addend);
     void (*activate)(const float* x, const float* scale, const float* shift, int64_t pixels, int64_t channels, float* out);
 };
@@ -61,17 +63,19 @@ WinogradWeights weights_for(const ConvParams& params) {
     return weights;
 }
 
-int64_t up_to(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
-
 // How the tiles of the batch are dealt out: blocks of whole rows of tiles.
 struct Plan {
+    int64_t points;                   // in both directions
     int64_t tile_rows, tile_columns;  // of a sample
     int64_t rows;                     // of tiles, in a block
     int64_t blocks_per_sample, blocks;
-    int64_t slots;          // threads that have a block
-    int64_t packed;         // floats of the transformed weights
+    int64_t slots;                                    // threads that have a block
+    int64_t panels, packed_point;                     // of the transformed weights, and floats from a point to the next
     int64_t activated, transformed, products, zeros;  // floats of a slot's rooms
+    int64_t panel() const { return points * packed_point; }
+    int64_t packed() const { return panels * panel(); }
     int64_t slot() const { return activated + transformed + products + zeros; }
+    int64_t floats() const { return packed() + slots * slot(); }
 };
 
 Plan plan_for(const ConvParams& params, const WinogradKernels& kernels) {
@@ -98,12 +102,14 @@ Plan plan_for(const ConvParams& params, const WinogradKernels& kernels) {
     plan.blocks_per_sample = (plan.tile_rows + plan.rows - 1) / plan.rows;
     plan.blocks = params.batch * plan.blocks_per_sample;
     plan.slots = std::min<int64_t>(params.threads, plan.blocks);
-    const int64_t points = int64_t{kernels.points} * kernels.points, tiles = plan.rows * plan.tile_columns;
-    plan.packed = points * params.in * up_to(params.out_channels, kPanel);
+    plan.points = int64_t{kernels.points} * kernels.points;
+    const int64_t tiles = plan.rows * plan.tile_columns;
+    plan.panels = (params.out_channels + kPanel - 1) / kPanel;
+    plan.packed_point = params.in * kPanel + kPad;
     const int64_t input_rows = std::min((plan.rows - 1) * kernels.step + kernels.in, params.height);
     plan.activated = params.scale != nullptr ? input_rows * params.width * params.in : 0;
-    plan.transformed = points * tiles * params.in;
-    plan.products = (kernels.sums ? 1 : points) * tiles * kPanel;
+    plan.transformed = params.in / kChunk * plan.points * (tiles * kChunk + kPad);
+    plan.products = (kernels.sums ? 1 : plan.points) * (tiles * kPanel + kPad);
     plan.zeros = params.in;
     return plan;
 }
@@ -114,11 +120,14 @@ public:
     Block(const ConvParams& params, const WinogradKernels& kernels, const Plan& plan, int64_t index, float* room)
         : params_(params),
           kernels_(kernels),
+          plan_(plan),
           sample_(index / plan.blocks_per_sample),
           first_row_(index % plan.blocks_per_sample * plan.rows),
           rows_(std::min(plan.rows, plan.tile_rows - first_row_)),
           columns_(plan.tile_columns),
           tiles_(rows_ * plan.tile_columns),
+          input_step_(tiles_ * kChunk + kPad),
+          output_step_(tiles_ * kPanel + kPad),
           activated_(room),
           transformed_(room + plan.activated),
           products_(transformed_ + plan.transformed),
@@ -150,18 +159,16 @@ public:
                     const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
                     pixels[i * kernels_.in + j] = inside ? image + (y * p.width + x) * p.in : zeros_;
                 }
-            kernels_.transform_input(pixels, p.in, tiles_, tile, transformed_);
+            kernels_.transform_input(pixels, p.in, input_step_, transformed_ + tile * kChunk);
         }
     }
 
     void make_outputs(int64_t panel) {
         const ConvParams& p = params_;
-        const int points = kernels_.points * kernels_.points;
-        const float* packed = p.workspace + panel * points * p.in * kPanel;
-        for (int point = 0; point < points; ++point, packed += p.in * kPanel)
-            kernels_.multiply_point(transformed_ + point * p.in * tiles_, tiles_, packed, p.in,
-                                    kernels_.sums && point > 0,
-                                    products_ + (kernels_.sums ? 0 : point * tiles_ * kPanel));
+        const float* packed = p.workspace + panel * plan_.panel();
+        for (int64_t point = 0; point < plan_.points; ++point, packed += plan_.packed_point)
+            kernels_.multiply_point(transformed_ + point * input_step_, tiles_, plan_.points * input_step_, packed, p.in,
+                                    kernels_.sums && point > 0, products_ + (kernels_.sums ? 0 : point * output_step_));
         const int64_t column = panel * kPanel, columns = std::min<int64_t>(kPanel, p.out_channels - column);
         float* to[kMostPixels];
         const float* addend[kMostPixels];
@@ -175,7 +182,7 @@ public:
                     to[i * kernels_.out + j] = inside ? p.out + at : nullptr;
                     addend[i * kernels_.out + j] = inside && p.addend != nullptr ? p.addend + at : nullptr;
                 }
-            kernels_.transform_output(products_ + tile * kPanel, tiles_, columns,
+            kernels_.transform_output(products_ + tile * kPanel, output_step_, columns,
                                       p.bias != nullptr ? p.bias + column : nullptr, to, addend);
         }
     }
@@ -183,7 +190,9 @@ public:
 private:
     const ConvParams& params_;
     const WinogradKernels& kernels_;
+    const Plan& plan_;
     int64_t sample_, first_row_, rows_, columns_, tiles_;
+    int64_t input_step_, output_step_;  // floats from a point to the next
     float *activated_, *transformed_, *products_, *zeros_;
     int64_t out_height_, out_width_;
 };
@@ -195,32 +204,30 @@ int64_t out_elements(const ConvParams& params) {
 
 }  // namespace
 
-int64_t conv_workspace(const ConvParams& params) {
-    const Plan plan = plan_for(params, kernels_for(params.kind));
-    return plan.packed + plan.slots * plan.slot();
-}
+int64_t conv_workspace(const ConvParams& params) { return plan_for(params, kernels_for(params.kind)).floats(); }
 
 void conv_cpu(const ConvParams& params) {
     const WinogradKernels kernels = kernels_for(params.kind);
     const Plan plan = plan_for(params, kernels);
     if (plan.blocks == 0 || plan.tile_rows * plan.tile_columns == 0) return;
     // 38 MB for 512 channels, in pages of 4 KB, is a TLB miss with every row of weights: a fifth of the whole time.
-    prefer_huge_pages(params.workspace, (plan.packed + plan.slots * plan.slot()) * int64_t{sizeof(float)});
+    prefer_huge_pages(params.workspace, plan.floats() * int64_t{sizeof(float)});
     prefer_huge_pages(params.out, out_elements(params) * int64_t{sizeof(float)});
     const WinogradWeights weights = weights_for(params);
-    const int64_t points = int64_t{kernels.points} * kernels.points;
-    const int64_t panels = up_to(params.out_channels, kPanel) / kPanel, chunks = params.in / kChunk;
-    parallel_for(panels * chunks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t chunks = params.in / kChunk;
+    parallel_for(plan.panels * chunks, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
             kernels.pack_weights(weights, i / chunks, i % chunks * kChunk, (i % chunks + 1) * kChunk,
-                                 params.workspace + i / chunks * points * params.in * kPanel);
+                                 params.workspace + i / chunks * plan.panel());
     });
+    // Whoever is done takes the next block: a processor that does something else in between has fewer.
+    std::atomic<int64_t> next{0};
     parallel_for(plan.slots, 1, [&](int64_t begin, int64_t end) {
         for (int64_t slot = begin; slot < end; ++slot)
-            for (int64_t index = slot; index < plan.blocks; index += plan.slots) {
-                Block block(params, kernels, plan, index, params.workspace + plan.packed + slot * plan.slot());
+            for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < plan.blocks;) {
+                Block block(params, kernels, plan, index, params.workspace + plan.packed() + slot * plan.slot());
                 block.transform_inputs();
-                for (int64_t panel = 0; panel < panels; ++panel) block.make_outputs(panel);
+                for (int64_t panel = 0; panel < plan.panels; ++panel) block.make_outputs(panel);
             }
     });
 }

@@ -96,15 +96,17 @@ static void activate(const float* x, const float* scale, const float* shift, int
 }
 
 // The weights of one panel of kPanel output channels, rows [first, last) of input channels, at every point:
-// packed [points, in, kPanel]; zeros past the last output channel.
+// packed[points][in][kPanel], kPad floats after each point; zeros past the last output channel.
 template <typename Kind>
 static void pack_weights(const WinogradWeights& weights, int64_t panel, int64_t first, int64_t last, float* packed) {
     const int64_t columns = smaller<int64_t>(kPanel, weights.out - panel * kPanel);
+    const int64_t step = weights.in * kPanel + kPad;
     alignas(64) float taps[9][kPanel] = {};
     for (int64_t k = first; k < last; ++k) {
         const float* const from = weights.data + panel * kPanel * weights.stride_out + k * weights.stride_in;
         for (int64_t n = 0; n < columns; ++n)
             for (int tap = 0; tap < 9; ++tap) taps[tap][n] = from[n * weights.stride_out + weights.taps[tap]];
+        float* const to = packed + k * kPanel;
         for (int n = 0; n < kPanel; n += kLanes) {
             Vec along[3][Kind::kPoints];
             for (int row = 0; row < 3; ++row) {
@@ -116,16 +118,16 @@ static void pack_weights(const WinogradWeights& weights, int64_t panel, int64_t 
                 Vec u[Kind::kPoints];
                 Kind::weights(g, u);
                 for (int i = 0; i < Kind::kPoints; ++i)
-                    store(packed + ((i * Kind::kPoints + j) * weights.in + k) * kPanel + n, u[i]);
+                    store(to + (i * Kind::kPoints + j) * step + n, u[i]);
             }
         }
     }
 }
 
-// The inputs of one tile at every point, as transformed[point][channels / kChunk][tiles][kChunk].
+// The inputs of one tile at every point, as transformed[channels / kChunk][points][tiles][kChunk], `step` from a point to
+// the next; `transformed` is the tile's first.
 template <typename Kind>
-static void transform_input(const float* const* pixels, int64_t channels, int64_t tiles, int64_t tile,
-                            float* transformed) {
+static void transform_input(const float* const* pixels, int64_t channels, int64_t step, float* transformed) {
     constexpr int kIn = Kind::kIn, kPoints = Kind::kPoints;
     for (int64_t c = 0; c < channels; c += kLanes) {
         Vec along[kIn][kPoints];
@@ -134,12 +136,12 @@ static void transform_input(const float* const* pixels, int64_t channels, int64_
             for (int j = 0; j < kIn; ++j) d[j] = load(pixels[i * kIn + j] + c);
             Kind::input(d, along[i]);
         }
-        float* const to = transformed + (c / kChunk * tiles + tile) * kChunk + c % kChunk;
+        float* const to = transformed + c / kChunk * (kPoints * kPoints * step) + c % kChunk;
         for (int j = 0; j < kPoints; ++j) {
             Vec d[kIn], v[kPoints];
             for (int i = 0; i < kIn; ++i) d[i] = along[i][j];
             Kind::input(d, v);
-            for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * channels * tiles, v[i]);
+            for (int i = 0; i < kPoints; ++i) store(to + (i * kPoints + j) * step, v[i]);
         }
     }
 }
@@ -184,25 +186,28 @@ LDP_ALWAYS_INLINE void multiply_height(int height, const float* a, int64_t a_ste
     }
 }
 
-// products [tiles, kPanel] (+)= transformed x packed of one point and panel, in blocks of rows that are about equal.
-// Sums of kDepth terms are added up: a sum of 512 terms, one by one, would have twice the error.
-static void multiply_point(const float* transformed, int64_t tiles, const float* packed, int64_t channels, bool add_to,
-                           float* products) {
+// products [tiles, kPanel] (+)= transformed x packed of one point and panel, in blocks of rows that are about equal; the
+// step is from kChunk channels to the next.
+// Sums of kDepth terms are added up: a sum of 512 terms, one by one, would have twice the error. They are the outer loop,
+// so that weights, which all rows use, stay in the first cache, and so do products.
+static void multiply_point(const float* transformed, int64_t tiles, int64_t step, const float* packed,
+                           int64_t channels, bool add_to, float* products) {
     const int64_t blocks = (tiles + kRows - 1) / kRows;
-    for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
-        for (int n = 0; n < kPanel; n += kVectors * kLanes)
-            for (int64_t k = 0; k < channels; k += kDepth)
-                multiply_height<kRows>(static_cast<int>(last - first), transformed + k * tiles + first * kChunk,
-                                       tiles * kChunk, packed + k * kPanel + n, smaller<int64_t>(kDepth, channels - k) / kChunk,
-                                       add_to || k > 0, products + first * kPanel + n);
+    for (int64_t k = 0; k < channels; k += kDepth, packed += kDepth * kPanel) {
+        const int64_t chunks = smaller<int64_t>(kDepth, channels - k) / kChunk;
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
+            for (int n = 0; n < kPanel; n += kVectors * kLanes)
+                multiply_height<kRows>(static_cast<int>(last - first), transformed + k / kChunk * step + first * kChunk,
+                                       step, packed + n, chunks, add_to || k > 0, products + first * kPanel + n);
+        }
     }
 }
 
-// The outputs of one tile from products[point][tiles][kPanel]: `to` and `addend` hold the tile's pixels, null where a
-// pixel lies outside of the image.
+// The outputs of one tile from products[point][tiles][kPanel], `step` from a point to the next: `to` and `addend` hold the
+// tile's pixels, null where a pixel lies outside of the image.
 template <typename Kind>
-static void transform_output(const float* products, int64_t tiles, int64_t columns, const float* bias,
+static void transform_output(const float* products, int64_t step, int64_t columns, const float* bias,
                              float* const* to, const float* const* addend) {
     constexpr int kOut = Kind::kOut, kPoints = Kind::kPoints;
     for (int64_t n = 0; n < columns; n += kLanes) {
@@ -213,7 +218,7 @@ static void transform_output(const float* products, int64_t tiles, int64_t colum
             Vec along[kPoints][kOut];
             for (int i = 0; i < kPoints; ++i) {
                 Vec m[kPoints];
-                for (int j = 0; j < kPoints; ++j) m[j] = load(products + (i * kPoints + j) * tiles * kPanel + n);
+                for (int j = 0; j < kPoints; ++j) m[j] = load(products + (i * kPoints + j) * step + n);
                 Kind::output(m, along[i]);
             }
             for (int j = 0; j < kOut; ++j) {
