@@ -95,22 +95,30 @@ static void activate(const float* x, const float* scale, const float* shift, int
         }
 }
 
-// The weights of one panel of kPanel output channels, rows [first, last) of input channels, at every point:
+// The weights of one panel of kPanel output channels, rows [first, last) of input channels, at most kChunk, at every point:
 // packed[points][in][kPanel], kPad floats after each point; zeros past the last output channel.
 template <typename Kind>
 static void pack_weights(const WinogradWeights& weights, int64_t panel, int64_t first, int64_t last, float* packed) {
     const int64_t columns = smaller<int64_t>(kPanel, weights.out - panel * kPanel);
     const int64_t step = weights.in * kPanel + kPad;
-    alignas(64) float taps[9][kPanel] = {};
+    // All of them first: a vector read back at once from floats just written would wait for them.
+    alignas(64) float taps[kChunk][9][kPanel] = {};
+    const bool in_is_near = weights.stride_in < weights.stride_out;
+    const int64_t rows = last - first, outer = in_is_near ? columns : rows, inner = in_is_near ? rows : columns;
+    for (int64_t i = 0; i < outer; ++i)
+        for (int64_t j = 0; j < inner; ++j) {
+            const int64_t k = in_is_near ? j : i, n = in_is_near ? i : j;
+            const float* const from =
+                weights.data + (panel * kPanel + n) * weights.stride_out + (first + k) * weights.stride_in;
+            for (int tap = 0; tap < 9; ++tap) taps[k][tap][n] = from[weights.taps[tap]];
+        }
     for (int64_t k = first; k < last; ++k) {
-        const float* const from = weights.data + panel * kPanel * weights.stride_out + k * weights.stride_in;
-        for (int64_t n = 0; n < columns; ++n)
-            for (int tap = 0; tap < 9; ++tap) taps[tap][n] = from[n * weights.stride_out + weights.taps[tap]];
+        const auto& tap = taps[k - first];
         float* const to = packed + k * kPanel;
         for (int n = 0; n < kPanel; n += kLanes) {
             Vec along[3][Kind::kPoints];
             for (int row = 0; row < 3; ++row) {
-                const Vec g[3] = {load(taps[3 * row] + n), load(taps[3 * row + 1] + n), load(taps[3 * row + 2] + n)};
+                const Vec g[3] = {load(tap[3 * row] + n), load(tap[3 * row + 1] + n), load(tap[3 * row + 2] + n)};
                 Kind::weights(g, along[row]);
             }
             for (int j = 0; j < Kind::kPoints; ++j) {
@@ -146,8 +154,14 @@ static void transform_input(const float* const* pixels, int64_t channels, int64_
     }
 }
 
-constexpr int kVectors = 2;                    // of columns that stay in registers
-constexpr int kRows = kLanes == 16 ? 14 : 6;   // times as many rows: 28 of 32 registers, 12 of 16
+constexpr int kVectors = 2;  // of columns that stay in registers
+#if LDP_LANES == 16
+constexpr int kRows = 14;  // times as many rows: 28 of 32 registers
+#elif LDP_LANES == 4 && defined(__aarch64__)
+constexpr int kRows = 8;  // 16 of 32; with more GCC 12 keeps factors on the stack
+#else
+constexpr int kRows = 6;  // 12 of 16
+#endif
 
 // C [kHeight, kVectors kLanes] (+)= A B over `chunks` kChunk rows of B. A row's kChunk factors lie side by side, and
 // so do the rows: every address is a constant away from one pointer.

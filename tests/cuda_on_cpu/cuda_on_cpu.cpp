@@ -18,7 +18,7 @@
 #include "stack_switch.h"
 #include "testing.h"
 
-#ifdef LDP_RACES
+#if defined(LDP_RACES) || defined(LDP_NO_SANITIZERS)
 // Without AddressSanitizer nobody has to know which stack is in use.
 #define __sanitizer_start_switch_fiber(...)
 #define __sanitizer_finish_switch_fiber(fake_stack, ...) static_cast<void>(fake_stack)

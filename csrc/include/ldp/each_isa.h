@@ -11,6 +11,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__GNUC__) && defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 #if defined(__GNUC__)
 #define LDP_ALWAYS_INLINE static inline __attribute__((always_inline))

@@ -64,7 +64,14 @@ LDP_ALWAYS_INLINE Vec load(const float* p) {
 LDP_ALWAYS_INLINE void store(float* p, Vec v) { memcpy(p, &v, sizeof(v)); }
 LDP_ALWAYS_INLINE Vec broadcast(float x) { return Vec{x, x, x, x}; }
 LDP_ALWAYS_INLINE Vec add(Vec a, Vec b) { return a + b; }
+#if defined(__aarch64__)
+// Every such processor has FMA, and without contraction (each_isa.h) it has to be asked for.
+LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
+    return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+#else
 LDP_ALWAYS_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return a * b + c; }
+#endif
 LDP_ALWAYS_INLINE Vec subtract(Vec a, Vec b) { return a - b; }
 LDP_ALWAYS_INLINE Vec multiply(Vec a, Vec b) { return a * b; }
 LDP_ALWAYS_INLINE Vec divide(Vec a, Vec b) { return a / b; }
