@@ -1,17 +1,25 @@
-"""Benchmarks of the operators: `pytest benchmarks`; see `benchmarks/conftest.py`."""
+"""Benchmarks of the operators: `pytest benchmarks`; see `benchmarks/conftest.py`.
+
+`LDP_TEST_INSTRUCTIONS=avx2 make bench` measures torch and this package as on a processor without AVX-512
+(tests/instruction_sets.py), as rows of a machine of its own. `LDP_TEST_GPU=cpu` rehearses what a GPU would be asked for.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 
+from tests import instruction_sets
+
 REHEARSING = bool(os.environ.get("LDP_TEST_GPU"))
 """Whether a stand-in takes the place of a GPU (tests/standin)."""
 
+# Both before anything here imports torch: it and the extension read what is pretended when they are loaded.
+instruction_sets.pretend()
 if REHEARSING:
     from tests import standin
 
-    standin.prepare()  # before anything here imports torch
+    standin.prepare()
 
 
 def rehearsal() -> contextlib.AbstractContextManager[object]:

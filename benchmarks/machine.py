@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from tests import instruction_sets
+
 from . import REHEARSING
 
 PACKAGES = ("torch", "triton", "diffusers", "transformers", "numpy")
@@ -43,16 +45,23 @@ def default_device() -> str:
 
 
 def slug() -> str:
-    """A short name for a file: the GPU where there is one, else the processor, and the number of cores."""
+    """A short name for a file: the GPU where there is one, else the processor, cores, and a forced instruction set."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     # Marks, clock rates and what the name says of cores ("24-Core Processor") say nothing that the rest does not.
     name = re.sub(r"\((R|TM)\)|@.*|\b\d+-Core\b|\bProcessor\b|\bCPU\b", " ", name, flags=re.IGNORECASE)
-    return "-".join([*re.findall(r"[a-z0-9]+", name.lower()), str(cores()), "cores"])
+    forced = [limit] if (limit := limited_to()) else []
+    return "-".join([*re.findall(r"[a-z0-9]+", name.lower()), str(cores()), "cores", *forced])
+
+
+def limited_to() -> str:
+    """The instruction set that everything was held to (tests/instruction_sets.py), empty for the processor's own."""
+    return os.environ.get(instruction_sets.VARIABLE, "")
 
 
 def describe() -> dict[str, Any]:
     """What a results file says of its machine."""
     facts: dict[str, Any] = {"slug": slug(), "cpu": cpu_name(), "cores": cores(), "system": platform.system()}
+    facts |= {"limited_to": limited_to()}
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     facts |= {"memory_gib": round(pages / 2**30), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
     facts |= {"bfloat16": bfloat16_missing("cpu") is None, "gpu": None}

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import instruction_sets
+
 from . import contention_report, goals, plots, renderer_report, results
 from .results import Results, measured
 from .table import digits, group_table, groups, pivot, why_not
@@ -100,6 +102,8 @@ def machines_table(machines: Sequence[Results]) -> str:
         machine = found["machine"]
         half = "bfloat16" if machine.get("bfloat16") else "no bfloat16"
         processor = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {half}"
+        if limit := machine.get("limited_to"):
+            processor += f", held to {limit.upper()} (`{instruction_sets.VARIABLE}={limit}`), torch as well"
         for run in found["runs"].values():
             versions = ", ".join(f"{name} {version}" for name, version in sorted(run["versions"].items()) if version)
             commit = f"{run['commit']}{', changed' if run['changed'] else ''}" if run["commit"] else "unknown"

@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from tests import instruction_sets
+
 from . import REHEARSING, goals, machine, microbenchmarks, rehearsal, results, table
 from .recording import LEFT_OUT
 
@@ -156,20 +158,14 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
     if not chosen and not files:
         print("benchmarks: all of them were measured before, at this commit")
         return 0
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *(ONCE if REHEARSING else QUICK),
-        f"--rows={rows_file}",
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rows={rows_file}"]
+    command += ONCE if REHEARSING else QUICK
     command += [f"--seconds={options.seconds:g}"] if options.seconds else []
     command += rest if chosen else [*files, *rest]
+    name = machine.limited_to()
+    typed = "make bench" if everything else f'make bench BENCH="{shlex.join(given)}"'
     about = {
-        "command": options.command or ("make bench" if everything else f'make bench BENCH="{shlex.join(given)}"'),
+        "command": options.command or (f"{instruction_sets.VARIABLE}={name} {typed}" if name else typed),
         "date": run,
         "threads": min(2, torch.get_num_threads()),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,

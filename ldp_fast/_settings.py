@@ -11,6 +11,9 @@ The variable is read at every call, so that a test or a debugger may change it a
 
 `LDP_FAST_LANES` is the most floats that the extension's vectors on a CPU may have: 16 (AVX-512), 8 (AVX2) or 4, where
 `auto` (the default) is what the processor has. csrc/include/ldp/widest_lanes.h reads it once, at the first operator.
+
+`LDP_FAST_CONV` is how the frozen decoder convolves on a CPU where the extension could: `winograd`, `torch`, or `auto`
+(the default), whichever is faster for a size (decoder/choice.py). It is read at every call.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ Backend = Literal["auto", "reference", "triton"]
 BACKEND_VARIABLE = "LDP_FAST_BACKEND"
 LANES_VARIABLE = "LDP_FAST_LANES"
 LANES = ("auto", "4", "8", "16")
+CONV_VARIABLE = "LDP_FAST_CONV"
+CONVOLUTIONS = ("auto", "winograd", "torch")
 
 
 def backend() -> Backend:
@@ -49,6 +54,18 @@ def lanes() -> str:
     value = os.environ.get(LANES_VARIABLE, "") or "auto"
     if value not in LANES:
         raise ValueError(f"{LANES_VARIABLE}: expected one of {', '.join(LANES)}, got {value!r}")
+    return value
+
+
+def convolutions() -> str:
+    """Returns how the decoder shall convolve on a CPU: one of `CONVOLUTIONS`.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    value = os.environ.get(CONV_VARIABLE, "") or "auto"
+    if value not in CONVOLUTIONS:
+        raise ValueError(f"{CONV_VARIABLE}: expected one of {', '.join(CONVOLUTIONS)}, got {value!r}")
     return value
 
 

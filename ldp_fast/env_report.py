@@ -229,6 +229,12 @@ def winograd(setting: str | None) -> dict[str, Any]:
         asked = _settings.lanes()
     except ValueError:
         return {"active": False, "why": f"{torchs}: {_settings.LANES_VARIABLE} is invalid"}
+    try:
+        convolutions = _settings.convolutions()
+    except ValueError:
+        return {"active": False, "why": f"{torchs}: {_settings.CONV_VARIABLE} is invalid"}
+    if convolutions == "torch":
+        return {"active": False, "why": f"{torchs}: {_settings.CONV_VARIABLE}=torch"}
     found = extension()
     if not found["active"]:
         return {"active": False, "why": f"{torchs}: the extension is {found['why']}"}
@@ -237,7 +243,10 @@ def winograd(setting: str | None) -> dict[str, Any]:
         return {"active": False, "why": f"{torchs}: the extension is older than this package"}
     lanes = module.vector_lanes()
     name = {16: "AVX-512", 8: "AVX2"}.get(lanes, "plain vectors")
-    why = f"the frozen decoder's float32 convolutions on a CPU, channels in multiples of 16; {name}, {lanes} lanes"
+    where = " where that is faster" if convolutions == "auto" else ""
+    why = (
+        f"the frozen decoder's float32 convolutions on a CPU, channels in multiples of 16{where}; {name}, {lanes} lanes"
+    )
     if asked != "auto":
         why += f" ({_settings.LANES_VARIABLE}={asked})"
     return {"active": True, "why": why}

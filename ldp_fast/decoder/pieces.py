@@ -12,6 +12,7 @@ from ..ops import frozen_conv as conv_op
 from ..ops import group_norm_silu as _registered  # noqa: F401  brings torch.ops.ldp_fast.group_norm_silu into being
 from ..ops._library import use_native
 from ..reference.frozen_conv import fold_upsample
+from .choice import winograd_is_faster
 from .derive import cast, once
 
 Saved = tuple[Tensor, ...]
@@ -68,14 +69,16 @@ class Conv:
     def _for_torch(self) -> Tensor:
         return once(self, "torch", lambda: last(fold_upsample(self.weight()) if self.upsample else self.weight()))
 
-    def native(self, x: Tensor) -> bool:
-        """Whether the operator of csrc serves x; else the convolutions are torch's."""
-        return conv_op.winograd(x, self.weight(), self._kinds[0]) and use_native("cpu", {x.dtype})
+    def native(self, x: Tensor, kind: str) -> bool:
+        """Whether the operator of csrc serves x, and faster than torch's convolution, which is taken otherwise."""
+        weight = self.weight()
+        served = conv_op.winograd(x, weight, kind) and use_native("cpu", {x.dtype})
+        return served and winograd_is_faster(x, weight, kind)
 
     def forward(
         self, x: Tensor, bias: Tensor | None, norm: Norm | None, moments: Saved, addend: Tensor | None
     ) -> Tensor:
-        if self.native(x):
+        if self.native(x, self._kinds[0]):
             scale, shift = (None, None) if norm is None else norm.folded(moments)
             return torch.ops.ldp_fast.frozen_conv(x, self.weight(), bias, scale, shift, addend, self._kinds[0])
         if norm is not None:
@@ -87,7 +90,7 @@ class Conv:
         return last(y if addend is None else y.add_(addend))
 
     def backward(self, grad: Tensor) -> Tensor:
-        if self.native(grad):
+        if self.native(grad, self._kinds[1]):
             return torch.ops.ldp_fast.frozen_conv(grad, self.weight(), None, None, None, None, self._kinds[1])
         if self.upsample:
             return last(F.conv2d(grad, self._for_torch(), None, stride=2, padding=1))

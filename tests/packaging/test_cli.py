@@ -155,7 +155,11 @@ def test_ctrl_c(fake: Callable, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
-    [("LDP_FAST_BACKEND", "cuda", "auto, reference, triton"), ("LDP_FAST_LANES", "12", "auto, 4, 8, 16")],
+    [
+        ("LDP_FAST_BACKEND", "cuda", "auto, reference, triton"),
+        ("LDP_FAST_LANES", "12", "auto, 4, 8, 16"),
+        ("LDP_FAST_CONV", "direct", "auto, winograd, torch"),
+    ],
 )
 def test_an_invalid_setting_is_one_line(
     fake: Callable,

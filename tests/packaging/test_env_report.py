@@ -16,7 +16,7 @@ from ldp_fast.ops import _native
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LDP_FAST_BACKEND", "LDP_FAST_LANES", "TRITON_INTERPRET", "CUDA_HOME"):
+    for name in ("LDP_FAST_BACKEND", "LDP_FAST_LANES", "LDP_FAST_CONV", "TRITON_INTERPRET", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -123,6 +123,11 @@ def test_how_the_decoder_convolves_here(monkeypatch: pytest.MonkeyPatch, lanes: 
     found = env_report.winograd("auto")
     assert found["active"] and found["why"].endswith(f"{name}, {lanes} lanes")
     assert found["why"] in env_report.as_text({"backends": env_report.backends()})
+    monkeypatch.setenv("LDP_FAST_CONV", "torch")
+    assert not env_report.winograd("auto")["active"]
+    monkeypatch.setenv("LDP_FAST_CONV", "fast")
+    assert env_report.winograd("auto")["why"].endswith("LDP_FAST_CONV is invalid")
+    monkeypatch.delenv("LDP_FAST_CONV")
     monkeypatch.setenv("LDP_FAST_LANES", "16")
     assert env_report.winograd("auto")["why"].endswith(f"{name}, {lanes} lanes (LDP_FAST_LANES=16)")
 
