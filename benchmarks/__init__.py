@@ -1,7 +1,7 @@
 """Benchmarks of the operators: `pytest benchmarks`; see `benchmarks/conftest.py`.
 
 `LDP_TEST_INSTRUCTIONS=avx2 make bench` measures torch and this package as on a processor without AVX-512
-(tests/instruction_sets.py), as rows of a machine of its own. `LDP_TEST_GPU=cpu` rehearses what a GPU would be asked for.
+(tests/instruction_sets.py), as rows of a machine of its own. `LDP_TEST_GPU=cpu` rehearses a GPU's part.
 """
 
 from __future__ import annotations
