@@ -1,13 +1,18 @@
-// Group norm and SiLU with constant affine parameters, and the gradient with respect to x alone. CPU, float32,
-// channels-last; Triton serves CUDA. The formulas are those of ldp_fast/reference/group_norm_silu.py.
+// Group norm and SiLU with constant affine parameters, and the gradient with respect to x alone. CPU, channels-last;
+// Triton serves CUDA. Images are T: float, BFloat16 or Half; all else is float, arithmetic as well. The formulas are
+// those of ldp_fast/reference/group_norm_silu.py.
 #pragma once
 
+#include <ldp/narrow.h>
+
 #include <cstdint>
+#include <type_traits>
 
 namespace ldp {
 
+template <typename T>
 struct GroupNormParams {
-    const float* x;       // [B, P, C]
+    const T* x;           // [B, P, C]
     const float* mean;    // [B, G]
     const float* rstd;    // [B, G], 1 / sqrt(variance + eps)
     const float* weight;  // [C], null = 1
@@ -19,16 +24,24 @@ struct GroupNormParams {
     bool silu;
 };
 
+// As wide as an element of the image.
+template <typename T>
+using SignWord = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
+
+template <typename T>
 struct GroupNormGradient {
-    const float* grad;     // [B, P, C], of the output
-    const float* addend;   // [B, P, C], added to the gradient of x; null = 0
-    const int32_t* signs;  // [B / 2, blocks, 512] packed signs of feature matching; null without
-    float sign_weight;     // times the sign, for the first half of the samples; minus that for the second
+    const T* grad;             // [B, P, C], of the output
+    const T* addend;           // [B, P, C], added to the gradient of x; null = 0
+    const SignWord<T>* signs;  // [B / 2, blocks, 2048 / sizeof(T)] packed signs of feature matching; null without
+    float sign_weight;         // times the sign, for the first half of the samples; minus that for the second
 };
 
 // Of params.x alone; mean and rstd are [B, G].
-void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mean, float* rstd);
-void group_norm_silu_cpu(const GroupNormParams& params, float* out);
-void group_norm_silu_backward_cpu(const GroupNormParams& params, const GroupNormGradient& gradient, float* grad_x);
+template <typename T>
+void group_norm_moments_cpu(const GroupNormParams<T>& params, float eps, float* mean, float* rstd);
+template <typename T>
+void group_norm_silu_cpu(const GroupNormParams<T>& params, T* out);
+template <typename T>
+void group_norm_silu_backward_cpu(const GroupNormParams<T>& params, const GroupNormGradient<T>& gradient, T* grad_x);
 
 }  // namespace ldp

@@ -1,10 +1,10 @@
-// The idea. A sample [P, C] in memory is one run of P * C floats in which the channel comes round every C. It is cut
-// into rows of whole pixels, a multiple of 16 floats wide and at least 128 (C = 4: 32 pixels a row), so that a
+// The idea. A sample [P, C] in memory is one run of P * C numbers in which the channel comes round every C. It is cut
+// into rows of whole pixels, a multiple of 16 numbers wide and at least 128 (C = 4: 32 pixels a row), so that a
 // column of rows has one channel: vectors run along the row whatever C and the groups are, and groups are looked at
 // once a chunk, when the sums of the columns are added up. What is left of a sample after whole rows is copied to a
-// row of its own, padded so that the padding adds nothing.
+// row of its own, of floats whatever T is, padded so that the padding adds nothing.
 //
-// Chunks of rows (64 KiB or more) depend on the shape alone, and their sums are combined in their order, in double: the
+// Chunks of rows (16384 numbers or more) depend on the shape alone, and their sums are combined in their order, in double: the
 // same bits for any number of threads.
 //
 // Reads and writes, in passes over memory: moments 1 read; forward 1 read, 1 write; backward 2 reads for the sums, then
@@ -23,7 +23,7 @@ namespace ldp {
 namespace {
 
 // ldp_fast/reference/feature_matching.py has the layout.
-constexpr int64_t kSignBlock = 8192, kSignColumns = 512;
+constexpr int64_t kSignBlock = 8192, kSignBytes = 2048;  // elements of a block, bytes of its words
 
 // Arrays [width] of one sample.
 struct Columns {
@@ -43,30 +43,41 @@ struct Columns {
 namespace ldp {
 namespace {
 
+template <typename T>
 struct Kernels {
-    decltype(&portable::add_up) add_up;
-    decltype(&portable::add_up_deviations) add_up_deviations;
-    decltype(&portable::normalise) normalise;
-    decltype(&portable::add_up_gradients) add_up_gradients;
-    decltype(&portable::differentiate) differentiate;
-    decltype(&portable::add_signs) add_signs;
+    decltype(&portable::add_up<T>) add_up;
+    decltype(&portable::add_up_deviations<T>) add_up_deviations;
+    decltype(&portable::normalise<T>) normalise;
+    decltype(&portable::add_up_gradients<T>) add_up_gradients;
+    decltype(&portable::differentiate<T, T>) differentiate;
+    decltype(&portable::differentiate<T, float>) differentiate_unrounded;
+    decltype(&portable::add_signs<SignWord<T>>) add_signs;
+    decltype(&portable::round_to<T>) round_to;
 };
 
-const Kernels& kernels() {
-    static const Kernels chosen{LDP_WIDEST(add_up),           LDP_WIDEST(add_up_deviations), LDP_WIDEST(normalise),
-                                LDP_WIDEST(add_up_gradients), LDP_WIDEST(differentiate),     LDP_WIDEST(add_signs)};
+template <typename T>
+const Kernels<T>& kernels() {
+    static const Kernels<T> chosen{LDP_WIDEST(add_up<T>),
+                                   LDP_WIDEST(add_up_deviations<T>),
+                                   LDP_WIDEST(normalise<T>),
+                                   LDP_WIDEST(add_up_gradients<T>),
+                                   LDP_WIDEST(differentiate<T, T>),
+                                   LDP_WIDEST(differentiate<T, float>),
+                                   LDP_WIDEST(add_signs<SignWord<T>>),
+                                   LDP_WIDEST(round_to<T>)};
     return chosen;
 }
 
 // How a sample is cut.
 struct Cut {
-    int64_t size;      // floats of a sample
-    int64_t width;     // floats of a row
-    int64_t in_chunk;  // floats of a chunk
+    int64_t size;      // numbers of a sample
+    int64_t width;     // of a row
+    int64_t in_chunk;  // of a chunk
     int64_t chunks;    // of a sample
 };
 
-Cut cut(const GroupNormParams& params) {
+template <typename T>
+Cut cut(const GroupNormParams<T>& params) {
     int64_t least = params.channels;
     while (least % 16 != 0) least *= 2;
     Cut cut{};
@@ -83,8 +94,8 @@ struct Chunk {
     int64_t first, rows, rest;
 };
 
-template <typename Body>
-void for_each_chunk(const GroupNormParams& params, const Cut& cut, int arrays, const Body& body) {
+template <typename T, typename Body>
+void for_each_chunk(const GroupNormParams<T>& params, const Cut& cut, int arrays, const Body& body) {
     parallel_for(params.batch * cut.chunks, 1, [&](int64_t begin, int64_t end) {
         std::vector<float> scratch(static_cast<size_t>(arrays * cut.width));
         for (int64_t number = begin; number < end; ++number) {
@@ -98,9 +109,10 @@ void for_each_chunk(const GroupNormParams& params, const Cut& cut, int arrays, c
     });
 }
 
-// The rest of a chunk as a row of its own, behind it what `padding` has there, or zeros.
-const float* as_row(const float* rest, int64_t count, int64_t width, const float* padding, float* row) {
-    std::copy_n(rest, count, row);
+// The rest of a chunk as a row of its own, of floats, behind it what `padding` has there, or zeros.
+template <typename T>
+const float* as_row(const T* rest, int64_t count, int64_t width, const float* padding, float* row) {
+    for (int64_t j = 0; j < count; ++j) row[j] = value_of(rest[j]);
     if (padding != nullptr)
         std::copy(padding + count, padding + width, row + count);
     else
@@ -109,7 +121,8 @@ const float* as_row(const float* rest, int64_t count, int64_t width, const float
 }
 
 // totals[g] += the sums of the columns of group g, each times the weight of its channel where there is one.
-void gather(const GroupNormParams& params, const float* columns, int64_t width, const float* weight, double* totals) {
+template <typename T>
+void gather(const GroupNormParams<T>& params, const float* columns, int64_t width, const float* weight, double* totals) {
     const int64_t in_group = params.channels / params.groups;
     for (int64_t pixel = 0; pixel < width; pixel += params.channels)
         // Groups inside: neighbouring additions do not wait for each other.
@@ -122,8 +135,8 @@ void gather(const GroupNormParams& params, const float* columns, int64_t width, 
 }
 
 // columns[j] = value(channel, group) of column j.
-template <typename Value>
-void spread(const GroupNormParams& params, int64_t width, float* columns, const Value& value) {
+template <typename T, typename Value>
+void spread(const GroupNormParams<T>& params, int64_t width, float* columns, const Value& value) {
     const int64_t in_group = params.channels / params.groups;
     for (int64_t pixel = 0; pixel < width; pixel += params.channels)
         for (int64_t g = 0; g < params.groups; ++g)
@@ -134,7 +147,8 @@ void spread(const GroupNormParams& params, int64_t width, float* columns, const 
 constexpr int kColumnArrays = 5;
 
 // Columns of every sample, [B, 5, width]; constant and slope only where there are any.
-std::vector<float> columns_of(const GroupNormParams& params, int64_t width, const std::vector<float>& constant,
+template <typename T>
+std::vector<float> columns_of(const GroupNormParams<T>& params, int64_t width, const std::vector<float>& constant,
                               const std::vector<float>& slope) {
     std::vector<float> all(static_cast<size_t>(params.batch * kColumnArrays * width));
     for (int64_t b = 0; b < params.batch; ++b) {
@@ -159,7 +173,8 @@ Columns of_sample(const std::vector<float>& all, int64_t width, int64_t sample) 
 
 }  // namespace
 
-void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mean, float* rstd) {
+template <typename T>
+void group_norm_moments_cpu(const GroupNormParams<T>& params, float eps, float* mean, float* rstd) {
     const Cut cut = ldp::cut(params);
     const int64_t groups = params.groups, width = cut.width, in_group = params.channels / groups;
     std::vector<double> means(static_cast<size_t>(params.batch * cut.chunks * groups)), squares(means.size());
@@ -169,7 +184,7 @@ void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mea
     for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
         float* const centre = scratch, *const sums = centre + width, *const squared = sums + width;
         float* const row = squared + width;
-        const float* const x = params.x + chunk.first, *const rest = x + chunk.rows * width;
+        const T* const x = params.x + chunk.first, *const rest = x + chunk.rows * width;
         std::vector<double> first(static_cast<size_t>(groups)), second(first.size());
         double* const chunk_means = means.data() + chunk.number * groups;
         double* const chunk_squares = squares.data() + chunk.number * groups;
@@ -180,17 +195,20 @@ void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mea
         // too, and the squares are at most about n / 4 times what is left.
         const int64_t sampled = chunk.rows > 0 ? smaller<int64_t>(chunk.rows, 4) * width : chunk.rest;
         std::fill_n(sums, 2 * width, 0.0f);
-        if (chunk.rest > 0) as_row(rest, chunk.rest, width, nullptr, row);
-        kernels().add_up(chunk.rows > 0 ? x : row, larger<int64_t>(1, sampled / width), width, sums);
+        if (chunk.rows > 0)
+            kernels<T>().add_up(x, sampled / width, width, sums);
+        else
+            kernels<float>().add_up(as_row(rest, chunk.rest, width, nullptr, row), 1, width, sums);
         gather(params, sums, width, nullptr, first.data());
         const double in_sample = static_cast<double>(sampled / params.channels * in_group);
         for (int64_t g = 0; g < groups; ++g) chunk_means[g] = static_cast<float>(first[g] / in_sample);
         spread(params, width, centre, [&](int64_t, int64_t g) { return static_cast<float>(chunk_means[g]); });
 
         std::fill_n(sums, width, 0.0f);
-        kernels().add_up_deviations(x, chunk.rows, width, centre, sums, squared);
+        kernels<T>().add_up_deviations(x, chunk.rows, width, centre, sums, squared);
         if (chunk.rest > 0)
-            kernels().add_up_deviations(as_row(rest, chunk.rest, width, centre, row), 1, width, centre, sums, squared);
+            kernels<float>().add_up_deviations(as_row(rest, chunk.rest, width, centre, row), 1, width, centre, sums,
+                                               squared);
         std::fill(first.begin(), first.end(), 0.0);
         gather(params, sums, width, nullptr, first.data());
         gather(params, squared, width, nullptr, second.data());
@@ -206,8 +224,8 @@ void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mea
             double so_far = 0.0, middle = 0.0, square = 0.0;
             for (int64_t i = 0; i < cut.chunks; ++i) {
                 const int64_t at = (b * cut.chunks + i) * groups + g;
-                const int64_t floats = smaller(cut.in_chunk, cut.size - i * cut.in_chunk);
-                const double count = static_cast<double>(floats / params.channels * in_group);
+                const int64_t numbers = smaller(cut.in_chunk, cut.size - i * cut.in_chunk);
+                const double count = static_cast<double>(numbers / params.channels * in_group);
                 const double apart = means[at] - middle, total = so_far + count;
                 middle += apart * count / total;
                 square += squares[at] + apart * apart * so_far * count / total;
@@ -218,26 +236,28 @@ void group_norm_moments_cpu(const GroupNormParams& params, float eps, float* mea
         }
 }
 
-void group_norm_silu_cpu(const GroupNormParams& params, float* out) {
+template <typename T>
+void group_norm_silu_cpu(const GroupNormParams<T>& params, T* out) {
     const Cut cut = ldp::cut(params);
     const int64_t width = cut.width;
-    prefer_huge_pages(out, params.batch * cut.size * int64_t{sizeof(float)});
+    prefer_huge_pages(out, params.batch * cut.size * int64_t{sizeof(T)});
     const std::vector<float> all = columns_of(params, width, {}, {});
     for_each_chunk(params, cut, 2, [&](const Chunk& chunk, float* scratch) {
         const Columns columns = of_sample(all, width, chunk.sample);
         const int64_t rest = chunk.first + chunk.rows * width;
-        kernels().normalise(params.x + chunk.first, chunk.rows, width, columns, params.silu, out + chunk.first);
+        kernels<T>().normalise(params.x + chunk.first, chunk.rows, width, columns, params.silu, out + chunk.first);
         if (chunk.rest == 0) return;
         const float* const row = as_row(params.x + rest, chunk.rest, width, nullptr, scratch);
-        kernels().normalise(row, 1, width, columns, params.silu, scratch + width);
-        std::copy_n(scratch + width, chunk.rest, out + rest);
+        kernels<float>().normalise(row, 1, width, columns, params.silu, scratch + width);
+        for (int64_t j = 0; j < chunk.rest; ++j) put(scratch[width + j], out + rest + j);
     });
 }
 
-void group_norm_silu_backward_cpu(const GroupNormParams& params, const GroupNormGradient& gradient, float* grad_x) {
+template <typename T>
+void group_norm_silu_backward_cpu(const GroupNormParams<T>& params, const GroupNormGradient<T>& gradient, T* grad_x) {
     const Cut cut = ldp::cut(params);
     const int64_t groups = params.groups, width = cut.width;
-    prefer_huge_pages(grad_x, params.batch * cut.size * int64_t{sizeof(float)});
+    prefer_huge_pages(grad_x, params.batch * cut.size * int64_t{sizeof(T)});
 
     std::vector<double> sums(static_cast<size_t>(params.batch * cut.chunks * groups)), moments(sums.size());
     std::vector<float> all = columns_of(params, width, {}, {});
@@ -246,12 +266,12 @@ void group_norm_silu_backward_cpu(const GroupNormParams& params, const GroupNorm
         const int64_t rest = chunk.first + chunk.rows * width;
         float* const row = scratch + 2 * width, *const grad_row = row + width;
         std::fill_n(scratch, 2 * width, 0.0f);
-        kernels().add_up_gradients(gradient.grad + chunk.first, params.x + chunk.first, chunk.rows, width, columns,
-                                   params.silu, scratch, scratch + width);
+        kernels<T>().add_up_gradients(gradient.grad + chunk.first, params.x + chunk.first, chunk.rows, width, columns,
+                                      params.silu, scratch, scratch + width);
         if (chunk.rest > 0)
-            kernels().add_up_gradients(as_row(gradient.grad + rest, chunk.rest, width, nullptr, grad_row),
-                                       as_row(params.x + rest, chunk.rest, width, columns.mean, row), 1, width, columns,
-                                       params.silu, scratch, scratch + width);
+            kernels<float>().add_up_gradients(as_row(gradient.grad + rest, chunk.rest, width, nullptr, grad_row),
+                                              as_row(params.x + rest, chunk.rest, width, columns.mean, row), 1, width,
+                                              columns, params.silu, scratch, scratch + width);
         gather(params, scratch, width, params.weight, sums.data() + chunk.number * groups);
         gather(params, scratch + width, width, params.weight, moments.data() + chunk.number * groups);
     });
@@ -271,28 +291,54 @@ void group_norm_silu_backward_cpu(const GroupNormParams& params, const GroupNorm
         }
 
     all = columns_of(params, width, constant, slope);
-    const int64_t half = params.batch / 2, words = (cut.size + kSignBlock - 1) / kSignBlock * kSignColumns;
+    const int64_t half = params.batch / 2;
+    const int64_t words = (cut.size + kSignBlock - 1) / kSignBlock * (kSignBytes / int64_t{sizeof(T)});
     for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
         const Columns columns = of_sample(all, width, chunk.sample);
-        const int64_t rest = chunk.first + chunk.rows * width;
-        const float* addend = gradient.addend;
-        kernels().differentiate(gradient.grad + chunk.first, params.x + chunk.first,
-                                addend != nullptr ? addend + chunk.first : nullptr, chunk.rows, width, columns,
-                                params.silu, grad_x + chunk.first);
-        if (chunk.rest > 0) {
-            const float* const row = as_row(params.x + rest, chunk.rest, width, nullptr, scratch);
-            const float* const grad_row = as_row(gradient.grad + rest, chunk.rest, width, nullptr, scratch + width);
-            if (addend != nullptr) addend = as_row(addend + rest, chunk.rest, width, nullptr, scratch + 2 * width);
-            float* const result = scratch + 3 * width;
-            kernels().differentiate(grad_row, row, addend, 1, width, columns, params.silu, result);
-            std::copy_n(result, chunk.rest, grad_x + rest);
+        const T* const grad = gradient.grad + chunk.first, *const x = params.x + chunk.first;
+        const T* const addend = gradient.addend != nullptr ? gradient.addend + chunk.first : nullptr;
+        T* const out = grad_x + chunk.first;
+        // What is added to a result is added before it is rounded, once.
+        const auto add_signs = [&](int64_t from, int64_t count, float* to) {
+            if (gradient.signs == nullptr) return;
+            const bool second = chunk.sample >= half;
+            const float weight = second ? -gradient.sign_weight : gradient.sign_weight;
+            kernels<T>().add_signs(gradient.signs + (chunk.sample - (second ? half : 0)) * words,
+                                   chunk.first - chunk.sample * cut.size + from, count, weight, to);
+        };
+        const int64_t whole = chunk.rows * width;
+        if constexpr (std::is_same_v<T, float>) {
+            kernels<T>().differentiate(grad, x, addend, chunk.rows, width, columns, params.silu, out);
+            add_signs(0, whole, out);
+        } else if (gradient.signs == nullptr) {
+            kernels<T>().differentiate(grad, x, addend, chunk.rows, width, columns, params.silu, out);
+        } else {
+            for (int64_t at = 0; at < whole; at += width) {
+                const T* const added = addend != nullptr ? addend + at : nullptr;
+                kernels<T>().differentiate_unrounded(grad + at, x + at, added, 1, width, columns, params.silu, scratch);
+                add_signs(at, width, scratch);
+                kernels<T>().round_to(scratch, width, out + at);
+            }
         }
-        if (gradient.signs == nullptr) return;
-        const bool second = chunk.sample >= half;
-        kernels().add_signs(gradient.signs + (chunk.sample - (second ? half : 0)) * words,
-                            chunk.first - chunk.sample * cut.size, chunk.rows * width + chunk.rest,
-                            second ? -gradient.sign_weight : gradient.sign_weight, grad_x + chunk.first);
+        if (chunk.rest == 0) return;
+        const float* const row = as_row(x + whole, chunk.rest, width, nullptr, scratch);
+        const float* const grad_row = as_row(grad + whole, chunk.rest, width, nullptr, scratch + width);
+        const float* added = nullptr;
+        if (addend != nullptr) added = as_row(addend + whole, chunk.rest, width, nullptr, scratch + 2 * width);
+        float* const result = scratch + 3 * width;
+        kernels<float>().differentiate(grad_row, row, added, 1, width, columns, params.silu, result);
+        add_signs(whole, chunk.rest, result);
+        for (int64_t j = 0; j < chunk.rest; ++j) put(result[j], out + whole + j);
     });
 }
+
+#define LDP_FOR_IMAGES_OF(T)                                                                              \
+    template void group_norm_moments_cpu<T>(const GroupNormParams<T>&, float, float*, float*);            \
+    template void group_norm_silu_cpu<T>(const GroupNormParams<T>&, T*);                                  \
+    template void group_norm_silu_backward_cpu<T>(const GroupNormParams<T>&, const GroupNormGradient<T>&, T*);
+LDP_FOR_IMAGES_OF(float)
+LDP_FOR_IMAGES_OF(BFloat16)
+LDP_FOR_IMAGES_OF(Half)
+#undef LDP_FOR_IMAGES_OF
 
 }  // namespace ldp

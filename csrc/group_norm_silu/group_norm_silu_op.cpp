@@ -3,12 +3,44 @@
 #include "group_norm_silu.h"
 
 namespace ldp {
+
+template <>
+struct ScalarOf<BFloat16> {
+    static constexpr ScalarType value = ScalarType::BFloat16;
+    static constexpr const char* name = "bfloat16";
+};
+template <>
+struct ScalarOf<Half> {
+    static constexpr ScalarType value = ScalarType::Half;
+    static constexpr const char* name = "float16";
+};
+template <>
+struct ScalarOf<int16_t> {
+    static constexpr ScalarType value = ScalarType::Short;
+    static constexpr const char* name = "int16";
+};
+
 namespace {
 
-GroupNormParams image(const char* op, const Tensor& x, int64_t groups) {
+// Calls call(T{}), T being what x consists of.
+template <typename Call>
+void by_dtype(const char* op, const Tensor& x, const Call& call) {
+    const ScalarType dtype = x.scalar_type();
+    check(dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half, op, "x",
+          "float32, bfloat16 or float16", "another dtype");
+    if (dtype == ScalarType::BFloat16)
+        call(BFloat16{});
+    else if (dtype == ScalarType::Half)
+        call(Half{});
+    else
+        call(float{});
+}
+
+template <typename T>
+GroupNormParams<T> image(const char* op, const Tensor& x, int64_t groups) {
     check(!x.is_cuda(), op, "x", "a CPU tensor (Triton serves CUDA)", "one on a GPU");
     check(x.dim() == 3, op, "x", "shape [B, P, C]", shape_of(x));
-    GroupNormParams params{};
+    GroupNormParams<T> params{};
     params.batch = x.size(0);
     params.pixels = x.size(1);
     params.channels = x.size(2);
@@ -16,14 +48,15 @@ GroupNormParams image(const char* op, const Tensor& x, int64_t groups) {
     check(params.pixels > 0 && params.channels > 0, op, "x", "at least one element a sample", shape_of(x));
     check(groups > 0 && params.channels % groups == 0, op, "groups", "a divisor of the channels",
           std::to_string(groups));
-    params.x = data<float>(op, "x", x, {params.batch, params.pixels, params.channels}, x);
+    params.x = data<T>(op, "x", x, {params.batch, params.pixels, params.channels}, x);
     return params;
 }
 
-GroupNormParams params_of(const char* op, const Tensor& x, const Tensor& mean, const Tensor& rstd,
-                          const OptionalTensor& weight, const OptionalTensor& bias, bool silu) {
+template <typename T>
+GroupNormParams<T> params_of(const char* op, const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                             const OptionalTensor& weight, const OptionalTensor& bias, bool silu) {
     check(mean.dim() == 2, op, "mean", "shape [B, G]", shape_of(mean));
-    GroupNormParams params = image(op, x, mean.size(1));
+    GroupNormParams<T> params = image<T>(op, x, mean.size(1));
     params.mean = data<float>(op, "mean", mean, {params.batch, params.groups}, x);
     params.rstd = data<float>(op, "rstd", rstd, {params.batch, params.groups}, x);
     params.weight = data_or_null<float>(op, "weight", weight, {params.channels}, x);
@@ -36,34 +69,43 @@ GroupNormParams params_of(const char* op, const Tensor& x, const Tensor& mean, c
 
 void group_norm_moments_op(Tensor mean, Tensor rstd, Tensor x, int64_t groups, double eps) {
     constexpr const char* op = "group_norm_moments";
-    const GroupNormParams params = image(op, x, groups);
-    float* const to_mean = data<float>(op, "mean", mean, {params.batch, groups}, x);
-    float* const to_rstd = data<float>(op, "rstd", rstd, {params.batch, groups}, x);
-    group_norm_moments_cpu(params, static_cast<float>(eps), to_mean, to_rstd);
+    by_dtype(op, x, [&](auto element) {
+        const auto params = image<decltype(element)>(op, x, groups);
+        float* const to_mean = data<float>(op, "mean", mean, {params.batch, groups}, x);
+        float* const to_rstd = data<float>(op, "rstd", rstd, {params.batch, groups}, x);
+        group_norm_moments_cpu(params, static_cast<float>(eps), to_mean, to_rstd);
+    });
 }
 
 void group_norm_silu_op(Tensor out, Tensor x, Tensor mean, Tensor rstd, OptionalTensor weight, OptionalTensor bias,
                         bool silu) {
     constexpr const char* op = "group_norm_silu";
-    const GroupNormParams params = params_of(op, x, mean, rstd, weight, bias, silu);
-    group_norm_silu_cpu(params, data<float>(op, "out", out, {params.batch, params.pixels, params.channels}, x));
+    by_dtype(op, x, [&](auto element) {
+        using T = decltype(element);
+        const GroupNormParams<T> params = params_of<T>(op, x, mean, rstd, weight, bias, silu);
+        group_norm_silu_cpu(params, data<T>(op, "out", out, {params.batch, params.pixels, params.channels}, x));
+    });
 }
 
 void group_norm_silu_backward_op(Tensor grad_x, Tensor grad, Tensor x, Tensor mean, Tensor rstd, OptionalTensor weight,
                                  OptionalTensor bias, bool silu, OptionalTensor addend, OptionalTensor signs,
                                  double sign_weight) {
     constexpr const char* op = "group_norm_silu_backward";
-    const GroupNormParams params = params_of(op, x, mean, rstd, weight, bias, silu);
-    const int64_t batch = params.batch, pixels = params.pixels, channels = params.channels;
-    GroupNormGradient gradient{};
-    gradient.grad = data<float>(op, "grad", grad, {batch, pixels, channels}, x);
-    gradient.addend = data_or_null<float>(op, "addend", addend, {batch, pixels, channels}, x);
-    const int64_t blocks = batch / 2 * ((pixels * channels + 8191) / 8192);
-    gradient.signs = data_or_null<int32_t>(op, "signs", signs, {blocks, 512}, x);
-    check(gradient.signs == nullptr || batch % 2 == 0, op, "signs", "an even batch", std::to_string(batch));
-    gradient.sign_weight = static_cast<float>(sign_weight);
-    float* const to = data<float>(op, "grad_x", grad_x, {batch, pixels, channels}, x);
-    group_norm_silu_backward_cpu(params, gradient, to);
+    by_dtype(op, x, [&](auto element) {
+        using T = decltype(element);
+        const GroupNormParams<T> params = params_of<T>(op, x, mean, rstd, weight, bias, silu);
+        const int64_t batch = params.batch, pixels = params.pixels, channels = params.channels;
+        GroupNormGradient<T> gradient{};
+        gradient.grad = data<T>(op, "grad", grad, {batch, pixels, channels}, x);
+        gradient.addend = data_or_null<T>(op, "addend", addend, {batch, pixels, channels}, x);
+        const int64_t blocks = batch / 2 * ((pixels * channels + 8191) / 8192);
+        const int64_t columns = 2048 / static_cast<int64_t>(sizeof(T));
+        gradient.signs = data_or_null<SignWord<T>>(op, "signs", signs, {blocks, columns}, x);
+        check(gradient.signs == nullptr || batch % 2 == 0, op, "signs", "an even batch", std::to_string(batch));
+        gradient.sign_weight = static_cast<float>(sign_weight);
+        T* const to = data<T>(op, "grad_x", grad_x, {batch, pixels, channels}, x);
+        group_norm_silu_backward_cpu(params, gradient, to);
+    });
 }
 
 }  // namespace ldp

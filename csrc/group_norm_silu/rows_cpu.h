@@ -1,15 +1,18 @@
-// Group norm and SiLU on rows of `width` floats, float32. Included once for each instruction set (ldp/each_isa.h), so
-// no include guard. `width` is a multiple of 16; column j of every row has the same channel, so that what depends on
-// the channel alone is an array [width].
+// Group norm and SiLU on rows of `width` numbers, T: float, or BFloat16 or Half in memory and float in arithmetic.
+// Included once for each instruction set (ldp/each_isa.h), so no include guard. `width` is a multiple of 16; column j
+// of every row has the same channel, so that what depends on the channel alone is an array [width].
 //
 // Sums take four rows at a time: what belongs to a column is then loaded, and a sum stored, once for four numbers. What
 // writes an image goes through memory as it lies: four rows at a time took up to twice as long once out of the cache.
+
+#include <ldp/narrow_lanes.h>
 
 namespace ldp {
 namespace LDP_ISA {
 
 // Asks for rows some way ahead: processors do not see that four short runs side by side will go on. Never an error.
-LDP_ALWAYS_INLINE void fetch_ahead(const float* at, int rows, int64_t width) {
+template <typename T>
+LDP_ALWAYS_INLINE void fetch_ahead(const T* at, int rows, int64_t width) {
 #if defined(__GNUC__)
     const int64_t ahead = rows * width > 4096 ? rows * width : 4096;
     for (int r = 0; r < rows; ++r) __builtin_prefetch(at + r * width + ahead);
@@ -18,8 +21,8 @@ LDP_ALWAYS_INLINE void fetch_ahead(const float* at, int rows, int64_t width) {
 #endif
 }
 
-template <int kRows>
-LDP_ALWAYS_INLINE void sum_of(const float* x, int64_t width, float* sums) {
+template <int kRows, typename T>
+LDP_ALWAYS_INLINE void sum_of(const T* x, int64_t width, float* sums) {
     for (int64_t j = 0; j < width; j += kLanes) {
         Vec total = load(x + j);
         for (int r = 1; r < kRows; ++r) total = add(total, load(x + r * width + j));
@@ -28,13 +31,14 @@ LDP_ALWAYS_INLINE void sum_of(const float* x, int64_t width, float* sums) {
 }
 
 // sums += x, column by column.
-static void add_up(const float* x, int64_t rows, int64_t width, float* sums) {
+template <typename T>
+static void add_up(const T* x, int64_t rows, int64_t width, float* sums) {
     for (; rows >= 4; rows -= 4, x += 4 * width) sum_of<4>(x, width, sums);
     for (; rows > 0; --rows, x += width) sum_of<1>(x, width, sums);
 }
 
-template <int kRows>
-LDP_ALWAYS_INLINE void deviations_of(const float* x, int64_t width, const float* centre, float* sums, float* squares) {
+template <int kRows, typename T>
+LDP_ALWAYS_INLINE void deviations_of(const T* x, int64_t width, const float* centre, float* sums, float* squares) {
     for (int64_t j = 0; j < width; j += kLanes) {
         if (kRows > 1) fetch_ahead(x + j, kRows, width);
         const Vec middle = load(centre + j);
@@ -51,14 +55,15 @@ LDP_ALWAYS_INLINE void deviations_of(const float* x, int64_t width, const float*
 }
 
 // sums += x - centre, squares += (x - centre)^2.
-static void add_up_deviations(const float* x, int64_t rows, int64_t width, const float* centre, float* sums,
+template <typename T>
+static void add_up_deviations(const T* x, int64_t rows, int64_t width, const float* centre, float* sums,
                               float* squares) {
     for (; rows >= 4; rows -= 4, x += 4 * width) deviations_of<4>(x, width, centre, sums, squares);
     for (; rows > 0; --rows, x += width) deviations_of<1>(x, width, centre, sums, squares);
 }
 
-template <bool kSilu>
-static void outputs_of(const float* x, int64_t rows, int64_t width, const Columns& columns, float* out) {
+template <bool kSilu, typename T>
+static void outputs_of(const T* x, int64_t rows, int64_t width, const Columns& columns, T* out) {
     for (; rows > 0; --rows, x += width, out += width)
         for (int64_t j = 0; j < width; j += kLanes) {
             const Vec deviation = subtract(load(x + j), load(columns.mean + j));
@@ -67,7 +72,8 @@ static void outputs_of(const float* x, int64_t rows, int64_t width, const Column
         }
 }
 
-static void normalise(const float* x, int64_t rows, int64_t width, const Columns& columns, bool silu, float* out) {
+template <typename T>
+static void normalise(const T* x, int64_t rows, int64_t width, const Columns& columns, bool silu, T* out) {
     if (silu)
         outputs_of<true>(x, rows, width, columns, out);
     else
@@ -82,8 +88,8 @@ LDP_ALWAYS_INLINE Vec inner_gradient(Vec grad, Vec deviation, Vec scale, Vec shi
     return multiply(grad, multiply(s, multiply_add(h, subtract(one, s), one)));
 }
 
-template <int kRows, bool kSilu>
-LDP_ALWAYS_INLINE void gradient_sums_of(const float* grad, const float* x, int64_t width, const Columns& columns,
+template <int kRows, bool kSilu, typename T>
+LDP_ALWAYS_INLINE void gradient_sums_of(const T* grad, const T* x, int64_t width, const Columns& columns,
                                         float* sums, float* moments) {
     for (int64_t j = 0; j < width; j += kLanes) {
         const Vec mean = load(columns.mean + j), scale = load(columns.scale + j), shift = load(columns.shift + j);
@@ -100,8 +106,8 @@ LDP_ALWAYS_INLINE void gradient_sums_of(const float* grad, const float* x, int64
     }
 }
 
-template <bool kSilu>
-static void gradient_sums_of_all(const float* grad, const float* x, int64_t rows, int64_t width,
+template <bool kSilu, typename T>
+static void gradient_sums_of_all(const T* grad, const T* x, int64_t rows, int64_t width,
                                  const Columns& columns, float* sums, float* moments) {
     for (; rows >= 4; rows -= 4, grad += 4 * width, x += 4 * width)
         gradient_sums_of<4, kSilu>(grad, x, width, columns, sums, moments);
@@ -110,7 +116,8 @@ static void gradient_sums_of_all(const float* grad, const float* x, int64_t rows
 }
 
 // sums += dL/dh, moments += dL/dh (x - mean).
-static void add_up_gradients(const float* grad, const float* x, int64_t rows, int64_t width, const Columns& columns,
+template <typename T>
+static void add_up_gradients(const T* grad, const T* x, int64_t rows, int64_t width, const Columns& columns,
                              bool silu, float* sums, float* moments) {
     if (silu)
         gradient_sums_of_all<true>(grad, x, rows, width, columns, sums, moments);
@@ -118,9 +125,9 @@ static void add_up_gradients(const float* grad, const float* x, int64_t rows, in
         gradient_sums_of_all<false>(grad, x, rows, width, columns, sums, moments);
 }
 
-template <bool kSilu, bool kAddend>
-static void gradients_of(const float* grad, const float* x, const float* addend, int64_t rows, int64_t width,
-                         const Columns& columns, float* out) {
+template <bool kSilu, bool kAddend, typename T, typename Out>
+static void gradients_of(const T* grad, const T* x, const T* addend, int64_t rows, int64_t width,
+                         const Columns& columns, Out* out) {
     for (int64_t row = 0; row < rows; ++row)
         for (int64_t j = 0; j < width; j += kLanes) {
             const int64_t at = row * width + j;
@@ -133,8 +140,9 @@ static void gradients_of(const float* grad, const float* x, const float* addend,
 }
 
 // out = scale dL/dh + constant + slope (x - mean), and the addend where there is one.
-static void differentiate(const float* grad, const float* x, const float* addend, int64_t rows, int64_t width,
-                          const Columns& columns, bool silu, float* out) {
+template <typename T, typename Out>
+static void differentiate(const T* grad, const T* x, const T* addend, int64_t rows, int64_t width,
+                          const Columns& columns, bool silu, Out* out) {
     if (silu && addend != nullptr)
         gradients_of<true, true>(grad, x, addend, rows, width, columns, out);
     else if (silu)
@@ -145,12 +153,15 @@ static void differentiate(const float* grad, const float* x, const float* addend
         gradients_of<false, false>(grad, x, addend, rows, width, columns, out);
 }
 
-// out += weight * sign, for the elements of a sample from `first` on; `words` are the sample's packed signs.
-static void add_signs(const int32_t* words, int64_t first, int64_t count, float weight, float* out) {
+// out += weight * sign, for the elements of a sample from `first` on; `words` are the sample's packed signs, words of
+// two or four bytes.
+template <typename Word>
+static void add_signs(const Word* words, int64_t first, int64_t count, float weight, float* out) {
+    constexpr int64_t columns = kSignBytes / sizeof(Word);
     for (int64_t done = 0; done < count;) {
-        const int64_t at = first + done, row = at % kSignBlock / kSignColumns, column = at % kSignColumns;
-        const int64_t run = kSignColumns - column < count - done ? kSignColumns - column : count - done;
-        const int32_t* const word = words + at / kSignBlock * kSignColumns + column;
+        const int64_t at = first + done, row = at % kSignBlock / columns, column = at % columns;
+        const int64_t run = columns - column < count - done ? columns - column : count - done;
+        const Word* const word = words + at / kSignBlock * columns + column;
         const int shift = static_cast<int>(30 - 2 * row);
         float* const to = out + done;
         for (int64_t i = 0; i < run; ++i) {
@@ -166,6 +177,11 @@ static void add_signs(const int32_t* words, int64_t first, int64_t count, float 
         }
         done += run;
     }
+}
+
+template <typename T>
+static void round_to(const float* x, int64_t width, T* out) {
+    for (int64_t j = 0; j < width; j += kLanes) store(out + j, load(x + j));
 }
 
 }  // namespace LDP_ISA

@@ -5,8 +5,8 @@ An operator module does three things: `define` its schema, `register` its implem
 
 * CUDA: the Triton launcher where there is one, else the native operator of csrc, found at the first call; the
   reference for float64.
-* CPU: the native operator where there is one and the floating tensors are float32 (shadows apart), else the
-  reference (or the Triton launcher in Triton's interpreter, see `ldp_fast._settings`).
+* CPU: the native operator where there is one and the floating tensors are float32 (shadows apart, and what it stores in
+  half precision), else the reference (or the Triton launcher in Triton's interpreter, see `ldp_fast._settings`).
 * An operator with neither: the reference, everywhere.
 * Meta and fake tensors: the shape function.
 
@@ -48,6 +48,7 @@ class Operator:
     launcher: str = ""  # "module:function"
     native: Callable[..., None] | None = None
     cpu_only: bool = False
+    stored: frozenset[torch.dtype] = frozenset()
     fake: Callable[..., Any] | None = None
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., None] | None = None
@@ -82,6 +83,7 @@ def register(
     launcher: str = "",
     native: Callable[..., None] | bool = False,
     cpu_only: bool = False,
+    stored: frozenset[torch.dtype] = frozenset(),
 ) -> None:
     """Registers the implementations of a defined operator: the reference, and a Triton launcher or a native operator.
 
@@ -95,10 +97,11 @@ def register(
         native: True for the native operator of the same name in csrc, which takes the same; or a function that
             allocates what more it needs and calls one.
         cpu_only: the native operator has no CUDA; the reference serves CUDA tensors where there is no launcher either.
+        stored: what the native operator reads and writes beside float32, in which it computes.
     """
     operator = OPERATORS[name]
     operator.native = partial(_native_of, name) if native is True else native or None
-    operator.cpu_only = cpu_only
+    operator.cpu_only, operator.stored = cpu_only, stored
     fresh = operator.fake is None
     operator.reference, operator.launcher, operator.fake = reference, launcher, fake
     if not fresh:
@@ -206,7 +209,8 @@ def serve(operator: Operator, device: torch.device, dtypes: set[torch.dtype], /,
     if operator.launcher and _settings.use_triton(kind, double=torch.float64 in dtypes):
         run = _launcher(operator.launcher)
     elif operator.native is not None and not ((operator.launcher or operator.cpu_only) and kind == "cuda"):
-        run = operator.native if use_native(kind, {d for d in dtypes if d.is_floating_point}) else None
+        floating = {d for d in dtypes if d.is_floating_point}
+        run = operator.native if use_native(kind, floating - operator.stored) else None
     if run is None:
         return operator.reference(*args, **kwargs)
     with _launching_on(device) if operator.launcher and kind == "cuda" else _NO_GUARD:

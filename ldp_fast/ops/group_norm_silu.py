@@ -2,12 +2,12 @@
 
 `group_norm_silu` differentiates through the moments as well: they are to be those of the same x, and get no gradient
 of their own. A weight or bias that requires one is an error, in the forward already: there is nothing here to compute
-it, and None would be a wrong number. Every result is channels-last, whatever the layout of x.
+it, and None would be a wrong number. Every result is channels-last, whatever the layout of x. On a CPU images of
+bfloat16 and float16 are read and written as they are by csrc, which computes in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from ..reference._common import compute_dtype
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 from ._native import function
 
+# Of images, on a CPU with the extension, beside float32.
+STORED = frozenset({torch.bfloat16, torch.float16})
 NORM = "Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, bool silu"
 
 
@@ -49,20 +51,25 @@ def _fake_backward(
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _rows(tensor: Any) -> Any:
-    """An image as its pixels [B, H·W, C]: a view of a channels-last one, else of a copy. Anything else contiguous."""
-    if not isinstance(tensor, Tensor):
-        return tensor
-    if tensor.dim() != 4:
-        return tensor.contiguous()
-    return tensor.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
+def _rows(image: Tensor) -> Tensor:
+    """An image as its pixels [B, H·W, C]: a view of a channels-last one, else of a copy."""
+    return image.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _native(name: str) -> Callable[..., None]:
-    def run(*arguments: Any) -> None:
-        function(name)(*map(_rows, arguments))
+def _constant(values: Tensor | None) -> Tensor | None:
+    """Weight or bias [C] as csrc has it: float32, whatever the images are."""
+    return None if values is None else values.to(torch.float32).contiguous()
 
-    return run
+
+def _native_moments(mean: Tensor, rstd: Tensor, x: Tensor, groups: int, eps: float) -> None:
+    function("group_norm_moments")(mean, rstd, _rows(x), groups, eps)
+
+
+def _native(
+    out: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool
+) -> None:
+    moments, affine = map(Tensor.contiguous, (mean, rstd)), map(_constant, (weight, bias))
+    function("group_norm_silu")(_rows(out), _rows(x), *moments, *affine, silu)
 
 
 def _native_backward(
@@ -78,8 +85,9 @@ def _native_backward(
     signs: Tensor | None = None,
     sign_weight: float = 0.0,
 ) -> None:
-    images, others = map(_rows, (grad_x, grad, x)), map(_rows, (mean, rstd, weight, bias))
-    function("group_norm_silu_backward")(*images, *others, silu, _rows(addend), _rows(signs), sign_weight)
+    moments, affine = map(Tensor.contiguous, (mean, rstd)), map(_constant, (weight, bias))
+    more = None if addend is None else _rows(addend), None if signs is None else signs.contiguous(), sign_weight
+    function("group_norm_silu_backward")(*map(_rows, (grad_x, grad, x)), *moments, *affine, silu, *more)
 
 
 def _no_moments_backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -119,14 +127,16 @@ register(
     reference=reference.group_norm_moments,
     fake=_fake_moments,
     launcher="ldp_fast.kernels.group_norm_moments:moments",
-    native=_native("group_norm_moments"),
+    native=_native_moments,
+    stored=STORED,
 )
 register(
     "group_norm_silu",
     reference=reference.group_norm_silu,
     fake=_fake,
     launcher="ldp_fast.kernels.group_norm_silu:forward",
-    native=_native("group_norm_silu"),
+    native=_native,
+    stored=STORED,
 )
 register(
     "group_norm_silu_backward",
@@ -134,6 +144,7 @@ register(
     fake=_fake_backward,
     launcher="ldp_fast.kernels.group_norm_silu:backward",
     native=_native_backward,
+    stored=STORED,
 )
 register_autograd("group_norm_moments", _no_moments_backward, _setup_moments)
 register_autograd("group_norm_silu", _backward, _setup_context)

@@ -1,4 +1,4 @@
-// Group norm and SiLU on the CPU against plain loops in double, under sanitizers.
+// Group norm and SiLU on the CPU against plain loops in double, under sanitizers, for images of every dtype.
 #include "group_norm_silu/group_norm_silu.h"
 
 #include "testing.h"
@@ -15,28 +15,40 @@ struct Case {
     float mean;
 };
 
-// In memory of exactly its size, at an address that is a multiple of four alone: vectors may assume no more.
+// In memory of exactly its size, at an address that is a multiple of an element alone: vectors may assume no more.
+template <typename T>
 struct Image {
-    device_buffer<float> memory;
+    device_buffer<T> memory;
     size_t size;
     Image(size_t n, uint64_t seed, float offset = 0.0f) : memory(n + 1), size(n) {
         const std::vector<float> values = random_floats(n, seed, offset - 2.0f, offset + 2.0f);
-        for (size_t i = 0; i < n; ++i) memory[i + 1] = values[i];
+        for (size_t i = 0; i < n; ++i) ldp::put(values[i], data() + i);
     }
     explicit Image(size_t n) : memory(n + 1), size(n) {}
-    float* data() { return memory.data() + 1; }
-    float operator[](size_t i) const { return memory.data()[i + 1]; }
+    T* data() { return memory.data() + 1; }
+    float operator[](size_t i) const { return ldp::value_of(memory.data()[i + 1]); }
 };
+
+// Half of what lies between two numbers, relative to them; nothing for float, whose errors are those of the arithmetic.
+template <typename T>
+constexpr double kRounding = 0.0;
+template <>
+constexpr double kRounding<ldp::BFloat16> = 1.0 / 256.0;
+template <>
+constexpr double kRounding<ldp::Half> = 1.0 / 2048.0;
 
 double sigmoid(double h) { return 1.0 / (1.0 + std::exp(-h)); }
 
+template <typename T>
 void run(const Case& c) {
+    using Word = ldp::SignWord<T>;
+    constexpr int64_t columns = 2048 / sizeof(T);
     const size_t size = static_cast<size_t>(c.batch * c.pixels * c.channels);
     const size_t moments = static_cast<size_t>(c.batch * c.groups), channels = static_cast<size_t>(c.channels);
     const int64_t in_group = c.channels / c.groups, sample = c.pixels * c.channels, blocks = (sample + 8191) / 8192;
-    Image x(size, 1, c.mean), grad(size, 2), addend(size, 3), weight(channels, 4, 1.0f), bias(channels, 5);
-    Image mean(moments), rstd(moments), out(size), grad_x(size);
-    device_buffer<int32_t> signs(static_cast<size_t>(c.batch / 2 * blocks * 512));
+    Image<T> x(size, 1, c.mean), grad(size, 2), addend(size, 3), out(size), grad_x(size);
+    Image<float> weight(channels, 4, 1.0f), bias(channels, 5), mean(moments), rstd(moments);
+    device_buffer<Word> signs(static_cast<size_t>(c.batch / 2 * blocks * columns));
     const std::vector<float> draws = random_floats(static_cast<size_t>(c.batch / 2 * blocks * 8192), 6, 0.0f, 4.0f);
     signs.fill(0);
     const auto code_of = [&](int64_t b, int64_t i) {  // 0, 1, -1; seldom -2
@@ -45,12 +57,13 @@ void run(const Case& c) {
     };
     for (int64_t b = 0; b < c.batch / 2; ++b)
         for (int64_t i = 0; i < sample; ++i) {
-            const int64_t word = (b * blocks + i / 8192) * 512 + i % 512, shift = 2 * (i % 8192 / 512);
+            const int64_t word = (b * blocks + i / 8192) * columns + i % columns, shift = 2 * (i % 8192 / columns);
             const uint32_t code = static_cast<uint32_t>(code_of(b, i)) & 3u;
-            signs[static_cast<size_t>(word)] |= static_cast<int32_t>(code << shift);
+            Word& packed = signs[static_cast<size_t>(word)];
+            packed = static_cast<Word>(static_cast<uint32_t>(packed) | code << shift);
         }
 
-    ldp::GroupNormParams params{};
+    ldp::GroupNormParams<T> params{};
     params.x = x.data();
     params.batch = c.batch;
     params.pixels = c.pixels;
@@ -63,7 +76,7 @@ void run(const Case& c) {
     params.mean = mean.data();
     params.rstd = rstd.data();
     ldp::group_norm_silu_cpu(params, out.data());
-    ldp::GroupNormGradient gradient{};
+    ldp::GroupNormGradient<T> gradient{};
     gradient.grad = grad.data();
     gradient.addend = c.addend ? addend.data() : nullptr;
     gradient.signs = c.signs ? signs.data() : nullptr;
@@ -105,20 +118,22 @@ void run(const Case& c) {
             });
         }
     const double far = 1.0 + std::fabs(c.mean);
-    const auto check = [&](const char* name, const Image& got, const std::vector<double>& expected, double absolute) {
-        const float* const first = got.memory.data() + 1;
-        compare(name, std::vector<float>(first, first + got.size), expected, absolute * far, 1e-5);
+    const auto check = [&](const char* name, const auto& got, const std::vector<double>& expected, double absolute,
+                           double relative) {
+        std::vector<float> values(got.size);
+        for (size_t i = 0; i < got.size; ++i) values[i] = got[i];
+        compare(name, values, expected, absolute * far, relative);
     };
-    check("mean", mean, means, 1e-6);
-    check("rstd", rstd, rstds, 1e-6);
-    check("out", out, outs, 4e-6);
+    const double rounding = 1e-5 + kRounding<T>;
+    check("mean", mean, means, 1e-6, 1e-5);
+    check("rstd", rstd, rstds, 1e-6, 1e-5);
+    check("out", out, outs, 4e-6, rounding);
     // rstd is large in a group of few elements, and what it multiplies cancels.
-    check("grad_x", grad_x, grads, 4e-6 * (c.pixels * in_group < 8 ? 100.0 : 1.0));
+    check("grad_x", grad_x, grads, 4e-6 * (c.pixels * in_group < 8 ? 100.0 : 1.0), rounding);
 }
 
-}  // namespace
-
-int main() {
+template <typename T>
+void run_all() {
     // Pixels, channels, groups: whole rows, rests, several chunks, channels that are no multiple of a vector.
     const int64_t shapes[][3] = {{1, 1, 1},     {1, 8, 2},    {3, 4, 4},     {15, 4, 1},    {33, 4, 2},   {257, 8, 2},
                                  {70, 16, 4},   {9, 3, 3},    {300, 6, 3},   {40, 127, 1},  {65, 96, 32}, {5, 512, 32},
@@ -128,10 +143,18 @@ int main() {
         for (int bits = 0; bits < 4; ++bits) {
             Case c{2, shape[0], shape[1], shape[2], (bits & 1) != 0, (bits & 2) != 0, bits != 1, bits != 2, 0.0f};
             if (++number % 3 == 0) c.mean = 100.0f;
-            run(c);
+            run<T>(c);
         }
-    run({4, 50, 24, 8, true, true, true, true, 0.5f});
-    run({3, 50, 24, 8, true, true, true, false, 0.5f});
-    run({0, 50, 24, 8, true, true, true, true, 0.0f});
+    run<T>({4, 50, 24, 8, true, true, true, true, 0.5f});
+    run<T>({3, 50, 24, 8, true, true, true, false, 0.5f});
+    run<T>({0, 50, 24, 8, true, true, true, true, 0.0f});
+}
+
+}  // namespace
+
+int main() {
+    run_all<float>();
+    run_all<ldp::BFloat16>();
+    run_all<ldp::Half>();
     return 0;
 }

@@ -224,7 +224,7 @@ def test_empty_batch() -> None:
         OPS.group_norm_silu_backward(sample["grad"], sample["x"], *moments, None, None, True, None, signs, 1.0)
 
 
-# float32 has native code of its own; interpreted kernels are the same for both, and slow.
+# Interpreted kernels are the same for all, and slow.
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.float64, *([] if _settings.interpreting() else [torch.float32])], ids=str
 )
@@ -309,9 +309,10 @@ def test_errors_of_the_others() -> None:
 
 
 @pytest.mark.skipif(_native.extension() is None, reason="needs the compiled extension")
-def test_the_same_bits_for_any_number_of_threads(monkeypatch: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_same_bits_for_any_number_of_threads(dtype: torch.dtype, monkeypatch: Any) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", "auto")
-    sample = sample_norm((2, 24, 60, 57))
+    sample = sample_norm((2, 24, 60, 57), dtype=dtype)
     packed = sample_signs(sample["x"])[0]
     threads, runs = torch.get_num_threads(), []
     try:
@@ -328,9 +329,27 @@ def test_the_same_bits_for_any_number_of_threads(monkeypatch: Any) -> None:
 
 
 @pytest.mark.skipif(_native.extension() is None, reason="needs the compiled extension")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [128, 4])
+def test_two_bytes_are_read_exactly_and_rounded_as_torch_does(
+    channels: int, dtype: torch.dtype, monkeypatch: Any
+) -> None:
+    """Every number there is times one with more digits: ties, overflow, subnormal numbers, infinities, NaN."""
+    monkeypatch.setenv("LDP_FAST_BACKEND", "auto")
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    # Whole rows, and a rest that is none.
+    pixels = torch.cat([every, every[: 13 * channels]]).view(1, 1, -1, channels)
+    x, mean = pixels.permute(0, 3, 1, 2), torch.zeros(1, 1)
+    for factor in (1.0, 1.5, 1 + 2**-9, 1 + 2**-12, 1 / 3, 2.0**-9, 3 * 2.0**-10):
+        y = OPS.group_norm_silu(x, mean, torch.full((1, 1), factor), None, None, False)
+        expected = (x.float() * factor).to(dtype)
+        torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.skipif(_native.extension() is None, reason="needs the compiled extension")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_launcher_and_native_code_share_an_operator(name: str, monkeypatch: Any) -> None:
-    """Native code for float32 on a CPU, the reference for the rest, the launcher for the interpreter; nothing else."""
+    """Native code for two and four bytes on a CPU, the reference for eight, the launcher for the interpreter."""
     operator, called = _library.OPERATORS[name], []
 
     def spy(kind: str, function: Any) -> Any:
@@ -344,9 +363,9 @@ def test_a_launcher_and_native_code_share_an_operator(name: str, monkeypatch: An
     monkeypatch.setattr(operator, "native", spy("native", operator.native))
     monkeypatch.setattr(operator, "reference", spy("reference", operator.reference))
     monkeypatch.setattr(_library, "_launcher", lambda path: spy("launcher", launch(path)))
-    samples = {dtype: sample_norm_arguments(name, dtype=dtype)[0] for dtype in (torch.float32, torch.float16)}
-    expected = [("auto", torch.float32, "native"), ("auto", torch.float16, "reference")]
-    expected += [("reference", torch.float32, "reference")]
+    samples = {dtype: sample_norm_arguments(name, dtype=dtype)[0] for dtype in (*DTYPES, torch.float64)}
+    expected = [("auto", dtype, "native") for dtype in DTYPES] + [("auto", torch.float64, "reference")]
+    expected += [("reference", dtype, "reference") for dtype in DTYPES]
     if _settings.interpreting():
         expected += [("triton", torch.float32, "launcher"), ("triton", torch.float16, "launcher")]
     for backend, dtype, kind in expected:

@@ -87,9 +87,10 @@ def test_launchers_write_their_outputs_and_nothing_else(
     check_against_reference(run_guarded(launchers(), sample, groups), sample, groups)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
-def test_native_code_writes_its_outputs_and_nothing_else(shape: Shape, groups: int) -> None:
-    sample = sample_norm(shape)
+def test_native_code_writes_its_outputs_and_nothing_else(shape: Shape, groups: int, dtype: torch.dtype) -> None:
+    sample = sample_norm(shape, dtype=dtype)
     check_against_reference(run_guarded(native(), sample, groups), sample, groups)
 
 

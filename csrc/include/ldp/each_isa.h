@@ -36,7 +36,7 @@
 #pragma GCC diagnostic pop
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #define LDP_ISA avx2
 #define LDP_LANES 8
 #include <ldp/lanes.h>
@@ -46,7 +46,7 @@
 #pragma GCC pop_options
 
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
 #define LDP_ISA avx512
 #define LDP_LANES 16
 #include <ldp/lanes.h>
@@ -55,10 +55,10 @@
 #undef LDP_LANES
 #pragma GCC pop_options
 
-#define LDP_WIDEST(name)                               \
-    (::ldp::widest_lanes() == 16  ? ::ldp::avx512::name \
-     : ::ldp::widest_lanes() == 8 ? ::ldp::avx2::name   \
-                                  : ::ldp::portable::name)
+#define LDP_WIDEST(...)                                       \
+    (::ldp::widest_lanes() == 16  ? ::ldp::avx512::__VA_ARGS__ \
+     : ::ldp::widest_lanes() == 8 ? ::ldp::avx2::__VA_ARGS__   \
+                                  : ::ldp::portable::__VA_ARGS__)
 #else
-#define LDP_WIDEST(name) ::ldp::portable::name
+#define LDP_WIDEST(...) ::ldp::portable::__VA_ARGS__
 #endif

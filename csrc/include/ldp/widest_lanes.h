@@ -6,6 +6,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 // Where each_isa.h has code for wider vectors than the plain ones.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define LDP_HAS_WIDE_LANES 1
@@ -22,7 +26,15 @@ inline int allowed_lanes() {
     return std::strcmp(value, "4") == 0 ? 4 : std::strcmp(value, "8") == 0 ? 8 : 16;
 }
 
-// Floats in a vector of the widest instruction set here: 16 (AVX-512), 8 (AVX2 and FMA) or 4; found out once.
+#if defined(__x86_64__) && defined(__GNUC__)
+// float16 to float and back, in every processor with AVX2. Older compilers do not know its name.
+inline bool has_f16c() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
+// Floats in a vector of the widest instruction set here: 16 (AVX-512), 8 (AVX2, FMA and F16C) or 4; found out once.
 inline int usable_lanes() {
     // Initialised by a constant: another initialiser has a guard, and that asks ThreadSanitizer where there is one.
     static std::atomic<int> known{0};
@@ -31,7 +43,7 @@ inline int usable_lanes() {
     lanes = 4;
 #if defined(__x86_64__) && defined(__GNUC__)
     const int allowed = allowed_lanes();
-    if (allowed >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) lanes = 8;
+    if (allowed >= 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) lanes = 8;
     if (allowed >= 16 && lanes == 8 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
         lanes = 16;
