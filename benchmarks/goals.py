@@ -17,6 +17,7 @@ from .table import digits, find, groups
 GPU = "H200"
 DECODER = "decoder, SD 1.5 32x32, cpu"
 STEP = "step, SD 1.5 64x64, cuda"
+AUTOCAST, BFLOAT16 = "naive, autocast bfloat16", "ours, bfloat16"
 RENDERER = "renderer step, 64×64 rays, cuda"
 
 
@@ -133,6 +134,21 @@ class Goal:
         return "reached" if (value >= number if sign == "≥" else value <= number) else "**not reached**"
 
 
+def _in_bfloat16(what: str, side: int) -> Goal:
+    """On a CPU with instructions for it, against autocast."""
+    group, named = (
+        (f"decoder, SD 1.5 {side}x{side}, cpu", "feature matching, SD 1.5's decoder")
+        if what == "decoder"
+        else (f"step, SD 1.5 {side}x{side}, cpu", "whole step, SD 1.5")
+    )
+    return Goal(
+        f"{named}, {side}×{side} latents, bfloat16: ours over naive under autocast",
+        "cpu",
+        lambda rows: _ratio(rows, group, BFLOAT16, AUTOCAST),
+        ("≤", 0.8),
+    )
+
+
 _DECODER = "feature matching, SD 1.5's decoder, 32×32 latents, float32"
 _STEP = "whole step, SD 1.5, 64×64 latents, bfloat16"
 _CONTENTION = {"step": "gradient of the embedded model", "text-to-3d": "step of text-to-3D, embedded model"}
@@ -170,6 +186,7 @@ GOALS = (
         Goal(f"{what}, alone: time over that with torch's defaults", "cpu", partial(quiet, step=step), ("≤", 1.03))
         for step, what in _CONTENTION.items()
     ),
+    *(_in_bfloat16(what, side) for what in ("decoder", "step") for side in (16, 32)),
     Goal(f"{_STEP}: naive eager time over the fastest of ours", "gpu", _step("naive"), ("≥", 2.5)),
     Goal(f"{_STEP}: time of its torch.compile over ours", "gpu", _step("naive, torch.compile"), ("≥", 1.3)),
     Goal(f"{_STEP}: peak memory, ours over naive", "gpu", _step("naive", "peak_bytes"), ("≤", 0.4)),

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .derive import cast, once
+from .narrow import add_matmul_, conv2d, conv_transpose2d, linear, matmul
 from .pieces import CHANNELS_LAST, Conv, Norm, Saved, Signs, image, last, rows
 from .units import LatentUnits
 
@@ -108,7 +109,7 @@ class Resnet(Layer):
         h, second = saved[1], saved[4:]
         y = self.conv2.forward(h, self._bias2(), self.norm2, second, x if self.skip is None else None)
         if self.skip is not None:
-            rows(y).addmm_(rows(x), self._through(self.skip).t())
+            add_matmul_(rows(y), rows(x), self._through(self.skip).t())
         return y, saved
 
     def backward(self, grad: Tensor, saved: Saved, signs: Signs | None = None) -> Tensor:
@@ -117,7 +118,7 @@ class Resnet(Layer):
         inner = self.conv1.backward(inner)
         addend = grad
         if self.skip is not None:
-            addend = image(rows(grad) @ self._through(self.skip), grad)
+            addend = image(matmul(rows(grad), self._through(self.skip)), grad)
         return self.norm1.backward(inner, x, tuple(moments[:2]), addend, signs)
 
 
@@ -161,7 +162,7 @@ class Attention(Layer):
     def again(self, x: Tensor) -> Saved:
         batch, _, height, width = x.shape
         moments = self.norm.moments(x)
-        together = F.linear(rows(self.norm.forward(x, moments)), self._weight(), self._bias())
+        together = linear(rows(self.norm.forward(x, moments)), self._weight(), self._bias())
         split = together.view(batch, height * width, 3, self.heads, together.shape[1] // (3 * self.heads))
         parts = [split[:, :, i].transpose(1, 2).detach().requires_grad_() for i in range(3)]
         with torch.enable_grad():
@@ -176,7 +177,8 @@ class Attention(Layer):
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         saved = self.again(x)
         flat = saved[-1].detach().transpose(1, 2).flatten(0, 1).flatten(1)
-        y = image(torch.addmm(rows(x), flat, self._project().t()), x)
+        y = image(rows(x).clone(), x)
+        add_matmul_(rows(y), flat, self._project().t())
         bias = cast(self, "out's bias", self._out.bias, self.dtype)
         if bias is not None:
             y += bias[:, None, None]
@@ -185,11 +187,11 @@ class Attention(Layer):
     def backward(self, grad: Tensor, saved: Saved, signs: Signs | None = None) -> Tensor:
         x, mean, rstd, *parts, attended = saved
         batch, heads, pixels, width = attended.shape
-        inner = (rows(grad) @ self._project()).view(batch, pixels, heads, width).transpose(1, 2)
+        inner = matmul(rows(grad), self._project()).view(batch, pixels, heads, width).transpose(1, 2)
         # Retained for a second backward; it is freed with `saved`.
         grads = torch.autograd.grad(attended, parts, inner, retain_graph=True)
         together = torch.stack([g.transpose(1, 2) for g in grads], 2).reshape(batch * pixels, 3 * heads * width)
-        return self.norm.backward(image(together @ self._weight(), x), x, (mean, rstd), grad, signs)
+        return self.norm.backward(image(matmul(together, self._weight()), x), x, (mean, rstd), grad, signs)
 
 
 class Upsample(Layer):
@@ -253,12 +255,12 @@ class Entry(Layer):
             x = torch.cat([x, x.new_ones((x.shape[0], 1, *x.shape[2:]))], 1)
         x = x.to(self.dtype, memory_format=CHANNELS_LAST)
         weight = once(self, "forward", lambda: self._fold(gain=True, constant=constant))
-        return last(F.conv2d(x, weight, cast(self, "bias", self.conv.bias, self.dtype), padding=1)), ()
+        return last(conv2d(x, weight, cast(self, "bias", self.conv.bias, self.dtype))), ()
 
     def backward(self, grad: Tensor, saved: Saved, signs: Signs | None = None) -> Tensor:
         # The gain comes after: in float16 the gradient needs its headroom.
         weight = once(self, "backward", lambda: self._fold(gain=False, constant=False))
-        grad = F.conv_transpose2d(grad, weight, None, padding=1)
+        grad = conv_transpose2d(grad, weight)
         grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
         return grad / self.units.scaling if not self.units.per_channel else grad * self.units.gain(grad)
 

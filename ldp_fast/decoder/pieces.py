@@ -14,6 +14,7 @@ from ..ops._library import use_native
 from ..reference.frozen_conv import fold_upsample
 from .choice import winograd_is_faster
 from .derive import cast, once
+from .narrow import convolves_in_float32
 
 Saved = tuple[Tensor, ...]
 CHANNELS_LAST = torch.channels_last
@@ -55,6 +56,7 @@ class Conv:
     def __init__(self, module: nn.Conv2d, dtype: torch.dtype, *, upsample: bool = False):
         self.module, self.dtype, self.upsample = module, dtype, upsample
         self._kinds = ("upsample", "upsample_transposed") if upsample else ("same", "same_transposed")
+        self._wide = Conv(module, torch.float32, upsample=upsample) if dtype.itemsize == 2 else None
 
     def weight(self) -> Tensor:
         """[O, I, 3, 3]."""
@@ -75,9 +77,18 @@ class Conv:
         served = conv_op.winograd(x, weight, kind) and use_native("cpu", {x.dtype})
         return served and winograd_is_faster(x, weight, kind)
 
+    def _in_float32(self, x: Tensor) -> Conv | None:
+        """The same convolution in float32, where it is to be computed so although x is not (narrow.py)."""
+        winograd = x.device.type == "cpu" and use_native("cpu", {torch.float32})
+        wide = convolves_in_float32(x, self.module.weight, upsample=self.upsample, winograd=winograd)
+        return self._wide if wide else None
+
     def forward(
         self, x: Tensor, bias: Tensor | None, norm: Norm | None, moments: Saved, addend: Tensor | None
     ) -> Tensor:
+        if (wide := self._in_float32(x)) is not None:
+            y = wide.forward(x.float(), None if bias is None else bias.float(), norm, moments, None).to(x.dtype)
+            return last(y if addend is None else y.add_(addend))
         if self.native(x, self._kinds[0]):
             scale, shift = (None, None) if norm is None else norm.folded(moments)
             return torch.ops.ldp_fast.frozen_conv(x, self.weight(), bias, scale, shift, addend, self._kinds[0])
@@ -90,6 +101,8 @@ class Conv:
         return last(y if addend is None else y.add_(addend))
 
     def backward(self, grad: Tensor) -> Tensor:
+        if (wide := self._in_float32(grad)) is not None:
+            return wide.backward(grad.float()).to(grad.dtype)
         if self.native(grad, self._kinds[1]):
             return torch.ops.ldp_fast.frozen_conv(grad, self.weight(), None, None, None, None, self._kinds[1])
         if self.upsample:

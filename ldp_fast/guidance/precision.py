@@ -12,7 +12,6 @@ import copy
 import dataclasses
 import logging
 import math
-import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from ..decoder import FrozenDecoder
+from ..decoder.narrow import bfloat16_in_hardware
 from ..errors import UsageError
 from ..losses.functional import residual_latents
 from .inputs import check_latents, draw_noise
@@ -271,14 +271,6 @@ class _Bench:
                     taken.append(time.perf_counter() - start)
                 deviation = max(deviation, _relative(results[1], results[0]))
         return min(times[0]), min(times[1]), deviation
-
-
-def bfloat16_in_hardware() -> bool:
-    """Whether this processor multiplies in bfloat16; where torch cannot say, oneDNN is asked."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, lambda: False)() for name in names)
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _dtypes(unet: nn.Module, dtype: torch.dtype | Literal["auto"], notes: list[str]) -> tuple[torch.dtype, ...]:
