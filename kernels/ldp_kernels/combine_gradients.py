@@ -2,9 +2,10 @@
 
 Reads v, r, dL/dv and dL/dv′ and writes g: one program per sample. For μ and σ² a sample of up to 16384 elements is held
 in registers; then all is read chunk by chunk (v a second time, from the cache), and the statistics are summed lane by
-lane and reduced once at the end. Holding the whole sample through the sum as well was tried, and so was unrolling the
-chunks: in both the loads moved together and registers spilled. The sums run in a fixed order: the result is the same
-from run to run.
+lane and reduced once at the end. A lane is four neighbours, which one thread holds: with a lane for each element the
+sums took 64 registers a thread, and Triton 3.6 spilled. Holding the whole sample through the sum as well was tried, and
+so was unrolling the chunks: in both the loads moved together and registers spilled. The sums run in a fixed order: the
+result is the same from run to run.
 """
 
 from __future__ import annotations
@@ -43,8 +44,14 @@ def add_weighted(g, factor, term):
 
 
 @triton.jit
+def by_fours(x):
+    """Sums of four neighbours, which one thread holds: a quarter of the registers, and nothing is exchanged."""
+    return tl.sum(tl.reshape(x, (x.shape[0] // 4, 4)), 1)
+
+
+@triton.jit
 def combine_chunk(
-    sums,  # lane by lane: energy, squares of lsd, fm, kl, g; counts of lsd, fm, kl
+    sums,  # four elements a lane: energy, squares of lsd, fm, kl, g; counts of lsd, fm, kl
     start,
     sample,
     size,
@@ -74,16 +81,16 @@ def combine_chunk(
     if LITERAL:
         kl = kl / size
     kl, bad = cleaned(kl, mask, ZERO)
-    kl_squares += kl * kl
-    kl_bad += bad
+    kl_squares += by_fours(kl * kl)
+    kl_bad += by_fours(bad)
     g = add_weighted(tl.zeros((CHUNK,), tl.float32), factor_kl, kl)
 
     r = load_float(residual + start, offsets, mask)
     lsd, bad = cleaned(w * r, mask, ZERO)
     # Not lsd * r: an infinite r would turn a zeroed element into NaN.
-    energy += tl.where(bad != 0, 0.0, lsd * r) if ZERO else lsd * r
-    lsd_squares += lsd * lsd
-    lsd_bad += bad
+    energy += by_fours(tl.where(bad != 0, 0.0, lsd * r) if ZERO else lsd * r)
+    lsd_squares += by_fours(lsd * lsd)
+    lsd_bad += by_fours(bad)
     g = add_weighted(g, factor_lsd, lsd)
 
     if grad_v is not None or grad_v_prime is not None:
@@ -95,12 +102,12 @@ def combine_chunk(
         if not LITERAL:
             fm *= size
         fm, bad = cleaned(fm, mask, ZERO)
-        fm_squares += fm * fm
-        fm_bad += bad
+        fm_squares += by_fours(fm * fm)
+        fm_bad += by_fours(bad)
         g = add_weighted(g, factor_fm, fm)
 
     g *= batch_scale
-    g_squares += g * g
+    g_squares += by_fours(g * g)
     tl.store(out + start + offsets, g, mask=mask)
     return energy, lsd_squares, fm_squares, kl_squares, g_squares, lsd_bad, fm_bad, kl_bad
 
@@ -159,8 +166,8 @@ def combine_gradients_kernel(
     tl.store(values + rows, variance)
     tl.store(values + 2 * rows, kl_value(mean, variance))
 
-    zero = tl.zeros((CHUNK,), tl.float32)
-    none = tl.zeros((CHUNK,), tl.int32)
+    zero = tl.zeros((CHUNK // 4,), tl.float32)
+    none = tl.zeros((CHUNK // 4,), tl.int32)
     sums = (zero, zero, zero, zero, zero, none, none, none)
     for start in range(0, size, CHUNK):
         sums = combine_chunk(

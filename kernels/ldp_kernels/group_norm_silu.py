@@ -14,6 +14,8 @@ COLS as in `feature_matching`, so that a word of signs is loaded once and serves
 power of two up to 512) a column has one channel, and what belongs to the channel is loaded once a program; elsewhere it
 is gathered row by row. All rows of a part are loaded before the first is stored: a compiler that cannot tell the
 buffers apart moves no load across a store.
+Rows are vectors, one after another, so that all loads have one register layout: with tiles of
+two dimensions Triton 3.6 chose another for what belongs to groups, and passed it through shared memory.
 
 B: samples. P: pixels, H·W. C: channels. G: groups.
 """
@@ -47,9 +49,15 @@ def _inner_gradient(grad, h, SILU: tl.constexpr):
 
 
 @triton.jit
-def _coefficients(channel, inside, mean, rstd, weight, bias, IN_GROUP: tl.constexpr):
-    """μ, γ ρ and β of channels; `mean` and `rstd` are the sample's."""
-    group = channel // IN_GROUP
+def _channel_and_group(element, CHANNELS: tl.constexpr, IN_GROUP: tl.constexpr):
+    """Channel and group of elements of a sample. The group is not worked out from the channel: Triton 3.6 would then
+    load what belongs to it once more, for the first element of every thread."""
+    return element % CHANNELS, element // IN_GROUP % (CHANNELS // IN_GROUP)
+
+
+@triton.jit
+def _coefficients(channel, group, inside, mean, rstd, weight, bias):
+    """μ, γ ρ and β of channels and their groups; `mean` and `rstd` are the sample's."""
     centre = tl.load(mean + group, inside, other=0.0)
     scale = tl.load(rstd + group, inside, other=0.0)
     if weight is not None:
@@ -85,22 +93,30 @@ def group_norm_silu_kernel(
     rstd += sample * (CHANNELS // IN_GROUP)
     left = tl.minimum(size - first, ROWS * COLS).to(tl.int32)
 
-    columns = tl.arange(0, COLS)[None, :]
+    columns = tl.arange(0, COLS)
     periodic: tl.constexpr = COLS % CHANNELS == 0
     if periodic:
-        channel = columns % CHANNELS
-        centre, scale, shift = _coefficients(channel, channel >= 0, mean, rstd, weight, bias, IN_GROUP)
-    for part in tl.static_range(ROWS // PART):
-        at = (part * PART + tl.arange(0, PART))[:, None] * COLS + columns
-        mask = at < left
-        values = tl.load(x + at, mask, other=0.0).to(tl.float32)
-        if not periodic:
-            channel = ((first % CHANNELS).to(tl.int32) + at) % CHANNELS
-            centre, scale, shift = _coefficients(channel, mask, mean, rstd, weight, bias, IN_GROUP)
-        values = (values - centre) * scale + shift
-        if SILU:
-            values *= _sigmoid(values)
-        tl.store(out + at, values.to(out.dtype.element_ty), mask)
+        channel, group = _channel_and_group(columns, CHANNELS, IN_GROUP)
+        centre, scale, shift = _coefficients(channel, group, columns < COLS, mean, rstd, weight, bias)
+    else:
+        # What the compiler needs for wide loads of weight and bias: `first` is a multiple of every power of two in C.
+        multiple: tl.constexpr = (CHANNELS | 16) & -(CHANNELS | 16)
+        phase = tl.multiple_of((first % CHANNELS).to(tl.int32), multiple)
+    for part in tl.static_range(0, ROWS, PART):
+        loaded = ()
+        for row in tl.static_range(part, part + PART):
+            at = row * COLS + columns
+            loaded += (tl.load(x + at, at < left, other=0.0),)
+        for row in tl.static_range(part, part + PART):
+            at = row * COLS + columns
+            mask = at < left
+            if not periodic:
+                channel, group = _channel_and_group(phase + at, CHANNELS, IN_GROUP)
+                centre, scale, shift = _coefficients(channel, group, mask, mean, rstd, weight, bias)
+            values = (loaded[row - part].to(tl.float32) - centre) * scale + shift
+            if SILU:
+                values *= _sigmoid(values)
+            tl.store(out + at, values.to(out.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["pixels", "tiles", "chunks"])
@@ -131,7 +147,8 @@ def group_norm_silu_bwd_sums_kernel(
     inside = (channels < CHANNELS)[None, :]
     mean += sample * (CHANNELS // IN_GROUP)
     rstd += sample * (CHANNELS // IN_GROUP)
-    centre, scale, shift = _coefficients(channels[None, :], inside, mean, rstd, weight, bias, IN_GROUP)
+    group = (channels // IN_GROUP)[None, :]
+    centre, scale, shift = _coefficients(channels[None, :], group, inside, mean, rstd, weight, bias)
     x += start
     grad += start
 
@@ -231,7 +248,7 @@ def group_norm_silu_bwd_kernel(
     slope += sample * (CHANNELS // IN_GROUP)
     left = tl.minimum(size - first, ROWS * COLS).to(tl.int32)
 
-    columns = tl.arange(0, COLS)[None, :]
+    columns = tl.arange(0, COLS)
     if signs is not None:
         second = row >= half
         signs += (tl.where(second, row - half, row).to(tl.int64) * blocks + block) * COLS
@@ -239,31 +256,39 @@ def group_norm_silu_bwd_kernel(
         word = tl.load(signs + columns).to(tl.int32)
     periodic: tl.constexpr = COLS % CHANNELS == 0
     if periodic:
-        channel = columns % CHANNELS
-        centre, scale, shift = _coefficients(channel, channel >= 0, mean, rstd, weight, bias, IN_GROUP)
-        fixed, linear = tl.load(constant + channel // IN_GROUP), tl.load(slope + channel // IN_GROUP)
-    for part in tl.static_range(ROWS // PART):
-        rows = (part * PART + tl.arange(0, PART))[:, None]
-        at = rows * COLS + columns
-        mask = at < left
-        deviation = tl.load(x + at, mask, other=0.0).to(tl.float32)
-        inner = tl.load(grad + at, mask, other=0.0).to(tl.float32)
-        if addend is not None:
-            more = tl.load(addend + at, mask, other=0.0).to(tl.float32)
-        if not periodic:
-            channel = ((first % CHANNELS).to(tl.int32) + at) % CHANNELS
-            centre, scale, shift = _coefficients(channel, mask, mean, rstd, weight, bias, IN_GROUP)
-            fixed = tl.load(constant + channel // IN_GROUP, mask, other=0.0)
-            linear = tl.load(slope + channel // IN_GROUP, mask, other=0.0)
-        deviation -= centre
-        inner = _inner_gradient(inner, deviation * scale + shift, SILU)
-        result = inner * scale + (deviation * linear + fixed)
-        if addend is not None:
-            result += more
-        if signs is not None:
-            code = (word << (30 - 2 * rows)) >> 30
-            result += tl.where(code == -2, float("nan"), code.to(tl.float32) * step)
-        tl.store(grad_x + at, result.to(grad_x.dtype.element_ty), mask)
+        channel, group = _channel_and_group(columns, CHANNELS, IN_GROUP)
+        centre, scale, shift = _coefficients(channel, group, columns < COLS, mean, rstd, weight, bias)
+        fixed, linear = tl.load(constant + group), tl.load(slope + group)
+    else:
+        # What the compiler needs for wide loads of weight and bias: `first` is a multiple of every power of two in C.
+        multiple: tl.constexpr = (CHANNELS | 16) & -(CHANNELS | 16)
+        phase = tl.multiple_of((first % CHANNELS).to(tl.int32), multiple)
+    for part in tl.static_range(0, ROWS, PART):
+        loaded, loaded_grad, loaded_addend = (), (), ()
+        for r in tl.static_range(part, part + PART):
+            at = r * COLS + columns
+            mask = at < left
+            loaded += (tl.load(x + at, mask, other=0.0),)
+            loaded_grad += (tl.load(grad + at, mask, other=0.0),)
+            if addend is not None:
+                loaded_addend += (tl.load(addend + at, mask, other=0.0),)
+        for r in tl.static_range(part, part + PART):
+            at = r * COLS + columns
+            mask = at < left
+            if not periodic:
+                channel, group = _channel_and_group(phase + at, CHANNELS, IN_GROUP)
+                centre, scale, shift = _coefficients(channel, group, mask, mean, rstd, weight, bias)
+                fixed = tl.load(constant + group, mask, other=0.0)
+                linear = tl.load(slope + group, mask, other=0.0)
+            deviation = loaded[r - part].to(tl.float32) - centre
+            inner = _inner_gradient(loaded_grad[r - part].to(tl.float32), deviation * scale + shift, SILU)
+            result = inner * scale + (deviation * linear + fixed)
+            if addend is not None:
+                result += loaded_addend[r - part].to(tl.float32)
+            if signs is not None:
+                code = (word << (30 - 2 * r)) >> 30
+                result += tl.where(code == -2, float("nan"), code.to(tl.float32) * step)
+            tl.store(grad_x + at, result.to(grad_x.dtype.element_ty), mask)
 
 
 def forward(

@@ -135,13 +135,6 @@ def compile_kernel(
 
 
 @lru_cache(maxsize=64)  # as tests ask for one after another property of a kernel
-def before_3_7() -> bool:
-    """Whether Triton is 3.6, which torch 2.10 brings: it moves and spills what later versions keep where it is."""
-    import triton
-
-    return tuple(int(number) for number in triton.__version__.split(".")[:2]) < (3, 7)
-
-
 def disassemble(cubin: bytes) -> str:
     """Returns the disassembly of a cubin, by the nvdisasm that comes with Triton's wheel."""
     import triton

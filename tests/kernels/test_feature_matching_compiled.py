@@ -46,8 +46,8 @@ class Compiled:
         self.kernel, self.binaries = kernel, binaries
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(**arguments: Any) -> None:
-            self.binaries[self.kernel.__name__] = self.kernel.warmup(grid=grid, **arguments)
+        def launch(*values: Any, **arguments: Any) -> None:
+            self.binaries[self.kernel.__name__] = self.kernel.warmup(*values, grid=grid, **arguments)
 
         return launch
 

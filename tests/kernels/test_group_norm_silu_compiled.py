@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, before_3_7, disassemble, needs_compiler
+from tests.kernels.machine_code import ARCHITECTURES, MachineCode, disassemble, needs_compiler
 from tests.kernels.test_feature_matching_compiled import Binaries, Compiled, Driver
 
 pytestmark = needs_compiler()
@@ -59,15 +59,6 @@ def code(binaries: Binaries, name: str) -> MachineCode:
     return MachineCode(name, binary.metadata.target.arch, disassemble(binary.asm["cubin"]), binary.metadata.shared)
 
 
-def shared_by_coefficients(dtype: torch.dtype) -> int:
-    """Bytes of shared memory of a streaming kernel.
-
-    Triton 3.6 hands coefficients from the threads that loaded them to those that need them, once a program and one
-    vector of float32, a number a column, at a time; later versions load them where they are needed.
-    """
-    return 4 * 2048 // dtype.itemsize if before_3_7() else 0
-
-
 # Each takes seconds to compile: every number of channels, the narrowest and the widest in both sizes of elements.
 @pytest.mark.parametrize(
     ("channels", "dtype"),
@@ -94,9 +85,9 @@ def test_images_move_in_128_bits_and_nothing_spills(launch: Launch, channels: in
     for name in STREAMS:
         stream = code(binaries, name)
         assert stream.global_stores(128) == stream.global_stores() == accesses, name
-        # The rest are the moments of the thread's groups, once a program; Triton 3.6 loads them for every channel.
-        assert stream.global_loads() - stream.global_loads(128) <= (16 if before_3_7() else 8), name
-        assert stream.shared == shared_by_coefficients(dtype), name
+        # The rest are the moments of the thread's groups, once a program.
+        assert stream.global_loads() - stream.global_loads(128) <= 8, name
+        assert stream.shared == 0, name
 
 
 # Of the channels above: the other kernels are then in Triton's cache.
@@ -108,7 +99,7 @@ def test_addend_and_signs_come_along_in_128_bits(launch: Launch, channels: int, 
     # Three images, weight and bias, and one access to the words of all rows.
     assert stream.global_loads(128) == 3 * 4 * dtype.itemsize + 2 + 1
     assert stream.global_stores(128) == stream.global_stores() == 4 * dtype.itemsize
-    assert stream.local_accesses() == 0 and stream.shared == shared_by_coefficients(dtype)
+    assert stream.local_accesses() == 0 and stream.shared == 0
 
 
 @pytest.mark.parametrize(
