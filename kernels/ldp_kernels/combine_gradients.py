@@ -2,7 +2,7 @@
 
 Reads v, r, dL/dv and dL/dv′ and writes g: one program per sample. For μ and σ² a sample of up to 16384 elements is held
 in registers; then all is read chunk by chunk (v a second time, from the cache), and the statistics are summed lane by
-lane and reduced once at the end. A lane is four neighbours, which one thread holds: with a lane for each element the
+lane and reduced once at the end. A lane is four elements that one thread holds: with a lane for each element the
 sums took 64 registers a thread, and Triton 3.6 spilled. Holding the whole sample through the sum as well was tried, and
 so was unrolling the chunks: in both the loads moved together and registers spilled. The sums run in a fixed order: the
 result is the same from run to run.
@@ -44,9 +44,11 @@ def add_weighted(g, factor, term):
 
 
 @triton.jit
-def by_fours(x):
-    """Sums of four neighbours, which one thread holds: a quarter of the registers, and nothing is exchanged."""
-    return tl.sum(tl.reshape(x, (x.shape[0] // 4, 4)), 1)
+def by_fours(x, WIDE: tl.constexpr):
+    """Sums of four elements that one thread holds: a quarter of the registers, and nothing is exchanged."""
+    if WIDE:
+        return tl.sum(tl.reshape(x, (x.shape[0] // 4, 4)), 1)
+    return tl.sum(tl.reshape(x, (4, x.shape[0] // 4)), 0)
 
 
 @triton.jit
@@ -71,6 +73,7 @@ def combine_chunk(
     LITERAL: tl.constexpr,
     ZERO: tl.constexpr,
     CHUNK: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """Writes g for the elements of a sample from `start` on, and adds the chunk's share to the sums."""
     energy, lsd_squares, fm_squares, kl_squares, g_squares, lsd_bad, fm_bad, kl_bad = sums
@@ -81,16 +84,16 @@ def combine_chunk(
     if LITERAL:
         kl = kl / size
     kl, bad = cleaned(kl, mask, ZERO)
-    kl_squares += by_fours(kl * kl)
-    kl_bad += by_fours(bad)
+    kl_squares += by_fours(kl * kl, WIDE)
+    kl_bad += by_fours(bad, WIDE)
     g = add_weighted(tl.zeros((CHUNK,), tl.float32), factor_kl, kl)
 
     r = load_float(residual + start, offsets, mask)
     lsd, bad = cleaned(w * r, mask, ZERO)
     # Not lsd * r: an infinite r would turn a zeroed element into NaN.
-    energy += by_fours(tl.where(bad != 0, 0.0, lsd * r) if ZERO else lsd * r)
-    lsd_squares += by_fours(lsd * lsd)
-    lsd_bad += by_fours(bad)
+    energy += by_fours(tl.where(bad != 0, 0.0, lsd * r) if ZERO else lsd * r, WIDE)
+    lsd_squares += by_fours(lsd * lsd, WIDE)
+    lsd_bad += by_fours(bad, WIDE)
     g = add_weighted(g, factor_lsd, lsd)
 
     if grad_v is not None or grad_v_prime is not None:
@@ -102,12 +105,12 @@ def combine_chunk(
         if not LITERAL:
             fm *= size
         fm, bad = cleaned(fm, mask, ZERO)
-        fm_squares += by_fours(fm * fm)
-        fm_bad += by_fours(bad)
+        fm_squares += by_fours(fm * fm, WIDE)
+        fm_bad += by_fours(bad, WIDE)
         g = add_weighted(g, factor_fm, fm)
 
     g *= batch_scale
-    g_squares += by_fours(g * g)
+    g_squares += by_fours(g * g, WIDE)
     tl.store(out + start + offsets, g, mask=mask)
     return energy, lsd_squares, fm_squares, kl_squares, g_squares, lsd_bad, fm_bad, kl_bad
 
@@ -142,6 +145,7 @@ def combine_gradients_kernel(
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
     CHUNK: tl.constexpr,
+    WIDE: tl.constexpr,  # neighbours are a thread's; otherwise a thread's elements are as far apart as they can be
 ):
     sample = tl.program_id(0).to(tl.int64)
     out += sample * out_stride
@@ -172,7 +176,7 @@ def combine_gradients_kernel(
     for start in range(0, size, CHUNK):
         sums = combine_chunk(
             sums, start, sample, size, out, latents, residual, grad_v, grad_v_prime, mean, variance,
-            w, prime_factor, factor_lsd, factor_fm, factor_kl, batch_scale, LITERAL, ZERO, CHUNK,
+            w, prime_factor, factor_lsd, factor_fm, factor_kl, batch_scale, LITERAL, ZERO, CHUNK, WIDE,
         )  # fmt: skip
 
     energy, lsd_squares, fm_squares, kl_squares, g_squares, lsd_bad, fm_bad, kl_bad = sums
@@ -216,11 +220,14 @@ def combine_gradients(
     grad_v_prime = None if grad_v_prime is None else ordered_like(grad_v_prime, out)
     block, whole, warps = reduction_shape(size)
     chunk = min(block, CHUNK)
+    # What a thread can have. Triton 3.6's assembler may choose half of that, which spills, so that two programs fit.
+    registers = min(2048 // warps, 255)
     combine_gradients_kernel[(batch,)](
         out, values, counts, latents, residual, grad_v, grad_v_prime, alpha, weight,
         float(lambda_fm), float(lambda_kl), float(lambda_lsd), lambda_fm_tensor, lambda_kl_tensor, lambda_lsd_tensor,
         1.0 / batch if batch_mean else 1.0, size, batch,
         out.stride(0), latents.stride(0), residual.stride(0),
         0 if grad_v is None else grad_v.stride(0), 0 if grad_v_prime is None else grad_v_prime.stride(0),
-        LITERAL=literal, ZERO=zero_nonfinite, BLOCK=block, WHOLE=whole, CHUNK=chunk, num_warps=warps, **FUSED,
+        LITERAL=literal, ZERO=zero_nonfinite, BLOCK=block, WHOLE=whole, CHUNK=chunk, WIDE=size % 16 == 0,
+        num_warps=warps, maxnreg=registers, **FUSED,
     )  # fmt: skip

@@ -150,7 +150,7 @@ def reducing(module: str, dtype: str, block: int, whole: bool) -> tuple[str, dic
     for term in ("fm", "kl", "lsd"):
         arguments |= {f"lambda_{term}": "fp32", f"lambda_{term}_tensor": "*fp32:16"}
     return "combine_gradients_kernel", arguments | {
-        "batch": "i32", "batch_scale": "fp32", "LITERAL": False, "WHOLE": whole, "CHUNK": 4096
+        "batch": "i32", "batch_scale": "fp32", "LITERAL": False, "WHOLE": whole, "CHUNK": 4096, "WIDE": True
     }, 4  # fmt: skip
 
 
