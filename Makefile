@@ -21,6 +21,8 @@ GPU ?=
 GPU_MINUTES ?= 8
 GPU_PYTHON_VERSION ?= 3.12
 WHEELS ?= wheels
+REHEARSAL ?= .pytest_cache/rehearsal
+REHEARSAL_MINUTES ?= 8
 COMMIT ?=
 
 PY := $(VENV)/bin/python
@@ -36,7 +38,7 @@ CUDA_STAMP := $(VENV)/.ldp-fast-cuda-built
 SOURCES := setup.py $(wildcard csrc/*.cpp csrc/*.cu csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h csrc/*/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types bench gpu gpu-offline clean
+.PHONY: help venv demo test lint format types bench gpu rehearsal gpu-offline clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -107,6 +109,11 @@ gpu:
 	  "$(PYTHON)" -c "import torch" 2>/dev/null || $(MAKE) venv
 	$(PYTHON) -m benchmarks.gpu --out "$(OUT)" --minutes $(GPU_MINUTES) --python "$(PY)" --python "$(PYTHON)" \
 	  --wheels "$(WHEELS)" --commit "$(COMMIT)" $(GPU)
+
+# The same on a stand-in for a GPU (tests/standin), where there is none: every stage, test and file, and no times.
+rehearsal: $(CUDA_STAMP)
+	rm -rf "$(REHEARSAL)"
+	$(PY) -m benchmarks.gpu --rehearse --out "$(REHEARSAL)" --minutes $(REHEARSAL_MINUTES)
 
 # The folder to carry to a machine without a package index, for a Python of that machine.
 gpu-offline:

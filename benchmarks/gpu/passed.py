@@ -8,7 +8,6 @@ it has seen.
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -27,10 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # What was started in the background ignores interruptions, and what it starts inherits that; being interrupted is
-    # how a stage ends whose time is over, and pytest then writes its files.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     file = config.getoption("--outcomes")
     if file is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Outcomes(file, {name: config.getoption(f"--{name}") for name in NAMES}))

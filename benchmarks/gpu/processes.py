@@ -66,6 +66,7 @@ def run(
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 cwd=folder,
                 start_new_session=True,
+                preexec_fn=_listens,
             )
         except OSError as error:
             _say(f"{command[0]}: {error}", file, tail)
@@ -82,6 +83,11 @@ def run(
             _signal(process, signal.SIGKILL)
             reader.join(timeout=5)
         return Ended(process.returncode, time.monotonic() - begun, stopped, tuple(tail))
+
+
+def _listens() -> None:
+    """What a shell starts in the background ignores interruptions, and hands that on; a stage has to hear its end."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait(process: subprocess.Popen[str], seconds: float, grace: float) -> bool:

@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ from .schedule import LEFT_OUT_STATUS, Book, Stage
 ROOT = Path(__file__).resolve().parents[2]
 REHEARSAL = {"LDP_TEST_GPU": "cpu"}
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
+# All backends of the operators, torch.compile among them.
+OPERATORS = "not bench_step and not bench_renderer and not bench_hosts"
+# What a rehearsal has to get through; of the benchmarks it takes what its minutes hold.
+REHEARSED = ("environment", "device report", "real size", "tests", "memcheck", "report")
 # Started so long before a limit that what is running can end, and be written.
-MARGIN = 12.0
+MARGIN = 20.0
 GPU_MARK = re.compile(r"\bmark\.gpu\b")
 
 
@@ -87,26 +92,19 @@ def gpu_files() -> list[str]:
 
 def all_of(run: Run) -> list[Stage]:
     """The stages of a run, in order."""
-    stages = [
-        Stage("environment", lambda s: prepare(run, s), 40, needed=True, again=True),
-        Stage("build", lambda s: build(run, s), 120, least=20, again=True),
-        Stage("device report", lambda s: report(run, s), 40, again=True),
-        Stage("real size", lambda s: tests(run, "real size", "gpu and real_size", s), 90, least=20, resumes=True),
-        Stage(
-            "benchmarks", lambda s: benchmarks(run, s, ("-k", "not compile"), rates=True), 110, least=30, resumes=True
-        ),
-        Stage("tests", lambda s: tests(run, "tests", "gpu and not real_size", s), 100, least=20, resumes=True),
-        Stage(
-            "compiled step", lambda s: benchmarks(run, s, ("-k", "bench_step and 64x64")), 75, least=45, resumes=True
-        ),
-        Stage("compiled operators", lambda s: benchmarks(run, s, COMPILED), 60, least=45, resumes=True),
-        *(Stage(tool, lambda s, tool=tool: sanitize(run, tool, s), 60, least=15, resumes=True) for tool in SANITIZERS),
-        Stage("report", lambda s: page(run, s), 15, least=0, last=True, again=True),
+    sanitizers = SANITIZERS[:1] if run.rehearse else SANITIZERS  # on the stand-in all three would be the same
+    return [
+        Stage("environment", partial(prepare, run), 40, needed=True, again=True),
+        Stage("build", partial(build, run), 120, least=20, again=True),
+        Stage("device report", partial(report, run), 40, again=True),
+        Stage("real size", partial(tests, run, "real size", "gpu and real_size"), 90, least=20, resumes=True),
+        Stage("benchmarks", partial(benchmarks, run, "not compile", ("--rates",)), 110, least=30, resumes=True),
+        Stage("tests", partial(tests, run, "tests", "gpu and not real_size"), 100, least=20, resumes=True),
+        Stage("compiled step", partial(benchmarks, run, "bench_step and 64x64", ()), 75, least=45, resumes=True),
+        Stage("compiled operators", partial(benchmarks, run, OPERATORS, ()), 60, least=45, resumes=True),
+        *(Stage(tool, partial(sanitize, run, tool), 60, least=15, resumes=True) for tool in sanitizers),
+        Stage("report", partial(page, run), 15, least=0, last=True, again=True),
     ]
-    return stages
-
-
-COMPILED = ("-k", "not bench_step and not bench_renderer and not bench_hosts")
 
 
 def prepare(run: Run, seconds: float) -> Ended:
@@ -153,7 +151,7 @@ def tests(run: Run, stage: str, marks: str, seconds: float, wrapper: tuple[str, 
     options += [f"--sources={run.book.sources}", f"--machine={run.book.machine}"]
     if not wrapper:
         # At real sizes one test has the GPU's memory to itself.
-        workers = 1 if stage == "real size" else max(1, min(8, cores() - 1))
+        workers = 1 if stage == "real size" and not run.rehearse else max(1, min(8, cores()))
         options += [f"--junitxml={run.out / (stage.replace(' ', '_') + '.xml')}", "-o", "junit_family=xunit2"]
         options += ["-n", str(workers), "--dist", "worksteal"] if workers > 1 else []
     try:
@@ -162,13 +160,12 @@ def tests(run: Run, stage: str, marks: str, seconds: float, wrapper: tuple[str, 
         known.unlink(missing_ok=True)
 
 
-def benchmarks(run: Run, seconds: float, chosen: tuple[str, ...], rates: bool = False) -> Ended:
+def benchmarks(run: Run, chosen: str, further: tuple[str, ...], seconds: float) -> Ended:
     """Benchmarks, until shortly before the limit; what is left out is a row that says so."""
     options = ["--out", str(run.out), "--command", "make gpu", "--left-out-status", str(LEFT_OUT_STATUS)]
-    options += ["--seconds", f"{max(1.0, seconds - MARGIN - (8.0 if rates else 0.0)):.0f}"]
-    options += ["--rates"] if rates else []
-    options += ["--resume", *(["--commit", run.commit] if run.commit else [])]
-    return run.module("benchmarks.run", *options, *chosen, seconds=seconds)
+    options += ["--seconds", f"{max(1.0, seconds - MARGIN):.0f}", "--resume", *further]
+    options += ["--commit", run.commit] if run.commit else []
+    return run.module("benchmarks.run", *options, "-k", chosen, seconds=seconds)
 
 
 def sanitize(run: Run, tool: str, seconds: float) -> Ended:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import lines
+from benchmarks.gpu import lines, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = """
@@ -71,22 +69,15 @@ def test_every_test_is_a_line_and_what_passed_is_left_out(tmp_path: Path, worker
     assert done.returncode == 5, "pytest's code where nothing is left to run"
 
 
-def test_an_interrupted_run_writes_its_report_also_in_the_background(tmp_path: Path) -> None:
-    """What a shell starts in the background ignores interruptions, and hands that on."""
-    (tmp_path / "test_long.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n")
-    deaf = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
-    options = [f"--junitxml={tmp_path / 'report.xml'}", "-k", "test_a or test_b"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", deaf, *command(tmp_path, *options)],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + 60
-    while not list(lines.read(tmp_path / "outcomes.jsonl")):
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 2 and "test_a" in (tmp_path / "report.xml").read_text()
+def test_a_run_that_is_stopped_has_written_its_report(tmp_path: Path) -> None:
+    text = "import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n"
+    folder, report = tmp_path / "things", tmp_path / "report.xml"
+    folder.mkdir()
+    options = [f"--junitxml={report}", "-k", "test_a or test_b"]
+    whole = command(folder, *options)
+    (folder / "test_long.py").write_text(text)
+    outcomes = folder / "outcomes.jsonl"
+    ended = processes.run(whole, 15.0, tmp_path / "log", environment={"PYTHONPATH": str(ROOT)}, folder=folder)
+    assert ended.stopped and ended.code == 2, ended
+    assert [line["test"].split("::")[1] for line in lines.read(outcomes)] == ["test_a"]
+    assert "test_a" in report.read_text()
