@@ -2,7 +2,7 @@
 # make lint    ruff, as in CI                                   make format  what ruff would have you change
 # make types   mypy                                             make bench   the benchmarks, on this machine
 # make gpu     on a machine with a GPU: build, tests, benchmarks, compute-sanitizer, in GPU_MINUTES=8
-# make gpu-offline    the wheels to carry to one without a package index
+# make rehearsal   the same on a stand-in for a GPU              make gpu-offline   wheels for one without an index
 # make venv    only the environment                             make clean   what was built (not out/, not .venv)
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=path an environment to make or to use; TORCH="torch==2.13.0" what pip
@@ -74,15 +74,16 @@ demo: $(STAMP)
 	$(VENV)/bin/ldp-fast text-to-3d "$(PROMPT)" --out out/demo --overwrite $(DEMO)
 	@echo "The object: out/demo/turntable.mp4, out/demo/views.png, out/demo/mesh.glb; live: $(VENV)/bin/ldp-fast view out/demo"
 
-# Four passes. Everything, as a user of this machine has it. The operators with the Triton kernels in Triton's
+# Five passes. Everything, as a user of this machine has it. The operators with the Triton kernels in Triton's
 # interpreter, which has to be chosen before Triton is imported and so takes a process of its own. And what a CPU computes
 # once more for each lesser instruction set that this processor can do without (tests/instruction_sets.py); a pass for one
-# that is no lesser skips.
+# that is no lesser skips. Last, `make gpu` on a stand-in.
 test: $(CUDA_STAMP)
 	$(PYTEST)
 	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses -m "not slow"
 	LDP_TEST_INSTRUCTIONS=avx2 $(PYTEST) $(NUMBERS)
 	LDP_TEST_INSTRUCTIONS=plain $(PYTEST) $(NUMBERS)
+	$(MAKE) rehearsal
 
 lint: $(PACKAGES)
 	$(PY) -m ruff check .

@@ -19,7 +19,7 @@ import torch
 
 from ldp_fast.decoder import FrozenDecoder
 
-from . import limit, memory, models
+from . import REHEARSING, limit, memory, models
 from .baselines import FoldedDecoder, HookedDecoder, compiled, with_gradients
 from .machine import bfloat16_missing, compile_missing
 from .timing import check_gradients, synchronised
@@ -52,6 +52,8 @@ CASES = [(size, backend) for size in SIZES for backend in BACKENDS]
 def without(backend: str, size: str, device: str) -> str | None:
     """Why a backend is not timed at a size on a device, or None."""
     half = "bfloat16" in backend
+    if REHEARSING and backend.startswith("bare"):
+        return "its shapes are found with fake tensors, which the stand-in's cannot become"
     if device == "cpu" and SIZES[size][1] > 32:
         return "a GPU's size: a naive pass takes a minute on two cores"
     if half and device == "cuda" and "autocast" not in backend:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from . import REHEARSING
+
 LEFT_OUT = "left out: "
 # Parameters that tell rows of a group apart, beside the backend.
 VARIED = ("rays", "samples", "log2_table_size", "deterministic")
@@ -31,11 +33,18 @@ class Recorder:
         self.start: float | None = None
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """The operators' smallest size is for the tests; the embedded model, also called small, is a result."""
+        """The operators' smallest size is for the tests; the embedded model, also called small, is a result.
+
+        A rehearsal is a test, and takes the smallest of everything; of the networks also what only a GPU is asked for.
+        """
         networks = ("bench_checks", "bench_contention", "bench_decoder", "bench_step")
         small = [i for i in items if "small" in i.name and not i.path.name.startswith(networks)]
-        items[:] = [item for item in items if item not in small]
-        config.hook.pytest_deselected(items=small)
+        if REHEARSING:
+            wanted = [i for i in items if i in small or (i.path.name.startswith(networks) and "64x64" in i.name)]
+        else:
+            wanted = [item for item in items if item not in small]
+        config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+        items[:] = wanted
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

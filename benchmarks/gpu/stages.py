@@ -30,8 +30,11 @@ from .schedule import LEFT_OUT_STATUS, Book, Stage
 ROOT = Path(__file__).resolve().parents[2]
 REHEARSAL = {"LDP_TEST_GPU": "cpu"}
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
+JUNIT = ("real size", "tests")
+# What is not about a GPU is measured where there is none.
+PLAIN = "not compile and not contention and not host_cost"
 # All backends of the operators, torch.compile among them.
-OPERATORS = "not bench_step and not bench_renderer and not bench_hosts"
+OPERATORS = "not bench_step and not bench_renderer and not bench_hosts and not contention and not host_cost"
 # What a rehearsal has to get through; of the benchmarks it takes what its minutes hold.
 REHEARSED = ("environment", "device report", "real size", "tests", "memcheck", "report")
 # Started so long before a limit that what is running can end, and be written.
@@ -92,16 +95,19 @@ def gpu_files() -> list[str]:
 
 def all_of(run: Run) -> list[Stage]:
     """The stages of a run, in order."""
-    sanitizers = SANITIZERS[:1] if run.rehearse else SANITIZERS  # on the stand-in all three would be the same
+    # On the stand-in the three are the same, nothing is compiled, and one operator speaks for all.
+    sanitizers, step, operators = SANITIZERS, "bench_step and 64x64", OPERATORS
+    if run.rehearse:
+        sanitizers, step, operators = SANITIZERS[:1], f"{step} and compile", "bench_perturb"
     return [
         Stage("environment", partial(prepare, run), 40, needed=True, again=True),
         Stage("build", partial(build, run), 120, least=20, again=True),
         Stage("device report", partial(report, run), 40, again=True),
         Stage("real size", partial(tests, run, "real size", "gpu and real_size"), 90, least=20, resumes=True),
-        Stage("benchmarks", partial(benchmarks, run, "not compile", ("--rates",)), 110, least=30, resumes=True),
+        Stage("benchmarks", partial(benchmarks, run, PLAIN, ("--rates",)), 110, least=30, resumes=True),
         Stage("tests", partial(tests, run, "tests", "gpu and not real_size"), 100, least=20, resumes=True),
-        Stage("compiled step", partial(benchmarks, run, "bench_step and 64x64", ()), 75, least=45, resumes=True),
-        Stage("compiled operators", partial(benchmarks, run, OPERATORS, ()), 60, least=45, resumes=True),
+        Stage("compiled step", partial(benchmarks, run, step, ()), 75, least=45, resumes=True),
+        Stage("compiled operators", partial(benchmarks, run, operators, ()), 60, least=45, resumes=True),
         *(Stage(tool, partial(sanitize, run, tool), 60, least=15, resumes=True) for tool in sanitizers),
         Stage("report", partial(page, run), 15, least=0, last=True, again=True),
     ]
@@ -149,7 +155,7 @@ def tests(run: Run, stage: str, marks: str, seconds: float, wrapper: tuple[str, 
     options = ["-q", "-m", marks, "-p", "no:cacheprovider", "-p", "benchmarks.gpu.passed", "--timeout=120"]
     options += [f"--outcomes={run.book.outcomes}", f"--stage={stage}", f"--leave-out={known}"]
     options += [f"--sources={run.book.sources}", f"--machine={run.book.machine}"]
-    if not wrapper:
+    if stage in JUNIT:
         # At real sizes one test has the GPU's memory to itself.
         workers = 1 if stage == "real size" and not run.rehearse else max(1, min(8, cores()))
         options += [f"--junitxml={run.out / (stage.replace(' ', '_') + '.xml')}", "-o", "junit_family=xunit2"]
