@@ -19,6 +19,7 @@ from .processes import Ended
 
 SHARES_ARE_OF = 8 * 60.0
 LEFT_OUT_STATUS = 75
+ABSENT_STATUS = 77
 NOTHING_TO_RUN = 5  # pytest's, where every test was left out
 
 
@@ -93,12 +94,13 @@ class Book:
         lines = list(kept.read(self.outcomes))[skip:]
         return dict(Counter(line["outcome"] for line in lines if line["stage"] == stage))
 
-    def known(self, stage: str, skip: int) -> set[str]:
-        """Tests that a stage need not run: passed with these sources on this machine, or ended after so many lines."""
+    def known(self, stage: str, skip: int, *, again: bool = False) -> set[str]:
+        """Tests that a stage need not run: ended after so many lines, or (unless `again`) passed before, with these
+        sources on this machine."""
         found = set()
         for number, line in enumerate(kept.read(self.outcomes)):
             same = line["stage"] == stage and line["sources"] == self.sources and line["machine"] == self.machine
-            if same and (line["outcome"] == "passed" or number >= skip):
+            if same and (number >= skip or (line["outcome"] == "passed" and not again)):
                 found.add(line["test"])
         return found
 
@@ -170,11 +172,18 @@ def judge(stage: Stage, ended: Ended, allotted: float, counts: dict[str, int]) -
     if cut:
         status = "failed" if counts.get("failed") else "stopped"
         why = "its time was over"
+    elif ended.code == ABSENT_STATUS:
+        status, why = "left out", last_words(ended)
     elif ended.code == 0 or (stage.resumes and ended.code == NOTHING_TO_RUN):
         status = "passed"
     else:
-        status, why = "failed", next((text for text in reversed(ended.tail) if text.strip()), "")[:300]
+        status, why = "failed", last_words(ended)
     return Line(stage.name, status, round(ended.seconds, 1), round(allotted, 1), ended.code, why, cut, counts)
+
+
+def last_words(ended: Ended) -> str:
+    """The last line of an output."""
+    return next((text for text in reversed(ended.tail) if text.strip()), "")[:300]
 
 
 def _join(first: Line, second: Line) -> None:

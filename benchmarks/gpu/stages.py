@@ -25,7 +25,7 @@ from typing import Any
 
 from . import environment, processes
 from .processes import Ended
-from .schedule import LEFT_OUT_STATUS, Book, Stage
+from .schedule import ABSENT_STATUS, LEFT_OUT_STATUS, Book, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 REHEARSAL = {"LDP_TEST_GPU": "cpu"}
@@ -49,8 +49,8 @@ class Run:
     Attributes:
         out: folder of everything that is left.
         book: the lines.
-        minutes: of the whole.
         rehearse: with a stand-in for the GPU (tests/standin).
+        again: whether tests run that have passed before.
         python: what runs the stages, once it is known.
         found: what that has (environment.probe).
         since: lines of outcomes that were there before this run.
@@ -60,8 +60,8 @@ class Run:
 
     out: Path
     book: Book
-    minutes: float = 8.0
     rehearse: bool = False
+    again: bool = False
     candidates: list[str] = field(default_factory=lambda: [sys.executable])
     python: str = sys.executable
     found: dict[str, Any] = field(default_factory=dict)
@@ -151,7 +151,7 @@ def report(run: Run, seconds: float) -> Ended:
 def tests(run: Run, stage: str, marks: str, seconds: float, wrapper: tuple[str, ...] = (), **variables: str) -> Ended:
     """Tests marked `gpu`; those that have passed are left out, and each that ends is a line of the outcomes."""
     known = run.out / ".leave-out"
-    known.write_text("\n".join(sorted(run.book.known(stage, run.since))))
+    known.write_text("\n".join(sorted(run.book.known(stage, run.since, again=run.again))))
     options = ["-q", "-m", marks, "-p", "no:cacheprovider", "-p", "benchmarks.gpu.passed", "--timeout=120"]
     options += [f"--outcomes={run.book.outcomes}", f"--stage={stage}", f"--leave-out={known}"]
     options += [f"--sources={run.book.sources}", f"--machine={run.book.machine}"]
@@ -178,7 +178,8 @@ def sanitize(run: Run, tool: str, seconds: float) -> Ended:
     """One of compute-sanitizer's tools over one small case of every native kernel."""
     found = shutil.which("compute-sanitizer")
     if found is None and not run.rehearse:
-        return run.do(sys.executable, "-c", "print('compute-sanitizer is not installed: left out')", seconds=seconds)
+        said = f"import sys; print('compute-sanitizer is not installed'); sys.exit({ABSENT_STATUS})"
+        return run.do(sys.executable, "-c", said, seconds=seconds)
     wrapper = (str(found), f"--tool={tool}", "--error-exitcode=1", "--target-processes=all")
     # Without the cache of torch's allocator every tensor has borders of its own.
     return tests(

@@ -63,6 +63,11 @@ def test_nothing_stops_what_follows(trial: Trial) -> None:
     assert [name for name, _ in trial.ran] == ["a", "b", "c"]
 
 
+def test_what_the_machine_lacks_is_left_out_and_not_passed(trial: Trial) -> None:
+    [found] = trial.run(trial.stage("a", 1.0, code=schedule.ABSENT_STATUS))
+    assert found.status == "left out" and found.why == "last words"
+
+
 def test_only_what_all_need_ends_the_run(trial: Trial) -> None:
     stages = [trial.stage("a", 5.0, code=1, needed=True), trial.stage("b", 5.0), trial.stage("z", 1.0, last=True)]
     assert statuses(trial.run(*stages)) == {"a": "failed"} and trial.ran == [("a", 60.0)]
@@ -120,6 +125,7 @@ def test_tests_that_passed_with_these_sources_are_known(trial: Trial) -> None:
     lines.add(trial.book.outcomes, {**about, "sources": "b", "test": "t3", "outcome": "passed"})
     assert trial.book.known("tests", skip=4) == {"t0", "t2"}
     assert trial.book.known("tests", skip=1) == {"t0", "t1", "t2"}, "of this run also what failed"
+    assert trial.book.known("tests", skip=1, again=True) == {"t1", "t2"}
     assert trial.book.known("real size", skip=0) == set()
 
 
