@@ -74,9 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     book = schedule.Book(out / "stages.jsonl", out / "tests.jsonl", digest())
-    run = stages.Run(
-        out, book, options.minutes, options.rehearse, options.again, wheels=options.wheels, commit=options.commit
-    )
+    run = stages.Run(out, book, rehearse=options.rehearse, again=options.again)
+    run.wheels, run.commit = options.wheels, options.commit
     # A path is one from here, whatever folder it is started in; a name is looked up.
     named = [str(Path(name).absolute()) if "/" in name else name for name in options.python]
     run.candidates = named or run.candidates

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import environment
+from benchmarks.gpu import environment, lines
 
 
 def test_a_python_is_asked_what_it_has() -> None:
@@ -65,6 +65,15 @@ def test_what_is_missing_comes_from_the_wheels_and_changes_nothing_beneath(
     assert subprocess.run([sys.executable, "-c", "import ldp_made_up"], capture_output=True).returncode == 1
     monkeypatch.setattr(environment, "probe", lambda python, names=("no-such-package",): probe(python, names))
     assert environment.install(ours, ["no-such-package"], tmp_path / "none") == ["no-such-package"]
+
+
+def test_without_a_gpu_the_command_says_so_and_runs_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), "--python", "/no/such/python"]
+    done = subprocess.run(command, cwd=environment.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "found none: /no/such/python does not run" in done.stdout
+    assert [line["stage"] for line in lines.read(tmp_path / "stages.jsonl")] == ["environment"]
+    done = subprocess.run([*command, "--only", "everything"], cwd=environment.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "--only: expected some of environment, build" in done.stderr
 
 
 def test_a_wheel_says_which_package_it_is() -> None:
