@@ -5,7 +5,6 @@ A row is written the moment its benchmark ends, so that a run that is stopped ke
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from . import REHEARSING
+from . import REHEARSING, lines
 
 LEFT_OUT = "left out: "
 # Parameters that tell rows of a group apart, beside the backend.
@@ -58,8 +57,7 @@ class Recorder:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if report.when == "call" or (report.when == "setup" and not report.passed):
-            with self.file.open("a") as lines:
-                lines.write(json.dumps(row(item, report)) + "\n")
+            lines.add(self.file, row(item, report))
         return report
 
 

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from . import lines
 from .recording import LEFT_OUT
 
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -51,13 +52,7 @@ def read_all(folder: Path = FOLDER) -> list[Results]:
 
 def read_rows(file: Path) -> list[Row]:
     """The rows that a run has written so far; a line that was cut off is left out."""
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    return list(lines.read(file))
 
 
 def write(file: Path, results: Results) -> None:

@@ -51,10 +51,7 @@ def lanes() -> str:
     Raises:
         ValueError: the variable holds something else.
     """
-    value = os.environ.get(LANES_VARIABLE, "") or "auto"
-    if value not in LANES:
-        raise ValueError(f"{LANES_VARIABLE}: expected one of {', '.join(LANES)}, got {value!r}")
-    return value
+    return _one_of(LANES_VARIABLE, LANES)
 
 
 def convolutions() -> str:
@@ -63,9 +60,13 @@ def convolutions() -> str:
     Raises:
         ValueError: the variable holds something else.
     """
-    value = os.environ.get(CONV_VARIABLE, "") or "auto"
-    if value not in CONVOLUTIONS:
-        raise ValueError(f"{CONV_VARIABLE}: expected one of {', '.join(CONVOLUTIONS)}, got {value!r}")
+    return _one_of(CONV_VARIABLE, CONVOLUTIONS)
+
+
+def _one_of(variable: str, known: tuple[str, ...]) -> str:
+    value = os.environ.get(variable, "") or "auto"
+    if value not in known:
+        raise ValueError(f"{variable}: expected one of {', '.join(known)}, got {value!r}")
     return value
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from . import lines
+from benchmarks import lines
 
 NAMES = ("stage", "sources", "machine")
 

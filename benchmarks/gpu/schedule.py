@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from . import lines as kept
+from benchmarks import lines as kept
+
 from .processes import Ended
 
 SHARES_ARE_OF = 8 * 60.0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import environment, lines
+from benchmarks import lines
+from benchmarks.gpu import environment
 
 
 def test_a_python_is_asked_what_it_has() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import lines, processes
+from benchmarks import lines
+from benchmarks.gpu import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = """

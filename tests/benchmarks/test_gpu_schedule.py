@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import lines, processes, schedule
+from benchmarks import lines
+from benchmarks.gpu import processes, schedule
 from benchmarks.gpu.processes import Ended
 from benchmarks.gpu.schedule import Book, Stage
 
