@@ -18,6 +18,7 @@ from ldp_fast import ops, reference
 from ldp_fast.ops import _native
 from ldp_fast.reference.hash_grid import HASHED, TILED, WRAPPED
 
+from ..samples import widen
 from ..samples_hash_grid import GRIDS, Grid, arguments, sample
 from ..tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal, guarded
@@ -74,10 +75,6 @@ def naive(positions: np.ndarray, table: np.ndarray, grid: Grid) -> np.ndarray:
     return out
 
 
-def double(made: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in made.items()}
-
-
 def encode(made: dict[str, Any], name: str = "ops") -> Tensor:
     function = torch.ops.ldp_fast.hash_grid if name == "ops" else reference.hash_grid
     return function(made["positions"], made["table"], None, made["count"], *made["layout"])
@@ -97,7 +94,7 @@ def by_positions(made: dict[str, Any], name: str = "ops") -> Tensor:
 
 def check_table(made: dict[str, Any]) -> None:
     """Asserts the table's gradient, an entry's sum of up to S terms of either sign: what cancels counts."""
-    wide = double(made)
+    wide = widen(made)
     truth, terms = by_table(wide), by_table(wide | {"grad": wide["grad"].abs()})
     condition = float(terms.max() / truth.abs().max().clamp(min=1e-300)) if truth.any() else 1.0
     ours, eager = by_table(made), by_table(made, "reference")
@@ -134,10 +131,10 @@ def test_a_voxel_grid_is_trilinear_interpolation_with_aligned_corners() -> None:
 @pytest.mark.parametrize("size", [1, 37, 300])
 def test_agrees_with_float64(name: str, size: int, poisoned: None) -> None:
     made = sample(GRIDS[name], size, rays=size == 300)
-    assert_close(encode(made), encode(made, "reference"), encode(double(made)), factor=OUTPUT, what="encoding")
+    assert_close(encode(made), encode(made, "reference"), encode(widen(made)), factor=OUTPUT, what="encoding")
     check_table(made)
     made = off_faces(made)
-    truth = by_positions(double(made))
+    truth = by_positions(widen(made))
     assert_close(by_positions(made), by_positions(made, "reference"), truth, factor=GRADIENT, what="positions")
 
 
@@ -340,8 +337,8 @@ def test_wrong_arguments_are_named(change: dict[str, Tensor], message: str) -> N
 def test_any_layout(levels, features, log2_table, base, growth, indexing, smoothstep, size, seed) -> None:
     grid = Grid(levels, features, log2_table, base, growth, 0.5, indexing, smoothstep)
     made = sample(grid, size, seed=seed)
-    assert_close(encode(made), encode(made, "reference"), encode(double(made)), factor=OUTPUT, what="encoding")
+    assert_close(encode(made), encode(made, "reference"), encode(widen(made)), factor=OUTPUT, what="encoding")
     check_table(made)
     made = off_faces(made)
-    truth = by_positions(double(made))
+    truth = by_positions(widen(made))
     assert_close(by_positions(made), by_positions(made, "reference"), truth, factor=GRADIENT, what="positions")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ..samples import widen
 from ..samples_hash_grid import GRIDS, Grid, sample
 from ..tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal
-from .test_hash_grid import by_positions, by_table, double, encode, off_faces
+from .test_hash_grid import by_positions, by_table, encode, off_faces
 
 pytestmark = pytest.mark.gpu
 
@@ -42,11 +43,11 @@ def step(made: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("name", GRIDS)
 def test_agrees_with_the_cpu_and_float64(name: str, rays: bool, poisoned: None) -> None:
     made = sample(GRIDS[name], 5000, rays=rays, count=4900)
-    device, truth = moved(made, "cuda"), double(made)
+    device, truth = moved(made, "cuda"), widen(made)
     assert_close(encode(device), encode(made), encode(truth), factor=OUTPUT, what="encoding")
     assert_close(by_table(device), by_table(made), by_table(truth), factor=GRADIENT, what="table")
     made = off_faces(made) | {"count": None}
-    device, truth = moved(made, "cuda"), double(made)
+    device, truth = moved(made, "cuda"), widen(made)
     assert_close(by_positions(device), by_positions(made), by_positions(truth), factor=GRADIENT, what="positions")
 
 

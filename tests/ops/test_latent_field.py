@@ -18,6 +18,7 @@ from ldp_fast import ops, reference
 from ldp_fast.ops import _native
 from ldp_fast.reference.latent_field import split_weights, to_unit
 
+from ..samples import widen
 from ..samples_hash_grid import Grid
 from ..samples_latent_field import FIELDS, Field, backward_arguments, forward_arguments, off_faces, sample
 from ..tolerances import GRADIENT, OUTPUT, assert_close
@@ -35,10 +36,6 @@ def field(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.ops.ldp_fast.latent_field_backward(*arguments)
-
-
-def double(made: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in made.items()}
 
 
 def network(made: dict[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +69,7 @@ def with_gradients(made: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FIELDS)
 def test_agrees_with_float64(name: str, poisoned: None) -> None:
     made = off_faces(sample(FIELDS[name]))
-    ours, eager, truth = (with_gradients(m) for m in (made, made, double(made)))
+    ours, eager, truth = (with_gradients(m) for m in (made, made, widen(made)))
     result, wanted, exact = field(*forward_arguments(ours)), naive(eager), naive(truth)
     for x, e, t, what in zip(result, wanted, exact, ("density", "latents"), strict=False):
         assert_close(x, e, t, factor=OUTPUT, what=what)
@@ -107,11 +104,11 @@ def test_the_extension_agrees_with_the_reference(
     result = field(*forward_arguments(made))
     # The same encodings for all: what differs then is the network.
     live = size if count is None else min(size, count)
-    eager, truth = (network(m, result[2].to(m["weights"].dtype)) for m in (made, double(made)))
+    eager, truth = (network(m, result[2].to(m["weights"].dtype)) for m in (made, widen(made)))
     grads = backward(*backward_arguments(made, result[2]))
     eager_grads, true_grads = (
         reference.latent_field_backward(*backward_arguments(m, result[2].to(m["weights"].dtype)))
-        for m in (made, double(made))
+        for m in (made, widen(made))
     )
     of_sums = (1.0, last_layer_cancellation(made, result[2][:live], shape))
     for x, e, t, condition in zip(result, eager, truth, of_sums, strict=False):
@@ -139,7 +136,7 @@ def last_layer_cancellation(made: dict[str, Any], encoding: Tensor, shape: Field
 
 def cancellation(made: dict[str, Any], encoding: Tensor, truth: Tensor) -> float:
     """Size of the samples' terms in the weights' gradient over the size of their sum, in float64."""
-    each = backward_arguments(double(made), encoding.double())
+    each = backward_arguments(widen(made), encoding.double())
     live = len(encoding) if each[5] is None else min(int(each[5]), len(encoding))
     terms = torch.zeros_like(truth)
     for s in range(live):
@@ -326,22 +323,26 @@ def test_the_backward_is_differentiated_elsewhere() -> None:
         grad.sum().backward()
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("name", FIELDS)
-def test_a_gpu_agrees_with_float64(name: str, half: bool, poisoned: None) -> None:
-    made = off_faces(sample(FIELDS[name], 1000, device="cuda", count=990))
+def check_against_float64(made: dict[str, Any], half: bool) -> None:
+    """Compares latents, density and every gradient with float64, by the rule; in half with the reference in half."""
     result = field(*forward_arguments(made, half))
     grads = backward(*backward_arguments(made, result[2], half))
-    eager, truth = (reference.latent_field(*forward_arguments(m, half)) for m in (made, double(made)))
+    eager, truth = (reference.latent_field(*forward_arguments(m, half)) for m in (made, widen(made)))
     for x, e, t in zip(result[:2], eager[:2], truth[:2], strict=True):
         assert_close(x, e, t, factor=OUTPUT) if not half else torch.testing.assert_close(x, e, rtol=4e-3, atol=4e-3)
-    rest = backward_arguments(made, result[2], half), backward_arguments(double(made), result[2].double(), half)
+    rest = backward_arguments(made, result[2], half), backward_arguments(widen(made), result[2].double(), half)
     for x, e, t in zip(grads, *(reference.latent_field_backward(*r) for r in rest), strict=True):
         if half:
             assert (x - e).norm() <= 4e-3 * e.norm()
         else:
             assert_close(x, e, t, factor=GRADIENT)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_gpu_agrees_with_float64(name: str, half: bool, poisoned: None) -> None:
+    check_against_float64(off_faces(sample(FIELDS[name], 1000, device="cuda", count=990)), half)
 
 
 @pytest.mark.gpu

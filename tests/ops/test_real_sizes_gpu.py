@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldp_fast import reference
-
 from ..gpu import needs_memory, size
+from ..samples import widen
 from ..samples_group_norm_silu import EPS, sample_norm
 from ..samples_hash_grid import Grid
 from ..samples_hash_grid import sample as sample_grid
-from ..samples_latent_field import Field, backward_arguments, forward_arguments, off_faces, sample
+from ..samples_latent_field import Field, off_faces, sample
 from ..tolerances import GRADIENT, OUTPUT, assert_close
-from .test_hash_grid import by_positions, by_table, double, encode
+from .test_hash_grid import by_positions, by_table, encode
 from .test_hash_grid import off_faces as grid_off_faces
+from .test_latent_field import check_against_float64
 
 pytestmark = [pytest.mark.gpu, pytest.mark.real_size]
 
@@ -26,33 +26,22 @@ SAMPLES = size(262_144, 2000)
 def test_hash_grid() -> None:
     needs_memory(24)
     made = sample_grid(REAL, SAMPLES, rays=True, device="cuda", count=SAMPLES - 7)
-    assert_close(encode(made), encode(made, "reference"), encode(double(made)), factor=OUTPUT, what="encoding")
-    truth, plain = by_table(double(made)), by_table(made, "reference")
+    assert_close(encode(made), encode(made, "reference"), encode(widen(made)), factor=OUTPUT, what="encoding")
+    truth, plain = by_table(widen(made)), by_table(made, "reference")
     # An entry's sum has terms of either sign: what cancels counts.
-    wide = double(made)
+    wide = widen(made)
     terms = by_table(wide | {"grad": wide["grad"].abs()})
     condition = float(terms.abs().max() / truth.abs().max())
     assert_close(by_table(made), plain, truth, factor=GRADIENT, what="table", condition=condition)
     made = grid_off_faces(made | {"count": None})
-    wanted = by_positions(made, "reference"), by_positions(double(made))
+    wanted = by_positions(made, "reference"), by_positions(widen(made))
     assert_close(by_positions(made), *wanted, factor=GRADIENT, what="positions")
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_latent_field(half: bool) -> None:
     needs_memory(24)
-    made = off_faces(sample(Field(grid=REAL), SAMPLES, device="cuda", count=SAMPLES - 7))
-    result = torch.ops.ldp_fast.latent_field(*forward_arguments(made, half))
-    grads = torch.ops.ldp_fast.latent_field_backward(*backward_arguments(made, result[2], half))
-    eager, truth = (reference.latent_field(*forward_arguments(m, half)) for m in (made, double(made)))
-    for x, e, t in zip(result[:2], eager[:2], truth[:2], strict=True):
-        assert_close(x, e, t, factor=OUTPUT) if not half else torch.testing.assert_close(x, e, rtol=4e-3, atol=4e-3)
-    rest = backward_arguments(made, result[2], half), backward_arguments(double(made), result[2].double(), half)
-    for x, e, t in zip(grads, *(reference.latent_field_backward(*r) for r in rest), strict=True):
-        if half:
-            assert (x - e).norm() <= 4e-3 * e.norm()
-        else:
-            assert_close(x, e, t, factor=GRADIENT)
+    check_against_float64(off_faces(sample(Field(grid=REAL), SAMPLES, device="cuda", count=SAMPLES - 7)), half)
 
 
 @pytest.mark.parametrize("programs", [1, 7, 50])
