@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..cuda_on_cpu import harness
-from ..ops.test_latent_field import double, network
+from ..ops.test_latent_field import network
+from ..samples import widen
 from ..samples_hash_grid import Grid
 from ..samples_latent_field import Field, off_faces, sample
 from ..tolerances import GRADIENT, OUTPUT, assert_close
@@ -77,6 +78,6 @@ def textbook(made: dict[str, Any], encoding: Tensor, half: bool = False) -> tupl
 def test_the_kernels_keep_the_rule(name: str, half: bool, one_sign: bool, tmp_path: Path) -> None:
     made = inputs(FIELDS[name], one_sign)
     density, latents, encoding, *grads = run(FIELDS[name], made, half, tmp_path)
-    eager, truth = textbook(made, encoding, half), textbook(double(made), encoding)
+    eager, truth = textbook(made, encoding, half), textbook(widen(made), encoding)
     for x, e, t, what in zip((density, latents, *grads), eager, truth, NAMES, strict=True):
         assert_close(x, e, t, factor=GRADIENT if what.startswith("grad") else OUTPUT, what=what)
