@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from . import processes
+
 needs_gloo = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="PyTorch was built without gloo"
 )
@@ -40,7 +42,10 @@ def run_on_ranks(function: Callable[..., Any], *arguments: Any, world: int = 2, 
         seconds: after which the processes are killed and the test fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = multiprocessing.spawn(_one_rank, (world, folder, function, arguments), nprocs=world, join=False)
+        processes.context()
+        context = multiprocessing.start_processes(
+            _one_rank, (world, folder, function, arguments), world, join=False, start_method=processes.METHOD
+        )
         assert context is not None
         deadline = time.monotonic() + seconds
         while not context.join(timeout=1.0):
