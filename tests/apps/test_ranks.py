@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import pathlib
-import subprocess
-import sys
+import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 
 from ldp_fast import cli
 from ldp_fast.apps import ranks
-from ldp_fast.apps.text_to_3d import checkpoints
+from ldp_fast.apps.text_to_3d import checkpoints, distributed
 from ldp_fast.apps.text_to_3d.configuration import read_configuration
+from ldp_fast.apps.text_to_3d.roll_call import RollCall
 from ldp_fast.apps.text_to_3d.scene import checkpoint_steps
+from ldp_fast.apps.text_to_3d.trainer import Trainer
 from ldp_fast.errors import UsageError
 
+from .. import processes
 from ..ranks import needs_gloo
 from . import text_to_3d_runs as runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 NAMES = (*ranks.VARIABLES, ranks.WAIT_VARIABLE, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
 
 
@@ -30,65 +34,69 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def started(program: str, words: list[str], **variables: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in NAMES}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **variables}
-    line = [sys.executable, "-c", f"import torch; torch.set_num_threads(1)\n{program}", *words]
-    return subprocess.Popen(
-        line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
+@pytest.fixture
+def set_variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets variables as torchrun does; None leaves one away."""
+
+    def names(**values: object) -> None:
+        for name, value in values.items():
+            if value is not None:
+                monkeypatch.setenv(name, str(value))
+
+    return names
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code, and what it said on stderr without the progress bars."""
-    _, said = process.communicate(timeout=120)
-    return process.returncode, "".join(line for line in said.splitlines(keepends=True) if "step/s" not in line)
-
-
-COMMAND = "import sys; from ldp_fast import cli; sys.exit(cli.main())"
+def start_ranks(function: Callable[..., Any], *arguments: Any, world: int, port: int) -> list[processes.Started]:
+    """Processes with torchrun's variables, each of which calls the function."""
+    mine = {name: value for name, value in os.environ.items() if name not in NAMES}
+    mine |= {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [processes.Started(function, *arguments, environment={**mine, "RANK": str(r)}) for r in range(world)]
 
 
 @needs_gloo
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_left_over_variables_are_a_sentence_in_time(
-    rank: str, small_model: str, tmp_path: pathlib.Path, free_port: int
+    rank: int,
+    small_model: str,
+    tmp_path: pathlib.Path,
+    free_port: int,
+    set_variables: Callable[..., None],
+    capfd: pytest.CaptureFixture,
 ) -> None:
-    words = [*map(str, runs_flags(small_model, tmp_path / "run"))]
-    variables = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_PORT": str(free_port)}
-    code, said = ended(started(COMMAND, words, **variables, LDP_FAST_RANKS_SECONDS="1.5"))
+    set_variables(RANK=rank, WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port, LDP_FAST_RANKS_SECONDS=1.5)
+    code = cli.main(words_of_a_run(small_model, tmp_path / "run"))
+    said = capfd.readouterr().err
     assert code == 2 and said.count("\n") == 1, said
-    other = "1" if rank == "0" else "0"
-    assert f"this is rank {rank} of 2, and rank {other} did not come within 1.5 s" in said
+    assert f"this is rank {rank} of 2, and rank {1 - rank} did not come within 1.5 s" in said
     assert f"RANK={rank} WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={free_port} are set" in said
     assert "`unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT`, else start all with torchrun" in said
     assert "LDP_FAST_RANKS_SECONDS gives slow ones more time" in said
     assert not (tmp_path / "run").exists()
 
 
-def runs_flags(model: str, out: pathlib.Path) -> tuple[object, ...]:
-    small = ("--method", "jacobian-nerf", "--size", 8, "--steps-per-ray", 16, "--voxels", 6, "--levels", "up0")
-    return ("text-to-3d", "abc", *small, "--steps", 8, "--checkpoint-every", 2, "--views", 2, "--device", "cpu",
-            "--model", model, "--out", out)  # fmt: skip
+def words_of_a_run(model: str, out: pathlib.Path) -> list[str]:
+    """Of a small one whose every step has two views."""
+    small = "--method jacobian-nerf --size 8 --steps-per-ray 16 --voxels 6 --levels up0 --views 2 --device cpu"
+    steps = "--steps 8 --checkpoint-every 2"
+    return ["text-to-3d", "abc", *small.split(), *steps.split(), "--model", model, "--out", str(out)]
 
 
 def test_without_a_word_ranks_are_waited_for_less_than_half_a_minute() -> None:
     assert ranks.read_wait() == ranks.WAIT == 20.0
 
 
-# The second rank comes three seconds late; after its fifth step it is killed.
-LATE_AND_KILLED = """
-import os, signal, sys, time
-time.sleep(3 * int(os.environ["RANK"]))
-from ldp_fast import cli
-from ldp_fast.apps.text_to_3d.trainer import Trainer
-advance = Trainer.advance
-def killed(self, *arguments):
-    advance(self, *arguments)
-    if self.rank == 1 and self.step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-Trainer.advance = killed
-sys.exit(cli.main())
-"""
+def late_and_killed(words: list[str]) -> int:
+    """The second rank comes two seconds late; after its fifth step it is killed."""
+    time.sleep(2 * int(os.environ["RANK"]))
+    advance = Trainer.advance
+
+    def killed(self: Trainer, *arguments: Any) -> None:
+        advance(self, *arguments)
+        if self.rank == 1 and self.step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer.advance = killed  # type: ignore[method-assign]
+    return cli.main(words)
 
 
 @needs_gloo
@@ -98,11 +106,8 @@ def test_a_rank_that_is_late_and_then_killed(
     small_model: str, tmp_path: pathlib.Path, free_port: int, only_steps: None
 ) -> None:
     folder = tmp_path / "run"
-    words = [*map(str, runs_flags(small_model, folder))]
-    both = [
-        started(LATE_AND_KILLED, words, RANK=str(rank), WORLD_SIZE="2", MASTER_PORT=str(free_port)) for rank in (0, 1)
-    ]
-    (code, said), (killed, _) = ended(both[0]), ended(both[1])
+    both = start_ranks(late_and_killed, words_of_a_run(small_model, folder), world=2, port=free_port)
+    (code, _, said), (killed, _, _) = [process.wait() for process in both]
     assert killed == -9 and code == 2, said
     (line,) = [line for line in said.splitlines() if line.startswith("ldp-fast: error:")]
     assert f"rank 1 of 2 (process {both[1].pid} on " in line and " is gone; its last checkpoint is whole" in line
@@ -114,33 +119,29 @@ def test_a_rank_that_is_late_and_then_killed(
     assert runs.command("--resume", folder) == 0 and checkpoint_steps(folder)[-1] == 8
 
 
-# Three ranks without an object; which of them is killed is an argument.
-THREE = """
-import os, signal, sys
-from ldp_fast.apps.text_to_3d import distributed
-from ldp_fast.errors import UsageError
-try:
-    with distributed.ranks({"views": 3, "device": "cpu"}) as (rank, world, _):
-        for step in range(5):
-            if step == 3 and rank == int(sys.argv[1]):
-                os.kill(os.getpid(), signal.SIGKILL)
-            distributed.add(torch.ones(1000))
-except UsageError as error:
-    sys.exit(str(error))
-"""
+def killed_rank_of_three(lost: int) -> str:
+    """Three ranks without an object."""
+    try:
+        with distributed.ranks({"views": 3, "device": "cpu"}) as (rank, _, _):
+            for step in range(5):
+                if step == 3 and rank == lost:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                distributed.add(torch.ones(1000))
+    except UsageError as error:
+        return str(error)
+    return "it went on"
 
 
 @needs_gloo
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 @pytest.mark.parametrize("lost", [0, 2])
 def test_every_other_rank_names_the_one_that_is_gone(lost: int, free_port: int) -> None:
-    variables = {"WORLD_SIZE": "3", "MASTER_PORT": str(free_port)}
-    processes = [started(THREE, [str(lost)], RANK=str(rank), **variables) for rank in range(3)]
-    for rank, process in enumerate(processes):
-        code, said = ended(process)
+    ranks_of_three = start_ranks(killed_rank_of_three, lost, world=3, port=free_port)
+    for rank, process in enumerate(ranks_of_three):
+        code, _, said = process.wait()
         assert code == (-9 if rank == lost else 1)
         if rank != lost:
-            assert f"rank {lost} of 3 (process {processes[lost].pid} on " in said and said.count("\n") == 1, said
+            assert f"rank {lost} of 3 (process {ranks_of_three[lost].pid} on " in said and said.count("\n") == 1, said
 
 
 @pytest.mark.parametrize(
@@ -162,13 +163,11 @@ def test_half_set_variables_are_a_sentence(
     rank: str | None,
     world: str | None,
     said: str,
-    monkeypatch: pytest.MonkeyPatch,
+    set_variables: Callable[..., None],
     capsys: pytest.CaptureFixture,
     tmp_path: pathlib.Path,
 ) -> None:
-    for name, value in (("RANK", rank), ("WORLD_SIZE", world)):
-        if value is not None:
-            monkeypatch.setenv(name, value)
+    set_variables(RANK=rank, WORLD_SIZE=world)
     (tmp_path / "prompts.txt").write_text("a red cube\n")
     source = "a red cube" if command == "text-to-3d" else str(tmp_path / "prompts.txt")
     assert cli.main([command, source, "--device", "cpu", "--out", str(tmp_path / "out")]) == 2
@@ -177,11 +176,11 @@ def test_half_set_variables_are_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_process_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_is_one_process(set_variables: Callable[..., None]) -> None:
     assert ranks.read_ranks() == (0, 1)
-    monkeypatch.setenv("WORLD_SIZE", "1")
+    set_variables(WORLD_SIZE=1)
     assert ranks.read_ranks() == (0, 1)
-    monkeypatch.setenv("RANK", "0")
+    set_variables(RANK=0)
     assert ranks.read_ranks() == (0, 1)
 
 
@@ -194,9 +193,10 @@ def test_one_process_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         ("127.0.0.1", "65536", "got 127.0.0.1 and 65536"),
     ],
 )
-def test_where_the_ranks_meet_is_checked(address: str, port: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", address), ("MASTER_PORT", port)):
-        monkeypatch.setenv(name, value)
+def test_where_the_ranks_meet_is_checked(
+    address: str, port: str, said: str, set_variables: Callable[..., None]
+) -> None:
+    set_variables(RANK=0, WORLD_SIZE=2, MASTER_ADDR=address, MASTER_PORT=port)
     with pytest.raises(
         UsageError, match=f"ADDR, MASTER_PORT: expected where the ranks meet, as torchrun sets them, {said}"
     ):
@@ -204,18 +204,15 @@ def test_where_the_ranks_meet_is_checked(address: str, port: str, said: str, mon
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
-def test_the_time_to_wait_is_checked(seconds: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ranks.WAIT_VARIABLE, seconds)
+def test_the_time_to_wait_is_checked(seconds: str, set_variables: Callable[..., None]) -> None:
+    set_variables(LDP_FAST_RANKS_SECONDS=seconds)
     with pytest.raises(UsageError, match="LDP_FAST_RANKS_SECONDS: expected a positive number of seconds, got"):
         ranks.read_wait()
 
 
 @needs_gloo
-def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch, taken_port: int) -> None:
-    from ldp_fast.apps.text_to_3d.roll_call import RollCall
-
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "::1"), ("MASTER_PORT", str(taken_port))):
-        monkeypatch.setenv(name, value)
+def test_a_port_that_is_taken(set_variables: Callable[..., None], taken_port: int) -> None:
+    set_variables(RANK=0, WORLD_SIZE=2, MASTER_ADDR="::1", MASTER_PORT=taken_port)
     begun = time.monotonic()
     with pytest.raises(UsageError, match=rf"MASTER_PORT: the ranks cannot meet at ::1:{taken_port}: .*in use"):
         RollCall(0, 2)
@@ -237,13 +234,13 @@ ALONE = {
 def test_what_works_in_one_process_says_so(
     command: str,
     rank: str,
+    set_variables: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
     tmp_path: pathlib.Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    set_variables(RANK=rank, WORLD_SIZE=2)
     assert cli.main([command, *ALONE[command]]) == 2
     said = capsys.readouterr().err
     assert f"{command} works in one process, and this is one of 2 that would write the same files" in said
@@ -251,7 +248,6 @@ def test_what_works_in_one_process_says_so(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_works_under_torchrun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_the_report_works_under_torchrun(set_variables: Callable[..., None], capsys: pytest.CaptureFixture) -> None:
+    set_variables(RANK=0, WORLD_SIZE=2)
     assert cli.main(["env"]) == 0 and "versions" in capsys.readouterr().out
