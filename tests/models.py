@@ -44,7 +44,7 @@ def tiny_autoencoder() -> AutoencoderTiny:
 
 
 def tiny_unet(*, channels: int = 4, sdxl: bool = False, levels: int = 2) -> UNet2DConditionModel:
-    """Up to two levels, the first with cross-attention; `sdxl` adds SDXL's text_time conditions."""
+    """Two levels, the first with cross-attention, or it alone without a middle; `sdxl` adds SDXL's text_time."""
     torch.manual_seed(1)
     extra = {}
     if sdxl:
@@ -59,6 +59,7 @@ def tiny_unet(*, channels: int = 4, sdxl: bool = False, levels: int = 2) -> UNet
         out_channels=channels,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:levels],
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[-levels:],
+        mid_block_type="UNetMidBlock2DCrossAttn" if levels > 1 else None,
         block_out_channels=(8, 16)[:levels],
         layers_per_block=1,
         norm_num_groups=4,
