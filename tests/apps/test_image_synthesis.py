@@ -6,8 +6,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,12 +15,12 @@ from safetensors.torch import load_file
 
 from ldp_fast import cli
 
-from ..models import save_stable_diffusion
+from .. import processes
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_stable_diffusion(tmp_path_factory.mktemp("model") / "sd"))
+@pytest.fixture
+def model(small_model: str) -> str:
+    return small_model
 
 
 def arguments(model: str, out: pathlib.Path, *more: str, steps: int = 6) -> list[str]:
@@ -95,8 +93,7 @@ def test_resume_continues_exactly(model: str, tmp_path: pathlib.Path, monkeypatc
 def test_kill_resumes_from_the_last_checkpoint(model: str, tmp_path: pathlib.Path) -> None:
     assert run(arguments(model, tmp_path / "whole", steps=40)) == 0
     out = tmp_path / "killed"
-    words = [sys.executable, "-m", "ldp_fast.cli", *arguments(model, out, steps=40)]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = processes.Started(run, arguments(model, out, steps=40))
     deadline = time.monotonic() + 120
     while not (out / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -6,8 +6,7 @@ import functools
 import json
 import os
 import pathlib
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +20,9 @@ from ldp_fast.apps.text_to_3d import retrieval, sweep, sweep_table
 from ldp_fast.errors import UsageError
 from ldp_fast.zoo.captions import random_prompts
 
+from .. import processes
 from .sweep_stand_ins import Loader, Runner
 
-ROOT = pathlib.Path(__file__).parents[2]
 PROMPTS = "# colours\n\na red cube\n  a green   torus \n"
 
 
@@ -266,50 +265,35 @@ def test_errors_are_one_line(
     assert not runner.calls and not (tmp_path / "out").exists()
 
 
-WORKER = """
-import sys, time
-from ldp_fast import cli
-from ldp_fast.apps.text_to_3d import sweep, sweep_table
-from tests.apps.sweep_stand_ins import Runner
-from tests.apps.test_sweep import without_measuring
+def rank_of_a_sweep(words: list[str], slow: float) -> int:
+    """Fails at the red cube, and takes its time for every job."""
 
-def fail(configuration):
-    time.sleep({slow})
-    return FloatingPointError("a loss is NaN") if configuration["prompt"] == "a red cube" else None
+    def fail(configuration: dict[str, Any]) -> Exception | None:
+        time.sleep(slow)
+        return FloatingPointError("a loss is NaN") if configuration["prompt"] == "a red cube" else None
 
-sweep.run_text_to_3d = Runner(fail)
-sweep_table.evaluate_r_precision = without_measuring
-code = cli.main(sys.argv[1:])
-print("made", *sweep.run_text_to_3d.calls)
-sys.exit(code)
-"""
+    runner = Runner(fail)
+    sweep.run_text_to_3d = runner  # type: ignore[assignment]
+    sweep_table.evaluate_r_precision = without_measuring
+    code = cli.main(words)
+    print("made", *runner.calls)
+    return code
 
 
 def ranks(tmp_path: pathlib.Path, slow: tuple[float, float]) -> list[tuple[int, set[str]]]:
     """Two plain processes with torchrun's variables: the exit code of each, and what it made."""
     (tmp_path / "prompts.txt").write_text("a red cube\na green torus\na white cone\na blue sphere\na cyan cube\n")
     words = ["sweep", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out"), "--device", "cpu", *ONE]
-    processes = []
+    started = []
     for rank in range(2):
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "LOCAL_RANK": str(rank),
-            "OMP_NUM_THREADS": "1",
-        }
-        environment["TORCHELASTIC_RUN_ID"] = "none"
-        code = WORKER.format(slow=slow[rank])
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-            )
-        )
+        variables = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+        variables["TORCHELASTIC_RUN_ID"] = "none"
+        started.append(processes.Started(rank_of_a_sweep, words, slow[rank], environment=variables))
     found = []
-    for process in processes:
-        output, _ = process.communicate(timeout=300)
+    for process in started:
+        code, output, _ = process.wait()
         made = next(line for line in output.splitlines() if line.startswith("made"))
-        found.append((process.returncode, set(made.split()[1:])))
+        found.append((code, set(made.split()[1:])))
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 from ldp_fast.apps.text_to_3d.configuration import read_configuration
 from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, load_scene
 
+from .. import processes
 from . import text_to_3d_runs as runs
 
 FLAGS = ("abc", "--method", "jacobian-nerf", "--steps", 8, "--size", 8, "--steps-per-ray", 16, "--voxels", 6)
@@ -74,7 +75,7 @@ def test_jacobian_nerf_goes_on_exactly_after_ctrl_c_in_a_terminal(
     whole: dict[str, pathlib.Path], small_model: str, tmp_path: pathlib.Path
 ) -> None:
     folder = tmp_path / "run"
-    stopped = runs.interrupted_process(signal.SIGINT, 5, *jacobian_flags(small_model, folder))
+    stopped = runs.in_a_terminal(signal.SIGINT, 5, *jacobian_flags(small_model, folder))
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert stopped.stderr.rstrip().endswith(f"continue with: ldp-fast text-to-3d --resume {folder}")
@@ -88,8 +89,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     whole: dict[str, pathlib.Path], small_model: str, tmp_path: pathlib.Path
 ) -> None:
     folder = runs.prepared(tmp_path / "run", runs.configuration(small_model))
-    killed = runs.interrupted_process(signal.SIGKILL, 11, "--resume", folder)
-    assert killed.returncode == -signal.SIGKILL
+    killed = processes.Started(runs.signalled, signal.SIGKILL, 11, "--resume", folder).wait()
+    assert killed.code == -signal.SIGKILL
     assert checkpoint_steps(folder) == [4, 8]
     assert json.loads((folder / "run.json").read_text())["status"] == "running"
     assert runs.command("--resume", folder) == 0

@@ -88,23 +88,28 @@ def command(*words: object) -> int:
     return cli.main(["text-to-3d", *map(str, words)])
 
 
-def interrupted_process(number: signal.Signals, step: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """`ldp-fast text-to-3d WORDS` in a process of its own, which gets a signal at the end of a step."""
+def signalled(number: signal.Signals, step: int, *words: object) -> int:
+    """`ldp-fast text-to-3d WORDS`, which gets a signal at the end of a step; for a process of its own."""
+    advance = Trainer.advance
+
+    def and_signal(self: Trainer, *arguments: Any) -> None:
+        advance(self, *arguments)
+        if self.step == step:
+            os.kill(os.getpid(), number)
+
+    Trainer.advance = and_signal  # type: ignore[method-assign]
+    return command(*words)
+
+
+def in_a_terminal(number: signal.Signals, step: int, *words: object) -> subprocess.CompletedProcess[str]:
+    """The same as a shell starts it."""
     program = f"""
-import os, sys
-import torch
+import signal, sys, torch
 torch.set_num_threads({torch.get_num_threads()})
-from ldp_fast import cli
-from ldp_fast.apps.text_to_3d.trainer import Trainer
-advance = Trainer.advance
-def and_signal(self, *arguments):
-    advance(self, *arguments)
-    if self.step == {step}:
-        os.kill(os.getpid(), {int(number)})
-Trainer.advance = and_signal
-sys.exit(cli.main(sys.argv[1:]))
+from tests.apps.text_to_3d_runs import signalled
+sys.exit(signalled(signal.Signals({int(number)}), {step}, *sys.argv[1:]))
 """
-    line = [sys.executable, "-c", program, "text-to-3d", *map(str, words)]
+    line = [sys.executable, "-c", program, *map(str, words)]
     root = pathlib.Path(__file__).parents[2]
     return subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=300, env=dict(os.environ))
 

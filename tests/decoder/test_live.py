@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast.decoder import FrozenDecoder
 
+from .. import processes
 from ..ops.common import bitwise_equal
-from ..packaging.installation import ROOT
 from .common import all_levels, architecture, check_features, kl, scaling
 from .test_recognise import CHANGES, LoRA, attention_of, doubled_gradient, resnet_of, swap, tiled
 
@@ -153,24 +152,23 @@ def test_a_copy_computes_with_the_copied_weights(name: str, duplicate: Callable[
     assert not bitwise_equal(fresh[0], before[0])
 
 
+def use_and_free_copies() -> None:
+    """Three rounds, with what the original computes after each."""
+    decoder, v = FrozenDecoder(architecture("sd1")), torch.randn(2, 1, 4, 4, 4)
+    expected = decoder.feature_matching(*v)
+    for _ in range(3):
+        other = copy.deepcopy(decoder)
+        other.feature_matching(*v)
+        del other
+        gc.collect()
+        assert all(torch.equal(x, y) for x, y in zip(decoder.feature_matching(*v), expected, strict=True))
+    print("whole")
+
+
 def test_a_copy_that_is_used_and_freed() -> None:
-    """Once this ended the process: in one of its own, three rounds."""
-    program = """
-import copy, gc, torch
-from tests.decoder.common import architecture
-from ldp_fast.decoder import FrozenDecoder
-decoder, v = FrozenDecoder(architecture("sd1")), torch.randn(2, 1, 4, 4, 4)
-expected = decoder.feature_matching(*v)
-for _ in range(3):
-    other = copy.deepcopy(decoder)
-    other.feature_matching(*v)
-    del other
-    gc.collect()
-    assert all(torch.equal(x, y) for x, y in zip(decoder.feature_matching(*v), expected))
-print("whole")
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr
+    """Once this ended the process: in one of its own."""
+    done = processes.Started(use_and_free_copies).wait()
+    assert (done.code, done.out) == (0, "whole\n"), done.err
 
 
 @pytest.mark.parametrize("name", ["sd1", "no multiple of 16", "tiny"])

@@ -6,8 +6,6 @@ import concurrent.futures
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +14,8 @@ import torch
 
 from ldp_fast.guidance import LatentDiffusionPrior
 
+from .. import processes
 from ..models import tiny_vae
-from ..packaging.installation import ROOT
 from .steps import fixed, make
 
 
@@ -103,10 +101,8 @@ def test_workers_of_a_data_loader(context: str) -> None:
         pytest.skip(f"this system does not {context}")
     # In a process of its own: torch forbids a backward in a fork of a process whose autograd has started threads, which
     # another test may have made it do.
-    program = f"from tests.guidance.test_copies import check_workers; check_workers({context!r})"
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = processes.Started(check_workers, context).wait(300)
+    assert done.code == 0, done.err
 
 
 def check_workers(context: str) -> None:
