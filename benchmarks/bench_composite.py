@@ -2,12 +2,13 @@
 
     pytest benchmarks/bench_composite.py
 
-On a GPU with the device synchronised inside each call; on a CPU only the ratio means anything. `extra_info` holds the
+On a CPU only the ratio means anything. `extra_info` holds the
 rays, the samples and the least bytes that have to move.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ import torch
 from ldp_fast import reference
 from ldp_fast.ops import composite as _registers  # noqa: F401
 from tests.samples_composite import sample_backward, sample_rays
+
+from .timing import measure
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Rays, samples a ray, channels; density: half of the rays' light gets through, or an opaque scene with early stops.
@@ -41,14 +44,9 @@ def test_composite(benchmark: Any, backend: str, size: str, direction: str) -> N
     arguments = sample_backward(inputs, which=3) if backward else tuple(inputs.values())
     name = "composite_backward" if backward else "composite"
     function = getattr(reference if backend == "reference" else torch.ops.ldp_fast, name)
-
-    def call() -> None:
-        function(*arguments)
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-
     benchmark.group = f"composite, {direction} {size} {DEVICE}"
     benchmark.extra_info |= {"rays": rays, "samples": rays * samples}
     per_sample = 4 * (3 + 2 * channels + 1) if backward else 4 * (3 + channels + 1)
     benchmark.extra_info["least_bytes"] = rays * samples * per_sample
-    benchmark.pedantic(call, rounds=50 if DEVICE == "cuda" else 3, warmup_rounds=1)
+    rounds, graph = 50 if DEVICE == "cuda" else 3, backend != "reference"
+    measure(benchmark, partial(function, *arguments), DEVICE, rounds=rounds, warmup_rounds=1, graph=graph)

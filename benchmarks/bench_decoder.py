@@ -22,7 +22,7 @@ from ldp_fast.decoder import FrozenDecoder
 from . import REHEARSING, limit, memory, models
 from .baselines import FoldedDecoder, HookedDecoder, compiled, with_gradients
 from .machine import bfloat16_missing, compile_missing
-from .timing import check_gradients, synchronised
+from .timing import check_gradients, measure
 
 BACKENDS = (
     "naive",
@@ -136,4 +136,4 @@ def test_feature_matching(benchmark: Any, device: str, case: tuple[str, str]) ->
         arguments = {"backend": backend, "model": model, "side": side, "device": device}
         benchmark.extra_info |= memory.extra(run, "benchmarks.bench_decoder:prepare", device, arguments)
     rounds = 10 if device == "cuda" or side < 16 else 2 if side >= 32 else 5
-    benchmark.pedantic(synchronised(run, device), rounds=rounds, warmup_rounds=0)
+    measure(benchmark, run, device, rounds=rounds)

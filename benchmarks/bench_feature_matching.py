@@ -2,8 +2,8 @@
 
     pytest benchmarks/bench_feature_matching.py
 
-On a GPU at the sizes of the decoder of Stable Diffusion (up0, up1, up2), with the device synchronised inside each call;
-on a CPU for latents of 16 x 16, where only ratios mean anything. `extra_info` holds the elements, the least bytes that
+On a GPU at the sizes of the decoder of Stable Diffusion (up0, up1, up2), on a
+CPU for latents of 16 x 16, where only ratios mean anything. `extra_info` holds the elements, the least bytes that
 have to move, and the peak of allocated GPU memory above the inputs. `copy` moves the features to another place: what
 the memory allows, for the share of its bandwidth.
 """
@@ -22,7 +22,7 @@ from ldp_fast.reference import feature_matching as reference
 from tests.samples_feature_matching import decoder_levels, sample_features, sample_halves
 
 from .machine import compile_missing, default_device
-from .timing import synchronised
+from .timing import measure
 
 DEVICE = default_device()
 SIZES = (
@@ -70,14 +70,20 @@ def test_feature_matching(benchmark: Any, backend: str, dtype: torch.dtype, size
     benchmark.extra_info["least_bytes"] = int(elements * (4 * dtype.itemsize + (0 if backend == "copy" else 0.5)))
     if backend == "copy":
         there = [torch.empty_like(x) for x in halves]
-        step = synchronised(lambda: torch._foreach_copy_(there, halves), DEVICE)
+
+        def step() -> Any:
+            return torch._foreach_copy_(there, halves)
+
     else:
         loss = loss_function(backend)
-        step = synchronised(lambda: torch.autograd.grad(loss(halves), halves), DEVICE)
+
+        def step() -> Any:
+            return torch.autograd.grad(loss(halves), halves)
+
     step()
     if DEVICE == "cuda":
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
         benchmark.extra_info["peak_bytes"] = torch.cuda.max_memory_allocated() - held
-    benchmark.pedantic(step, rounds=20 if DEVICE == "cuda" else 5, warmup_rounds=2)
+    measure(benchmark, step, DEVICE, rounds=20 if DEVICE == "cuda" else 5, warmup_rounds=2)

@@ -24,7 +24,7 @@ from ldp_fast.reference.frozen_conv import fold_upsample
 from tests.samples_frozen_conv import KINDS, sample_conv
 
 from .machine import default_device
-from .timing import check_gradients, synchronised
+from .timing import check_gradients, measure
 
 DEVICE = default_device()
 # Channels in and out, and the side of the image that the convolution (or the upsampling) takes.
@@ -82,5 +82,4 @@ def test_frozen_conv(benchmark: Any, backend: str, kind: str, dtype: torch.dtype
     enlarged = 4 if kind.startswith("upsample") else 1
     multiplications = 9 * into * out * side * side * enlarged
     benchmark.extra_info |= {"backend": backend, "shape": [1, into, side, side], "multiplications": multiplications}
-    step = synchronised(function, DEVICE)
-    benchmark.pedantic(step, rounds=50 if DEVICE == "cuda" else 7, warmup_rounds=2)
+    measure(benchmark, function, DEVICE, rounds=50 if DEVICE == "cuda" else 7, warmup_rounds=2)

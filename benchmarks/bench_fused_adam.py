@@ -18,6 +18,8 @@ from ldp_fast import reference
 from ldp_fast.nerf.optimiser import FusedAdam
 from tests.samples_fused_adam import sample_adam
 
+from .timing import measure
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Entries of two features; the largest is a grid of 16 levels with 2^19 entries.
 SIZES = {"small": (4096, 2), "2^17 entries": (2**17, 2), "16 levels of 2^19": (6_119_864, 2)}
@@ -51,13 +53,7 @@ def step_function(backend: str, arguments: dict[str, Any]) -> Callable[[], None]
 def test_fused_adam(benchmark: Any, backend: str, size: str) -> None:
     arguments = sample_adam(SIZES[size], shadow=True, device=DEVICE)
     step = step_function(backend, arguments)
-
-    def call() -> None:
-        step()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-
     benchmark.group = f"fused_adam {size} {DEVICE}"
     elements = arguments["param"].numel()
     benchmark.extra_info |= {"elements": elements, "least_bytes": 34 * elements}
-    benchmark.pedantic(call, rounds=50 if DEVICE == "cuda" else 5, warmup_rounds=2)
+    measure(benchmark, step, DEVICE, rounds=50 if DEVICE == "cuda" else 5, warmup_rounds=2)

@@ -22,7 +22,7 @@ from tests.samples import Shape
 from tests.samples_group_norm_silu import EPS, sample_norm, sample_signs
 
 from .machine import compile_missing, default_device
-from .timing import check_gradients, synchronised
+from .timing import check_gradients, measure
 
 DEVICE = default_device()
 GROUPS = 32
@@ -99,5 +99,4 @@ def test_group_norm_silu(benchmark: Any, backend: str, part: str, dtype: torch.d
     benchmark.group = f"group_norm_silu {part} {size} {dtype}"
     least = 3 * image + (5 * image if part != "forward" else 0) + (image + packed.nbytes if part == "decoder" else 0)
     benchmark.extra_info |= {"backend": backend, "elements": sample["x"].numel(), "least_bytes": least}
-    step = synchronised(function, DEVICE)
-    benchmark.pedantic(step, rounds=50 if DEVICE == "cuda" else 15, warmup_rounds=3)
+    measure(benchmark, function, DEVICE, rounds=50 if DEVICE == "cuda" else 15, warmup_rounds=3)

@@ -19,6 +19,8 @@ import torch
 from ldp_fast import ops, reference
 from tests.samples_hash_grid import Grid, sample
 
+from .timing import measure
+
 assert ops.hash_grid
 
 SAMPLES = {"small": 4096, "step": 262_144}
@@ -51,19 +53,15 @@ def call(name: str, backend: str, made: dict[str, Any], deterministic: bool = Fa
     return lambda: namespace.hash_grid_backward_positions(grad, x, table, None, None, *layout)
 
 
-def time(benchmark: Any, device: str, function: Callable[[], torch.Tensor], made: dict[str, Any]) -> None:
+def time(
+    benchmark: Any, device: str, function: Callable[[], torch.Tensor], made: dict[str, Any], graph: bool = True
+) -> None:
     """Times a call and files how many samples it does a second, and the corners it reads or adds to."""
-
-    def timed() -> None:
-        function()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    timed()
+    function()
     samples, levels = len(made["positions"]), len(made["layout"][1])
     benchmark.extra_info |= {"samples": samples, "corners": 8 * samples * levels, "entries": len(made["table"])}
     # The reference takes seconds.
-    benchmark.pedantic(timed, rounds=3 if device == "cpu" else 50, iterations=1)
+    measure(benchmark, function, device, rounds=3 if device == "cpu" else 50, graph=graph)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -73,7 +71,7 @@ def time(benchmark: Any, device: str, function: Callable[[], torch.Tensor], made
 def test_against_the_reference(benchmark: Any, device: str, size: str, name: str, order: str, backend: str) -> None:
     made = inputs(size, device, order == "rays")
     benchmark.group = f"hash_grid {name} {order} {size} {device}"
-    time(benchmark, device, call(name, backend, made), made)
+    time(benchmark, device, call(name, backend, made), made, graph=backend == "ours")
 
 
 @pytest.mark.parametrize("log2_table_size", range(14, 22))

@@ -25,6 +25,7 @@ from ldp_fast.integrations._core import HostLosses
 from ldp_fast.integrations._live import Attribute, LiveSchedule
 
 from . import image_hosts
+from .timing import measure
 
 WAYS = ("host", "adapter", "adapter_fm_kl")
 SIZES = {"small": 8, "embedded": 16, "sd15": 64}
@@ -227,8 +228,6 @@ def test_step(benchmark: Any, device: str, host: str, size: str, way: str) -> No
         made.latents.grad = None
         with precision(device):
             step()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     timed()
     assert made.latents.grad is not None and made.latents.grad.isfinite().all()
@@ -237,4 +236,4 @@ def test_step(benchmark: Any, device: str, host: str, size: str, way: str) -> No
         before = torch.cuda.memory_allocated()
         timed()
         benchmark.extra_info["peak_megabytes"] = round((torch.cuda.max_memory_allocated() - before) / 2**20)
-    benchmark(timed)
+    measure(benchmark, timed, device, graph=False)

@@ -11,6 +11,7 @@ without the table's scatter (benchmarks/bench_hash_grid.py). 262 144 samples: 64
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from ldp_fast.ops import _native
 from ldp_fast.reference.latent_field import split_weights
 from tests.samples_hash_grid import Grid
 from tests.samples_latent_field import Field, backward_arguments, forward_arguments, sample
+
+from .timing import measure
 
 assert ops.latent_field
 
@@ -71,11 +74,6 @@ def test_latent_field(benchmark: Any, device: str, network: str, direction: str,
     forward = direction == "field forward"
     arguments = forward_arguments(made, half) if forward else backward_arguments(made, encoding, half)
 
-    def timed() -> None:
-        function(*arguments)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
     benchmark.group = f"latent_field {network}, {direction}, {device}"
     benchmark.extra_info |= {
         "op": "latent_field",
@@ -84,4 +82,5 @@ def test_latent_field(benchmark: Any, device: str, network: str, direction: str,
         "hidden": hidden,
         "layers": layers,
     }
-    benchmark.pedantic(timed, rounds=3, warmup_rounds=1)
+    graph = contender != "reference"
+    measure(benchmark, partial(function, *arguments), device, rounds=3, warmup_rounds=1, graph=graph)

@@ -7,6 +7,7 @@ The camera looks at a shell that fills a twentieth of 128³ cells (`shell`), or 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ldp_fast import reference
 from tests.samples_march import BOX, shell_average
+
+from .timing import measure
 
 SIZES = {"small": 32, "ldm": 64, "twice": 128, "large": 512}
 
@@ -51,10 +54,4 @@ def test_march_rays(benchmark: Any, device: str, side: str, size: str, scene: st
     function = reference.march_rays if side == "reference" else torch.ops.ldp_fast.march_rays
     benchmark.group = f"march_rays {size} {scene} {steps} steps {device}"
     benchmark.extra_info |= {"rays": SIZES[size] ** 2, "samples": inputs["capacity"]}
-
-    def timed() -> None:
-        function(**inputs)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    benchmark(timed)
+    measure(benchmark, partial(function, **inputs), device, graph=side == "ours")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from ldp_fast import reference
 from tests.samples_march import BOX, shell_average
+
+from .timing import measure
 
 SIZES = {"small": 32, "instant_ngp": 128}  # cells along an axis
 
@@ -35,10 +38,4 @@ def test_occupancy(benchmark: Any, device: str, name: str, size: str, part: str,
     arguments = calls(size, part, device)[name]
     function: Callable[..., Any] = getattr(reference if side == "reference" else torch.ops.ldp_fast, name)
     benchmark.group = f"{name} {size} {part} {device}"
-
-    def timed() -> None:
-        function(*arguments)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    benchmark(timed)
+    measure(benchmark, partial(function, *arguments), device, graph=side == "ours")

@@ -23,7 +23,7 @@ from torch import Tensor
 from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer
 
 from . import memory
-from .timing import synchronised
+from .timing import measure
 
 SIDE, SAMPLES = 64, 64
 PRIMES = (1, 2654435761, 805459861)
@@ -131,8 +131,8 @@ def test_field_forward_and_backward(
     benchmark.extra_info["backend"] = backend
     if side == SIDE and not benchmark.disabled:
         benchmark.extra_info |= peak_memory(backend, device)
-    run = synchronised(prepare(backend, device, side), device)
-    benchmark.pedantic(run, rounds=3 if backend != "ours" else 10, warmup_rounds=1)
+    run, graph = prepare(backend, device, side), backend != "reference"
+    measure(benchmark, run, device, rounds=3 if backend != "ours" else 10, warmup_rounds=1, graph=graph)
 
 
 @pytest.mark.parametrize("backend", ["reference", "ours"])
@@ -141,8 +141,8 @@ def test_step(benchmark: Any, device: str, backend: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("LDP_FAST_BACKEND", "reference" if backend == "reference" else "auto")
     benchmark.group = f"renderer step, 64×64 rays, {device}"
     benchmark.extra_info["backend"] = backend
-    run = synchronised(prepare_step(device), device)
-    benchmark.pedantic(run, rounds=3 if backend != "ours" else 10, warmup_rounds=1)
+    run = prepare_step(device)
+    measure(benchmark, run, device, rounds=3 if backend != "ours" else 10, warmup_rounds=1, graph=False)
 
 
 def test_step_captured(benchmark: Any, device: str) -> None:
@@ -160,7 +160,7 @@ def test_step_captured(benchmark: Any, device: str) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    benchmark(synchronised(graph.replay, device))
+    measure(benchmark, graph.replay, device, graph=False)
 
 
 def test_step_tcnn_nerfacc(benchmark: Any, device: str) -> None:
@@ -191,7 +191,7 @@ def test_step_tcnn_nerfacc(benchmark: Any, device: str) -> None:
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
-    benchmark(synchronised(step, device))
+    measure(benchmark, step, device, graph=False)  # its sampling waits for the host
 
 
 @pytest.mark.parametrize("side", [32, 64, 128, 256, 512])
@@ -199,8 +199,8 @@ def test_sweep_rays(benchmark: Any, device: str, side: int) -> None:
     """Cost over the number of rays, at most 64 samples each."""
     benchmark.group = f"sweep: renderer step over rays, {device}"
     benchmark.extra_info |= {"backend": "ours", "rays": side * side}
-    run = synchronised(prepare_step(device, side), device)
-    benchmark.pedantic(run, rounds=3 if side >= 256 else 6, warmup_rounds=1)
+    run = prepare_step(device, side)
+    measure(benchmark, run, device, rounds=3 if side >= 256 else 6, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("samples", [16, 32, 64, 128, 256])
@@ -208,8 +208,8 @@ def test_sweep_samples(benchmark: Any, device: str, samples: int) -> None:
     """Cost over the samples of a ray, at 64×64 rays."""
     benchmark.group = f"sweep: renderer step over samples, {device}"
     benchmark.extra_info |= {"backend": "ours", "samples": samples}
-    run = synchronised(prepare_step(device, SIDE, samples), device)
-    benchmark.pedantic(run, rounds=6, warmup_rounds=1)
+    run = prepare_step(device, SIDE, samples)
+    measure(benchmark, run, device, rounds=6, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("log2_table_size", range(14, 22))
@@ -217,8 +217,8 @@ def test_sweep_table(benchmark: Any, device: str, log2_table_size: int) -> None:
     """Cost over T, field forward and backward at 64×64 rays × 64 samples."""
     benchmark.group = f"sweep: field over T, {device}"
     benchmark.extra_info |= {"backend": "ours", "log2_table_size": log2_table_size}
-    run = synchronised(prepare("ours", device, SIDE, log2_table_size), device)
-    benchmark.pedantic(run, rounds=6, warmup_rounds=1)
+    run = prepare("ours", device, SIDE, log2_table_size)
+    measure(benchmark, run, device, rounds=6, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -226,10 +226,10 @@ def test_deterministic(benchmark: Any, device: str, deterministic: bool) -> None
     """What `torch.use_deterministic_algorithms(True)` costs; nothing on a CPU, which is deterministic anyway."""
     benchmark.group = f"field, forward and backward, deterministic or not, {device}"
     benchmark.extra_info |= {"backend": "ours", "deterministic": deterministic}
-    run = synchronised(prepare("ours", device), device)
+    run = prepare("ours", device)
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(deterministic)
     try:
-        benchmark.pedantic(run, rounds=6, warmup_rounds=1)
+        measure(benchmark, run, device, rounds=6, warmup_rounds=1)
     finally:
         torch.use_deterministic_algorithms(before)

@@ -27,7 +27,7 @@ from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings
 from . import host_steps, memory, models
 from .baselines import HookedDecoder, Problem, Weights, compiled, naive_loss, naive_step
 from .machine import bfloat16_missing, compile_missing
-from .timing import check_gradients, synchronised
+from .timing import check_gradients, measure
 
 BACKENDS = (
     "naive",
@@ -198,7 +198,8 @@ def test_step(benchmark: Any, device: str, case: tuple[str, str]) -> None:
     # The warm-up above has loaded everything; a second one at 32x32 would cost a CPU half a minute.
     few = device == "cpu" and size != "small"
     rounds = 10 if not few else 2 if side >= 32 else 3
-    benchmark.pedantic(synchronised(run, device), rounds=rounds, warmup_rounds=0 if few and side >= 32 else 1)
+    warm_ups = 0 if few and side >= 32 else 1
+    measure(benchmark, run, device, rounds=rounds, warmup_rounds=warm_ups, graph="captured" not in backend)
 
 
 def part_function(part: str, loaded: models.Models, problem: Problem) -> Callable[[], Any]:
@@ -247,4 +248,4 @@ def test_breakdown(benchmark: Any, device: str, size: str, part: str) -> None:
     few = device == "cpu" and size != "small" and part != "losses"
     # The minimum is what counts: at 32x32 the first of two rounds is the warm-up.
     warm_up = 0 if few and side >= 32 else 1
-    benchmark.pedantic(synchronised(run, device), rounds=2 if few else 10, warmup_rounds=warm_up)
+    measure(benchmark, run, device, rounds=2 if few else 10, warmup_rounds=warm_up)

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from tests.samples import Shape
 
-from . import rehearsal
-from .captured import times
+from . import REHEARSING, captured, rehearsal
 from .machine import compile_missing, default_device
 from .recording import Recorder
 
@@ -118,7 +117,7 @@ def measure(benchmark: Any, device: str, backend: str, size: str) -> Callable[..
         if device == "cpu":
             benchmark(function, **first)
             return
-        copies = min(64, CACHE_BYTES // max(moved, 1) + 2)
+        copies = 2 if REHEARSING else min(64, CACHE_BYTES // max(moved, 1) + 2)
         rotation = itertools.cycle([make_inputs(seed) for seed in range(copies)])
         benchmark.extra_info["device"] = torch.cuda.get_device_name()
 
@@ -128,7 +127,6 @@ def measure(benchmark: Any, device: str, backend: str, size: str) -> Callable[..
 
         benchmark(timed)
         calls = [functools.partial(function, **next(rotation)) for _ in range(copies)]
-        found = times(calls)
-        benchmark.extra_info |= {"device_s": found.device, "host_s": found.host}
+        benchmark.extra_info |= captured.extra(calls)
 
     return run

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .contention_report import beside_two, quiet
 from .results import Results, Row, measured
-from .table import digits, find, groups
+from .table import device_seconds, digits, find, groups
 
 GPU = "H200"
 DECODER = "decoder, SD 1.5 32x32, cpu"
@@ -59,7 +59,7 @@ def bandwidth_share(rows: list[Row]) -> float | None:
     ours, copy = find(members, "ldp_fast"), find(members, "copy")
     if ours is None or copy is None:
         return None
-    rates = [row["extra"]["least_bytes"] / row["min_s"] for row in (ours, copy)]
+    rates = [row["extra"]["least_bytes"] / device_seconds(row) for row in (ours, copy)]
     return rates[0] / rates[1]
 
 
@@ -69,19 +69,19 @@ def scatter_share(rows: list[Row]) -> float | None:
     rate = find(_group(rows, "rates of the GPU's memory"), "scatter, 64 MB")
     if ours is None or rate is None:
         return None
-    return ours["extra"]["corners"] / ours["min_s"] / 1e9 / rate["extra"]["per_second"]
+    return ours["extra"]["corners"] / device_seconds(ours) / 1e9 / rate["extra"]["per_second"]
 
 
 def captured_milliseconds(rows: list[Row]) -> float | None:
     """Of the renderer's step as one graph."""
     row = find(_group(rows, RENDERER), "ours, captured")
-    return None if row is None else 1e3 * row["min_s"]
+    return None if row is None else 1e3 * device_seconds(row)
 
 
 def determinism(rows: list[Row]) -> float | None:
     """Time of the field's pass with deterministic sums over the time without."""
     members = _group(rows, "field, forward and backward, deterministic or not, cuda")
-    times = {row["extra"]["deterministic"]: row["min_s"] for row in members if measured(row)}
+    times = {row["extra"]["deterministic"]: device_seconds(row) for row in members if measured(row)}
     return times[True] / times[False] if {True, False} <= set(times) else None
 
 

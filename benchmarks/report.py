@@ -31,8 +31,10 @@ INTRODUCTION = """\
 
 What was measured, where, and with which command. A number that is not here has not been measured. This page is made by
 `python -m benchmarks.report` from `benchmarks/results/*.json`, which `make bench` writes; nothing in it is written by
-hand, and nothing is extrapolated from one machine or size to another. Times are minima over the rounds of one run;
-peak memory is what a pass adds, at its highest point, to its inputs and parameters (`benchmarks/memory.py`).
+hand, and nothing is extrapolated from one machine or size to another. Times are minima over the rounds of one run, from
+a call to its end; of a GPU `device` is the device's part, of replays of a captured graph, and `host` what it takes to
+start everything (`benchmarks/captured.py`). Peak memory is what a pass adds, at its highest point, to its inputs and
+parameters (`benchmarks/memory.py`).
 """
 
 DECODER = """\
@@ -74,8 +76,9 @@ the place of diffusers', when it is first seen. `making a prior` has the compari
 OPERATORS = """\
 ## The operators
 
-Each against plain PyTorch and, where there is a compiler, torch.compile of it. Minima in milliseconds; a dash is a row
-of the last table on this page.
+Each against plain PyTorch and, where there is a compiler, torch.compile of it. Minima in milliseconds; of a GPU the
+device's, and in brackets what the call costs the host (`benchmarks/captured.py`). A dash is a row of the last table on
+this page.
 """
 
 ABSENT = """\

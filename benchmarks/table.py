@@ -38,6 +38,11 @@ def name_of(row: Row) -> str:
     return row["backend"] + "".join(f", {key} {row['extra'][key]}" for key in VARIED if key in row["extra"])
 
 
+def device_seconds(row: Row) -> float:
+    """What a measured call takes a GPU, without what the host takes to start it; on a CPU what it takes."""
+    return row["extra"].get("device_s", row["min_s"])
+
+
 def find(rows: Iterable[Row], backend: str) -> Row | None:
     """The measured row of a backend; None if there is none."""
     return next((row for row in rows if row["backend"] == backend and measured(row)), None)
@@ -63,16 +68,19 @@ def columns_of(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
     seconds, unit = unit_of(rows)
     timed = {i: row for i, row in enumerate(rows) if measured(row)}
     naive = find(rows, "naive")
-    ours = [row["min_s"] for row in timed.values() if row["backend"].startswith("ours")]
-    ours = ours or [row["min_s"] for row in timed.values() if row["backend"] == "ldp_fast"]
+    ours = [device_seconds(row) for row in timed.values() if row["backend"].startswith("ours")]
+    ours = ours or [device_seconds(row) for row in timed.values() if row["backend"] == "ldp_fast"]
     columns: dict[str, dict[int, str]] = {
         f"min {unit}": {i: digits(row["min_s"] / seconds, 4) for i, row in timed.items()},
         f"median {unit}": {i: digits(row["median_s"] / seconds, 4) for i, row in timed.items()},
     }
+    for side in ("device", "host"):  # of a GPU (benchmarks/captured.py)
+        found = {i: row["extra"].get(f"{side}_s") for i, row in timed.items()}
+        columns[f"{side} {unit}"] = {i: digits(s / seconds, 4) for i, s in found.items() if s is not None}
     if naive is not None:
         columns["times as fast as naive"] = {i: digits(naive["min_s"] / row["min_s"]) for i, row in timed.items()}
     elif ours and len(ours) < len(timed):
-        columns["× ours"] = {i: f"{row['min_s'] / min(ours):.1f}" for i, row in timed.items()}
+        columns["× ours"] = {i: f"{device_seconds(row) / min(ours):.1f}" for i, row in timed.items()}
     peaks = {i: _peak(row) for i, row in timed.items() if _peak(row) is not None}
     columns["peak MB"] = {i: f"{peak:.0f}" for i, peak in peaks.items() if peak is not None}
     of_naive = _peak(naive) if naive is not None else None
@@ -110,7 +118,10 @@ def why_not(row: Row) -> str:
 
 
 def pivot(rows: Sequence[Row]) -> list[str]:
-    """One table for many groups: a line a group, a column a backend, minima in milliseconds."""
+    """One table for many groups: a line a group, a column a backend, minima in milliseconds.
+
+    Of a GPU the device's time, and the host's in brackets.
+    """
     named: dict[str, dict[str, Row]] = {}
     for group, members in groups(rows).items():
         for row in members:
@@ -126,7 +137,10 @@ def pivot(rows: Sequence[Row]) -> list[str]:
 
 
 def _milliseconds(row: Row | None) -> str:
-    return "" if row is None else digits(1e3 * row["min_s"]) if measured(row) else "–"
+    if row is None or not measured(row):
+        return "" if row is None else "–"
+    host = row["extra"].get("host_s")
+    return digits(1e3 * device_seconds(row)) + (f" ({digits(1e3 * host)})" if host is not None else "")
 
 
 def all_groups(rows: Iterable[Row]) -> str:

@@ -1,4 +1,4 @@
-"""What every timed call needs: the device's end, and a check that the right thing is timed."""
+"""What every timed call needs: the device's end, its time and the host's apart, and a check of what is timed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from . import captured
 
 
 def synchronised(function: Callable[[], Any], device: str) -> Callable[[], None]:
@@ -19,6 +21,32 @@ def synchronised(function: Callable[[], Any], device: str) -> Callable[[], None]
             torch.cuda.synchronize()
 
     return run
+
+
+def measure(
+    benchmark: Any,
+    function: Callable[[], Any],
+    device: str,
+    *,
+    rounds: int | None = None,
+    warmup_rounds: int = 0,
+    graph: bool = True,
+) -> None:
+    """Times a call to its end; on a GPU `extra_info` has the device's time and the host's as well.
+
+    Args:
+        benchmark: the fixture of pytest-benchmark.
+        rounds: how often; None: as often as pytest-benchmark finds right.
+        warmup_rounds: so many before, which do not count.
+        graph: whether the call may be captured (benchmarks/captured.py).
+    """
+    run = synchronised(function, device)
+    if rounds is None:
+        benchmark(run)
+    else:
+        benchmark.pedantic(run, rounds=rounds, warmup_rounds=warmup_rounds)
+    if device == "cuda":
+        benchmark.extra_info |= captured.extra([function], graph=graph)
 
 
 def check_gradients(actual: Sequence[Tensor], expected: Sequence[Tensor], least: float = 0.9) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.captured import QUEUE, times
+from benchmarks.captured import QUEUE, extra, times
 
 
 class FakeCuda:
@@ -85,6 +85,26 @@ def test_device_and_host_are_told_apart() -> None:
     found = times([cuda.call] * 10, rounds=3, cuda=cuda, clock=lambda: cuda.host)
     assert found.device == pytest.approx(0.002 + 0.001 / 10)
     assert found.host == pytest.approx(0.005)
+
+
+def test_what_cannot_be_captured_is_timed_between_events() -> None:
+    cuda = FakeCuda()
+    cuda.CUDAGraph = None  # type: ignore[method-assign, assignment]
+    found = times([cuda.call], rounds=3, graph=False, cuda=cuda, clock=lambda: cuda.host)
+    assert found.device == pytest.approx(0.005 + 0.002)  # it waits for the host
+    assert found.host == pytest.approx(0.005)
+
+
+def test_a_row_says_why_a_call_was_not_captured() -> None:
+    cuda = FakeCuda()
+
+    def call() -> None:
+        if cuda.capturing is not None:
+            cuda.capturing = None
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    assert extra([call], rounds=1, cuda=cuda) == {"not_captured": "operation not permitted when stream is capturing"}
+    assert set(extra([cuda.call], rounds=1, cuda=cuda, clock=lambda: cuda.host)) == {"device_s", "host_s"}
 
 
 def test_no_more_is_enqueued_than_a_stream_holds() -> None:

@@ -30,6 +30,18 @@ def test_a_group_becomes_a_table_with_ratios_and_the_share_of_the_limit() -> Non
     assert "| bare convolutions | 3.000 | 3.300 | 3.33 |  |  |  |" in lines
 
 
+def test_a_gpus_time_and_its_hosts_stand_side_by_side() -> None:
+    """Ratios are of the device's time: a call that waits for its host says nothing of the kernel."""
+    rows = [row("perturb", "perturb sd cuda", "eager", 90e-6, device_s=8e-6, host_s=85e-6)]
+    rows += [row("perturb", "perturb sd cuda", "ours", 30e-6, device_s=2e-6, host_s=25e-6)]
+    rows += [row("perturb", "perturb sd cuda", "compile", 40e-6, not_captured="it waits")]
+    lines = table.group_table(rows)
+    assert lines[0] == "| | min µs | median µs | device µs | host µs | × ours |"
+    assert "| eager | 90.00 | 99.00 | 8.000 | 85.00 | 4.0 |" in lines
+    assert "| compile | 40.00 | 44.00 |  |  | 20.0 |" in lines
+    assert "| perturb sd cuda | 0.00800 (0.0850) | 0.00200 (0.0250) | 0.0400 |" in table.pivot(rows)
+
+
 def test_the_limit_is_that_of_the_same_precision() -> None:
     rows = [row("decoder", "g", "naive", 4.0, dtype="float32"), row("decoder", "g", "ours", 2.0, dtype="bfloat16")]
     rows += [row("decoder", "g", "bare convolutions, bfloat16", 1.0, dtype="bfloat16")]
