@@ -33,7 +33,7 @@ def noise_prediction(
     return prediction
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "batch"])
 def guided_residual_kernel(
     out,  # [batch, size] float32
     model_output,  # [batch, size], or [2 * batch, size] with guidance

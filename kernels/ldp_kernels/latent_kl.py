@@ -48,7 +48,7 @@ def latent_kl_kernel(
     tl.store(count + sample, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def latent_kl_backward_kernel(
     out,  # [batch, size]
     grad,  # [batch] float32

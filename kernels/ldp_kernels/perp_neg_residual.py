@@ -27,7 +27,7 @@ def negative_row(sample, i, batch, COUNT: tl.constexpr, BY_SAMPLE: tl.constexpr)
     return 2 * rows + (sample * COUNT + i if BY_SAMPLE else i * rows + sample)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def perp_neg_projection_kernel(
     projection,  # [batch, COUNT] float32
     model_output,  # [(2 + COUNT) * batch, size]
@@ -62,7 +62,7 @@ def perp_neg_projection_kernel(
     tl.store(projection + sample * COUNT + i, tl.div_rn(tl.sum(dots, 0), square))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "batch"])
 def perp_neg_residual_kernel(
     out,  # [batch, size] float32
     projection,  # [batch, COUNT] float32, of the kernel above

@@ -15,7 +15,7 @@ from ._device import load_float
 from ._host import STREAM, ordered_like, sample_size, stream_grid
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "batch"])
 def perturb_kernel(
     out,  # [COPIES * batch, size]
     latents,  # [batch, size]

@@ -10,7 +10,7 @@ from ._device import load_float
 from ._host import STREAM, ordered_like, sample_size, stream_grid
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def residual_latents_kernel(
     out,  # [batch, size]
     latents,  # [batch, size]
@@ -32,7 +32,7 @@ def residual_latents_kernel(
     tl.store(out + sample * out_stride + start + offsets, (v + r).to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def residual_latents_backward_kernel(
     out,  # [batch, size]
     grad,  # [batch, size]

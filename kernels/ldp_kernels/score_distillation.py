@@ -44,7 +44,7 @@ def score_distillation_kernel(
     tl.store(count + sample, bad)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def score_distillation_backward_kernel(
     out,  # [batch, size]
     grad,  # [batch] float32
