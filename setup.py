@@ -47,10 +47,14 @@ def jobs(name: str) -> int:
     return int(value) if value.isdecimal() and int(value) else fail(f"{name}: expected a number above 0, got {value!r}")
 
 
+USUAL = Path("/usr/local/cuda")  # where NVIDIA's packages put a toolkit
+
+
 def find_nvcc() -> Path | None:
-    """The CUDA compiler of CUDA_HOME, else the one on the PATH."""
+    """The CUDA compiler of CUDA_HOME, else the one on the PATH, else where NVIDIA's packages put it."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     found = (home and shutil.which("nvcc", path=f"{home}/bin")) or shutil.which("nvcc")
+    found = found or shutil.which("nvcc", path=str(USUAL / "bin"))
     return Path(found) if found else None
 
 
@@ -87,7 +91,7 @@ def usable_nvcc(torch_cuda: str | None) -> Path | None:
     if wanted == "0":
         return None
     nvcc = find_nvcc()
-    absent = "expected an nvcc in CUDA_HOME/bin or on the PATH, found none"
+    absent = f"expected an nvcc in CUDA_HOME/bin, on the PATH or in {USUAL}/bin, found none"
     reason = mismatch(output(nvcc, "--version"), torch_cuda) if nvcc else absent
     if reason and wanted == "1":
         fail(f"LDP_FAST_CUDA=1: {reason}")

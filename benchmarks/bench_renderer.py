@@ -153,6 +153,7 @@ def test_step_captured(benchmark: Any, device: str) -> None:
         pytest.skip("CUDA graphs need a GPU")
     step = prepare_step(device)
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             step()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from ldp_fast.env_report import find_nvcc
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "microbenchmarks.cu"
@@ -59,8 +60,8 @@ def missing() -> str | None:
     """Returns why nothing can be measured here, or None."""
     if not torch.cuda.is_available():
         return "no CUDA device was found"
-    if shutil.which("nvcc") is None:
-        return "there is no nvcc on the PATH to compile microbenchmarks.cu"
+    if find_nvcc() is None:
+        return "there is no nvcc to compile microbenchmarks.cu"
     return None
 
 
@@ -84,7 +85,7 @@ def library() -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp(prefix="ldp-fast-microbenchmarks-"))
     built = folder / "microbenchmarks.so"
     done = subprocess.run(
-        command(str(shutil.which("nvcc")), built, "native", "-shared", "-Xcompiler=-fPIC"),
+        command(str(find_nvcc()), built, "native", "-shared", "-Xcompiler=-fPIC"),
         capture_output=True,
         text=True,
     )

@@ -81,12 +81,13 @@ def arguments_of(arguments: list[str] | None = None) -> tuple[argparse.Namespace
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the results")
     parser.add_argument("--seconds", type=float, help="start no benchmark later than this; left out ones are rows")
-    parser.add_argument("--resume", action="store_true", help="leave out files that this selection has at this commit")
+    parser.add_argument("--resume", action="store_true", help="leave out files that this selection has of this code")
     parser.add_argument(
         "--left-out-status", type=int, default=0, help="exit code where some are left out for want of time"
     )
     parser.add_argument("--rates", action="store_true", help="the GPU's memory too; without arguments it is measured")
     parser.add_argument("--commit", help="what is named as the commit where git does not know it")
+    parser.add_argument("--sources", help="what stands for the code, to --resume where git does not know")
     parser.add_argument("--command", help="what is named as the command that was run")
     return parser.parse_known_args(arguments)
 
@@ -99,11 +100,13 @@ def whole(rows: list[results.Row], cut: bool) -> list[str]:
 
 
 def done_before(old: results.Results, selection: str, at: dict[str, Any]) -> set[str]:
-    """Files that an earlier run of the same selection has measured as a whole, at the same commit."""
-    if at["commit"] is None or at["changed"]:
+    """Files that an earlier run of the same selection has measured as a whole, of the same sources or commit."""
+    known = at.get("sources") or (None if at["changed"] else at["commit"])
+    if known is None:
         return set()
     same = [about for about in old["runs"].values() if about.get("selection") == selection]
-    return {file for about in same if about["commit"] == at["commit"] for file in about.get("whole", ())}
+    same = [about for about in same if known in (about.get("sources"), about["commit"])]
+    return {file for about in same for file in about.get("whole", ())}
 
 
 def run_pytest(command: list[str], limit: float | None) -> tuple[int, bool]:
@@ -150,6 +153,7 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
     run = now()
     options.out.mkdir(parents=True, exist_ok=True)
     file, facts, at = options.out / f"{machine.slug()}.json", machine.describe(), commit(options.commit)
+    at |= {"sources": options.sources} if options.sources else {}
     old = results.read(file) if file.exists() else results.empty(facts)
     while run in old["runs"]:  # a run is named by its second
         time.sleep(0.1)
@@ -159,7 +163,7 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
     known = done_before(old, selection, at) if options.resume else set()
     files = [name for name in benchmark_files() if Path(name).name not in known]
     if not chosen and not files:
-        print("benchmarks: all of them were measured before, at this commit")
+        print("benchmarks: all of them were measured before, of this code")
         return 0
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rows={rows_file}"]
     command += ONCE if REHEARSING else QUICK

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import captured
+from . import REHEARSING, captured
 
 
 def synchronised(function: Callable[[], Any], device: str) -> Callable[[], None]:
@@ -45,7 +45,7 @@ def measure(
         benchmark(run)
     else:
         benchmark.pedantic(run, rounds=rounds, warmup_rounds=warmup_rounds)
-    if device == "cuda":
+    if device == "cuda" and (graph or not REHEARSING):  # a rehearsal has run it; what is captured it runs another way
         benchmark.extra_info |= captured.extra([function], graph=graph)
 
 

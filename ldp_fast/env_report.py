@@ -252,11 +252,17 @@ def winograd(setting: str | None) -> dict[str, Any]:
     return {"active": True, "why": why}
 
 
+def find_nvcc() -> str | None:
+    """The CUDA compiler of CUDA_HOME, else the one on the PATH, else where packages put it, as for setup.py."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    found = (home and shutil.which("nvcc", path=str(pathlib.Path(home) / "bin"))) or shutil.which("nvcc")
+    return found or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
 def nvcc() -> str:
     """The CUDA compiler that a build would take: path and release."""
-    home = os.environ.get("CUDA_HOME")
-    path = (home and shutil.which("nvcc", path=str(pathlib.Path(home) / "bin"))) or shutil.which("nvcc")
-    if not path:
+    path = find_nvcc()
+    if path is None:
         return ABSENT
     try:
         text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30).stdout

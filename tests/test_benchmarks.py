@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import table
+from benchmarks.run import done_before
 
 ROOT = Path(__file__).parent.parent
 # What a host pays for a call has one size.
@@ -27,6 +28,18 @@ def test_every_benchmark_runs() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     for file in FILES:
         assert f"PASSED benchmarks/{file.name}::" in result.stdout, f"{file.name} timed nothing:\n{result.stdout}"
+
+
+def test_code_that_was_measured_is_not_measured_again() -> None:
+    """By the commit, or where there is no git, or changes, by the digest of `make gpu`."""
+    at = {"commit": "abc", "changed": False}
+    old = {"runs": {"1": {"selection": "-k x", "whole": ["bench_a.py"], "sources": "f00", **at}}}
+    assert done_before(old, "-k x", at) == {"bench_a.py"}
+    assert done_before(old, "-k y", at) == done_before(old, "-k x", at | {"changed": True}) == set()
+    nameless = {"commit": None, "changed": False}
+    assert done_before(old, "-k x", nameless) == set()
+    assert done_before(old, "-k x", nameless | {"sources": "f00"}) == {"bench_a.py"}
+    assert done_before(old, "-k x", at | {"sources": "other"}) == set()
 
 
 def test_every_operator_has_its_benchmark() -> None:

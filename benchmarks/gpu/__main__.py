@@ -10,11 +10,15 @@ same machine, by the lines in the folder, is not run again (--again). The exit c
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from . import environment, schedule, stages
 
@@ -87,13 +91,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"make gpu: --only: expected some of {', '.join(names)}, got {unknown[0]!r}", file=sys.stderr)
             return 2
         chosen = [stage for stage in chosen if stage.name in options.only or stage.again]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stages are ended, and what they have is written
+    lock = alone(out)
+    if lock is None:
+        print(f"make gpu: another run is writing to {out}", file=sys.stderr)
+        return 2
     try:
         done = schedule.run(chosen, 60 * options.minutes, book, again=options.again, say=say_to(run.log))
     except KeyboardInterrupt:
         print(f"\nmake gpu: interrupted; what was done is in {out}", file=sys.stderr)
         return 130
+    finally:
+        lock.close()
     say_to(run.log)(summary(done, out))
     return exit_code(done, options.rehearse)
+
+
+def alone(out: Path) -> IO[str] | None:
+    """A lock on the folder, until it is closed or this process ends; None if another run has it."""
+    lock = (out / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
 
 
 def exit_code(done: Sequence[schedule.Line], rehearse: bool) -> int:
@@ -107,8 +129,10 @@ def say_to(log: Path):  # type: ignore[no-untyped-def]
     """Prints a line, and keeps it."""
 
     def say(text: str) -> None:
-        print(text, flush=True)
-        with log.open("a") as file:
+        # A closed pipe or a full disk ends no run.
+        with contextlib.suppress(OSError):
+            print(text, flush=True)
+        with contextlib.suppress(OSError), log.open("a") as file:
             print(text, file=file)
 
     return say

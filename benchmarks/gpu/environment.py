@@ -10,11 +10,13 @@ changed: packages go into an environment of our own, .venv-gpu, which sees those
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +49,14 @@ CARRIED += ("pytest-benchmark", "py-cpuinfo2", "pytest-xdist", "execnet", "hypot
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64"]
 
 PROBE = """
-import importlib.metadata, json, re, sys, sysconfig
+import importlib.metadata, json, os, re, site, sys, sysconfig
 found = {"executable": sys.executable, "torch": None, "why": "", "missing": []}
-found["packages"] = sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+folders = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
+folders += site.getsitepackages() if hasattr(site, "getsitepackages") else []
+folders += [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+# And what .pth files and PYTHONPATH have put beside them: whatever this Python finds packages in.
+folders += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+found["packages"] = [path for path in dict.fromkeys(folders) if os.path.isdir(path)]
 try:
     import torch
     found["torch"], found["cuda"] = torch.__version__, torch.version.cuda
@@ -114,24 +121,37 @@ def choose(candidates: list[Path | str]) -> tuple[str, dict[str, Any]]:
 def overlay(python: str, packages: list[str], folder: Path) -> Path:
     """An environment that sees another's packages and gets its own; returns its Python."""
     inner = folder / "bin" / "python"
-    if not inner.exists():
-        subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = next((folder / "lib").glob("python*")) / "site-packages"
+    site = next(iter((folder / "lib").glob("python*/site-packages")), None)
+    if site is None or not inner.exists():
+        # --clear: one may lie there half made.
+        subprocess.run([python, "-m", "venv", "--clear", "--without-pip", str(folder)], check=True, timeout=60)
+        site = next((folder / "lib").glob("python*/site-packages"))
     # Lines of a .pth file that are folders are put behind this environment's own packages.
     (site / "beneath.pth").write_text("\n".join(packages) + "\n")
     return inner
 
 
-def install(python: Path, missing: list[str], wheels: Path) -> list[str]:
-    """Installs packages from a folder of wheels, else from the index that pip knows; returns what is still missing."""
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+def install(python: Path, missing: list[str], wheels: Path, seconds: float = 600.0) -> list[str]:
+    """Installs packages from a folder of wheels, else from the index that pip knows; returns what is still missing.
+
+    After so many seconds no further package is begun, and the one that is under way is given up.
+    """
+    end = time.monotonic() + seconds
+
+    def pip(*words: str) -> None:
+        left = end - time.monotonic()
+        if left > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run([*command, *words], capture_output=True, timeout=left)
+
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if wheels.is_dir():
         absent = probe(python, [name_of(wheel) for wheel in wheels.glob("*.whl")])
         for name in dict.fromkeys([*missing, *(absent["missing"] if absent else [])]):
-            subprocess.run([*pip, "--no-index", "--no-deps", "--find-links", str(wheels), name], capture_output=True)
+            pip("--no-index", "--no-deps", "--find-links", str(wheels), name)
     for requirement in (probe(python) or {"missing": missing})["missing"]:
         # Given up at once where there is no network: the minutes are for something else.
-        subprocess.run([*pip, "--retries", "0", "--timeout", "5", requirement], capture_output=True)
+        pip("--retries", "0", "--timeout", "5", requirement)
     found = probe(python)
     return found["missing"] if found else missing
 

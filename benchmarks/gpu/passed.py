@@ -2,8 +2,8 @@
 
     python -m pytest -p benchmarks.gpu.passed --outcomes FILE --stage NAME [--leave-out FILE] …
 
-A line of the outcomes is {"stage", "sources", "machine", "test", "outcome", "seconds"}; a run that is killed keeps what
-it has seen.
+A line of the outcomes is {"stage", "sources", "machine", "test", "outcome", "seconds"}; of a failed test
+also "why", which is the end of its report. A run that is killed keeps what it has seen.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import lines
 
+REPORTED = 3000  # characters
 NAMES = ("stage", "sources", "machine")
 
 
@@ -52,4 +53,11 @@ class Outcomes:
         """In the process that was started; under xdist its workers' reports arrive here too."""
         if report.when == "call" or report.failed or (report.skipped and report.when == "setup"):
             line = {**self.about, "test": report.nodeid, "outcome": report.outcome}
+            line |= {"why": report.longreprtext[-REPORTED:]} if report.failed else {}
             lines.add(self.file, {**line, "seconds": round(report.duration, 3)})
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that cannot be read is an outcome of its own: its tests did not run."""
+        if report.failed:
+            line = {**self.about, "test": report.nodeid, "outcome": "failed", "seconds": 0.0}
+            lines.add(self.file, {**line, "why": str(report.longrepr)[-REPORTED:]})

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-# pytest writes what it has when it is interrupted; a process that compiles or sits in the driver may not listen.
-GRACE = 8.0
+# pytest writes what it has when it is interrupted; a process that compiles or sits in the driver may not listen, and
+# pytest-xdist waits ten seconds for such a worker before it writes.
+GRACE = 13.0
 TAIL = 40
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def run(
     """
     begun = time.monotonic()
     tail: list[str] = []
-    with log.open("a", encoding="utf-8", errors="replace") as file:
+    with _kept(log) as file:
         try:
             process = subprocess.Popen(
                 list(command),
@@ -85,9 +90,35 @@ def run(
         return Ended(process.returncode, time.monotonic() - begun, stopped, tuple(tail))
 
 
+@contextlib.contextmanager
+def _kept(log: Path) -> Iterator[IO[str]]:
+    """A log at whose end is written, as far as the disk takes it."""
+    file = log.open("a", encoding="utf-8", errors="replace")
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+def _prctl() -> Callable[..., int] | None:
+    try:
+        return ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    except (OSError, AttributeError):
+        return None
+
+
+_PRCTL = _prctl()  # looked up before a fork
+
+
 def _listens() -> None:
-    """What a shell starts in the background ignores interruptions, and hands that on; a stage has to hear its end."""
+    """What a shell starts in the background ignores interruptions, and hands that on; a stage has to hear its end.
+
+    And it ends with what started it, also where that is killed: it would keep the GPU, and write to the folder.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _PRCTL is not None:
+        _PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait(process: subprocess.Popen[str], seconds: float, grace: float) -> bool:
@@ -123,7 +154,11 @@ def _copy(stream: IO[str] | None, file: IO[str], tail: list[str]) -> None:
 
 
 def _say(line: str, file: IO[str], tail: list[str]) -> None:
-    print(line, flush=True)
-    print(line, file=file, flush=True)
     tail.append(line)
     del tail[:-TAIL]
+    # A full disk or a closed pipe must not stop the reading: the command would wait for it until its limit.
+    for where in (None, file):
+        try:
+            print(line, file=where, flush=True)
+        except (OSError, ValueError):
+            continue

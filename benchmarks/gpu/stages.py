@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,7 +40,8 @@ OPERATORS = "not bench_step and not bench_renderer and not bench_hosts and not c
 REHEARSED = ("environment", "device report", "real size", "tests", "memcheck", "report")
 # Started so long before a limit that what is running can end, and be written.
 MARGIN = 20.0
-GPU_MARK = re.compile(r"\bmark\.gpu\b")
+# where a toolkit is that is not on the PATH
+CUDA = tuple(f"/usr/local/cuda/{name}" for name in ("bin", "compute-sanitizer"))
 
 
 @dataclass
@@ -76,21 +78,27 @@ class Run:
 
     def do(self, *command: str, seconds: float, **variables: str) -> Ended:
         """Runs a command with what every stage has set."""
-        # ninja and nvcc stand beside the Python that has torch, as often as not.
-        tools = {str(Path(python).parent) for python in (self.python, self.found.get("executable") or self.python)}
-        path = os.pathsep.join([*sorted(tools), os.environ.get("PATH", os.defpath)])
-        variables = {"OMP_NUM_THREADS": "1", "PATH": path, **(REHEARSAL if self.rehearse else {}), **variables}
+        variables = {"OMP_NUM_THREADS": "1", "PATH": self.path, **(REHEARSAL if self.rehearse else {}), **variables}
+        if not os.access(Path.home(), os.W_OK):  # where Triton keeps what it has compiled
+            variables.setdefault("TRITON_CACHE_DIR", os.environ.get("TRITON_CACHE_DIR", str(ROOT / ".triton")))
         return processes.run(command, seconds, self.log, environment=variables, folder=ROOT)
+
+    @property
+    def path(self) -> str:
+        """PATH of the stages: ninja stands beside the Python that has torch as often as not, nvcc where it is put."""
+        tools = {str(Path(python).parent) for python in (self.python, self.found.get("executable") or self.python)}
+        toolkit = [folder for folder in CUDA if Path(folder).is_dir()]
+        return os.pathsep.join([*sorted(tools), os.environ.get("PATH", os.defpath), *toolkit])
 
     def module(self, name: str, *arguments: str, seconds: float, **variables: str) -> Ended:
         """Runs a module of Python."""
         return self.do(self.python, "-m", name, *arguments, seconds=seconds, **variables)
 
 
-def gpu_files() -> list[str]:
-    """The test files that have a test for a GPU; the others need packages that a bare machine may lack."""
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if GPU_MARK.search(file.read_text())]
+def files_of(mark: str) -> list[str]:
+    """The test files that have a test with a mark; the others need packages that a bare machine may lack, and time."""
+    files, marked = sorted((ROOT / "tests").rglob("test_*.py")), re.compile(rf"\bmark\.{mark}\b")
+    return [str(file.relative_to(ROOT)) for file in files if marked.search(file.read_text())]
 
 
 def all_of(run: Run) -> list[Stage]:
@@ -120,14 +128,14 @@ def prepare(run: Run, seconds: float) -> Ended:
         return run.do(run.python, "-c", "print('rehearsal: no GPU is asked for')", seconds=seconds)
     try:
         python, run.found = environment.choose(run.candidates)
-    except environment.Unusable as error:
+        ours = (Path(python).parent.parent / ".ldp-fast-packages").exists()  # made by `make venv`
+        packages = [str(path) for path in run.found["packages"]]
+        run.python = python if ours else str(environment.overlay(python, packages, ROOT / ".venv-gpu"))
+        missing = [str(name) for name in run.found["missing"]]
+        if missing or run.wheels.is_dir():
+            missing = environment.install(Path(run.python), missing, run.wheels, seconds)
+    except (environment.Unusable, OSError, subprocess.SubprocessError) as error:
         return run.do(sys.executable, "-c", f"import sys; sys.exit({str(error)!r})", seconds=seconds)
-    ours = (Path(python).parent.parent / ".ldp-fast-packages").exists()  # made by `make venv`
-    packages = [str(path) for path in run.found["packages"]]
-    run.python = python if ours else str(environment.overlay(python, packages, ROOT / ".venv-gpu"))
-    missing = [str(name) for name in run.found["missing"]]
-    if missing or run.wheels.is_dir():
-        missing = environment.install(Path(run.python), missing, run.wheels)
     run.book.machine = str(run.found["name"])
     said = f"{run.python}: torch {run.found['torch']}, {run.found['name']}; missing: {', '.join(missing) or 'nothing'}"
     return run.do(sys.executable, "-c", f"print({said!r})", seconds=seconds)
@@ -155,13 +163,16 @@ def tests(run: Run, stage: str, marks: str, seconds: float, wrapper: tuple[str, 
     options = ["-q", "-m", marks, "-p", "no:cacheprovider", "-p", "benchmarks.gpu.passed", "--timeout=120"]
     options += [f"--outcomes={run.book.outcomes}", f"--stage={stage}", f"--leave-out={known}"]
     options += [f"--sources={run.book.sources}", f"--machine={run.book.machine}"]
+    # What lacks a package takes nothing else with it.
+    options += ["--continue-on-collection-errors"]
     if stage in JUNIT:
         # At real sizes one test has the GPU's memory to itself.
         workers = 1 if stage == "real size" and not run.rehearse else max(1, min(8, cores()))
         options += [f"--junitxml={run.out / (stage.replace(' ', '_') + '.xml')}", "-o", "junit_family=xunit2"]
         options += ["-n", str(workers), "--dist", "worksteal"] if workers > 1 else []
     try:
-        return run.do(*wrapper, run.python, "-m", "pytest", *gpu_files(), *options, seconds=seconds, **variables)
+        files = files_of(marks.split()[-1]) if " not " not in marks else files_of("gpu")
+        return run.do(*wrapper, run.python, "-m", "pytest", *files, *options, seconds=seconds, **variables)
     finally:
         known.unlink(missing_ok=True)
 
@@ -170,13 +181,13 @@ def benchmarks(run: Run, chosen: str, further: tuple[str, ...], seconds: float) 
     """Benchmarks, until shortly before the limit; what is left out is a row that says so."""
     options = ["--out", str(run.out), "--command", "make gpu", "--left-out-status", str(LEFT_OUT_STATUS)]
     options += ["--seconds", f"{max(1.0, seconds - MARGIN):.0f}", "--resume", *further]
-    options += ["--commit", run.commit] if run.commit else []
+    options += ["--sources", run.book.sources, *(["--commit", run.commit] if run.commit else [])]
     return run.module("benchmarks.run", *options, "-k", chosen, seconds=seconds)
 
 
 def sanitize(run: Run, tool: str, seconds: float) -> Ended:
     """One of compute-sanitizer's tools over one small case of every native kernel."""
-    found = shutil.which("compute-sanitizer")
+    found = shutil.which("compute-sanitizer", path=run.path)
     if found is None and not run.rehearse:
         said = f"import sys; print('compute-sanitizer is not installed'); sys.exit({ABSENT_STATUS})"
         return run.do(sys.executable, "-c", said, seconds=seconds)

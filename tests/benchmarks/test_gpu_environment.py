@@ -51,6 +51,8 @@ def test_what_is_missing_comes_from_the_wheels_and_changes_nothing_beneath(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packages = sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").write_text("half made: the run that made it was stopped")
     ours = environment.overlay(sys.executable, packages, tmp_path / "env")
     assert environment.overlay(sys.executable, packages, tmp_path / "env") == ours, "made once"
     wheel(tmp_path / "wheels", "ldp_made_up", "1.5")

@@ -60,6 +60,9 @@ def test_every_test_is_a_line_and_what_passed_is_left_out(tmp_path: Path, worker
         "test_skipped": "skipped",
         "test_without_its_fixture": "failed",
     }
+    why = {line["test"].split("::")[1]: line.get("why") for line in lines.read(tmp_path / "outcomes.jsonl")}
+    assert "assert False" in why["test_bad"] and "RuntimeError" in why["test_without_its_fixture"]
+    assert why["test_good"] is None
     first = next(lines.read(tmp_path / "outcomes.jsonl"))
     assert (first["stage"], first["sources"], first["machine"]) == ("trial", "abc", "a GPU") and "seconds" in first
     known = tmp_path / "known"
@@ -68,6 +71,18 @@ def test_every_test_is_a_line_and_what_passed_is_left_out(tmp_path: Path, worker
         command(tmp_path, *options, f"--leave-out={known}"), cwd=tmp_path, env=environment(), capture_output=True
     )
     assert done.returncode == 5, "pytest's code where nothing is left to run"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_lacks_a_package_takes_nothing_else_with_it(tmp_path: Path, workers: int) -> None:
+    options = ["--continue-on-collection-errors", "-k", "test_good", *(["-n", str(workers)] if workers else [])]
+    whole = command(tmp_path, *options)
+    (tmp_path / "test_absent.py").write_text("import no_such_package\n\ndef test_good():\n    pass\n")
+    done = subprocess.run(whole, cwd=tmp_path, env=environment(), capture_output=True, timeout=120)
+    found = {line["test"].split("::")[-1]: line["outcome"] for line in lines.read(tmp_path / "outcomes.jsonl")}
+    assert done.returncode == 1 and found == {"test_absent.py": "failed", "test_good": "passed"}
+    (why,) = (line["why"] for line in lines.read(tmp_path / "outcomes.jsonl") if "why" in line)
+    assert "no_such_package" in why
 
 
 def test_a_run_that_is_stopped_has_written_its_report(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import lines
-from benchmarks.gpu import processes, schedule
+from benchmarks.gpu import processes, schedule, stages
+from benchmarks.gpu.__main__ import alone
 from benchmarks.gpu.processes import Ended
 from benchmarks.gpu.schedule import Book, Stage
 
@@ -172,6 +174,37 @@ def test_nothing_that_a_command_started_outlives_it(tmp_path: Path) -> None:
     ended = run_process(tmp_path, *text, seconds=1.0, grace=0.5)
     assert ended.stopped and ended.code < 0 and time.monotonic() - begun < 20
     wait_for(lambda: gone(int(ended.tail[0])))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux ends a child with its parent")
+def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path) -> None:
+    """It would keep the GPU, beside whatever is measured next."""
+    inner = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    text = "import pathlib, sys\nfrom benchmarks.gpu.processes import run\n"
+    text += f"log = pathlib.Path({str(tmp_path / 'log')!r})\nrun([sys.executable, '-c', {inner!r}], 60.0, log)\n"
+    outer = subprocess.Popen([sys.executable, "-c", text], cwd=stages.ROOT, stdout=subprocess.PIPE, text=True)
+    assert outer.stdout is not None
+    child = int(outer.stdout.readline())
+    outer.kill()
+    outer.communicate()
+    wait_for(lambda: gone(child))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_stops_no_command(tmp_path: Path) -> None:
+    """More than a pipe holds: were the reading to stop, the command would wait until its limit."""
+    command = [sys.executable, "-c", "for i in range(4000): print('x' * 70)\nprint('done')"]
+    ended = processes.run(command, 60.0, Path("/dev/full"))
+    assert (ended.code, ended.stopped, ended.tail[-1]) == (0, False, "done")
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    lock = alone(tmp_path)
+    assert lock is not None and alone(tmp_path) is None
+    lock.close()
+    again = alone(tmp_path)
+    assert again is not None
+    again.close()
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 10.0) -> None:

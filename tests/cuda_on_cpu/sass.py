@@ -7,25 +7,18 @@ assert any(opcode.startswith("REDG.E.ADD.F32x2") for opcode in code["table_kerne
 from __future__ import annotations
 
 import functools
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ldp_fast.env_report import find_nvcc
 from tests import built
 from tests.cuda_on_cpu.harness import CSRC, HERE
 from tests.kernels.machine_code import MachineCode, disassemble
 
 ARCHITECTURES = (80, 90, 120)
-
-
-def find_nvcc() -> str | None:
-    """The CUDA compiler of CUDA_HOME, else the one on the PATH, as setup.py has it."""
-    home = os.environ.get("CUDA_HOME")
-    return (home and shutil.which("nvcc", path=f"{home}/bin")) or shutil.which("nvcc")
 
 
 class Kernels(dict[str, MachineCode]):

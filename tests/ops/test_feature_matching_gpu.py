@@ -14,6 +14,7 @@ from tests.samples_feature_matching import SMALL, decoder_levels, sample_feature
 pytestmark = pytest.mark.gpu
 
 
+@pytest.mark.real_size
 @pytest.mark.parametrize("shape", [(1, 512, 2048, 2112), (3, 256, 2048, 2112)], ids=["one sample", "batch"])
 def test_more_elements_than_a_32_bit_index(shape: tuple[int, ...]) -> None:
     needs_memory(48)
@@ -78,6 +79,7 @@ def test_never_waits_for_the_device() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.real_size  # alone on the GPU, as everything of that mark
 def test_runs_at_half_of_a_copy_s_bandwidth_or_more() -> None:
     """At Stable Diffusion's sizes, the device alone: of captured graphs. The benchmark says how much more."""
     halves = sample_halves(*sample_features(decoder_levels(), batch=1, dtype=torch.bfloat16, device="cuda"))

@@ -144,6 +144,7 @@ def test_on_the_gpu(shape: Shape, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.real_size
 def test_more_elements_than_a_32_bit_index() -> None:
     needs_memory(24)
     x = torch.zeros((1, 256, *size((2048, 4224), (8, 9))), dtype=torch.float16, device="cuda").to(

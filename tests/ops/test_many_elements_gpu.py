@@ -46,7 +46,11 @@ def test_hash_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     grad[-TAIL:] = torch.rand(TAIL, 32, device="cuda") - 0.5
     ends = grad[-TAIL:].clone()
     by_table = OPS.hash_grid_backward_table(grad, positions, None, *table.shape, *layout, True)
-    assert bitwise_equal(by_table, OPS.hash_grid_backward_table(ends, tail, None, *table.shape, *layout, True))
+    of_tail = OPS.hash_grid_backward_table(ends, tail, None, *table.shape, *layout, True)
+    # Deterministic sums are of fixed point, with room for as many terms as there are samples: a term of |g| < ½ is
+    # rounded to 2^(−1 − 62 + bits of the count) here, and finer in the small run.
+    step = 2.0 ** (samples.bit_length() - 63)
+    torch.testing.assert_close(by_table, of_tail, rtol=2**-22, atol=8 * TAIL * step)
     by_positions = OPS.hash_grid_backward_positions(grad, positions, table, None, None, *layout)
     expected = OPS.hash_grid_backward_positions(ends, tail, table, None, None, *layout)
     assert expected.any() and bitwise_equal(by_positions[-TAIL:], expected)

@@ -103,6 +103,7 @@ def test_wrong_arguments_are_named(change, error, message: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.real_size
 def test_more_elements_than_32_bits_count() -> None:
     needs_memory(24)
     side = size(512, 4)

@@ -27,6 +27,7 @@ def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "USUAL", ROOT / "no-toolkit")
     return module
 
 
@@ -85,9 +86,21 @@ def test_max_jobs_is_checked(setup: ModuleType, monkeypatch: pytest.MonkeyPatch,
 def test_required_cuda_fails_without_nvcc(setup: ModuleType, monkeypatch: pytest.MonkeyPatch, no_nvcc: Path) -> None:
     monkeypatch.setenv("LDP_FAST_CUDA", "1")
     with pytest.raises(
-        SystemExit, match="LDP_FAST_CUDA=1: expected an nvcc in CUDA_HOME/bin or on the PATH, found none"
+        SystemExit, match=r"LDP_FAST_CUDA=1: expected an nvcc in CUDA_HOME/bin, on the PATH or in .*, found none"
     ):
         setup.build_arguments()
+
+
+def test_nvcc_is_found_where_packages_put_it(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, no_nvcc: Path, tmp_path: Path
+) -> None:
+    """A shell that is not a login shell often lacks the toolkit on its PATH."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    fake_nvcc(no_nvcc.parent / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert setup.find_nvcc() is None
+    monkeypatch.setattr(setup, "USUAL", tmp_path)
+    assert setup.find_nvcc() == tmp_path / "bin" / "nvcc"
 
 
 def test_required_cuda_contradicts_no_extension(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

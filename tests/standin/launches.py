@@ -21,6 +21,8 @@ def _kind(value: Any) -> Any:
         return value.dtype, value.data_ptr() % 16 == 0
     if isinstance(value, int) and not isinstance(value, bool):
         return "int", value == 1, value % 16 == 0, -(2**31) <= value < 2**31
+    if isinstance(value, (tuple, list)):
+        return tuple(_kind(each) for each in value)
     return type(value).__name__, value if value is None else None
 
 
