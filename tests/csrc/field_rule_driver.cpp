@@ -1,43 +1,16 @@
 // field_rule_driver IN OUT: the field's kernels on inputs from a file, for the rule that tolerances.py holds them to.
-// Both files are plain numbers: float64 in (the order is below), float32 out: density, latents, encoding,
-// grad_encoding, grad_weights, grad_positions.
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
-
+// Out come density, latents, encoding, grad_encoding, grad_weights, grad_positions; what goes in stands in `main`.
 #include "field/field.h"
 #include "field/field_cuda.h"
+#include "numbers.h"
 #include "testing.h"
 
 using namespace cuda_on_cpu;
 
-namespace {
-
-struct Reader {
-    std::FILE* file;
-
-    double next() {
-        double value = 0.0;
-        expect(std::fread(&value, sizeof(value), 1, file) == 1, "another number in the input");
-        return value;
-    }
-    std::vector<float> floats(int64_t size) {
-        std::vector<float> values(static_cast<size_t>(size));
-        for (float& value : values) value = static_cast<float>(next());
-        return values;
-    }
-};
-
-void write(std::FILE* file, const float* values, size_t size) {
-    expect(std::fwrite(values, sizeof(float), size, file) == size, "room for the output");
-}
-
-}  // namespace
-
 int main(int argc, char** argv) {
     if (argc != 3) return 2;
-    Reader in{std::fopen(argv[1], "rb")};
-    expect(in.file != nullptr, "an input");
+    current_order() = orders().back();
+    Reader in(argv[1]);
     ldp::FieldParams p{};
     p.size = static_cast<int64_t>(in.next());
     p.hidden = static_cast<int>(in.next());
@@ -65,7 +38,6 @@ int main(int argc, char** argv) {
     const device_buffer<float> positions(in.floats(p.size * 3)), table(in.floats(entries * grid.n_features)),
         weights(in.floats(ldp::field_weights(p))), grad_density(in.floats(p.size)),
         grad_latents(in.floats(p.size * p.channels));
-    std::fclose(in.file);
     p.positions = positions.data();
     p.weights = weights.data();
     grid.table = table.data();
@@ -81,9 +53,8 @@ int main(int argc, char** argv) {
                                     grad_encoding.data(), grad_weights.data(), grad_positions.data(), nullptr);
     for (size_t i = 0; i < half_encoding.size(); ++i) encoding[i] = __half2float(half_encoding[i]);
 
-    std::FILE* const out = std::fopen(argv[2], "wb");
-    expect(out != nullptr, "an output");
+    Writer out(argv[2]);
     for (const auto* part : {&density, &latents, &encoding, &grad_encoding, &grad_weights, &grad_positions})
-        write(out, part->data(), part->size());
-    return std::fclose(out) == 0 ? 0 : 1;
+        out.write(*part);
+    return 0;
 }

@@ -32,25 +32,26 @@ FIELDS = {
 }
 
 
-def run(made_of: Field, made: dict[str, Any], half: bool, folder: Path) -> list[Tensor]:
+def run(programme: Path, made_of: Field, made: dict[str, Any], half: bool, folder: Path) -> list[Tensor]:
     """Density, latents, encoding, and the gradients to the encoding, the weights and the positions."""
+    size = len(made["positions"])
     offsets, resolutions, scales = made["layout"][:3]
     levels = [n for i, r in enumerate(resolutions) for n in (offsets[i + 1] - offsets[i], r, scales[i])]
-    numbers = [SIZE, made_of.hidden, made_of.layers, made_of.channels, made_of.bias, half, made_of.bound]
+    numbers = [size, made_of.hidden, made_of.layers, made_of.channels, made_of.bias, half, made_of.bound]
     numbers += [made_of.blob_strength, made_of.blob_std, len(resolutions), made_of.grid.n_features, *levels]
     tensors = [made[name].flatten() for name in ("positions", "table", "weights", "grad_density", "grad_latents")]
     torch.cat([torch.tensor(numbers, dtype=torch.float64), *tensors]).numpy().tofile(folder / "in")
-    harness.check(DRIVER, SOURCES, str(folder / "in"), str(folder / "out"))
-    shapes = [(SIZE,), (SIZE, made_of.channels), (SIZE, made_of.encoding), (SIZE, made_of.encoding)]
-    shapes += [(made_of.n_weights,), (SIZE, 3)]
+    harness.succeed(programme, str(folder / "in"), str(folder / "out"))
+    shapes = [(size,), (size, made_of.channels), (size, made_of.encoding), (size, made_of.encoding)]
+    shapes += [(made_of.n_weights,), (size, 3)]
     flat = torch.frombuffer(bytearray((folder / "out").read_bytes()), dtype=torch.float32)
     parts = flat.split([torch.Size(shape).numel() for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def inputs(made_of: Field, one_sign: bool) -> dict[str, Any]:
+def inputs(made_of: Field, one_sign: bool, size: int) -> dict[str, Any]:
     """Samples, with weights that add terms of both signs, or of one: what is always cut off then adds up."""
-    made = off_faces(sample(made_of, SIZE))
+    made = off_faces(sample(made_of, size))
     if one_sign:
         # Averages, so that the density's exponent stays what it is in use.
         made |= {"weights": made["weights"].abs() * 2 * made_of.hidden**-0.5}
@@ -72,12 +73,26 @@ def textbook(made: dict[str, Any], encoding: Tensor, half: bool = False) -> tupl
     )
 
 
+def judge(programme: Path, made_of: Field, half: bool, one_sign: bool, folder: Path, size: int = SIZE) -> None:
+    """Holds what the driver computes to the rule.
+
+    Args:
+        programme: the driver.
+        made_of: the field.
+        half: whether products take float16 numbers.
+        one_sign: see `inputs`.
+        folder: for the driver's files.
+        size: number of samples.
+    """
+    made = inputs(made_of, one_sign, size)
+    density, latents, encoding, *grads = run(programme, made_of, made, half, folder)
+    eager, truth = textbook(made, encoding, half), textbook(widen(made), encoding)
+    for x, e, t, what in zip((density, latents, *grads), eager, truth, NAMES, strict=True):
+        assert_close(x, e, t, factor=GRADIENT if what.startswith("grad") else OUTPUT, what=what)
+
+
 @pytest.mark.parametrize("one_sign", [False, True])
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_kernels_keep_the_rule(name: str, half: bool, one_sign: bool, tmp_path: Path) -> None:
-    made = inputs(FIELDS[name], one_sign)
-    density, latents, encoding, *grads = run(FIELDS[name], made, half, tmp_path)
-    eager, truth = textbook(made, encoding, half), textbook(widen(made), encoding)
-    for x, e, t, what in zip((density, latents, *grads), eager, truth, NAMES, strict=True):
-        assert_close(x, e, t, factor=GRADIENT if what.startswith("grad") else OUTPUT, what=what)
+    judge(harness.build(DRIVER, SOURCES), FIELDS[name], half, one_sign, tmp_path)

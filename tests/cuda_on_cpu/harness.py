@@ -179,15 +179,16 @@ def check(
     environment: Mapping[str, str] | None = None,
 ) -> str:
     """Builds and runs a driver that has to succeed. Returns what it printed."""
-    return _succeed(build(driver, sources, flags), *arguments, environment=environment)
+    return succeed(build(driver, sources, flags), *arguments, environment=environment)
 
 
 def check_races(driver: Path, sources: Sequence[str | Path] = (), *arguments: str, flags: tuple[str, ...] = ()) -> str:
     """The same in the build that finds data races."""
-    return _succeed(build(driver, sources, flags, races=True), *arguments)
+    return succeed(build(driver, sources, flags, races=True), *arguments)
 
 
-def _succeed(programme: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+def succeed(programme: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """Runs a driver that has to succeed. Returns what it printed."""
     done = run(programme, *arguments, environment=environment)
     assert done.returncode == 0, (
         f"{programme.name} {' '.join(arguments)}: expected exit code 0, got {done.returncode}\n"
