@@ -9,6 +9,7 @@ Skips where there is no nvcc that knows the architecture, no c++filt, or no comp
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -24,8 +25,14 @@ from tests.cuda_on_cpu.sass import find_nvcc
 from tests.ptx.translate import translate
 
 HERE = Path(__file__).parent
+# Every kernel and order. Without, a selection that a cold `make test` has time for: tests/csrc runs the sources of all
+# kernels in all orders, and what they become differs little from one instantiation to the next.
+EVERYTHING = os.environ.get("LDP_TEST_PTX") == "all"
+ORDER = "random,random,1,ff"
 # Unused registers are usual; the code is PTX's and not ours.
 TRANSLATED = (f"-I{HERE}", "-fsanitize=address", "-O0", "-g0", "-Wno-all", "-Wno-extra", "-fno-strict-aliasing")
+# Of a .cu file as C++ only what launches is wanted. Its kernels are compiled too, and are tests/csrc's to check.
+LAUNCHES = (f"-I{HERE}", "-include", str(HERE / "ptx_launch.h"), "-O0")
 
 
 def ptx(source: Path, architecture: int) -> str:
@@ -69,12 +76,11 @@ def build(
     Returns:
         The programme.
     """
-    launches = (f"-I{HERE}", "-include", str(HERE / "ptx_launch.h"))
     objects = [harness.compile_object(file, (*harness.SANITIZERS, "-O2")) for file in harness.RUNTIME]
     objects += [harness.compile_object(HERE / "ptx_launch.cpp", (f"-I{HERE}", "-O1"))]
     objects += [harness.compile_object(file, harness.SANITIZERS) for file in (driver, *(CSRC / s for s in sources))]
     for name, wanted in kernels.items():
-        objects.append(harness.compile_object(CSRC / name, (*harness.SANITIZERS, *launches)))
+        objects.append(harness.compile_object(CSRC / name, LAUNCHES))
         code = translate(change(ptx(CSRC / name, architecture)), wanted)
         objects.append(harness.compile_object(_kept(f"{Path(name).stem}.ptx.cpp", code), TRANSLATED))
     return harness._link(tuple(objects), harness.SANITIZERS)
@@ -87,10 +93,21 @@ def _kept(name: str, text: str) -> Path:
     return built.kept(name, built.digest(text), make)
 
 
+def environment(device: str = "sm_90") -> dict[str, str]:
+    """A driver's environment variables.
+
+    Args:
+        device: whose shared memory there is; see cuda_on_cpu/limits.h.
+    """
+    return {"LDP_CUDA_DEVICE": device} | ({} if EVERYTHING else {"LDP_CUDA_ORDER": ORDER})
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, device: str = "sm_90") -> None:
+    """The same for drivers that others run."""
+    for variable, value in environment(device).items():
+        monkeypatch.setenv(variable, value)
+
+
 def check(programme: Path, *arguments: str) -> None:
-    """Runs a driver that has to succeed."""
-    done = harness.run(programme, *arguments)
-    assert done.returncode == 0, (
-        f"{programme.name} {' '.join(arguments)}: expected exit code 0, got {done.returncode}\n"
-        f"{done.stdout[-4000:]}{done.stderr[-12000:]}"
-    )
+    """Runs a driver that has to succeed: in one order of threads and blocks, or, for EVERYTHING, in all."""
+    harness.succeed(programme, *arguments, environment=environment())

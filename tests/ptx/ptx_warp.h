@@ -50,8 +50,7 @@ bool op_vote_sync_all(bool predicate, uint32_t mask) {
     return ::cuda_on_cpu::detail::ballot("vote.sync.all", mask, predicate) == mask;
 }
 
-// Sums of products as tensor cores take them: exact here, then cut off towards zero (hardware cuts the terms as well,
-// at the place of the largest one's last bit).
+// What a warp's lanes hold of A, B and C is put where the ISA has it; the sums are the harness's (tensor_core.h).
 template <size_t kA, size_t kB, typename Place>
 struct Mma {
     std::array<uint32_t, kA> a;
@@ -59,27 +58,25 @@ struct Mma {
     std::array<float, 4> c;
 
     static void complete(void* const* requests, unsigned) {
-        double a[16][Place::kDepth], b[Place::kDepth][8];
+        float a[16][Place::kDepth], b[Place::kDepth][8], c[16][8];
+        const auto own = [&](int lane) -> Mma& { return *static_cast<Mma*>(requests[lane]); };
+        const auto sum = [&](int lane, int i) -> float& {
+            return c[lane / 4 + (i >= 2 ? 8 : 0)][lane % 4 * 2 + (i & 1)];
+        };
         for (int lane = 0; lane < 32; ++lane) {
-            const auto& own = *static_cast<const Mma*>(requests[lane]);
-            Place::spread(lane, own.a, own.b, a, b);
+            Place::spread(lane, own(lane).a, own(lane).b, a, b);
+            for (int i = 0; i < 4; ++i) sum(lane, i) = own(lane).c[static_cast<size_t>(i)];
         }
+        ::cuda_on_cpu::tensor_core(a[0], b[0], c[0], Place::kDepth);
         for (int lane = 0; lane < 32; ++lane)
-            for (int i = 0; i < 4; ++i) {
-                float& sum = static_cast<Mma*>(requests[lane])->c[static_cast<size_t>(i)];
-                const int row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + (i & 1);
-                double total = sum;
-                for (int k = 0; k < Place::kDepth; ++k) total += a[row][k] * b[k][column];
-                sum = static_cast<float>(total);
-                if (std::fabs(static_cast<double>(sum)) > std::fabs(total)) sum = std::nextafter(sum, 0.0f);
-            }
+            for (int i = 0; i < 4; ++i) own(lane).c[static_cast<size_t>(i)] = sum(lane, i);
     }
 };
 
 struct PlaceTf32 {
     static constexpr int kDepth = 8;
 
-    static double value(uint32_t bits) { return same_bits<float>(bits & ~0x1fffu); }
+    static float value(uint32_t bits) { return same_bits<float>(bits & ~0x1fffu); }
     template <typename A, typename B>
     static void spread(int lane, const std::array<uint32_t, 4>& from_a, const std::array<uint32_t, 2>& from_b, A& a,
                        B& b) {
@@ -96,7 +93,7 @@ struct PlaceTf32 {
 struct PlaceHalf {
     static constexpr int kDepth = 16;
 
-    static double value(uint32_t bits) { return ldp::half_value(static_cast<uint16_t>(bits & 0xffffu)); }
+    static float value(uint32_t bits) { return ldp::half_value(static_cast<uint16_t>(bits & 0xffffu)); }
     template <typename A, typename B>
     static void spread(int lane, const std::array<uint32_t, 4>& from_a, const std::array<uint32_t, 2>& from_b, A& a,
                        B& b) {

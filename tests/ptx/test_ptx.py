@@ -2,6 +2,8 @@
 
 The harness of tests/cuda_on_cpu compiles the kernels with g++; here nvcc's front half compiles them, inline assembly,
 vector reductions and intrinsics included, and the drivers of tests/csrc judge the results. ptxas is not tested.
+
+`LDP_TEST_PTX=all` takes every instantiation and order instead of a selection.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ HASH_GRID = {
     "hash_grid/hash_grid_bwd.cu": "<2, float>",
     "hash_grid/hash_grid_bwd_table.cu": "<2>|largest|from_fixed",
 }
+COMPOSITE = {"composite/composite_fwd.cu": "<4, 1>", "composite/composite_bwd.cu": "<4, 1, "}
+LANES = ("4",)
+if emulator.EVERYTHING:
+    COMPOSITE, LANES = dict.fromkeys(COMPOSITE, "."), ()
 
 
 def march(change: Callable[[str], str] = str) -> Path:
@@ -30,7 +36,7 @@ def march(change: Callable[[str], str] = str) -> Path:
 
 
 def test_march() -> None:
-    """Every case of the driver, in every order of threads and blocks."""
+    """Every case of the driver."""
     emulator.check(march())
 
 
@@ -38,6 +44,12 @@ def test_hash_grid() -> None:
     """Encoding and both gradients, with vector reductions and with fixed-point sums, two features a level."""
     sources = ["hash_grid/hash_grid_cpu.cpp", "hash_grid/hash_grid_bwd_cpu.cpp"]
     emulator.check(emulator.build(DRIVERS / "hash_grid_driver.cpp", HASH_GRID, sources, 90), "kinds")
+
+
+def test_composite() -> None:
+    """Stops inside and between chunks, long and empty rays, padding, a buffer that is too short; gradients or none."""
+    driver = DRIVERS / "composite_driver.cpp"
+    emulator.check(emulator.build(driver, COMPOSITE, ["composite/composite_cpu.cpp"], 90), *LANES)
 
 
 @pytest.mark.parametrize("old, new", [("bar.sync 	0;", ""), ("shfl.sync.up.b32", "shfl.sync.down.b32")])
@@ -51,7 +63,7 @@ def test_faults_in_the_ptx_are_seen(old: str, new: str) -> None:
 
     programme = march(change)
     assert sum(changed) > 0
-    assert harness.run(programme).returncode == DIFFERS
+    assert harness.run(programme, environment=emulator.environment()).returncode == DIFFERS
 
 
 def test_unknown_instructions_are_refused() -> None:
