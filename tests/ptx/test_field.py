@@ -11,18 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.csrc import test_field_rule
+from tests.csrc import test_field, test_field_rule
 from tests.ptx import emulator
 
-SIZE = 150  # neither whole tiles nor whole warps
+SIZE = 100  # neither whole tiles nor whole warps
 KERNELS = {
     "field/field_pack.cu": ".",
     "field/field_fwd.cu": "Products, 64, true",
     "field/field_bwd.cu": "Products, true|sum",
 }
 NAMES = ["two-layers-of-64"]
+# Of tests/csrc: padding, biases and a sigmoid, as float32 and as float16 products.
+CASES = ["70 65 64 2 3 2 16 bs", "70 65 64 2 3 2 16 bsh"]
 if emulator.EVERYTHING:
     KERNELS, NAMES = dict.fromkeys(KERNELS, "."), list(test_field_rule.FIELDS)
+    CASES = [*test_field.CASES.values(), *test_field.HALF.values()]
 
 
 # Of the backward: what is planted, and what is then said.
@@ -43,10 +46,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("one_sign", [False, True])
+@pytest.mark.parametrize("device, one_sign", [("sm_90", False), ("sm_90", True), ("sm_120", False)])
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("device", ["sm_90", "sm_120"])
 def test_products(
     device: str, name: str, half: bool, one_sign: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +56,12 @@ def test_products(
     emulator.choose(monkeypatch, device)
     programme = emulator.build(test_field_rule.DRIVER, KERNELS, [], 90)
     test_field_rule.judge(programme, test_field_rule.FIELDS[name], half, one_sign, tmp_path, SIZE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cases(case: str) -> None:
+    sources = [source for source in test_field.SOURCES if source.endswith(".cpp")]
+    emulator.check(emulator.build(test_field.DRIVER, KERNELS, sources, 90), *case.split())
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -13,43 +13,69 @@ from pathlib import Path
 
 import pytest
 
+from tests.csrc import test_composite_rule
 from tests.cuda_on_cpu import harness
-from tests.ptx import emulator
+from tests.ptx import emulator, test_field
 from tests.ptx.translate import translate
 
 DIFFERS = 70  # how a driver ends whose comparison fails
 DRIVERS = harness.ROOT / "tests" / "csrc"
+ADAM = {"adam/adam.cu": "."}
+OCCUPANCY = {"occupancy/occupancy_update.cu": ".", "occupancy/occupancy_bits.cu": "."}
 MARCH = {"march/march_scan.cu": ".", "march/march_samples.cu": "."}
 HASH_GRID = {
     "hash_grid/hash_grid_fwd.cu": "<2, float>",
     "hash_grid/hash_grid_bwd.cu": "<2, float>",
     "hash_grid/hash_grid_bwd_table.cu": "<2>|largest|from_fixed",
 }
+HASH_GRID_CASES = ["kinds"]
 COMPOSITE = {"composite/composite_fwd.cu": "<4, 1>", "composite/composite_bwd.cu": "<4, 1, "}
-LANES = ("4",)
+LANES = ["4"]
 if emulator.EVERYTHING:
-    COMPOSITE, LANES = dict.fromkeys(COMPOSITE, "."), ()
+    HASH_GRID, COMPOSITE, LANES = dict.fromkeys(HASH_GRID, "."), dict.fromkeys(COMPOSITE, "."), []
+    HASH_GRID_CASES = ["kinds", "sizes", "features", "misaligned", "half_shadow", "magnitudes"]
 
 
 def march(change: Callable[[str], str] = str) -> Path:
     return emulator.build(DRIVERS / "march_driver.cpp", MARCH, ["march/march_cpu.cpp"], 90, change=change)
 
 
+def test_adam() -> None:
+    emulator.check(emulator.build(DRIVERS / "adam_driver.cpp", ADAM, ["adam/adam_cpu.cpp"], 90))
+
+
+def test_occupancy() -> None:
+    driver = DRIVERS / "occupancy_driver.cpp"
+    emulator.check(emulator.build(driver, OCCUPANCY, ["occupancy/occupancy_cpu.cpp"], 90))
+
+
 def test_march() -> None:
-    """Every case of the driver."""
     emulator.check(march())
 
 
-def test_hash_grid() -> None:
-    """Encoding and both gradients, with vector reductions and with fixed-point sums, two features a level."""
+@pytest.mark.parametrize("case", HASH_GRID_CASES)
+def test_hash_grid(case: str) -> None:
+    """Encoding and both gradients, with vector reductions and with fixed-point sums."""
     sources = ["hash_grid/hash_grid_cpu.cpp", "hash_grid/hash_grid_bwd_cpu.cpp"]
-    emulator.check(emulator.build(DRIVERS / "hash_grid_driver.cpp", HASH_GRID, sources, 90), "kinds")
+    emulator.check(emulator.build(DRIVERS / "hash_grid_driver.cpp", HASH_GRID, sources, 90), case)
 
 
 def test_composite() -> None:
     """Stops inside and between chunks, long and empty rays, padding, a buffer that is too short; gradients or none."""
     driver = DRIVERS / "composite_driver.cpp"
     emulator.check(emulator.build(driver, COMPOSITE, ["composite/composite_cpu.cpp"], 90), *LANES)
+
+
+@pytest.mark.parametrize("early_stop", [0.0, 1e-3])
+def test_composite_keeps_the_rule(early_stop: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator.choose(monkeypatch)
+    programme = emulator.build(test_composite_rule.DRIVER, COMPOSITE, [], 90)
+    test_composite_rule.judge(programme, 4, early_stop, tmp_path)
+
+
+def test_every_file_is_taken() -> None:
+    taken = {*ADAM, *OCCUPANCY, *MARCH, *HASH_GRID, *COMPOSITE, *test_field.KERNELS}
+    assert taken == {str(file.relative_to(harness.CSRC)) for file in harness.CSRC.glob("*/*.cu")}
 
 
 @pytest.mark.parametrize("old, new", [("bar.sync 	0;", ""), ("shfl.sync.up.b32", "shfl.sync.down.b32")])

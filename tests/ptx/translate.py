@@ -72,6 +72,7 @@ class Kernel:
     dynamic: list[str]  # module-wide arrays in dynamic shared memory
     offsets: dict[str, int] = field(default_factory=dict)
     windows: dict[str, int] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)  # of registers, by their names in C++
 
     def code(self) -> str:
         """The C++ function and its registration, in the order that a compiler wants them."""
@@ -111,6 +112,7 @@ class Kernel:
 
     def _registers(self) -> Iterator[str]:
         for kind, name, count in re.findall(r"\.reg\s+\.(\w+)\s+%(\w+)<(\d+)>;", self.body):
+            self.types |= {f"{name}{i}": REGISTERS[kind] for i in range(int(count))}
             names = [f"{name}{i}{{}}" for i in range(int(count))]
             for i in range(0, len(names), 16):
                 yield f"    {REGISTERS[kind]} {', '.join(names[i : i + 16])};"
@@ -226,7 +228,8 @@ class Kernel:
         if source.startswith("{"):
             names = ", ".join(self._register(n) for n in _elements(source))
             return f"put({self._register(target)}, pack<{kind}>({names}));"
-        return f"put({self._register(target)}, {self._read(source, kind)});"
+        to, value = self._register(target), self._read(source, kind)
+        return f"{to} = {value};" if self.types.get(to) == self.types.get(value, "") else f"put({to}, {value});"
 
     def _address_conversion(self, modifiers: list[str], operands: list[str]) -> str:
         source = self._read(operands[1], "uint64_t")
@@ -291,8 +294,10 @@ class Kernel:
             return f"get<{kind}>(uint64_t(0x{match[1]}ull))"
         if re.fullmatch(r"-?\d+|0x[0-9a-fA-F]+", operand):
             return f"static_cast<{kind}>({operand}ll)" if int(operand, 0) < 2**63 else f"{kind}({operand}ull)"
-        negated = operand.startswith("!")
-        return f"{'!' * negated}get<{kind}>({self._register(operand.removeprefix('!'))})"
+        negated = "!" * operand.startswith("!")
+        register = self._register(operand.removeprefix("!"))
+        # The same as `get`, which a compiler takes long to look up tens of thousands of times.
+        return f"{negated}{register}" if self.types.get(register) == kind else f"{negated}get<{kind}>({register})"
 
 
 def _label(name: str) -> str:
