@@ -1,5 +1,5 @@
-// composite_driver [LANES]: compositing, the kernels against the CPU backend, in every order of threads and blocks. With
-// LANES only what the kernels for so many lanes of channels composite.
+// composite_driver [LANES]: compositing, the kernels against the CPU backend, in every order of threads and blocks.
+// With LANES only what the kernels for so many lanes of channels composite.
 #include "composite/composite.h"
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// composite_rule_driver IN OUT: compositing on inputs from a file, for the rule that tolerances.py holds it to. Out come
-// the outputs, in the order of CompositeOutputs, and grad_density, grad_values, grad_background; what goes in stands in
-// `main`.
+// composite_rule_driver IN OUT: compositing on inputs from a file, for the rule that tolerances.py holds it to. Out
+// come the outputs, in the order of CompositeOutputs, and grad_density, grad_values, grad_background; what goes in
+// stands in `main`.
 #include "composite/composite.h"
 #include "numbers.h"
 #include "testing.h"
