@@ -1,6 +1,6 @@
-// Group norm and SiLU with constant affine parameters, and the gradient with respect to x alone. CPU, channels-last;
-// Triton serves CUDA. Images are T: float, BFloat16 or Half; all else is float, arithmetic as well. The formulas are
-// those of ldp_fast/reference/group_norm_silu.py.
+// Group norm and SiLU with constant affine parameters, and the gradient with respect to x alone. CPU; Triton serves
+// CUDA. What is read may lie in planes, what is written is channels-last. Images are T: float, BFloat16 or Half; all else
+// is float, arithmetic as well. The formulas are those of ldp_fast/reference/group_norm_silu.py.
 #pragma once
 
 #include <ldp/narrow.h>
@@ -10,9 +10,16 @@
 
 namespace ldp {
 
+// A batch of images to be read: [B, P, C], or in planes [B, C, P].
+template <typename T>
+struct Images {
+    const T* data;
+    bool planes;
+};
+
 template <typename T>
 struct GroupNormParams {
-    const T* x;           // [B, P, C]
+    Images<T> x;
     const float* mean;    // [B, G]
     const float* rstd;    // [B, G], 1 / sqrt(variance + eps)
     const float* weight;  // [C], null = 1
@@ -30,8 +37,8 @@ using SignWord = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
 
 template <typename T>
 struct GroupNormGradient {
-    const T* grad;             // [B, P, C], of the output
-    const T* addend;           // [B, P, C], added to the gradient of x; null = 0
+    Images<T> grad;            // of the output
+    Images<T> addend;          // added to the gradient of x; null = 0
     const SignWord<T>* signs;  // [B / 2, blocks, 2048 / sizeof(T)] packed signs of feature matching; null without
     float sign_weight;         // times the sign, for the first half of the samples; minus that for the second
 };

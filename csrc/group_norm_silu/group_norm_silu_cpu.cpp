@@ -4,6 +4,9 @@
 // once a chunk, when the sums of the columns are added up. What is left of a sample after whole rows is copied to a
 // row of its own, of floats whatever T is, padded so that the padding adds nothing.
 //
+// Images in planes are turned chunk by chunk, into memory that stays in the cache, and then read as the others are.
+// Only their moments are sums over what lies in memory: there a group is one run.
+//
 // Chunks of rows (16384 numbers or more) depend on the shape alone, and their sums are combined in their order, in double: the
 // same bits for any number of threads.
 //
@@ -53,6 +56,7 @@ struct Kernels {
     decltype(&portable::differentiate<T, float>) differentiate_unrounded;
     decltype(&portable::add_signs<SignWord<T>>) add_signs;
     decltype(&portable::round_to<T>) round_to;
+    decltype(&portable::turn<T>) turn;
 };
 
 template <typename T>
@@ -64,7 +68,8 @@ const Kernels<T>& kernels() {
                                    LDP_WIDEST(differentiate<T, T>),
                                    LDP_WIDEST(differentiate<T, float>),
                                    LDP_WIDEST(add_signs<SignWord<T>>),
-                                   LDP_WIDEST(round_to<T>)};
+                                   LDP_WIDEST(round_to<T>),
+                                   LDP_WIDEST(turn<T>)};
     return chosen;
 }
 
@@ -94,17 +99,42 @@ struct Chunk {
     int64_t first, rows, rest;
 };
 
+// A chunk of images that lie in planes as it is when they do not.
+template <typename T>
+class Turned {
+public:
+    Turned(const GroupNormParams<T>& params, const Cut& cut)
+        : pixels_(params.pixels), channels_(params.channels), cut_(cut) {}
+
+    // [P, C] from the chunk's first pixel on, in memory of the images or of this object; null without images.
+    const T* operator()(const Images<T>& images, const Chunk& chunk) {
+        if (images.data == nullptr) return nullptr;
+        if (!images.planes) return images.data + chunk.first;
+        memory_.resize(static_cast<size_t>(cut_.in_chunk));
+        const int64_t start = chunk.sample * cut_.size, count = (chunk.rows * cut_.width + chunk.rest) / channels_;
+        kernels<T>().turn(images.data + start + (chunk.first - start) / channels_, pixels_, count, channels_,
+                          memory_.data());
+        return memory_.data();
+    }
+
+private:
+    int64_t pixels_, channels_;
+    Cut cut_;
+    std::vector<T> memory_;
+};
+
 template <typename T, typename Body>
 void for_each_chunk(const GroupNormParams<T>& params, const Cut& cut, int arrays, const Body& body) {
     parallel_for(params.batch * cut.chunks, 1, [&](int64_t begin, int64_t end) {
         std::vector<float> scratch(static_cast<size_t>(arrays * cut.width));
+        Turned<T> turned[3] = {{params, cut}, {params, cut}, {params, cut}};
         for (int64_t number = begin; number < end; ++number) {
             Chunk chunk{number / cut.chunks, number, number % cut.chunks * cut.in_chunk, 0, 0};
             const int64_t count = smaller(cut.in_chunk, cut.size - chunk.first);
             chunk.rows = count / cut.width;
             chunk.rest = count % cut.width;
             chunk.first += chunk.sample * cut.size;
-            body(chunk, scratch.data());
+            body(chunk, scratch.data(), turned);
         }
     });
 }
@@ -175,16 +205,24 @@ Columns of_sample(const std::vector<float>& all, int64_t width, int64_t sample) 
 
 template <typename T>
 void group_norm_moments_cpu(const GroupNormParams<T>& params, float eps, float* mean, float* rstd) {
+    if (params.x.planes) {
+        GroupNormParams<T> runs = params;
+        runs.x.planes = false;
+        runs.batch = params.batch * params.groups;
+        runs.pixels = params.pixels * (params.channels / params.groups);
+        runs.channels = runs.groups = 1;
+        return group_norm_moments_cpu(runs, eps, mean, rstd);
+    }
     const Cut cut = ldp::cut(params);
     const int64_t groups = params.groups, width = cut.width, in_group = params.channels / groups;
     std::vector<double> means(static_cast<size_t>(params.batch * cut.chunks * groups)), squares(means.size());
     const auto elements = [&](const Chunk& chunk) {
         return static_cast<double>((chunk.rows * width + chunk.rest) / params.channels * in_group);
     };
-    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch, Turned<T>*) {
         float* const centre = scratch, *const sums = centre + width, *const squared = sums + width;
         float* const row = squared + width;
-        const T* const x = params.x + chunk.first, *const rest = x + chunk.rows * width;
+        const T* const x = params.x.data + chunk.first, *const rest = x + chunk.rows * width;
         std::vector<double> first(static_cast<size_t>(groups)), second(first.size());
         double* const chunk_means = means.data() + chunk.number * groups;
         double* const chunk_squares = squares.data() + chunk.number * groups;
@@ -242,14 +280,16 @@ void group_norm_silu_cpu(const GroupNormParams<T>& params, T* out) {
     const int64_t width = cut.width;
     prefer_huge_pages(out, params.batch * cut.size * int64_t{sizeof(T)});
     const std::vector<float> all = columns_of(params, width, {}, {});
-    for_each_chunk(params, cut, 2, [&](const Chunk& chunk, float* scratch) {
+    for_each_chunk(params, cut, 2, [&](const Chunk& chunk, float* scratch, Turned<T>* turned) {
         const Columns columns = of_sample(all, width, chunk.sample);
-        const int64_t rest = chunk.first + chunk.rows * width;
-        kernels<T>().normalise(params.x + chunk.first, chunk.rows, width, columns, params.silu, out + chunk.first);
+        const int64_t whole = chunk.rows * width;
+        const T* const x = turned[0](params.x, chunk);
+        T* const to = out + chunk.first;
+        kernels<T>().normalise(x, chunk.rows, width, columns, params.silu, to);
         if (chunk.rest == 0) return;
-        const float* const row = as_row(params.x + rest, chunk.rest, width, nullptr, scratch);
+        const float* const row = as_row(x + whole, chunk.rest, width, nullptr, scratch);
         kernels<float>().normalise(row, 1, width, columns, params.silu, scratch + width);
-        for (int64_t j = 0; j < chunk.rest; ++j) put(scratch[width + j], out + rest + j);
+        for (int64_t j = 0; j < chunk.rest; ++j) put(scratch[width + j], to + whole + j);
     });
 }
 
@@ -261,16 +301,16 @@ void group_norm_silu_backward_cpu(const GroupNormParams<T>& params, const GroupN
 
     std::vector<double> sums(static_cast<size_t>(params.batch * cut.chunks * groups)), moments(sums.size());
     std::vector<float> all = columns_of(params, width, {}, {});
-    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch, Turned<T>* turned) {
         const Columns columns = of_sample(all, width, chunk.sample);
-        const int64_t rest = chunk.first + chunk.rows * width;
+        const int64_t whole = chunk.rows * width;
+        const T* const x = turned[0](params.x, chunk), *const grad = turned[1](gradient.grad, chunk);
         float* const row = scratch + 2 * width, *const grad_row = row + width;
         std::fill_n(scratch, 2 * width, 0.0f);
-        kernels<T>().add_up_gradients(gradient.grad + chunk.first, params.x + chunk.first, chunk.rows, width, columns,
-                                      params.silu, scratch, scratch + width);
+        kernels<T>().add_up_gradients(grad, x, chunk.rows, width, columns, params.silu, scratch, scratch + width);
         if (chunk.rest > 0)
-            kernels<float>().add_up_gradients(as_row(gradient.grad + rest, chunk.rest, width, nullptr, grad_row),
-                                              as_row(params.x + rest, chunk.rest, width, columns.mean, row), 1, width,
+            kernels<float>().add_up_gradients(as_row(grad + whole, chunk.rest, width, nullptr, grad_row),
+                                              as_row(x + whole, chunk.rest, width, columns.mean, row), 1, width,
                                               columns, params.silu, scratch, scratch + width);
         gather(params, scratch, width, params.weight, sums.data() + chunk.number * groups);
         gather(params, scratch + width, width, params.weight, moments.data() + chunk.number * groups);
@@ -293,10 +333,10 @@ void group_norm_silu_backward_cpu(const GroupNormParams<T>& params, const GroupN
     all = columns_of(params, width, constant, slope);
     const int64_t half = params.batch / 2;
     const int64_t words = (cut.size + kSignBlock - 1) / kSignBlock * (kSignBytes / int64_t{sizeof(T)});
-    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch, Turned<T>* turned) {
         const Columns columns = of_sample(all, width, chunk.sample);
-        const T* const grad = gradient.grad + chunk.first, *const x = params.x + chunk.first;
-        const T* const addend = gradient.addend != nullptr ? gradient.addend + chunk.first : nullptr;
+        const T* const x = turned[0](params.x, chunk), *const grad = turned[1](gradient.grad, chunk);
+        const T* const addend = turned[2](gradient.addend, chunk);
         T* const out = grad_x + chunk.first;
         // What is added to a result is added before it is rounded, once.
         const auto add_signs = [&](int64_t from, int64_t count, float* to) {

@@ -36,19 +36,51 @@ void by_dtype(const char* op, const Tensor& x, const Call& call) {
         call(float{});
 }
 
+// Channels-last or in planes, as its strides say; all other strides are refused.
+template <typename T>
+Images<T> images(const char* op, const char* argument, const Tensor& tensor, const Tensor& like) {
+    check(tensor.scalar_type() == ScalarOf<T>::value, op, argument, ScalarOf<T>::name, "another dtype");
+    bool fits = tensor.dim() == 4 && tensor.is_cuda() == like.is_cuda();
+    for (int64_t d = 0; fits && d < 4; ++d) fits = tensor.size(d) == like.size(d);
+    check(fits, op, argument, "shape " + shape_of(like) + " on x's device", shape_of(tensor));
+    const int64_t batch = tensor.size(0), channels = tensor.size(1), height = tensor.size(2), width = tensor.size(3);
+    const auto has_strides = [&](int64_t channel, int64_t row, int64_t column) {
+        const int64_t sizes[] = {batch, channels, height, width}, strides[] = {channels * height * width, channel, row, column};
+        bool has = true;
+        for (int64_t d = 0; d < 4; ++d) has = has && (sizes[d] == 1 || tensor.stride(d) == strides[d]);
+        return has || tensor.numel() == 0;
+    };
+    const bool last = has_strides(1, width * channels, channels), planes = has_strides(height * width, width, 1);
+    check(last || planes, op, argument, "a contiguous or a channels-last tensor", "other strides");
+    return {static_cast<const T*>(tensor.data_ptr()), !last};
+}
+
+template <typename T>
+Images<T> images_or_null(const char* op, const char* argument, const OptionalTensor& tensor, const Tensor& like) {
+    return tensor.has_value() ? images<T>(op, argument, *tensor, like) : Images<T>{nullptr, false};
+}
+
+// Of a result, which is channels-last.
+template <typename T>
+T* result(const char* op, const char* argument, const Tensor& tensor, const Tensor& like) {
+    const Images<T> found = images<T>(op, argument, tensor, like);
+    check(!found.planes, op, argument, "a channels-last tensor", "a contiguous one");
+    return const_cast<T*>(found.data);
+}
+
 template <typename T>
 GroupNormParams<T> image(const char* op, const Tensor& x, int64_t groups) {
     check(!x.is_cuda(), op, "x", "a CPU tensor (Triton serves CUDA)", "one on a GPU");
-    check(x.dim() == 3, op, "x", "shape [B, P, C]", shape_of(x));
+    check(x.dim() == 4, op, "x", "shape [B, C, H, W]", shape_of(x));
     GroupNormParams<T> params{};
     params.batch = x.size(0);
-    params.pixels = x.size(1);
-    params.channels = x.size(2);
+    params.pixels = x.size(2) * x.size(3);
+    params.channels = x.size(1);
     params.groups = groups;
     check(params.pixels > 0 && params.channels > 0, op, "x", "at least one element a sample", shape_of(x));
     check(groups > 0 && params.channels % groups == 0, op, "groups", "a divisor of the channels",
           std::to_string(groups));
-    params.x = data<T>(op, "x", x, {params.batch, params.pixels, params.channels}, x);
+    params.x = images<T>(op, "x", x, x);
     return params;
 }
 
@@ -83,7 +115,7 @@ void group_norm_silu_op(Tensor out, Tensor x, Tensor mean, Tensor rstd, Optional
     by_dtype(op, x, [&](auto element) {
         using T = decltype(element);
         const GroupNormParams<T> params = params_of<T>(op, x, mean, rstd, weight, bias, silu);
-        group_norm_silu_cpu(params, data<T>(op, "out", out, {params.batch, params.pixels, params.channels}, x));
+        group_norm_silu_cpu(params, result<T>(op, "out", out, x));
     });
 }
 
@@ -96,15 +128,14 @@ void group_norm_silu_backward_op(Tensor grad_x, Tensor grad, Tensor x, Tensor me
         const GroupNormParams<T> params = params_of<T>(op, x, mean, rstd, weight, bias, silu);
         const int64_t batch = params.batch, pixels = params.pixels, channels = params.channels;
         GroupNormGradient<T> gradient{};
-        gradient.grad = data<T>(op, "grad", grad, {batch, pixels, channels}, x);
-        gradient.addend = data_or_null<T>(op, "addend", addend, {batch, pixels, channels}, x);
+        gradient.grad = images<T>(op, "grad", grad, x);
+        gradient.addend = images_or_null<T>(op, "addend", addend, x);
         const int64_t blocks = batch / 2 * ((pixels * channels + 8191) / 8192);
         const int64_t columns = 2048 / static_cast<int64_t>(sizeof(T));
         gradient.signs = data_or_null<SignWord<T>>(op, "signs", signs, {blocks, columns}, x);
         check(gradient.signs == nullptr || batch % 2 == 0, op, "signs", "an even batch", std::to_string(batch));
         gradient.sign_weight = static_cast<float>(sign_weight);
-        T* const to = data<T>(op, "grad_x", grad_x, {batch, pixels, channels}, x);
-        group_norm_silu_backward_cpu(params, gradient, to);
+        group_norm_silu_backward_cpu(params, gradient, result<T>(op, "grad_x", grad_x, x));
     });
 }
 

@@ -184,5 +184,28 @@ static void round_to(const float* x, int64_t width, T* out) {
     for (int64_t j = 0; j < width; j += kLanes) store(out + j, load(x + j));
 }
 
+// to [pixels, channels] = from [channels, pixels], whose rows are `stride` apart. By squares: what is read and what is
+// written are both whole lines of the cache.
+template <typename T>
+static void turn(const T* from, int64_t stride, int64_t pixels, int64_t channels, T* to) {
+    constexpr int64_t kSide = 16;
+    for (int64_t c = 0; c < channels; c += kSide) {
+        const int64_t columns = channels - c < kSide ? channels - c : kSide;
+        for (int64_t p = 0; p < pixels; p += kSide) {
+            const int64_t rows = pixels - p < kSide ? pixels - p : kSide;
+            const T* const square = from + c * stride + p;
+            T* const turned = to + p * channels + c;
+            if (rows == kSide && columns == kSide)
+                for (int64_t row = 0; row < kSide; ++row)
+                    for (int64_t column = 0; column < kSide; ++column)
+                        turned[row * channels + column] = square[column * stride + row];
+            else
+                for (int64_t row = 0; row < rows; ++row)
+                    for (int64_t column = 0; column < columns; ++column)
+                        turned[row * channels + column] = square[column * stride + row];
+        }
+    }
+}
+
 }  // namespace LDP_ISA
 }  // namespace ldp

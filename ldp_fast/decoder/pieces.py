@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import frozen_conv as conv_op
-from ..ops import group_norm_silu as _registered  # noqa: F401  brings torch.ops.ldp_fast.group_norm_silu into being
+from ..ops import group_norm_silu as _registered  # noqa: F401  so that `call` finds it
+from ..ops._direct import call
 from ..ops._library import use_native
 from ..reference.frozen_conv import fold_upsample
 from .choice import winograd_is_faster
@@ -91,7 +92,7 @@ class Conv:
             return last(y if addend is None else y.add_(addend))
         if self.native(x, self._kinds[0]):
             scale, shift = (None, None) if norm is None else norm.folded(moments)
-            return torch.ops.ldp_fast.frozen_conv(x, self.weight(), bias, scale, shift, addend, self._kinds[0])
+            return call("frozen_conv", x, self.weight(), bias, scale, shift, addend, self._kinds[0])
         if norm is not None:
             x = norm.forward(x, moments)
         if self.upsample:
@@ -104,7 +105,7 @@ class Conv:
         if (wide := self._in_float32(grad)) is not None:
             return wide.backward(grad.float()).to(grad.dtype)
         if self.native(grad, self._kinds[1]):
-            return torch.ops.ldp_fast.frozen_conv(grad, self.weight(), None, None, None, None, self._kinds[1])
+            return call("frozen_conv", grad, self.weight(), None, None, None, None, self._kinds[1])
         if self.upsample:
             return last(F.conv2d(grad, self._for_torch(), None, stride=2, padding=1))
         return last(F.conv_transpose2d(grad, self._for_torch(), None, padding=1))
@@ -118,7 +119,7 @@ class Norm:
 
     def moments(self, x: Tensor) -> Saved:
         """Mean and reciprocal standard deviation, two [B, G]."""
-        return torch.ops.ldp_fast.group_norm_moments(x, self.module.num_groups, self.module.eps)
+        return call("group_norm_moments", x, self.module.num_groups, self.module.eps)
 
     def _affine(self) -> tuple[Tensor | None, Tensor | None]:
         weight, bias = self.module.weight, self.module.bias
@@ -133,13 +134,11 @@ class Norm:
         return scale, shift if bias is None else shift + bias
 
     def forward(self, x: Tensor, moments: Saved) -> Tensor:
-        return torch.ops.ldp_fast.group_norm_silu(x, *moments, *self._affine(), self.silu)
+        return call("group_norm_silu", x, *moments, *self._affine(), self.silu)
 
     def backward(self, grad: Tensor, x: Tensor, moments: Saved, addend: Tensor | None, signs: Signs | None) -> Tensor:
         packed, weight = (None, 0.0) if signs is None else (signs.packed, signs.weight)
-        return torch.ops.ldp_fast.group_norm_silu_backward(
-            grad, x, *moments, *self._affine(), self.silu, addend, packed, weight
-        )
+        return call("group_norm_silu_backward", grad, x, *moments, *self._affine(), self.silu, addend, packed, weight)
 
 
 def last(x: Tensor) -> Tensor:

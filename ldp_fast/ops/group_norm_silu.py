@@ -51,9 +51,11 @@ def _fake_backward(
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _rows(image: Tensor) -> Tensor:
-    """An image as its pixels [B, H·W, C]: a view of a channels-last one, else of a copy."""
-    return image.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
+def _image(x: Tensor) -> Tensor:
+    """An image as csrc reads it: contiguous or channels-last, else a copy."""
+    if x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous():
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _constant(values: Tensor | None) -> Tensor | None:
@@ -62,14 +64,14 @@ def _constant(values: Tensor | None) -> Tensor | None:
 
 
 def _native_moments(mean: Tensor, rstd: Tensor, x: Tensor, groups: int, eps: float) -> None:
-    function("group_norm_moments")(mean, rstd, _rows(x), groups, eps)
+    function("group_norm_moments")(mean, rstd, _image(x), groups, eps)
 
 
 def _native(
     out: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool
 ) -> None:
     moments, affine = map(Tensor.contiguous, (mean, rstd)), map(_constant, (weight, bias))
-    function("group_norm_silu")(_rows(out), _rows(x), *moments, *affine, silu)
+    function("group_norm_silu")(out, _image(x), *moments, *affine, silu)
 
 
 def _native_backward(
@@ -86,8 +88,8 @@ def _native_backward(
     sign_weight: float = 0.0,
 ) -> None:
     moments, affine = map(Tensor.contiguous, (mean, rstd)), map(_constant, (weight, bias))
-    more = None if addend is None else _rows(addend), None if signs is None else signs.contiguous(), sign_weight
-    function("group_norm_silu_backward")(*map(_rows, (grad_x, grad, x)), *moments, *affine, silu, *more)
+    more = None if addend is None else _image(addend), None if signs is None else signs.contiguous(), sign_weight
+    function("group_norm_silu_backward")(grad_x, _image(grad), _image(x), *moments, *affine, silu, *more)
 
 
 def _no_moments_backward(ctx: Any, *grads: Tensor | None) -> Any:

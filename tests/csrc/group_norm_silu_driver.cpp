@@ -3,6 +3,8 @@
 
 #include "testing.h"
 
+#include <deque>
+
 using namespace cuda_on_cpu;
 
 namespace {
@@ -13,6 +15,7 @@ struct Case {
     int64_t batch, pixels, channels, groups;
     bool silu, affine, addend, signs;
     float mean;
+    bool planes = false;
 };
 
 // In memory of exactly its size, at an address that is a multiple of an element alone: vectors may assume no more.
@@ -48,6 +51,17 @@ void run(const Case& c) {
     const int64_t in_group = c.channels / c.groups, sample = c.pixels * c.channels, blocks = (sample + 8191) / 8192;
     Image<T> x(size, 1, c.mean), grad(size, 2), addend(size, 3), out(size), grad_x(size);
     Image<float> weight(channels, 4, 1.0f), bias(channels, 5), mean(moments), rstd(moments);
+    // What is read, channels-last or in planes.
+    std::deque<Image<T>> turned;
+    const auto images = [&](Image<T>& from) -> ldp::Images<T> {
+        if (!c.planes) return {from.data(), false};
+        Image<T>& to = turned.emplace_back(size);
+        for (int64_t b = 0; b < c.batch; ++b)
+            for (int64_t p = 0; p < c.pixels; ++p)
+                for (int64_t k = 0; k < c.channels; ++k)
+                    to.data()[b * sample + k * c.pixels + p] = from.data()[b * sample + p * c.channels + k];
+        return {to.data(), true};
+    };
     device_buffer<Word> signs(static_cast<size_t>(c.batch / 2 * blocks * columns));
     const std::vector<float> draws = random_floats(static_cast<size_t>(c.batch / 2 * blocks * 8192), 6, 0.0f, 4.0f);
     signs.fill(0);
@@ -64,7 +78,7 @@ void run(const Case& c) {
         }
 
     ldp::GroupNormParams<T> params{};
-    params.x = x.data();
+    params.x = images(x);
     params.batch = c.batch;
     params.pixels = c.pixels;
     params.channels = c.channels;
@@ -77,8 +91,8 @@ void run(const Case& c) {
     params.rstd = rstd.data();
     ldp::group_norm_silu_cpu(params, out.data());
     ldp::GroupNormGradient<T> gradient{};
-    gradient.grad = grad.data();
-    gradient.addend = c.addend ? addend.data() : nullptr;
+    gradient.grad = images(grad);
+    if (c.addend) gradient.addend = images(addend);
     gradient.signs = c.signs ? signs.data() : nullptr;
     gradient.sign_weight = 0.25f;
     ldp::group_norm_silu_backward_cpu(params, gradient, grad_x.data());
@@ -143,6 +157,8 @@ void run_all() {
         for (int bits = 0; bits < 4; ++bits) {
             Case c{2, shape[0], shape[1], shape[2], (bits & 1) != 0, (bits & 2) != 0, bits != 1, bits != 2, 0.0f};
             if (++number % 3 == 0) c.mean = 100.0f;
+            run<T>(c);
+            c.planes = true;
             run<T>(c);
         }
     run<T>({4, 50, 24, 8, true, true, true, true, 0.5f});
