@@ -23,6 +23,7 @@ from ..decoder import FrozenDecoder
 from ..decoder.narrow import bfloat16_in_hardware
 from ..errors import UsageError
 from ..losses.functional import residual_latents
+from . import packing
 from .inputs import check_latents, draw_noise
 from .presets import PriorSettings
 from .schedule import TimestepSampler
@@ -37,6 +38,8 @@ _LOG = logging.getLogger(__name__)
 TOLERANCE = 0.05
 # A candidate has to be faster than what is there by more than a measurement on a busy machine may be wrong.
 MARGIN = 0.95
+# Seconds after which a candidate is not timed again: long calls vary less, and all of them would take minutes.
+ENOUGH = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Candidate:
     Attributes:
         network: `unet` or `decoder`.
         dtype: of its arithmetic.
-        channels_last: whether the weights are; the decoder decides on its own.
+        channels_last: whether the images between its layers are; the decoder decides on its own.
+        packed: whether oneDNN's blocks of the weights are kept (packing.py).
         seconds: shortest time of a call: the UNet on its guided batch, the decoder's feature matching.
         deviation: largest relative deviation of the residual (UNet) or of the matching's gradient (decoder).
     """
@@ -56,10 +60,11 @@ class Candidate:
     channels_last: bool
     seconds: float
     deviation: float
+    packed: bool = False
 
     def __str__(self) -> str:
-        layout = " channels-last" if self.channels_last else ""
-        name = f"{self.network} {str(self.dtype).removeprefix('torch.')}{layout}"
+        how = (" channels-last" if self.channels_last else "") + (" packed" if self.packed else "")
+        name = f"{self.network} {str(self.dtype).removeprefix('torch.')}{how}"
         return f"{name}: {self.seconds * 1e3:.1f} ms, deviation {self.deviation:.1e}"
 
 
@@ -177,7 +182,8 @@ class _Bench:
         unet = self.prior.unet
         here = Candidate("unet", torch.float32, _is_channels_last(unet), math.inf, 0.0)
         layouts = (False, True) if channels_last == "auto" else (channels_last,)
-        options = [dataclasses.replace(here, dtype=d, channels_last=c) for d in dtypes for c in layouts]
+        kept = {d: packing.available(d) for d in dtypes}
+        options = [dataclasses.replace(here, dtype=d, channels_last=c, packed=kept[d]) for d in dtypes for c in layouts]
 
         def residual(prior: LatentDiffusionPrior, t: int) -> torch.Tensor:
             return self._without_matching(prior, t).residual
@@ -185,7 +191,7 @@ class _Bench:
         return self._search(
             here,
             options,
-            lambda c: {"unet": _converted(unet, c.dtype, c.channels_last)},
+            lambda c: {"unet": self._made(unet, c)},
             residual,
             lambda c: dtype in ("auto", c.dtype) and channels_last in ("auto", c.channels_last),
         )
@@ -216,6 +222,13 @@ class _Bench:
             return faster, 0.0
         pairs = [[self._gradient(p, t) for p in (faster, self.prior)] for t in self.timesteps]
         return faster, max(_relative(*pair) for pair in pairs)
+
+    def _made(self, unet: nn.Module, candidate: Candidate) -> nn.Module:
+        made = _converted(unet, candidate.dtype, candidate.channels_last)
+        if candidate.packed:
+            prior = self.prior._sharing(unet=made)
+            packing.pack(made, candidate.channels_last, lambda: self._without_matching(prior, self.timesteps[0]))
+        return made
 
     def _without_matching(self, prior: LatentDiffusionPrior, t: int) -> Step:
         alone = prior._sharing(settings=dataclasses.replace(prior.settings, lambda_fm=0.0))
@@ -262,7 +275,10 @@ class _Bench:
         times: tuple[list[float], list[float]] = ([], [])
         deviation = 0.0
         run(other, self.timesteps[0])  # what is prepared once is not timed
-        for _ in range(self.runs):
+        began = time.perf_counter()
+        for done in range(self.runs):
+            if done > 0 and time.perf_counter() - began > ENOUGH:
+                break
             for t in self.timesteps:
                 results = []
                 for prior, taken in zip((self.prior, other), times, strict=True):
@@ -288,13 +304,16 @@ def _dtypes(unet: nn.Module, dtype: torch.dtype | Literal["auto"], notes: list[s
 
 def _converted(unet: nn.Module, dtype: torch.dtype, channels_last: bool) -> nn.Module:
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    made = copy.deepcopy(unet).requires_grad_(False)
+    plain = packing.unpacked(unet)
+    made = (copy.deepcopy(plain) if plain is unet else plain).requires_grad_(False)
     # nn.Module's own: diffusers' `to` warns of modules to keep in float32, of which there are none here.
     convert: Any = nn.Module.to
     return convert(made, dtype=dtype, memory_format=layout)
 
 
 def _is_channels_last(module: nn.Module) -> bool:
+    if (layout := packing.is_channels_last(module)) is not None:
+        return layout
     kernels = [p for p in module.parameters() if p.ndim == 4 and not p.is_contiguous()]
     return any(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 

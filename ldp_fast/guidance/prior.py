@@ -11,6 +11,7 @@ from torch import nn
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
 from ..losses.functional import GradientStatistics, combine_gradients, latent_kl_loss, score_distillation_loss
+from . import packing
 from .capture import CapturedStep
 from .check import check_model, check_pipe
 from .inputs import Timesteps
@@ -215,7 +216,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         Everything else is shared; the UNet itself is not changed, and text encoder and decoder run as they are. With
         `capture`, leave out options that make CUDA graphs of their own (`mode="reduce-overhead"`).
         """
-        unet: nn.Module = getattr(self.unet, "_orig_mod", self.unet)
+        unet: nn.Module = packing.unpacked(getattr(self.unet, "_orig_mod", self.unet))
         found = set(vars(unet))
         compiled = torch.compile(unet, **options)
         # torch marks its wrapper, and the mark lands on the module.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ldp_fast.errors import UsageError
-from ldp_fast.guidance import LatentDiffusionPrior, precision
+from ldp_fast.guidance import LatentDiffusionPrior, packing, precision
 
 from ..models import tiny_unet
 from .steps import fixed, make
@@ -145,6 +146,7 @@ def test_what_cannot_be_tried_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     report = prior.optimise(latents, text, runs=1).precision
     assert report is not None and report.decoder is None and "some of its modules in float32" in repr(report)
     monkeypatch.setattr(precision, "bfloat16_in_hardware", lambda: False)
+    monkeypatch.setattr(packing, "available", lambda dtype: False)
     report = prior.optimise(latents, text, channels_last=False, runs=1).precision
     assert report is not None and "this processor does not have it" in repr(report)
     assert len(report.tried) == 1 and report.unet.seconds > 0
@@ -155,6 +157,32 @@ def test_the_layout_that_is_there_is_seen() -> None:
     prior.unet.to(memory_format=torch.channels_last)
     chosen = prior.optimise(latents, text, dtype=torch.float32, channels_last=False, runs=1)
     assert not precision._is_channels_last(chosen.unet) and precision._is_channels_last(prior.unet)
+
+
+@pytest.mark.skipif(not packing.available(torch.float32), reason="this torch cannot keep oneDNN's blocks")
+def test_the_weights_of_what_is_taken_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it can be copied, compiled and optimised again, like any prior."""
+    speeds(monkeypatch, "unet torch.float32 channels-last")
+    prior, latents, text = make()
+    chosen = prior.optimise(latents, text, tolerance=0.9, runs=1)
+    assert chosen.precision is not None and "unet float32 channels-last packed" in repr(chosen.precision)
+    expected, _ = prior.gradient(latents, text, **fixed(latents))
+    again = chosen.optimise(latents, text, dtype=torch.float32, channels_last=False, runs=1)
+    assert not precision._is_channels_last(again.unet) and packing.is_channels_last(chosen.unet)
+    for other in (chosen, copy.deepcopy(chosen), chosen.compile(backend="eager"), again):
+        actual, _ = other.gradient(latents, text, **fixed(latents))
+        assert (actual - expected).norm() < 2e-3 * expected.norm()
+
+
+def test_long_calls_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And short ones as often as was asked for."""
+    prior, latents, text = make(lambda_fm=0.0)
+    bench = precision._Bench(prior, latents, text, tolerance=0.9, runs=4)
+    for enough, runs in ((float("inf"), 4), (0.0, 1)):
+        calls: list[int] = []
+        monkeypatch.setattr(precision, "ENOUGH", enough)
+        bench._compare(lambda prior, t, calls=calls: calls.append(t) or torch.ones(1), prior)
+        assert len(calls) == 1 + 2 * runs * len(bench.timesteps) and set(calls) == set(bench.timesteps)
 
 
 @pytest.mark.parametrize(

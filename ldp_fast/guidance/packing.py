@@ -1,0 +1,208 @@
+"""Weights of a frozen network as oneDNN wants them, made once in the place of once a call.
+
+oneDNN multiplies by blocks of a weight, and torch keeps weights in rows: on a CPU every call of a convolution copies
+them into blocks, which takes as long as the products where channels are many and pixels few. A network that `optimise`
+has copied belongs to the prior, and its weights do not change: there the blocks are kept in the place of the rows.
+
+The operators are those that torch's own compiler puts into frozen networks (torch._inductor's `freezing`); a torch that
+lacks them, or a processor that oneDNN does not serve in the precision, has its networks as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHANNELS_LAST = torch.channels_last
+_OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
+# Their blocks call what they hold, and read nothing else of it; what a module of a host's own reads is not known.
+_KNOWN = ("diffusers.", "torch.nn.")
+
+
+class _Packed(nn.Module):
+    """A layer whose weight is held in blocks.
+
+    Copies and pickles go through rows, since blocks have neither; so do gradients, which the operators do not have.
+    """
+
+    blocks: Tensor
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, shape: torch.Size):
+        super().__init__()
+        self.bias = layer.bias
+        self.dtype, self.shape = layer.weight.dtype, shape
+        self.train(layer.training)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """The blocks of a weight."""
+        raise NotImplementedError
+
+    def rows(self) -> Tensor:
+        """The weight as torch has it."""
+        return self.blocks.to_dense()
+
+    def layer(self) -> nn.Conv2d | nn.Linear:
+        """A layer of torch with these weights."""
+        raise NotImplementedError
+
+    def _filled(self, layer: Any, memory_format: torch.memory_format) -> Any:
+        layer.weight = nn.Parameter(self.rows().contiguous(memory_format=memory_format), requires_grad=False)
+        layer.bias = self.bias
+        return layer.train(self.training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "blocks": self.rows()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.blocks = self.pack(self.blocks)
+
+
+class PackedConv2d(_Packed):
+    """`nn.Conv2d` with zero padding; `channels_last` is the layout of what it returns."""
+
+    def __init__(self, conv: nn.Conv2d, shape: torch.Size, channels_last: bool):
+        super().__init__(conv, shape)
+        self.channels_last = channels_last
+        self.channels, self.kernel_size = (conv.in_channels, conv.out_channels), conv.kernel_size
+        # Tuples of two numbers: `_packable` has seen to it.
+        self.geometry: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.blocks = self.pack(conv.weight.detach())
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *self.geometry, self.shape)
+
+    def layer(self) -> nn.Conv2d:
+        padding, stride, dilation, groups = self.geometry
+        with torch.device("meta"):
+            conv = nn.Conv2d(*self.channels, self.kernel_size, stride, padding, dilation, groups, dtype=self.dtype)
+        return self._filled(conv, CHANNELS_LAST if self.channels_last else torch.contiguous_format)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Under an enclosing autocast x may come in another precision.
+        x = x.to(self.dtype)
+        if torch.is_grad_enabled() and x.requires_grad:
+            padding, stride, dilation, groups = self.geometry
+            return F.conv2d(x, self.rows(), self.bias, stride, padding, dilation, groups)
+        if self.channels_last:
+            x = x.contiguous(memory_format=CHANNELS_LAST)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.blocks, self.bias, *self.geometry, "none", [], "")
+
+
+class PackedLinear(_Packed):
+    """`nn.Linear`."""
+
+    def __init__(self, linear: nn.Linear, shape: torch.Size):
+        super().__init__(linear, shape)
+        self.features = (linear.in_features, linear.out_features)
+        self.blocks = self.pack(linear.weight.detach())
+
+    def pack(self, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), self.shape[:-1].numel())
+
+    def layer(self) -> nn.Linear:
+        with torch.device("meta"):
+            linear = nn.Linear(*self.features, dtype=self.dtype)
+        return self._filled(linear, torch.contiguous_format)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return F.linear(x, self.rows(), self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
+
+
+def available(dtype: torch.dtype) -> bool:
+    """Whether this torch and this processor have what is needed for weights of a precision."""
+    if not torch.backends.mkldnn.is_available() or any(not hasattr(torch.ops.mkldnn, n) for n in _OPERATORS):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)())
+    return dtype == torch.float32
+
+
+def pack(network: nn.Module, channels_last: bool, run: Callable[[], Any]) -> None:
+    """Packs the convolutions and, in bfloat16, the projections of a network, in place.
+
+    Layers that something else may look into (hooks, wrappers, modules of a host's own) stay as they are, as do those
+    that `run` does not call.
+
+    Args:
+        network: of one precision, on a CPU; nobody else's.
+        channels_last: the layout of the images between its layers.
+        run: calls the network once, with tensors of the sizes that it is for.
+    """
+    places = list(_places(network))
+    shapes: dict[nn.Module, torch.Size] = {}
+
+    def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        shapes.setdefault(layer, inputs[0].shape)
+
+    layers = {getattr(parent, name) for parent, name in places}
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    packed: dict[nn.Module, nn.Module] = {}
+    for parent, name in places:
+        layer = getattr(parent, name)
+        if layer not in shapes:
+            continue
+        if layer not in packed:
+            conv = isinstance(layer, nn.Conv2d)
+            made = PackedConv2d(layer, shapes[layer], channels_last) if conv else PackedLinear(layer, shapes[layer])
+            packed[layer] = made
+        setattr(parent, name, packed[layer])
+
+
+def unpacked(network: nn.Module) -> nn.Module:
+    """A network with torch's layers in the place of packed ones, as compilers need it: itself, or a copy."""
+    if not any(isinstance(module, _Packed) for module in network.modules()):
+        return network
+    made = copy.deepcopy(network)
+    layers: dict[nn.Module, nn.Module] = {}
+    for parent in list(made.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, _Packed):
+                if child not in layers:
+                    layers[child] = child.layer()
+                setattr(parent, name, layers[child])
+    return made
+
+
+def is_channels_last(network: nn.Module) -> bool | None:
+    """The layout of a network's packed convolutions; None without any."""
+    return next((m.channels_last for m in network.modules() if isinstance(m, PackedConv2d)), None)
+
+
+def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Modules and the names under which they hold a layer that can be packed."""
+    for parent in network.modules():
+        if not type(parent).__module__.startswith(_KNOWN) or _watched(parent):
+            continue
+        for name, child in parent._modules.items():
+            if child is not None and _packable(child):
+                yield parent, name
+
+
+def _packable(layer: nn.Module) -> bool:
+    if _watched(layer) or "forward" in vars(layer):
+        return False
+    weight = getattr(layer, "weight", None)
+    if type(weight) is not nn.Parameter or weight.device.type != "cpu" or not available(weight.dtype):
+        return False
+    if type(layer) is nn.Conv2d:
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) is nn.Linear and weight.dtype == torch.bfloat16
+
+
+def _watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)

@@ -1,0 +1,135 @@
+"""Packed layers compute what torch's do, at any size and in any copy; what others may look into stays as it is."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ldp_fast.guidance import packing
+
+from ..models import tiny_unet
+from ..tolerances import OUTPUT, assert_close
+
+pytestmark = pytest.mark.skipif(
+    not packing.available(torch.float32), reason="this torch cannot keep oneDNN's blocks of a weight"
+)
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Host(nn.Module):
+    """A host's own module, which looks into the layer that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) * self.conv.weight.mean()
+
+
+def network(dtype: torch.dtype) -> nn.Module:
+    """Strides, groups, dilation, a layer twice, one without bias, projections."""
+    torch.manual_seed(0)
+    same = nn.Conv2d(8, 8, 3, padding=1)
+    made = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1, bias=False),
+        nn.Sequential(same, nn.SiLU(), same),
+        nn.Conv2d(8, 16, 3, stride=2, padding=2, dilation=2, groups=4),
+        nn.Flatten(2),
+        nn.Linear(16, 24),
+    )
+    return made.to(dtype).requires_grad_(False).eval()
+
+
+def packed(dtype: torch.dtype, channels_last: bool) -> nn.Module:
+    if not packing.available(dtype):
+        pytest.skip(f"oneDNN does not serve {dtype} on this processor")
+    made = network(dtype)
+    with torch.no_grad():
+        packing.pack(made, channels_last, lambda: made(torch.ones(2, 4, 8, 8, dtype=dtype)))
+    return made
+
+
+def kinds(module: nn.Module) -> list[str]:
+    return [type(m).__name__ for m in module.modules() if hasattr(m, "weight") or hasattr(m, "blocks")]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 4, 8, 8), (1, 4, 16, 4)], ids=str)
+def test_computes_what_torch_does(dtype: torch.dtype, channels_last: bool, shape: tuple[int, ...]) -> None:
+    """At the size it was packed for and at others."""
+    made, plain = packed(dtype, channels_last), network(dtype)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    truth = network(torch.float64)
+    for mine, theirs in zip(truth.parameters(), plain.parameters(), strict=True):
+        mine.copy_(theirs)
+    with torch.no_grad():
+        result, eager, exact = made(x), plain(x), truth(x.double())
+    assert_close(result, eager, exact, factor=OUTPUT, what=f"{dtype}")
+    assert packing.is_channels_last(made) == channels_last and packing.is_channels_last(plain) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_copies_pickles_and_what_compilers_get_hold_the_same_weights(dtype: torch.dtype) -> None:
+    made, plain, x = packed(dtype, True), network(dtype), torch.randn(2, 4, 8, 8).to(dtype)
+    with torch.no_grad():
+        expected = made(x)
+        for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+            assert kinds(other) == kinds(made) and torch.equal(other(x), expected)
+    rows = packing.unpacked(made)
+    for (name, mine), (other, theirs) in zip(rows.named_parameters(), plain.named_parameters(), strict=True):
+        assert name == other and torch.equal(mine, theirs) and not mine.requires_grad
+    assert kinds(rows) == kinds(plain) and packing.unpacked(plain) is plain and not rows.training
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_gradient_goes_through(dtype: torch.dtype) -> None:
+    grads = []
+    for made in (packed(dtype, False), network(dtype)):
+        x = torch.full((2, 4, 8, 8), 0.5, dtype=dtype, requires_grad=True)
+        made(x).float().square().sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_a_layer_keeps_its_precision_under_autocast() -> None:
+    made, x = packed(torch.float32, True), torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        expected = made[0](x)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(made[0](x.bfloat16()), expected, atol=0.05, rtol=0.05)
+            assert made[0](x).dtype == torch.float32
+
+
+def test_what_others_may_look_into_stays() -> None:
+    hooked = nn.Conv2d(4, 4, 3, padding=1)
+    hooked.register_forward_hook(lambda *_: None)
+    replaced: Any = nn.Conv2d(4, 4, 1)
+    replaced.forward = lambda x: x
+    reflecting = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    made = nn.Sequential(Host(), hooked, replaced, reflecting, nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 1))
+    with torch.no_grad():
+        packing.pack(made, True, lambda: made(torch.ones(1, 4, 8, 8)))
+    assert kinds(made) == ["Conv2d"] * 5 + ["PackedConv2d"]
+    first = made[-2:]
+    with torch.no_grad():
+        packing.pack(first, True, lambda: None)  # calls nothing
+    assert kinds(first) == ["Conv2d", "PackedConv2d"]
+    # The hooks that recorded the sizes are gone.
+    assert not any(m._forward_pre_hooks for m in made.modules())
+
+
+def test_every_convolution_of_diffusers_unet_is_packed() -> None:
+    unet, text = tiny_unet(), torch.randn(2, 5, tiny_unet().config.cross_attention_dim)
+    arguments = (torch.randn(2, 4, 8, 8), torch.tensor(7), text)
+    with torch.no_grad():
+        expected = unet(*arguments).sample
+        packing.pack(unet, False, lambda: unet(*arguments))
+        torch.testing.assert_close(unet(*arguments).sample, expected)
+    assert not any(type(m) is nn.Conv2d for m in unet.modules()) and unet.dtype == torch.float32
