@@ -31,7 +31,7 @@ class _Packed(nn.Module):
     """
 
     blocks: Tensor
-    bias: nn.Parameter | None
+    bias: Tensor | None
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, shape: torch.Size):
         super().__init__()
@@ -70,8 +70,9 @@ class PackedConv2d(_Packed):
     def __init__(self, conv: nn.Conv2d, shape: torch.Size, channels_last: bool):
         super().__init__(conv, shape)
         self.channels_last = channels_last
-        self.channels, self.kernel_size = (conv.in_channels, conv.out_channels), conv.kernel_size
+        self.channels = (conv.in_channels, conv.out_channels)
         # Tuples of two numbers: `_packable` has seen to it.
+        self.kernel_size: Any = conv.kernel_size
         self.geometry: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.blocks = self.pack(conv.weight.detach())
 
