@@ -14,6 +14,9 @@ The variable is read at every call, so that a test or a debugger may change it a
 
 `LDP_FAST_CONV` is how the frozen decoder convolves on a CPU where the extension could: `winograd`, `torch`, or `auto`
 (the default), whichever is faster for a size (decoder/choice.py). It is read at every call.
+
+`LDP_FAST_ATTENTION` is how its attention is computed: `sdpa` (torch's scaled_dot_product_attention), `plain` (products
+and a softmax), or `auto` (the default), by device, precision and size (decoder/attention.py). It is read at every call.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ LANES_VARIABLE = "LDP_FAST_LANES"
 LANES = ("auto", "4", "8", "16")
 CONV_VARIABLE = "LDP_FAST_CONV"
 CONVOLUTIONS = ("auto", "winograd", "torch")
+ATTENTION_VARIABLE = "LDP_FAST_ATTENTION"
+ATTENTIONS = ("auto", "sdpa", "plain")
 
 
 def backend() -> Backend:
@@ -61,6 +66,15 @@ def convolutions() -> str:
         ValueError: the variable holds something else.
     """
     return _one_of(CONV_VARIABLE, CONVOLUTIONS)
+
+
+def attention() -> str:
+    """Returns how the decoder's attention shall be computed: one of `ATTENTIONS`.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    return _one_of(ATTENTION_VARIABLE, ATTENTIONS)
 
 
 def _one_of(variable: str, known: tuple[str, ...]) -> str:

@@ -191,7 +191,7 @@ def _dispatch(argv: list[str]) -> int:
     args.given = tuple(vars(parser.parse_args(rest)))
     if name != "env":  # which reports a wrong setting itself
         try:
-            _settings.backend(), _settings.lanes(), _settings.convolutions()
+            _settings.backend(), _settings.lanes(), _settings.convolutions(), _settings.attention()
         except ValueError as error:
             raise UsageError(str(error)) from None
     if name not in SHARED:

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend, gradients
 from .derive import cast, once
 from .narrow import add_matmul_, conv2d, conv_transpose2d, linear, matmul
 from .pieces import CHANNELS_LAST, Conv, Norm, Saved, Signs, image, last, rows
@@ -123,9 +123,9 @@ class Resnet(Layer):
 
 
 class Attention(Layer):
-    """x + project(attention(norm(x))), through scaled_dot_product_attention, whose own backward is autograd's.
+    """x + project(attention(norm(x))), see attention.py.
 
-    Kept: x, the moments, query, key and value, and the attention's result with its graph.
+    Kept: x, the moments, query, key and value, and the attention's result.
     """
 
     def __init__(
@@ -164,15 +164,8 @@ class Attention(Layer):
         moments = self.norm.moments(x)
         together = linear(rows(self.norm.forward(x, moments)), self._weight(), self._bias())
         split = together.view(batch, height * width, 3, self.heads, together.shape[1] // (3 * self.heads))
-        parts = [split[:, :, i].transpose(1, 2).detach().requires_grad_() for i in range(3)]
-        with torch.enable_grad():
-            # Of no samples there is nothing to attend to, and not every backend of the function takes that.
-            attended = (
-                F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
-                if batch
-                else parts[0] + parts[1] + parts[2]
-            )
-        return (x, *moments, *parts, attended)
+        query, key, value = split.transpose(1, 3).unbind(2)
+        return (x, *moments, *attend(query, key, value))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         saved = self.again(x)
@@ -185,11 +178,10 @@ class Attention(Layer):
         return y, saved
 
     def backward(self, grad: Tensor, saved: Saved, signs: Signs | None = None) -> Tensor:
-        x, mean, rstd, *parts, attended = saved
-        batch, heads, pixels, width = attended.shape
+        x, mean, rstd, *kept = saved
+        batch, heads, pixels, width = kept[-1].shape
         inner = matmul(rows(grad), self._project()).view(batch, pixels, heads, width).transpose(1, 2)
-        # Retained for a second backward; it is freed with `saved`.
-        grads = torch.autograd.grad(attended, parts, inner, retain_graph=True)
+        grads = gradients(inner, tuple(kept))
         together = torch.stack([g.transpose(1, 2) for g in grads], 2).reshape(batch * pixels, 3 * heads * width)
         return self.norm.backward(image(matmul(together, self._weight()), x), x, (mean, rstd), grad, signs)
 

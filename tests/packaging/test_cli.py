@@ -159,6 +159,7 @@ def test_ctrl_c(fake: Callable, capsys: pytest.CaptureFixture[str]) -> None:
         ("LDP_FAST_BACKEND", "cuda", "auto, reference, triton"),
         ("LDP_FAST_LANES", "12", "auto, 4, 8, 16"),
         ("LDP_FAST_CONV", "direct", "auto, winograd, torch"),
+        ("LDP_FAST_ATTENTION", "flash", "auto, sdpa, plain"),
     ],
 )
 def test_an_invalid_setting_is_one_line(
