@@ -19,6 +19,7 @@ import subprocess
 from typing import Any
 
 from . import __version__, _settings
+from ._precision import in_tf32
 from ._threads import choice, waiting
 from ._threads.cpus import Cpus
 
@@ -102,6 +103,7 @@ def gpus() -> list[dict[str, Any]]:
                 "name": device.name,
                 "capability": f"{device.major}.{device.minor}",
                 "memory_gib": round(device.total_memory / 2**30, 1),
+                "float32": f"{' and '.join(in_tf32()) or 'nothing'} in TF32",
             }
         )
     return found
@@ -148,6 +150,10 @@ def backends() -> dict[str, Any]:
         lanes = _settings.lanes()
     except ValueError as error:
         lanes = f"invalid: {error}"
+    try:
+        attention = _settings.attention()
+    except ValueError as error:
+        attention = f"invalid: {error}"
     reference = {
         "active": setting is not None,
         "why": "serves every tensor (LDP_FAST_BACKEND=reference)"
@@ -159,6 +165,7 @@ def backends() -> dict[str, Any]:
     return {
         _settings.BACKEND_VARIABLE: shown,
         _settings.LANES_VARIABLE: lanes,
+        _settings.ATTENTION_VARIABLE: attention,
         "reference": reference,
         "triton": triton(setting),
         "extension": extension(),

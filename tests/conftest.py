@@ -3,6 +3,7 @@ instruction set that the tests pretend, chosen before torch is loaded."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ if standin.ACTIVE:
     standin.prepare()
 
 import torch  # noqa: E402
+
+from . import gpu  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,6 +58,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def seed() -> None:
     """Every test starts from the same random state, in whatever order they run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def full_float32(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What compares on a GPU computes in float32's own precision, unless it says otherwise."""
+    with gpu.full_float32() if request.node.get_closest_marker("gpu") else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """The same algorithms with the same bits in a graph and outside of it."""
+    with gpu.deterministic():
+        yield
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
-"""What the tests marked `gpu` share: sizes, which the stand-in makes small, and memory that has to be free."""
+"""What the tests marked `gpu` share: sizes, which the stand-in makes small, free memory, and torch's settings."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
@@ -31,3 +33,35 @@ def needs_memory(gigabytes: int) -> None:
     free = torch.cuda.mem_get_info()[0]
     if free < gigabytes << 30:
         pytest.skip(f"needs {gigabytes} GiB of free GPU memory, found {free / 2**30:.1f}")
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """float32 products in float32: by default cuDNN's convolutions are TensorFloat-32's."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Algorithms that always give the same bits, and the same ones in a graph and outside of it.
+
+    Without `warn_only`: with it torch's memory-efficient attention, which serves heads of 512, adds in any order.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    chosen = cudnn.deterministic, cudnn.benchmark
+    try:
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = chosen

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
+from ldp_fast._precision import in_tf32
 from ldp_fast.decoder import FrozenDecoder
 
+from ..gpu import size
 from ..ops.common import bitwise_equal
+from ..tolerances import GRADIENT, OUTPUT, assert_close
 from .common import all_levels, architecture, check_features, latent_channels, scaling
+from .flips import assert_same_but_for_flips, flips
+from .test_attention import by_torch, drawn, ours
 
 pytestmark = pytest.mark.gpu
 
+TF32 = pytest.mark.parametrize("tf32", [False, True])
 MEMORY = pytest.mark.parametrize("memory", ["save", "recompute"])
 
 
@@ -59,11 +68,8 @@ def test_feature_matching_equals_that_in_float64(dtype: torch.dtype, memory: Any
         assert torch.nn.functional.cosine_similarity(x.cpu().double().flatten(), y.flatten(), dim=0) > 0.97
 
 
-@MEMORY
-@pytest.mark.parametrize("name", ["sd1", "compvis 2"])
-def test_replays_from_a_graph(name: str, memory: Any) -> None:
-    vae = on_gpu(name, torch.bfloat16)
-    decoder = FrozenDecoder(vae, ("up0", "up1", "up2"), memory=memory, **scaling(vae))
+def replays(decoder: FrozenDecoder, vae: Any) -> Iterator[tuple[Any, Any, tuple[Tensor, Tensor]]]:
+    """Results of a captured pass and of an eager one, on two inputs."""
     v, v_prime = latents_for(vae)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -79,10 +85,66 @@ def test_replays_from_a_graph(name: str, memory: Any) -> None:
         for x, y in zip((v, v_prime), latents_for(vae), strict=True):
             x.copy_(y)
         graph.replay()
-        eager = decoder.feature_matching(v, v_prime)
-        for x, y in zip(captured, eager, strict=True):
-            # cuDNN may choose other algorithms while capturing.
-            torch.testing.assert_close(x, y, rtol=0.02, atol=0.02 * float(y.abs().max()))
+        yield captured, decoder.feature_matching(v, v_prime), (v, v_prime)
+
+
+@MEMORY
+@pytest.mark.parametrize("attention", ["sdpa", "plain"])
+@pytest.mark.parametrize("name", ["sd1", "compvis 2"])
+def test_replays_have_the_bits_of_the_eager_pass(
+    name: str, attention: str, memory: Any, deterministic: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LDP_FAST_ATTENTION", attention)
+    vae = on_gpu(name, torch.bfloat16)
+    decoder = FrozenDecoder(vae, ("up0", "up1", "up2"), memory=memory, **scaling(vae))
+    for captured, eager, _ in replays(decoder, vae):
+        assert all(bitwise_equal(x, y) for x, y in zip(captured, eager, strict=True))
+
+
+@TF32
+def test_replays_with_torch_s_own_settings(tf32: bool) -> None:
+    """cuDNN may take other algorithms in a graph, and its gradients may add in any order: signs may flip."""
+    torch.backends.cudnn.allow_tf32 = tf32
+    vae = on_gpu("sd1")
+    decoder, exact = FrozenDecoder(vae), FrozenDecoder(copy.deepcopy(vae).double())
+    for captured, eager, inputs in replays(decoder, vae):
+        torch.testing.assert_close(captured[0], eager[0], rtol=1e-2 if tf32 else 1e-5, atol=0)
+        allowed = flips(decoder, exact, *inputs)
+        for x, y, added in zip(captured[1:], eager[1:], (allowed.grad_v, allowed.grad_v_prime), strict=True):
+            assert_same_but_for_flips(x, y, added, rounding=1e-2 if tf32 else 1e-4)
+
+
+def test_torch_s_own_tf32_is_obeyed_and_left_alone() -> None:
+    """A user of float32 has what torch's own decoder has: the rule holds with both in TF32."""
+    torch.backends.cudnn.allow_tf32 = True
+    vae = on_gpu("sd1")
+    decoder = FrozenDecoder(vae, all_levels(vae))
+    assert decoder.fallbacks == {}
+    check_features(vae, decoder, latents_for(vae)[0])
+    assert in_tf32() == ("convolutions",)
+
+
+@TF32
+def test_a_block_that_is_off_by_a_little_is_seen_without_tf32(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it that is within the rounding that both sides may have."""
+    torch.backends.cudnn.allow_tf32 = tf32
+    own, vae = ResnetBlock2D.forward, on_gpu("sd1")
+    monkeypatch.setattr(ResnetBlock2D, "forward", lambda self, x, temb, *args: own(self, x, temb, *args) * 1.002)
+    reasons = {reason.split(" (")[0] for reason in FrozenDecoder(vae, ("up0",)).fallbacks.values()}
+    assert reasons == (set() if tf32 else {"its own code gives other values"})
+
+
+@pytest.mark.parametrize("way", ["sdpa", "plain"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_attention_at_the_size_of_stable_diffusion(
+    dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One head of 512: flash and cuDNN do not take it."""
+    monkeypatch.setenv("LDP_FAST_ATTENTION", way)
+    given = [x.cuda() for x in drawn((2, 1, size(4096, 1200), size(512, 16)), dtype)]
+    results = zip(ours(*given), by_torch(*given), by_torch(*(x.double() for x in given)), strict=True)
+    for i, (x, y, z) in enumerate(results):
+        assert_close(x, y, z, factor=GRADIENT if i else OUTPUT, what=("result", "query", "key", "value")[i])
 
 
 @MEMORY

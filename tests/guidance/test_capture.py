@@ -297,6 +297,7 @@ class Synchronising(torch.nn.Module):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic")
 def test_gpu_graph_equals_eager_and_follows_what_changes() -> None:
     prior, latents, text = make("cuda", lambda_kl=0.2)
     step = prior.capture(latents, text)
@@ -351,6 +352,7 @@ def test_gpu_replays_do_not_synchronise() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic")
 def test_gpu_a_network_that_synchronises_falls_back_and_spoils_nothing() -> None:
     good, latents, text = make("cuda")
     bad = LatentDiffusionPrior(Synchronising(tiny_unet().cuda()), good.vae, good.scheduler, settings=good.settings)
@@ -365,6 +367,7 @@ def test_gpu_a_network_that_synchronises_falls_back_and_spoils_nothing() -> None
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic")
 def test_gpu_a_capture_that_breaks_off_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same where the run that looks for synchronisation has missed it: the capture itself fails."""
     monkeypatch.setattr(capture_module, "_synchronises", lambda run: "")
@@ -384,6 +387,7 @@ def test_gpu_a_capture_that_breaks_off_spoils_nothing(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic")
 def test_gpu_obstacles() -> None:
     prior, latents, text = make("cuda")
     raising = prior.with_settings(nonfinite="raise").capture(latents, text)
@@ -395,6 +399,7 @@ def test_gpu_obstacles() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gpu_under_autocast(dtype: torch.dtype) -> None:
     """Autocast is captured as it is; its cache of converted weights must not keep tensors of the graph."""

@@ -3,7 +3,6 @@ Stable Diffusion 1.5's real widths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,18 +19,8 @@ from ..ops.common import bitwise_equal
 from ..samples import sample_inputs
 from .steps import assert_near_graph, fixed, make
 
-pytestmark = [pytest.mark.gpu, pytest.mark.real_size]
-
-
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    """The same algorithms in a graph and outside of it."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.deterministic = True
-    yield
-    torch.use_deterministic_algorithms(before[0])
-    torch.backends.cudnn.deterministic = before[1]
+# Where the algorithms may be others, a flipped sign of feature matching moves the gradient by more than their rounding.
+pytestmark = [pytest.mark.gpu, pytest.mark.real_size, pytest.mark.usefixtures("deterministic")]
 
 
 def captured(prior: LatentDiffusionPrior, latents: torch.Tensor, text: TextEmbeddings) -> Any:
@@ -41,7 +30,7 @@ def captured(prior: LatentDiffusionPrior, latents: torch.Tensor, text: TextEmbed
 
 
 @pytest.mark.parametrize("memory", ["save", "recompute"])
-def test_a_replay_has_the_bits_of_the_eager_step(memory: str, deterministic: None) -> None:
+def test_a_replay_has_the_bits_of_the_eager_step(memory: str) -> None:
     prior, latents, text = make("cuda", memory=memory)
     step = captured(prior, latents, text)
     for seed in range(3):
@@ -123,7 +112,7 @@ def test_a_capture_on_the_second_device() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_at_the_widths_of_stable_diffusion(dtype: torch.dtype, deterministic: None) -> None:
+def test_at_the_widths_of_stable_diffusion(dtype: torch.dtype) -> None:
     """SD 1.5's UNet and decoder with random weights, on 64×64 latents."""
     needs_memory(24)
     side, text_width = size((64, 768), (8, 16))

@@ -16,7 +16,8 @@ from ldp_fast.ops import _native
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LDP_FAST_BACKEND", "LDP_FAST_LANES", "LDP_FAST_CONV", "TRITON_INTERPRET", "CUDA_HOME"):
+    settings = ("LDP_FAST_BACKEND", "LDP_FAST_LANES", "LDP_FAST_CONV", "LDP_FAST_ATTENTION")
+    for name in (*settings, "TRITON_INTERPRET", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -130,6 +131,22 @@ def test_how_the_decoder_convolves_here(monkeypatch: pytest.MonkeyPatch, lanes: 
     monkeypatch.delenv("LDP_FAST_CONV")
     monkeypatch.setenv("LDP_FAST_LANES", "16")
     assert env_report.winograd("auto")["why"].endswith(f"{name}, {lanes} lanes (LDP_FAST_LANES=16)")
+
+
+def test_how_the_decoder_attends(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert env_report.backends()["LDP_FAST_ATTENTION"] == "auto"
+    monkeypatch.setenv("LDP_FAST_ATTENTION", "flash")
+    assert env_report.backends()["LDP_FAST_ATTENTION"].startswith("invalid: LDP_FAST_ATTENTION: expected one of auto")
+
+
+def test_what_of_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = types.SimpleNamespace(name="a GPU", major=9, minor=0, total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
+    for names, said in (((), "nothing in TF32"), (("convolutions",), "convolutions in TF32")):
+        monkeypatch.setattr(env_report, "in_tf32", lambda names=names: names)
+        assert env_report.gpus()[0]["float32"] == said
 
 
 def test_why_torch_convolves_instead(monkeypatch: pytest.MonkeyPatch) -> None:
