@@ -8,9 +8,11 @@
 #include "adam/adam_op.h"
 #include "composite/composite_op.h"
 #include "conv/conv_op.h"
+#include "feature_matching/feature_matching_op.h"
 #include "field/field_op.h"
 #include "group_norm_silu/group_norm_silu_op.h"
 #include "hash_grid/hash_grid_op.h"
+#include "latents/latents_op.h"
 #include "march/march_op.h"
 #include "occupancy/occupancy_op.h"
 
@@ -53,6 +55,22 @@ STABLE_TORCH_LIBRARY(ldp_fast_native, m) {
         "Tensor? grad_emptiness, Tensor density, Tensor values, Tensor distances, Tensor steps, Tensor ray_offsets, "
         "Tensor? background, Tensor opacity, float early_stop, float emptiness_scale) -> ()");
     m.def(
+        "feature_matching(Tensor(a!) loss, Tensor(b!) level_values, Tensor(c!) counts, Tensor(d!) signs, Tensor[] features, "
+        "Tensor[] features_prime, bool mean, bool batch_mean, bool zero_nonfinite, bool save_signs) -> ()");
+    m.def(
+        "feature_matching_backward(Tensor(a!)[] grads, Tensor grad, Tensor signs, int[] sizes, int batch, bool mean, "
+        "bool batch_mean, bool halves, bool needs_features, bool needs_features_prime) -> ()");
+    m.def("perturb(Tensor(a!) out, Tensor latents, Tensor noise, Tensor alpha, Tensor sigma) -> ()");
+    m.def(
+        "guided_residual(Tensor(a!) out, Tensor model_output, Tensor noise, Tensor? guidance_scale, Tensor? noisy_latents, "
+        "Tensor? alpha, Tensor? sigma, bool from_text, bool text_first, int prediction) -> ()");
+    m.def("residual_latents(Tensor(a!) out, Tensor latents, Tensor residual) -> ()");
+    m.def("residual_latents_backward(Tensor(a!) out, Tensor grad, Tensor alpha) -> ()");
+    m.def(
+        "score_distillation(Tensor(a!) value, Tensor(b!)? count, Tensor residual, Tensor weight, bool zero_nonfinite) -> ()");
+    m.def(
+        "score_distillation_backward(Tensor(a!) out, Tensor grad, Tensor residual, Tensor weight, bool zero_nonfinite) -> ()");
+    m.def(
         "frozen_conv(Tensor(a!) out, Tensor(b!) workspace, Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, "
         "Tensor? addend, int kind, int threads) -> ()");
     m.def(
@@ -82,6 +100,14 @@ void implement(torch::stable::detail::StableLibrary& m) {
     m.impl("occupancy_bits", TORCH_BOX(&ldp::occupancy_bits_op));
     m.impl("composite", TORCH_BOX(&ldp::composite_op));
     m.impl("composite_backward", TORCH_BOX(&ldp::composite_backward_op));
+    m.impl("feature_matching", TORCH_BOX(&ldp::feature_matching_op));
+    m.impl("feature_matching_backward", TORCH_BOX(&ldp::feature_matching_backward_op));
+    m.impl("perturb", TORCH_BOX(&ldp::perturb_op));
+    m.impl("guided_residual", TORCH_BOX(&ldp::guided_residual_op));
+    m.impl("residual_latents", TORCH_BOX(&ldp::residual_latents_op));
+    m.impl("residual_latents_backward", TORCH_BOX(&ldp::residual_latents_backward_op));
+    m.impl("score_distillation", TORCH_BOX(&ldp::score_distillation_op));
+    m.impl("score_distillation_backward", TORCH_BOX(&ldp::score_distillation_backward_op));
     m.impl("frozen_conv", TORCH_BOX(&ldp::frozen_conv_op));
     m.impl("fused_adam", TORCH_BOX(&ldp::fused_adam_op));
     m.impl("group_norm_moments", TORCH_BOX(&ldp::group_norm_moments_op));

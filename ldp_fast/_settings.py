@@ -2,7 +2,7 @@
 
 `LDP_FAST_BACKEND` chooses the implementation behind every operator:
 
-* `auto` (the default): the Triton kernels for CUDA tensors, the reference for CPU tensors.
+* `auto` (the default): the Triton kernels for CUDA tensors; for CPU tensors what C++ serves, else the reference.
 * `reference`: plain PyTorch on every device, to find out whether a kernel is to blame.
 * `triton`: the Triton kernels on every device. For CPU tensors that needs Triton's interpreter
   (`TRITON_INTERPRET=1`, set before Triton is imported).
@@ -22,7 +22,7 @@ and a softmax), or `auto` (the default), by device, precision and size (decoder/
 from __future__ import annotations
 
 import os
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 Backend = Literal["auto", "reference", "triton"]
 
@@ -34,6 +34,9 @@ CONVOLUTIONS = ("auto", "winograd", "torch")
 ATTENTION_VARIABLE = "LDP_FAST_ATTENTION"
 ATTENTIONS = ("auto", "sdpa", "plain")
 
+_BEHIND: Any = getattr(os.environ, "_data", None)
+_KEY: Any = os.environ.encodekey(BACKEND_VARIABLE) if hasattr(os.environ, "encodekey") else None
+
 
 def backend() -> Backend:
     """Returns the requested backend.
@@ -41,9 +44,10 @@ def backend() -> Backend:
     Raises:
         ValueError: the variable holds none of `auto`, `reference` and `triton`.
     """
-    value = os.environ.get(BACKEND_VARIABLE)
-    if value is None:
+    # What stands behind os.environ, where CPython has it: `get` takes longer than all else here.
+    if _BEHIND is not None and _KEY not in _BEHIND:
         return "auto"
+    value = os.environ.get(BACKEND_VARIABLE, "auto")
     value = value.strip().lower() or "auto"
     if value not in get_args(Backend):
         raise ValueError(f"{BACKEND_VARIABLE}: expected one of {', '.join(get_args(Backend))}, got {value!r}")

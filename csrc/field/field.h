@@ -106,6 +106,9 @@ void latent_field_cuda(const FieldParams& params, const HashGridParams& grid, co
 void latent_field_backward_cuda(const FieldParams& params, const FieldWorkspace& workspace, const float* grad_density,
                                 const float* grad_latents, const void* encoding, float* grad_encoding,
                                 float* grad_weights, float* grad_positions, cudaStream_t stream);
+
+// Floats that either needs on the current device; of params encoding, hidden, layers, channels, bias and size are read.
+int64_t field_workspace_cuda(const FieldParams& params, bool backward);
 #endif
 
 }  // namespace ldp

@@ -272,4 +272,8 @@ void latent_field_backward_cuda(const FieldParams& params, const FieldWorkspace&
         backward<FloatProducts>(params, workspace, in, out, grad_weights, stream);
 }
 
+int64_t field_workspace_cuda(const FieldParams& params, bool backward) {
+    return field_workspace(params, device_limits(), backward);
+}
+
 }  // namespace ldp

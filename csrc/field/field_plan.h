@@ -53,4 +53,17 @@ inline FieldPlan field_plan(const FieldPack& pack, const DeviceLimits& limits) {
     return best;
 }
 
+// Blocks of the backward: as many as are resident and have samples.
+inline int64_t field_blocks(const FieldPlan& plan, const DeviceLimits& limits, int64_t samples) {
+    const int64_t resident = int64_t{plan.blocks} * limits.multiprocessors;
+    return larger<int64_t>(1, smaller<int64_t>(resident, ceil_div(samples, plan.rows())));
+}
+
+// Floats of FieldWorkspace: the packed weights and, for the backward, one sum of their gradients for each block.
+inline int64_t field_workspace(const FieldParams& params, const DeviceLimits& limits, bool backward) {
+    const FieldPack pack = field_pack(params);
+    const int64_t sums = backward ? field_blocks(field_plan(pack, limits), limits, params.size) : 0;
+    return pack.floats() * (1 + sums);
+}
+
 }  // namespace ldp

@@ -23,7 +23,8 @@ CHUNK = 4096
 
 def sample_size(tensor: Tensor) -> int:
     """Returns N, the elements of one sample of [B, C, H, W]."""
-    return tensor.shape[1] * tensor.shape[2] * tensor.shape[3]
+    _, channels, height, width = tensor.shape
+    return channels * height * width
 
 
 def stream_grid(batch: int, size: int) -> tuple[tuple[int], int]:
@@ -58,7 +59,7 @@ def dense(tensor: Tensor) -> Tensor:
 
 def ordered_like(tensor: Tensor, leader: Tensor) -> Tensor:
     """Returns a tensor whose samples are laid out as the leader's: itself, or a copy."""
-    if tensor.stride()[1:] == leader.stride()[1:]:
+    if (tensor.is_contiguous() and leader.is_contiguous()) or tensor.stride()[1:] == leader.stride()[1:]:
         return tensor
     axes = zip(tensor.stride()[1:], leader.stride()[1:], tensor.shape[1:], strict=True)
     if all(size == 1 or stride == wanted for stride, wanted, size in axes):

@@ -36,7 +36,9 @@ B: samples. L: levels. M: elements of one sample of a level.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -44,11 +46,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ._host import FUSED
+from ._launch import launch
 
 BLOCK = 8192
 MAX_LEVELS = 8
 NUM_WARPS = 4
 CHUNK = 1024
+_REDUCE = {"BLOCK": BLOCK, "CHUNK": CHUNK, "num_warps": NUM_WARPS, **FUSED}
 
 
 @triton.jit
@@ -237,7 +241,7 @@ def forward(
     if not x_primes:
         x_primes = [x[x.shape[0] // 2 :] for x in features]
         xs = [x[: x.shape[0] // 2] for x in features]
-    batch, sizes = xs[0].shape[0], [x.shape[1] for x in xs]
+    batch, sizes = xs[0].shape[0], [_size(x) for x in xs]
     if batch == 0:
         loss.zero_()
         return
@@ -249,36 +253,32 @@ def forward(
     offset = 0
     for number, low in enumerate(launches):
         part = slice(low, low + MAX_LEVELS)
-        programs = _programs(sizes[part], batch)
-        feature_matching_fwd_kernel[(programs,)](
-            features=tuple(xs[part]),
-            features_prime=tuple(x_primes[part]),
-            strides=tuple(_stride(x) for x in xs[part]),
-            strides_prime=tuple(_stride(x) for x in x_primes[part]),
-            sizes=tuple(sizes[part]),
-            batch=batch,
-            offset=offset,
-            partials=partials,
-            counts=counts,
-            signs=signs,
-            ZERO_NONFINITE=nonfinite_policy == "zero",
-            SAVE_SIGNS=save_signs,
-            **_shape(xs[part] + x_primes[part]),
+        some, primes, of = tuple(xs[part]), tuple(x_primes[part]), tuple(sizes[part])
+        programs = _programs(of, batch)
+        strides = strides_prime = of
+        if batch > 1:
+            strides, strides_prime = tuple(map(_stride, some)), tuple(map(_stride, primes))
+        constants = _shape((*some, *primes), (*strides, *strides_prime, *of))
+        launch(
+            feature_matching_fwd_kernel,
+            (programs,),
+            (*some, *primes, partials, counts, signs),
+            (strides, strides_prime, of, batch, offset),
+            constants | {"ZERO_NONFINITE": nonfinite_policy == "zero", "SAVE_SIGNS": save_signs},
+            (some, primes, strides, strides_prime, of, batch, offset, partials, counts, signs),
         )
-        feature_matching_reduce_kernel[(len(sizes[part]) * batch + 1,)](
-            partials=partials,
-            counts=counts,
-            loss=losses if losses is loss else losses[number:],
-            level_values=level_values[low:],
-            nonfinite=nonfinite[low:],
-            sizes=tuple(sizes[part]),
-            weights=tuple(weights[part]),
-            batch=batch,
-            offset=offset,
-            BLOCK=BLOCK,
-            CHUNK=CHUNK,
-            num_warps=NUM_WARPS,
-            **FUSED,
+        launch(
+            feature_matching_reduce_kernel,
+            (len(of) * batch + 1,),
+            (
+                partials,
+                counts,
+                losses if losses is loss else losses[number:],
+                level_values[low:] if low else level_values,
+                nonfinite[low:] if low else nonfinite,
+            ),
+            (of, tuple(weights[part]), batch, offset),
+            _REDUCE,
         )
         offset += programs
     if losses is not loss:
@@ -312,19 +312,16 @@ def backward(
     offset = 0
     for low in range(0, levels, MAX_LEVELS):
         part = slice(low, low + MAX_LEVELS)
-        programs = _programs(sizes[part], batch)
-        feature_matching_bwd_kernel[(programs,)](
-            grad=grad,
-            signs=signs,
-            grads=tuple(of_x[part]),
-            grads_prime=tuple(of_x_prime[part]),
-            sizes=tuple(sizes[part]),
-            weights=tuple(weights[part]),
-            batch=batch,
-            offset=offset,
-            NEEDS_FEATURES=needs_features,
-            NEEDS_FEATURES_PRIME=needs_features_prime,
-            **_shape(of_x[part] + of_x_prime[part]),
+        some, primes, of = tuple(of_x[part]), tuple(of_x_prime[part]), tuple(sizes[part])
+        programs, factors = _programs(of, batch), tuple(weights[part])
+        launch(
+            feature_matching_bwd_kernel,
+            (programs,),
+            (grad, signs, *some, *primes),
+            (of, factors, batch, offset),
+            _shape((*some, *primes), of)
+            | {"NEEDS_FEATURES": needs_features, "NEEDS_FEATURES_PRIME": needs_features_prime},
+            (grad, signs, some, primes, of, factors, batch, offset),
         )
         offset += programs
 
@@ -334,9 +331,14 @@ def _programs(sizes: Sequence[int], batch: int) -> int:
     return batch * sum(-(-size // BLOCK) for size in sizes)
 
 
+def _size(x: Tensor) -> int:
+    """M of [B, M] or contiguous [B, ...]."""
+    return x.shape[1] if x.dim() == 2 else math.prod(x.shape[1:])
+
+
 def _stride(x: Tensor) -> int:
-    """The distance between the rows of [B, M]; the stride of a single row may be anything, and means nothing."""
-    return x.stride(0) if x.shape[0] > 1 else x.shape[1]
+    """The distance between the rows of [B, ...]."""
+    return x.stride(0)
 
 
 def _weights(sizes: Sequence[int], batch: int, norm: str, batch_reduction: str) -> list[float]:
@@ -344,17 +346,23 @@ def _weights(sizes: Sequence[int], batch: int, norm: str, batch_reduction: str) 
     return [per_batch / size if norm == "mean" else per_batch for size in sizes]
 
 
-def _shape(rows: Sequence[Tensor]) -> dict[str, int | bool]:
-    """The compile-time arguments that follow from the dtype and the alignment of all tensors [B, M] of a launch."""
-    itemsize = rows[0].element_size()
-    aligned = all(
-        x.data_ptr() % 16 == 0 and _stride(x) * itemsize % 16 == 0 and x.shape[1] * itemsize % 16 == 0 for x in rows
-    )
-    return dict(
-        ROWS=4 * itemsize,
-        COLS=2048 // itemsize,
-        VECTOR=16 // itemsize,
-        ALIGNED=aligned,
-        num_warps=NUM_WARPS,
+def _shape(rows: Sequence[Tensor], distances: Sequence[int]) -> dict[str, Any]:
+    """The compile-time arguments that follow from the dtype of the tensors [B, ...] of a launch, and from alignment.
+
+    Args:
+        rows: the tensors.
+        distances: their strides and sizes, in elements.
+    """
+    itemsize, low = rows[0].element_size(), 0
+    for x in rows:
+        low |= x.data_ptr()
+    for distance in distances:
+        low |= distance * itemsize
+    return {
+        "ROWS": 4 * itemsize,
+        "COLS": 2048 // itemsize,
+        "VECTOR": 16 // itemsize,
+        "ALIGNED": low % 16 == 0,
+        "num_warps": NUM_WARPS,
         **FUSED,
-    )
+    }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._device import load_float
 from ._host import STREAM, ordered_like, sample_size, stream_grid
+from ._launch import launch
 
 
 @triton.jit
@@ -97,9 +98,13 @@ def guided_residual(
     if prediction != "epsilon" and noisy_latents is not None:
         noisy = ordered_like(noisy_latents[:batch], out)
     grid, blocks = stream_grid(batch, size)
-    guided_residual_kernel[grid](
-        out, model_output, noise, guidance_scale, noisy, alpha, sigma, size, blocks, batch,
-        out.stride(0), model_output.stride(0), noise.stride(0), 0 if noisy is None else noisy.stride(0),
-        GUIDED=guidance_scale is not None, FROM_TEXT=guidance == "from_text", TEXT_FIRST=order == "text_first",
-        PREDICTION=prediction, **STREAM,
-    )  # fmt: skip
+    strides = out.stride(0), model_output.stride(0), noise.stride(0), 0 if noisy is None else noisy.stride(0)
+    constants = {
+        "GUIDED": guidance_scale is not None,
+        "FROM_TEXT": guidance == "from_text",
+        "TEXT_FIRST": order == "text_first",
+        "PREDICTION": prediction,
+        **STREAM,
+    }
+    tensors = out, model_output, noise, guidance_scale, noisy, alpha, sigma
+    launch(guided_residual_kernel, grid, tensors, (size, blocks, batch, *strides), constants)

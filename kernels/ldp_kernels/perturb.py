@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._device import load_float
 from ._host import STREAM, ordered_like, sample_size, stream_grid
+from ._launch import launch
 
 
 @triton.jit(do_not_specialize=["blocks", "batch"])
@@ -60,8 +61,6 @@ def perturb(
         return
     latents, noise = ordered_like(latents, out), ordered_like(noise, out)
     grid, blocks = stream_grid(batch, size)
-    perturb_kernel[grid](
-        out, latents, noise, alpha, sigma, size, blocks, batch,
-        out.stride(0), latents.stride(0), noise.stride(0),
-        COPIES=copies, **STREAM,
-    )  # fmt: skip
+    tensors = out, latents, noise, alpha, sigma
+    numbers = size, blocks, batch, out.stride(0), latents.stride(0), noise.stride(0)
+    launch(perturb_kernel, grid, tensors, numbers, {"COPIES": copies, **STREAM})

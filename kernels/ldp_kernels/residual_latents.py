@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ._device import load_float
 from ._host import STREAM, ordered_like, sample_size, stream_grid
+from ._launch import launch
 
 
 @triton.jit(do_not_specialize=["blocks"])
@@ -60,10 +61,8 @@ def residual_latents(out: Tensor, latents: Tensor, residual: Tensor, alpha: Tens
         return
     latents, residual = ordered_like(latents, out), ordered_like(residual, out)
     grid, blocks = stream_grid(batch, size)
-    residual_latents_kernel[grid](
-        out, latents, residual, size, blocks, out.stride(0), latents.stride(0), residual.stride(0),
-        **STREAM,
-    )  # fmt: skip
+    numbers = size, blocks, out.stride(0), latents.stride(0), residual.stride(0)
+    launch(residual_latents_kernel, grid, (out, latents, residual), numbers, STREAM)
 
 
 def residual_latents_backward(out: Tensor, grad: Tensor, alpha: Tensor) -> None:
@@ -73,4 +72,5 @@ def residual_latents_backward(out: Tensor, grad: Tensor, alpha: Tensor) -> None:
         return
     grad = ordered_like(grad, out)
     grid, blocks = stream_grid(batch, size)
-    residual_latents_backward_kernel[grid](out, grad, alpha, size, blocks, out.stride(0), grad.stride(0), **STREAM)
+    numbers = size, blocks, out.stride(0), grad.stride(0)
+    launch(residual_latents_backward_kernel, grid, (out, grad, alpha), numbers, STREAM)

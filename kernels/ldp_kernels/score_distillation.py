@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._device import is_finite, load_float, zero_unless_finite
 from ._host import FUSED, STREAM, dense, ordered_like, reduction_shape, sample_size, stream_grid
+from ._launch import launch
 
 
 @triton.jit
@@ -86,10 +87,9 @@ def score_distillation(
     count = count if counted else value.new_empty(batch, dtype=torch.int32)
     residual = dense(residual)
     block, _, warps = reduction_shape(size)
-    score_distillation_kernel[(batch,)](
-        value, count, residual, weight, size, residual.stride(0),
-        ZERO=zero_nonfinite, BLOCK=block, num_warps=warps, **FUSED,
-    )  # fmt: skip
+    constants = {"ZERO": zero_nonfinite, "BLOCK": block, "num_warps": warps, **FUSED}
+    tensors = value, count, residual, weight
+    launch(score_distillation_kernel, (batch,), tensors, (size, residual.stride(0)), constants)
 
 
 def score_distillation_backward(
@@ -106,7 +106,5 @@ def score_distillation_backward(
         return
     residual = ordered_like(residual, out)
     grid, blocks = stream_grid(batch, size)
-    score_distillation_backward_kernel[grid](
-        out, grad.contiguous(), residual, weight, size, blocks, out.stride(0), residual.stride(0),
-        ZERO=zero_nonfinite, **STREAM,
-    )  # fmt: skip
+    tensors, numbers = (out, grad.contiguous(), residual, weight), (size, blocks, out.stride(0), residual.stride(0))
+    launch(score_distillation_backward_kernel, grid, tensors, numbers, {"ZERO": zero_nonfinite, **STREAM})

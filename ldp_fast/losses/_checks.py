@@ -23,6 +23,7 @@ NONFINITE = get_args(NonFinite)
 # What has passed the checks, by everything that they look at. Emptied when full: sizes hardly ever change.
 _PASSED: set[tuple[Any, ...]] = set()
 _MOST = 1024
+_OPTIONS = frozenset({str, bool, type(None), torch.dtype})  # which isinstance is slow to tell from tensors
 
 
 def signature(op: str, *values: Any) -> tuple[Any, ...] | None:
@@ -38,7 +39,9 @@ def signature(op: str, *values: Any) -> tuple[Any, ...] | None:
         return None
     parts: list[Any] = [op]
     for value in values:
-        if isinstance(value, Tensor):
+        if type(value) in _OPTIONS:
+            parts.append(value)
+        elif isinstance(value, Tensor):
             parts += (value.shape, value.dtype, value.device)
         else:
             parts.append(value)
@@ -170,6 +173,10 @@ def coefficients(op: str, argument: str, value: Coefficient, like: Tensor) -> Te
     """
     batch, dtype = like.shape[0], torch.float64 if like.dtype == torch.float64 else torch.float32
     if isinstance(value, Tensor):
+        # What there nearly always is, and nothing to be done to.
+        if value.dtype == dtype and value.shape == (batch,) and value.device == like.device:
+            if value.is_contiguous() and not value.requires_grad:
+                return value
         if value.dtype not in (torch.float32, torch.float64):
             _fail(op, argument, "float32 (or float64)", str(value.dtype), TypeError)
         if value.dim() != 0 and value.shape != (batch,):

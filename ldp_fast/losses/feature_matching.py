@@ -158,7 +158,12 @@ def _memory_order(x: Tensor) -> tuple[int, int, int] | None:
 
 
 def _rows(x: Tensor, order: tuple[int, int, int] | None) -> Tensor:
-    """[B, M] in the given order of dimensions, of stride 1: a view where `x` is dense in it, else a copy."""
+    """[B, M] in the given order of dimensions, of stride 1: a view where `x` is dense in it, else a copy.
+
+    A contiguous tensor is that as it is, and one in another order once its dimensions are permuted.
+    """
+    if order in _ORDERS[:1] and x.is_contiguous():
+        return x
     rows = x.flatten(1) if order in (None, (1, 2, 3)) else x.permute(0, *order).flatten(1)
     # Every other column of an image flattens to a view too, of stride 2.
     return rows if rows.shape[1] == 1 or rows.stride(1) == 1 else rows.contiguous()

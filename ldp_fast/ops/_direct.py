@@ -20,6 +20,7 @@ from torch.nn import Parameter
 from ._library import NAMESPACE, OPERATORS, Operator, serve
 
 _PLAIN = (Tensor, Parameter)
+_VALUES = frozenset({type(None), bool, int, float, str, torch.dtype})
 # None of them is documented, so each may go: then operators are called through the dispatcher, as they always can be.
 _DISPATCH_MODES: Any = getattr(torch._C, "_len_torch_dispatch_stack", None)
 _FUNCTION_MODES: Any = getattr(torch._C, "_len_torch_function_stack", None)
@@ -48,6 +49,8 @@ def call(name: str, *args: Any) -> Any:
         return getattr(getattr(torch.ops, NAMESPACE), name)(*args)
     wanted, lists, device, dtypes = False, False, None, set()
     for value in args:
+        if type(value) in _VALUES:
+            continue
         if isinstance(value, Tensor):
             found: Any = (value,)
         elif isinstance(value, (list, tuple)):
@@ -55,6 +58,8 @@ def call(name: str, *args: Any) -> Any:
         else:
             continue
         for tensor in found:
+            if type(tensor) is int:  # a list of numbers
+                break
             # A negative view (of an imaginary part) is for the dispatcher to resolve.
             if type(tensor) not in _PLAIN or tensor.is_neg():
                 return getattr(getattr(torch.ops, NAMESPACE), name)(*args)
@@ -65,6 +70,8 @@ def call(name: str, *args: Any) -> Any:
     assert device is not None
     if not wanted or not torch.is_grad_enabled():
         return serve(operator, device, dtypes, *args)
+    if operator.schema.endswith("[]"):  # a function of autograd differentiates no list that it returns
+        return getattr(getattr(torch.ops, NAMESPACE), name)(*args)
     if operator.function is None:
         operator.function = _function(name, operator)
     if not lists:
@@ -81,9 +88,9 @@ def _function(name: str, operator: Operator) -> type[torch.autograd.Function]:
 
     def forward(ctx: Any, *flat: Any) -> Any:
         device, dtypes, lengths = flat[-1]
-        args = flat[:-1]
+        args, ctx.lengths = flat[:-1], lengths
         if lengths is not None:
-            args, ctx.lengths = _nested(lengths, args), lengths
+            args = _nested(lengths, args)
         outputs = serve(operator, device, dtypes, *args)
         assert operator.setup_context is not None
         operator.setup_context(ctx, args, outputs)
@@ -91,7 +98,7 @@ def _function(name: str, operator: Operator) -> type[torch.autograd.Function]:
 
     def backward(ctx: Any, *grads: Any) -> Any:
         assert operator.backward is not None
-        if not hasattr(ctx, "lengths"):
+        if ctx.lengths is None:
             return (*operator.backward(ctx, *grads), None)
         return (*_flat(operator.backward(_Context(ctx), *grads)), None)
 
@@ -103,6 +110,7 @@ class _Context:
     """A context as torch.library hands it over: for a list of tensors `needs_input_grad` has a list."""
 
     def __init__(self, ctx: Any):
+        self.__dict__.update(vars(ctx))  # what setup_context has left there
         self._ctx = ctx
         self.needs_input_grad = _nested(ctx.lengths, ctx.needs_input_grad)
 

@@ -37,6 +37,8 @@ from . import _native
 
 NAMESPACE = "ldp_fast"
 _NO_GUARD = nullcontext()
+_SINGLE = {torch.float32}
+_NATIVE_DTYPES = {torch.float32, torch.float16}
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Operator:
     reference: Callable[..., Any] | None = None
     launcher: str = ""  # "module:function"
     native: Callable[..., None] | None = None
+    suits: Callable[..., bool] | None = None
     cpu_only: bool = False
     stored: frozenset[torch.dtype] = frozenset()
     fake: Callable[..., Any] | None = None
@@ -82,6 +85,7 @@ def register(
     fake: Callable[..., Any],
     launcher: str = "",
     native: Callable[..., None] | bool = False,
+    suits: Callable[..., bool] | None = None,
     cpu_only: bool = False,
     stored: frozenset[torch.dtype] = frozenset(),
 ) -> None:
@@ -96,12 +100,14 @@ def register(
         launcher: "module:function" of the Triton launcher; takes the outputs, then the operator's arguments.
         native: True for the native operator of the same name in csrc, which takes the same; or a function that
             allocates what more it needs and calls one.
+        suits: takes the operator's arguments; whether the native operator serves them, where its dtypes do. It writes
+            float32 only, and an argument may ask for another dtype of the result.
         cpu_only: the native operator has no CUDA; the reference serves CUDA tensors where there is no launcher either.
         stored: what the native operator reads and writes beside float32, in which it computes.
     """
     operator = OPERATORS[name]
     operator.native = partial(_native_of, name) if native is True else native or None
-    operator.cpu_only, operator.stored = cpu_only, stored
+    operator.suits, operator.cpu_only, operator.stored = suits, cpu_only, stored
     fresh = operator.fake is None
     operator.reference, operator.launcher, operator.fake = reference, launcher, fake
     if not fresh:
@@ -209,16 +215,23 @@ def serve(operator: Operator, device: torch.device, dtypes: set[torch.dtype], /,
     if operator.launcher and _settings.use_triton(kind, double=torch.float64 in dtypes):
         run = _launcher(operator.launcher)
     elif operator.native is not None and not ((operator.launcher or operator.cpu_only) and kind == "cuda"):
-        floating = {d for d in dtypes if d.is_floating_point}
-        run = operator.native if use_native(kind, floating - operator.stored) else None
+        floating = dtypes if dtypes == _SINGLE else {d for d in dtypes if d.is_floating_point} - operator.stored
+        if use_native(kind, floating) and (operator.suits is None or operator.suits(*args, **kwargs)):
+            run = operator.native
     if run is None:
         return operator.reference(*args, **kwargs)
-    with _launching_on(device) if operator.launcher and kind == "cuda" else _NO_GUARD:
-        outputs = operator.fake(*args, **kwargs)
-        if isinstance(outputs, tuple):
-            run(*outputs, *args, **kwargs)
-        else:
-            run(outputs, *args, **kwargs)
+    if operator.launcher and kind == "cuda":
+        with _launching_on(device):
+            return _filled(operator.fake, run, args, kwargs)
+    return _filled(operator.fake, run, args, kwargs)
+
+
+def _filled(fake: Callable[..., Any], run: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    outputs = fake(*args, **kwargs)
+    if isinstance(outputs, tuple):
+        run(*outputs, *args, **kwargs)
+    else:
+        run(outputs, *args, **kwargs)
     return outputs
 
 
@@ -235,7 +248,7 @@ def use_native(device_type: str, floating: set[torch.dtype]) -> bool:
     Raises:
         RuntimeError: CUDA tensors without an extension that has CUDA.
     """
-    if _settings.backend() == "reference" or not floating <= {torch.float32, torch.float16}:
+    if _settings.backend() == "reference" or not floating <= _NATIVE_DTYPES:
         return False
     if device_type == "cuda":
         _native.check_cuda("ldp_fast.nerf")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..reference import guided_residual as reference
-from ..reference._common import compute_dtype, memory_format
+from ..reference._common import compute_dtype, empty_like
+from . import _latents
 from ._library import define, register, register_no_gradient
 
 
@@ -21,8 +21,7 @@ def _fake(
     order: str = "uncond_first",
     prediction: str = "epsilon",
 ) -> Tensor:
-    dtype = compute_dtype(model_output, noise, noisy_latents)
-    return torch.empty(noise.shape, dtype=dtype, device=noise.device, memory_format=memory_format(noise))
+    return empty_like(noise, compute_dtype(model_output, noise, noisy_latents))
 
 
 define(
@@ -31,6 +30,11 @@ define(
     "str prediction='epsilon') -> Tensor"
 )
 register(
-    "guided_residual", reference=reference, launcher="ldp_fast.kernels.guided_residual:guided_residual", fake=_fake
+    "guided_residual",
+    reference=reference,
+    launcher="ldp_fast.kernels.guided_residual:guided_residual",
+    native=_latents.guided_residual,
+    stored=_latents.WIDENED,
+    fake=_fake,
 )
 register_no_gradient("guided_residual", "Eq. 2 leaves out the network's Jacobian: detach its output")

@@ -37,16 +37,17 @@ def _fake_backward(
     return weights.new_empty(encoding.shape), torch.empty_like(weights), torch.empty_like(positions)
 
 
-def _workspace(like: Tensor, sums: bool, encoding: int, hidden: int, layers: int, channels: int) -> Tensor | None:
-    """What the CUDA kernels need beside their outputs (csrc/field/field_cuda.h): the weights as fragments want them
+def _workspace(
+    positions: Tensor, backward: bool, encoding: int, hidden: int, layers: int, channels: int, bias: bool
+) -> Tensor | None:
+    """What the CUDA kernels need beside their outputs (csrc/field/field_plan.h): the weights as fragments want them
     and, for the backward, one sum of their gradients for each block. None on a CPU."""
-    if like.device.type != "cuda":
+    if positions.device.type != "cuda":
         return None
-    units = next(n for n in (16, 32, 64, 128) if n >= hidden)
-    inputs, outputs = -(-encoding // 16) * 16, -(-(1 + channels) // 8) * 8
-    packed = units * (inputs + 9) + (layers - 1) * units * (units + 9) + outputs * (units + 9)
-    blocks = 2 * torch.cuda.get_device_properties(like.device).multi_processor_count
-    return like.new_empty(packed * (1 + min(blocks, max(1, -(-like.shape[0] // 16)))) if sums else packed)
+    with torch.cuda.device(positions.device):
+        network = encoding, hidden, layers, channels, bias
+        floats = _native.required("latent_field").field_workspace(*network, positions.shape[0], backward)
+    return positions.new_empty(floats)
 
 
 def _run_native(density: Tensor, latents: Tensor, encoding: Tensor, *arguments: Any) -> None:
@@ -56,13 +57,13 @@ def _run_native(density: Tensor, latents: Tensor, encoding: Tensor, *arguments: 
         for output, result in zip((density, latents, encoding), results, strict=True):
             output.copy_(result)
         return
-    workspace = _workspace(positions, False, encoding.shape[1], *arguments[NETWORK_ARGUMENTS][:3])
+    workspace = _workspace(positions, False, encoding.shape[1], *arguments[NETWORK_ARGUMENTS][:4])
     _native.function("latent_field")(density, latents, encoding, workspace, *arguments)
 
 
 def _run_native_backward(grad_encoding: Tensor, grad_weights: Tensor, grad_positions: Tensor, *arguments: Any) -> None:
     positions, encoding = arguments[2:4]
-    workspace = _workspace(positions, True, encoding.shape[1], *arguments[6:9])
+    workspace = _workspace(positions, True, encoding.shape[1], *arguments[6:10])
     _native.function("latent_field_backward")(grad_encoding, grad_weights, grad_positions, workspace, *arguments)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference._common import compute_dtype, memory_format
+from ..reference._common import compute_dtype, empty_like
 from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
@@ -22,7 +22,7 @@ def _fake(latents: Tensor, zero_nonfinite: bool = False, counted: bool = True) -
 def _fake_backward(
     grad: Tensor, latents: Tensor, mean: Tensor, variance: Tensor, zero_nonfinite: bool = False
 ) -> Tensor:
-    return torch.empty(latents.shape, dtype=latents.dtype, device=latents.device, memory_format=memory_format(latents))
+    return empty_like(latents, latents.dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference._common import memory_format
+from ..reference._common import empty_like
+from . import _latents
 from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
 
 def _fake(latents: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
-    return torch.empty(latents.shape, dtype=latents.dtype, device=latents.device, memory_format=memory_format(latents))
+    return empty_like(latents, latents.dtype)
 
 
 def _fake_backward(grad: Tensor, alpha: Tensor) -> Tensor:
-    return torch.empty(grad.shape, dtype=grad.dtype, device=grad.device, memory_format=memory_format(grad))
+    return empty_like(grad, grad.dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -37,12 +37,14 @@ register(
     "residual_latents",
     reference=reference.residual_latents,
     launcher="ldp_fast.kernels.residual_latents:residual_latents",
+    native=_latents.residual_latents,
     fake=_fake,
 )
 register(
     "residual_latents_backward",
     reference=reference.residual_latents_backward,
     launcher="ldp_fast.kernels.residual_latents:residual_latents_backward",
+    native=_latents.residual_latents_backward,
     fake=_fake_backward,
 )
 register_autograd("residual_latents", _backward, _setup_context)

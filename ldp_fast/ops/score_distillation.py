@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference._common import compute_dtype, memory_format
+from ..reference._common import compute_dtype, empty_like
+from . import _latents
 from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
@@ -30,7 +31,7 @@ def _fake(
 def _fake_backward(
     grad: Tensor, residual: Tensor, weight: Tensor, dtype: torch.dtype, zero_nonfinite: bool = False
 ) -> Tensor:
-    return torch.empty(residual.shape, dtype=dtype, device=residual.device, memory_format=memory_format(residual))
+    return empty_like(residual, dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -62,12 +63,15 @@ register(
     "score_distillation",
     reference=_reference,
     launcher="ldp_fast.kernels.score_distillation:score_distillation",
+    native=_latents.score_distillation,
     fake=_fake,
 )
 register(
     "score_distillation_backward",
     reference=reference.score_distillation_backward,
     launcher="ldp_fast.kernels.score_distillation:score_distillation_backward",
+    native=_latents.score_distillation_backward,
+    suits=lambda grad, residual, weight, dtype, zero_nonfinite=False: dtype == torch.float32,
     fake=_fake_backward,
 )
 register_autograd("score_distillation", _backward, _setup_context)

@@ -56,6 +56,16 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last
 
 
+def empty_like(tensor: Tensor, dtype: torch.dtype, batch: int | None = None) -> Tensor:
+    """Returns an empty tensor of a shape and of its `memory_format`, or of so many samples."""
+    if batch is None:
+        return torch.empty_like(tensor, dtype=dtype, memory_format=memory_format(tensor))
+    wanted = (batch, *tensor.shape[1:])
+    if tensor.is_contiguous():
+        return tensor.new_empty(wanted, dtype=dtype)
+    return torch.empty(wanted, dtype=dtype, device=tensor.device, memory_format=memory_format(tensor))
+
+
 def in_format(tensor: Tensor, wanted: torch.memory_format) -> Tensor:
     """Returns the tensor with exactly the strides of a fresh tensor of that format; copies only if it must."""
     _, channels, height, width = tensor.shape

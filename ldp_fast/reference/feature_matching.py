@@ -1,8 +1,9 @@
 """Feature matching in plain PyTorch: the definition, the CPU backend and the oracle of every test.
 
 `feature_matching_loss` is the definition: differentiable, a few lines, and as hungry as eager code is. `forward` and
-`backward` are what runs on a CPU. They hold the same numbers in pieces that fit a core's cache, so that no float32 copy
-of a half-precision level ever exists, and keep two bits an element for the backward instead of the features.
+`backward` are what runs on a CPU where csrc/feature_matching does not. They hold the same numbers in pieces that fit a
+core's cache, so that no float32 copy of a half-precision level ever exists, and keep two bits an element for the
+backward instead of the features.
 
 The packed signs (one layout for every backend; a test compares them bit for bit with the kernel's)
     A sample of a level is its M elements in memory order, padded with zeros to whole blocks of 8192 elements. A block
@@ -14,6 +15,7 @@ The packed signs (one layout for every backend; a test compares them bit for bit
 B: samples. L: levels. M: elements of one sample of a level (C * H * W).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -69,8 +71,8 @@ def forward(
     """Loss, statistics and packed signs in one pass over the features.
 
     Args:
-        features: L tensors [B, M_l] whose rows are dense (any distance between rows); [2B, M_l], x above x', when
-            `features_prime` is empty.
+        features: L tensors [B, M_l] whose rows are dense (any distance between rows), or contiguous ones [B, ...];
+            [2B, M_l], x above x', when `features_prime` is empty.
         features_prime: L tensors [B, M_l], or nothing.
         norm: "mean" or "sum" over the elements of a sample.
         batch_reduction: "mean" or "sum" over the samples.
@@ -179,7 +181,13 @@ def allocate_gradients(
     return of_x + of_x_prime, list(zip(of_x or nothing, of_x_prime or nothing, strict=True))
 
 
+def row_size(x: Tensor) -> int:
+    """M of [B, M] or [B, ...]."""
+    return x.shape[1] if x.dim() == 2 else math.prod(x.shape[1:])
+
+
 def _pairs(features: Sequence[Tensor], features_prime: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    features, features_prime = [x.flatten(1) for x in features], [x.flatten(1) for x in features_prime]
     if features_prime:
         return list(zip(features, features_prime, strict=True))
     return [(x[: x.shape[0] // 2], x[x.shape[0] // 2 :]) for x in features]

@@ -51,10 +51,14 @@ class Plan:
     pack: int
 
 
-def plan(network: tuple[int, ...], architecture: int) -> Plan:
+def printed(network: tuple[int, ...], architecture: int, samples: int = 1) -> list[int]:
     environment = {"LDP_CUDA_DEVICE": f"sm_{architecture}"}
-    numbers = harness.check(DRIVER, (), *map(str, network), environment=environment).split()
-    blocks, warps, size, weights, sums, pack = map(int, numbers)
+    numbers = harness.check(DRIVER, (), *map(str, (*network, samples)), environment=environment)
+    return [int(number) for number in numbers.split()]
+
+
+def plan(network: tuple[int, ...], architecture: int) -> Plan:
+    blocks, warps, size, weights, sums, pack = printed(network, architecture)[:6]
     return Plan(blocks, warps, size, bool(weights), bool(sums), pack)
 
 
@@ -90,3 +94,13 @@ def test_as_many_blocks_are_resident_as_were_planned(architecture: int) -> None:
         planned = plan(network, architecture)
         assert planned.bytes <= of.shared_of_block
         assert of.holds(planned.warps, planned.bytes, used) >= planned.blocks, (network, planned)
+
+
+@pytest.mark.parametrize("network, blocks, warps", [(DEFAULT, 2, 4), (WITH_BIASES, 1, 8)], ids=["default", "biased"])
+@pytest.mark.parametrize("samples", [0, 1, 65, 10**6])
+def test_the_workspace_is_what_the_plan_needs(network: tuple[int, ...], blocks: int, warps: int, samples: int) -> None:
+    """The packed weights, with slots for biases where there are any, and as much again for each block that starts."""
+    pack, multiprocessors, forward, backward = printed(network, 90, samples)[5:]
+    assert forward == pack
+    started = min(blocks * multiprocessors, max(1, -(-samples // (16 * warps))))
+    assert backward == pack * (1 + started)

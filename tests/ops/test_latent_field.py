@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +29,7 @@ from .common import bitwise_equal
 
 assert ops.latent_field
 
+operator = importlib.import_module("ldp_fast.ops.latent_field")
 compiled = pytest.mark.skipif(_native.extension() is None, reason="the extension ldp_fast._C was not built")
 INPUTS = ("positions", "table", "weights")
 
@@ -373,3 +377,16 @@ def test_a_captured_graph_follows_its_inputs() -> None:
             made[name].copy_(value)
     graph.replay()
     assert all(bitwise_equal(a, b) for a, b in zip(result, wanted, strict=True))
+
+
+def test_the_workspace_on_a_gpu_is_what_the_extension_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    module = SimpleNamespace(field_workspace=lambda *arguments: asked.append(arguments) or 7)
+    monkeypatch.setattr(_native, "required", lambda what: module)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: (asked.append(device), nullcontext())[1])
+    positions: Any = SimpleNamespace(device=torch.device("cuda", 1), shape=(100, 3), new_empty=torch.empty)
+    for backward in (False, True):
+        workspace = operator._workspace(positions, backward, 32, 64, 2, 4, True)
+        assert workspace is not None and workspace.shape == (7,)
+        assert asked[-2:] == [positions.device, (32, 64, 2, 4, True, 100, backward)]
+    assert operator._workspace(torch.zeros(100, 3), True, 32, 64, 2, 4, True) is None
