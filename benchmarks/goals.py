@@ -235,6 +235,12 @@ GOALS = (
         host_cost("cpu", feature_matching=True),
         ("≤", 1.5),
     ),
+    Goal(
+        "the same of its launches without a driver, against naive on CPU tensors",
+        "cpu",
+        host_cost("cuda, launched into nothing", feature_matching=True),
+        ("≤", 1.5),
+    ),
     Goal("renderer: what `torch.use_deterministic_algorithms(True)` costs", "gpu", determinism, None),
 )
 
