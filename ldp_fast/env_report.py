@@ -311,12 +311,12 @@ def _indented(content: Any, depth: int = 1) -> list[str]:
     lines = []
     for key, value in content.items():
         if isinstance(value, dict) and "active" in value:
-            lines.append(f"{pad}{key:<18}{'active' if value['active'] else 'not active'}: {value['why']}")
+            lines.append(f"{pad}{key:<20}{'active' if value['active'] else 'not active'}: {value['why']}")
             if "build" in value:
                 built = ", ".join(f"{k} {v}" for k, v in value["build"].items() if k not in ("cuda", "architectures"))
-                lines.append(f"{pad}{'':<18}{built}")
+                lines.append(f"{pad}{'':<20}{built}")
         elif isinstance(value, (dict, list)):
             lines += [f"{pad}{key}", *(_indented(value, depth + 1) or [f"{pad}  none"])]
         else:
-            lines.append(f"{pad}{key:<18}{value}")
+            lines.append(f"{pad}{key:<20}{value}")
     return lines
