@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ._common import compute_dtype, in_format, memory_format, per_sample, widened
@@ -41,7 +40,8 @@ def guided_residual(
         first, second = out.tensor_split(2)
         uncond, text = (first, second) if order == "uncond_first" else (second, first)
         start = uncond if guidance == "from_uncond" else text
-        out = torch.addcmul(start, per_sample(guidance_scale, compute), text - uncond)
+        # No addcmul here and below: it rounds once or twice, as the processor has it, and csrc/latents twice.
+        out = start + per_sample(guidance_scale, compute) * (text - uncond)
     noise_hat = noise_prediction(out, prediction, noisy_latents, alpha, sigma)
     return in_format(noise_hat - widened(noise, compute), memory_format(noise))
 
@@ -58,12 +58,12 @@ def noise_prediction(
     s = None if sigma is None else per_sample(sigma, out.dtype)
     if prediction == "v_prediction":
         assert a is not None and s is not None
-        return torch.addcmul(a * out, s, noisy)
+        return a * out + s * noisy
     if prediction == "flow":
         assert a is not None
-        return torch.addcmul(noisy, a, out)
+        return noisy + a * out
     if prediction == "sample":
         assert a is not None and s is not None
-        return torch.addcmul(noisy, a, out, value=-1) / s
+        return (noisy - a * out) / s
     assert s is not None
     return (noisy - out) / s

@@ -58,7 +58,7 @@ def perp_neg_residual(
     share = torch.addcmul(away, projection[..., None, None, None], positive, value=-1) * w
     # A weight of 0 leaves a negative out, even one that is not finite.
     direction = positive + share.where(w != 0, 0).sum(0)
-    guided = torch.addcmul(uncond, per_sample(guidance_scale, compute), direction)
+    guided = uncond + per_sample(guidance_scale, compute) * direction  # with the bits of guided_residual
     noise_hat = noise_prediction(guided, prediction, noisy_latents, alpha, sigma)
     return in_format(noise_hat - widened(noise, compute), memory_format(noise)), projection.t().clone(
         memory_format=torch.contiguous_format

@@ -210,3 +210,12 @@ def test_feature_matching_refuses_what_does_not_fit() -> None:
     with pytest.raises(RuntimeError, match="signs: expected shape"):
         backward = (torch.ones(()), torch.empty(1, 512, dtype=torch.int32), [256], 2, torch.float32, "mean", "mean")
         OPS.feature_matching_backward(*backward, False, True, True)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow", "sigma"])
+def test_guided_residual_has_the_reference_s_bits(prediction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that Perp-Neg without negatives, which is the reference's, is guidance to the bit."""
+    v, r, a, s = sample_arguments("perturb")[0]
+    for arguments in ((v, r, None), (torch.cat([v, r]), r, a)):
+        pairs = both(monkeypatch, "guided_residual", (*arguments, v, a, s, "from_text", "uncond_first", prediction))
+        assert all(bitwise_equal(*pair) for pair in pairs)

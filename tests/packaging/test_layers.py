@@ -14,7 +14,7 @@ import pytest
 from .installation import ROOT
 
 LAYERS = (
-    {"errors", "_settings", "_terminal", "_threads"},
+    {"errors", "_precision", "_settings", "_terminal", "_threads"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"losses"},
