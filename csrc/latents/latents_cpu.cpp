@@ -133,6 +133,7 @@ void residuals(const GuidedResidualParams& params) {
 }  // namespace
 
 void perturb_cpu(const PerturbParams& params) {
+    if (params.copies < 1) return;
     const int64_t elements = params.batch * params.size;
     within_samples(params.batch, params.size, [&](int64_t sample, int64_t begin, int64_t end) {
         for (; begin < end; begin += kPiece) {

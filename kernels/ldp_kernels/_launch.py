@@ -2,7 +2,8 @@
 
 Triton binds and specialises the arguments of every launch anew, which takes most of a launch's time on the host. Of
 the same kernel, device, dtypes, numbers and constants, with tensors at multiples of 16 bytes, it makes the same kernel:
-that one is kept. Anything else takes Triton's way, which is always right.
+that one is kept. Anything else takes Triton's way, which is always right. What changes how kernels are compiled
+(`triton.knobs`: debugging, instrumentation) has to be set before the first launch, or to be followed by `forget`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def launch(
         else:
             low |= tensor.data_ptr()
             dtypes.append(tensor.dtype)
-    if low & 15 or type(kernel) is not JITFunction:  # Triton's interpreter has functions of its own
+    # Triton's interpreter has functions of its own, and hooks before a launch are Triton's to call.
+    if low & 15 or type(kernel) is not JITFunction or getattr(kernel, "pre_run_hooks", None):
         kernel[grid](*arguments, **constants)
         return
     # The kernel lives as long as what is kept of it, so that no other has its address.
@@ -58,9 +60,14 @@ def launch(
             known[1][grid[0], 1, 1](*arguments, *known[2])
             return
     compiled = kernel[grid](*arguments, **constants)
-    if hasattr(compiled, "__getitem__"):
+    if hasattr(type(compiled), "__getitem__"):  # not what stands for a kernel that is still being compiled
         if len(_KNOWN) >= _MOST:
             _KNOWN.clear()
         names = kernel.arg_names[len(arguments) :]
         of_device = _KNOWN.setdefault(key, {})
         of_device[driver.active.get_current_device()] = kernel, compiled, tuple(constants[name] for name in names)
+
+
+def forget() -> None:
+    """Has every kernel launched by Triton once more."""
+    _KNOWN.clear()

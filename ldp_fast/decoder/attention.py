@@ -4,8 +4,8 @@
 two products and a softmax, four products backward, by hand. Up to `FEW` tokens it keeps the probabilities; above, it
 goes over the queries in parts and computes them again in the backward, so that its memory is bounded too.
 
-On a CPU few tokens are `plain`'s, as measured (docs/decoder.md has the table, benchmarks/bench_attention.py makes it).
-On CUDA all are `sdpa`'s. `LDP_FAST_ATTENTION` overrides both.
+On a CPU few tokens of few heads are `plain`'s, as measured (docs/decoder.md has the table, which
+benchmarks/bench_attention.py makes). On CUDA all are `sdpa`'s. `LDP_FAST_ATTENTION` overrides both.
 
 B: samples. H: heads. N: tokens. D: width of a head.
 """
@@ -22,6 +22,8 @@ from .pieces import Saved
 
 # Up to so many tokens keeping the probabilities, N² of them, is the faster way on a CPU.
 FEW = 1024
+# And so many probabilities at most, 64 MiB: eight samples of one head.
+MOST = 2**24
 # The most numbers of a part's matrix: 32 MiB of float32 on a CPU, whose caches are small; on a GPU (2, 1, 4096, 512) is
 # one part.
 PART, PART_ON_GPU = 2**23, 2**25
@@ -33,7 +35,8 @@ def way(query: Tensor) -> str:
     if asked != "auto":
         return asked
     in_float32 = query.dtype == torch.float32 or widened(query)
-    return "plain" if query.device.type == "cpu" and in_float32 and query.shape[2] <= FEW else "sdpa"
+    few = query.shape[2] <= FEW and query.shape[0] * query.shape[1] * query.shape[2] ** 2 <= MOST
+    return "plain" if query.device.type == "cpu" and in_float32 and few else "sdpa"
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Saved:

@@ -18,16 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UsageError
+
 CHANNELS_LAST = torch.channels_last
 _OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
-# Their blocks call what they hold, and read nothing else of it; what a module of a host's own reads is not known.
+# Their blocks call what they hold, and read its weight at most; what a module of a host's own reads is not known.
 _KNOWN = ("diffusers.", "torch.nn.")
 
 
 class _Packed(nn.Module):
     """A layer whose weight is held in blocks.
 
-    Copies and pickles go through rows, since blocks have neither; so do gradients, which the operators do not have.
+    Copies, pickles, conversions and state dicts go through rows, since blocks have none of these; so do gradients,
+    which the operators do not have. `parameters()` lacks the weight.
     """
 
     blocks: Tensor
@@ -46,6 +49,51 @@ class _Packed(nn.Module):
     def rows(self) -> Tensor:
         """The weight as torch has it."""
         return self.blocks.to_dense()
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as torch has it, made anew by every reading; writing to it changes nothing."""
+        return self.rows()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        rows = self.rows()
+        made = fn(rows)
+        if made is not rows:
+            if made.device.type != "cpu" or not available(made.dtype):
+                raise UsageError(
+                    f"to: expected {_precisions()} on a CPU for packed weights, got {made.dtype} on {made.device}: "
+                    "convert the network that `optimise` was given"
+                )
+            self.dtype = made.dtype
+            self.blocks = self.pack(made)
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.rows()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key, known = prefix + "weight", len(unexpected_keys)
+        lists = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+        unexpected_keys[known:] = [name for name in unexpected_keys[known:] if name != key]
+        if key not in state_dict:
+            missing_keys += [key] if strict else []
+            return
+        given, rows = state_dict[key], self.rows()
+        if given.shape != rows.shape:
+            error_msgs.append(f"{key}: expected {list(rows.shape)}, got {list(given.shape)}")
+            return
+        self.blocks = self.pack(rows.copy_(given))
 
     def layer(self) -> nn.Conv2d | nn.Linear:
         """A layer of torch with these weights."""
@@ -85,10 +133,10 @@ class PackedConv2d(_Packed):
             conv = nn.Conv2d(*self.channels, self.kernel_size, stride, padding, dilation, groups, dtype=self.dtype)
         return self._filled(conv, CHANNELS_LAST if self.channels_last else torch.contiguous_format)
 
-    def forward(self, x: Tensor) -> Tensor:
-        # Under an enclosing autocast x may come in another precision.
-        x = x.to(self.dtype)
-        if torch.is_grad_enabled() and x.requires_grad:
+    def forward(self, input: Tensor) -> Tensor:
+        # Under an enclosing autocast it may come in another precision.
+        x = input.to(self.dtype)
+        if x.dim() != 4 or (torch.is_grad_enabled() and x.requires_grad):
             padding, stride, dilation, groups = self.geometry
             return F.conv2d(x, self.rows(), self.bias, stride, padding, dilation, groups)
         if self.channels_last:
@@ -112,8 +160,8 @@ class PackedLinear(_Packed):
             linear = nn.Linear(*self.features, dtype=self.dtype)
         return self._filled(linear, torch.contiguous_format)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.dtype)
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.to(self.dtype)
         if torch.is_grad_enabled() and x.requires_grad:
             return F.linear(x, self.rows(), self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
@@ -128,6 +176,10 @@ def available(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
+def _precisions() -> str:
+    return " or ".join(str(dtype) for dtype in (torch.float32, torch.bfloat16) if available(dtype))
+
+
 def pack(network: nn.Module, channels_last: bool, run: Callable[[], Any]) -> None:
     """Packs the convolutions and, in bfloat16, the projections of a network, in place.
 
@@ -140,28 +192,30 @@ def pack(network: nn.Module, channels_last: bool, run: Callable[[], Any]) -> Non
         run: calls the network once, with tensors of the sizes that it is for.
     """
     places = list(_places(network))
-    shapes: dict[nn.Module, torch.Size] = {}
+    shapes: dict[Any, torch.Size] = {}
 
     def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        shapes.setdefault(layer, inputs[0].shape)
+        # What is called otherwise (by keyword, without a batch) stays as it is.
+        if len(inputs) == 1 and inputs[0].dim() >= (4 if isinstance(layer, nn.Conv2d) else 2):
+            shapes.setdefault(layer, inputs[0].shape)
 
-    layers = {getattr(parent, name) for parent, name in places}
-    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(record) for layer in {getattr(*place) for place in places}]
     try:
         run()
     finally:
         for hook in hooks:
             hook.remove()
-    packed: dict[nn.Module, nn.Module] = {}
+    del hooks
+    # One at a time, so that no more than one layer is there twice.
+    where: dict[int, list[tuple[nn.Module, str]]] = {}
     for parent, name in places:
-        layer = getattr(parent, name)
-        if layer not in shapes:
-            continue
-        if layer not in packed:
-            conv = isinstance(layer, nn.Conv2d)
-            made = PackedConv2d(layer, shapes[layer], channels_last) if conv else PackedLinear(layer, shapes[layer])
-            packed[layer] = made
-        setattr(parent, name, packed[layer])
+        where.setdefault(id(getattr(parent, name)), []).append((parent, name))
+    while shapes:
+        layer, shape = shapes.popitem()
+        conv = isinstance(layer, nn.Conv2d)
+        made = PackedConv2d(layer, shape, channels_last) if conv else PackedLinear(layer, shape)
+        for parent, name in where[id(layer)]:
+            setattr(parent, name, made)
 
 
 def unpacked(network: nn.Module) -> nn.Module:

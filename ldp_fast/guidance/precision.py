@@ -259,7 +259,7 @@ class _Bench:
             dropped = measured
             if fits and (best is None or theirs < best.candidate.seconds):
                 best, dropped = measured, best or base
-            dropped.attributes = {}  # one copy of a network is kept at a time
+            dropped.attributes = attributes = {}  # one copy of a network is kept at a time, beside the one being made
         if wanted(base.candidate) and (best is None or best.candidate.seconds > MARGIN * base.candidate.seconds):
             best = base
         if best is None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ldp_fast.errors import UsageError
 from ldp_fast.guidance import packing
 
 from ..models import tiny_unet
@@ -105,6 +106,46 @@ def test_a_layer_keeps_its_precision_under_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(made[0](x.bfloat16()), expected, atol=0.05, rtol=0.05)
             assert made[0](x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_conversions_and_state_dicts_hold_the_weights(dtype: torch.dtype) -> None:
+    """What `parameters()` lacks is neither left behind in another precision nor lost."""
+    plain, made = network(dtype), packed(dtype, False)
+    assert list(made.state_dict()) and set(made.state_dict()) == set(plain.state_dict())
+    for name, value in plain.state_dict().items():
+        assert torch.equal(made.state_dict()[name], value), name
+    other = {name: value * 2 for name, value in plain.state_dict().items()}
+    assert not any(made.load_state_dict(other))
+    assert all(torch.equal(made.state_dict()[name], value) for name, value in other.items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        made.load_state_dict({})
+    x = torch.ones(2, 4, 8, 8)
+    wide = copy.deepcopy(made).float()
+    torch.testing.assert_close(wide(x), packing.unpacked(made).float()(x))
+    with pytest.raises(UsageError, match=r"for packed weights, got torch\.float64"):
+        made.double()
+
+
+def test_a_layer_whose_weight_is_read_and_that_is_called_by_keyword() -> None:
+    """As diffusers' custom diffusion reads it, and as torch's own encoder layers do."""
+    layer = torch.nn.Conv2d(4, 8, 3, padding=1).requires_grad_(False)
+    made = torch.nn.Sequential(copy.deepcopy(layer))
+    packing.pack(made, False, lambda: made(torch.ones(2, 4, 8, 8)))
+    kept = made[0]
+    assert isinstance(kept, packing.PackedConv2d) and torch.equal(kept.weight, layer.weight)
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(kept(input=x), layer(x))
+    torch.testing.assert_close(kept(x[0]), layer(x[0]))  # without a batch
+
+    class ByKeyword(torch.nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[0](input=x)
+
+    ByKeyword.__module__ = "torch.nn.made_up"
+    made = ByKeyword(copy.deepcopy(layer))
+    packing.pack(made, False, lambda: made(x))
+    assert type(made[0]) is torch.nn.Conv2d
 
 
 def test_what_others_may_look_into_stays() -> None:

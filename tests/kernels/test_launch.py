@@ -98,3 +98,42 @@ def test_what_is_kept_is_limited(launched: list[tuple[Any, ...]], monkeypatch: p
     for batch in range(1, 8):
         losses.perturb(**sample_inputs("perturb", shape=(batch, 4, 8, 8)))
     assert 1 <= len(known()) <= 3
+
+
+def test_a_kernel_that_is_still_being_compiled_is_not_kept(
+    launched: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton hands out something else until it is there (its asynchronous mode)."""
+    from ldp_fast.kernels import _launch
+
+    class Future:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    class Kernel:
+        pre_run_hooks: tuple[Any, ...] = ()
+        arg_names: tuple[str, ...] = ()
+
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            return lambda *_, **__: Future()
+
+    monkeypatch.setattr(_launch, "JITFunction", Kernel)
+    kernel = Kernel()
+    for _ in range(2):
+        _launch.launch(kernel, (1,), (torch.empty(4),), (1,), {})
+    assert not known()
+
+
+def test_hooks_before_a_launch_are_called_every_time(launched: list[tuple[Any, ...]]) -> None:
+    from ldp_fast.kernels import perturb
+
+    calls: list[int] = []
+    inputs = sample_inputs("perturb")
+    losses.perturb(**inputs)
+    perturb.perturb_kernel.add_pre_run_hook(lambda *_, **__: calls.append(1))
+    try:
+        losses.perturb(**inputs)
+        losses.perturb(**inputs)
+    finally:
+        perturb.perturb_kernel.pre_run_hooks.clear()
+    assert len(calls) == 2 and len(launched) == 3

@@ -219,3 +219,9 @@ def test_guided_residual_has_the_reference_s_bits(prediction: str, monkeypatch: 
     for arguments in ((v, r, None), (torch.cat([v, r]), r, a)):
         pairs = both(monkeypatch, "guided_residual", (*arguments, v, a, s, "from_text", "uncond_first", prediction))
         assert all(bitwise_equal(*pair) for pair in pairs)
+
+
+def test_no_copies_are_nothing_written() -> None:
+    """`losses.perturb` refuses that; the operator by itself has an empty result."""
+    latents, ones = torch.ones(2, 4, 3, 3), torch.ones(2)
+    _native.function("perturb")(torch.empty(0, 4, 3, 3), latents, latents, ones, ones)
