@@ -108,8 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def alone(out: Path) -> IO[str] | None:
-    """A lock on the folder, until it is closed or this process ends; None if another run has it."""
-    lock = (out / ".lock").open("w")
+    """A lock on the folder, until it is closed or this process ends; None if another run has it.
+
+    It is the log's: a file of its own would be one more of those that are left.
+    """
+    lock = (out / stages.LOG).open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -30,6 +30,7 @@ from .schedule import ABSENT_STATUS, LEFT_OUT_STATUS, Book, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 REHEARSAL = {"LDP_TEST_GPU": "cpu"}
+LOG = "log.txt"
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 JUNIT = ("real size", "tests")
 # What is not about a GPU is measured where there is none.
@@ -74,7 +75,7 @@ class Run:
     @property
     def log(self) -> Path:
         """Everything that was printed."""
-        return self.out / "log.txt"
+        return self.out / LOG
 
     def do(self, *command: str, seconds: float, **variables: str) -> Ended:
         """Runs a command with what every stage has set."""

@@ -201,6 +201,7 @@ def test_a_full_disk_stops_no_command(tmp_path: Path) -> None:
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     lock = alone(tmp_path)
     assert lock is not None and alone(tmp_path) is None
+    assert [file.name for file in tmp_path.iterdir()] == ["log.txt"], "no file of its own among the eight"
     lock.close()
     again = alone(tmp_path)
     assert again is not None
