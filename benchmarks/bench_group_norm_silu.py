@@ -4,7 +4,8 @@
 
 `forward` is moments and output, `both` the gradient of x as well; `decoder` has the skip connection's gradient and the
 signs of feature matching added too, which in the other backends are passes of their own. On a GPU at the sizes of the
-decoder of Stable Diffusion for latents of 64 x 64, on a CPU for 16 x 16. `least_bytes` is what has to move if nothing
+decoder of Stable Diffusion for latents of 64 x 64, on a CPU for 16 x 16, and there contiguous images as well, in which
+vectors run along planes. `least_bytes` is what has to move if nothing
 is kept but x: 3 passes over an image forward; backward 5, the addend's, and a quarter of a byte.
 """
 
@@ -35,6 +36,9 @@ SIZES |= (
 DTYPES = [torch.bfloat16, torch.float32] if DEVICE == "cuda" else [torch.float32]
 BACKENDS = ("eager", "torch.compile", "ldp_fast")
 PARTS = ("forward", "both", "decoder")
+LAYOUTS = ("channels_last",) if DEVICE == "cuda" else ("channels_last", "contiguous")
+# Signs are packed in the order of channels-last images.
+CASES = [(part, layout) for part in PARTS for layout in LAYOUTS if (part, layout) != ("decoder", "contiguous")]
 OPS = torch.ops.ldp_fast
 
 
@@ -84,10 +88,10 @@ def ours(part: str, sample: dict[str, Any], packed: Tensor) -> Callable[[], Tens
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("part", "layout"), CASES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_group_norm_silu(benchmark: Any, backend: str, part: str, dtype: torch.dtype, size: str) -> None:
-    sample = sample_norm(SIZES[size], dtype=dtype, device=DEVICE)
+def test_group_norm_silu(benchmark: Any, backend: str, part: str, layout: str, dtype: torch.dtype, size: str) -> None:
+    sample = sample_norm(SIZES[size], dtype=dtype, device=DEVICE, layout=layout)
     packed, signs = sample_signs(sample["x"])
     added = torch.cat([signs, -signs]).to(dtype).contiguous(memory_format=torch.channels_last)
     if backend == "ldp_fast":
@@ -96,7 +100,8 @@ def test_group_norm_silu(benchmark: Any, backend: str, part: str, dtype: torch.d
         function = (textbook if backend == "eager" else compiled)(part, sample, added)
     check_gradients([function().detach()], [textbook(part, sample, added)().detach()])
     image = sample["x"].nbytes
-    benchmark.group = f"group_norm_silu {part} {size} {dtype}"
+    lying = "" if layout == "channels_last" else f" {layout}"
+    benchmark.group = f"group_norm_silu {part} {size}{lying} {dtype}"
     least = 3 * image + (5 * image if part != "forward" else 0) + (image + packed.nbytes if part == "decoder" else 0)
     benchmark.extra_info |= {"backend": backend, "elements": sample["x"].numel(), "least_bytes": least}
     measure(benchmark, function, DEVICE, rounds=50 if DEVICE == "cuda" else 15, warmup_rounds=3)

@@ -1,6 +1,6 @@
 // Group norm and SiLU with constant affine parameters, and the gradient with respect to x alone. CPU; Triton serves
-// CUDA. What is read may lie in planes, what is written is channels-last. Images are T: float, BFloat16 or Half; all else
-// is float, arithmetic as well. The formulas are those of ldp_fast/reference/group_norm_silu.py.
+// CUDA. Images of one call all lie the same way, those that are written as well. Images are T: float, BFloat16 or Half;
+// all else is float, arithmetic as well. The formulas are those of ldp_fast/reference/group_norm_silu.py.
 #pragma once
 
 #include <ldp/narrow.h>
@@ -10,16 +10,10 @@
 
 namespace ldp {
 
-// A batch of images to be read: [B, P, C], or in planes [B, C, P].
-template <typename T>
-struct Images {
-    const T* data;
-    bool planes;
-};
-
 template <typename T>
 struct GroupNormParams {
-    Images<T> x;
+    const T* x;
+    bool planes;          // images are [B, C, P]; else [B, P, C]
     const float* mean;    // [B, G]
     const float* rstd;    // [B, G], 1 / sqrt(variance + eps)
     const float* weight;  // [C], null = 1
@@ -37,9 +31,10 @@ using SignWord = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
 
 template <typename T>
 struct GroupNormGradient {
-    Images<T> grad;            // of the output
-    Images<T> addend;          // added to the gradient of x; null = 0
-    const SignWord<T>* signs;  // [B / 2, blocks, 2048 / sizeof(T)] packed signs of feature matching; null without
+    const T* grad;             // of the output
+    const T* addend;           // added to the gradient of x; null = 0
+    const SignWord<T>* signs;  // [B / 2, blocks, 2048 / sizeof(T)] packed signs of feature matching; null without, and
+                               // null where images lie in planes
     float sign_weight;         // times the sign, for the first half of the samples; minus that for the second
 };
 
@@ -50,5 +45,14 @@ template <typename T>
 void group_norm_silu_cpu(const GroupNormParams<T>& params, T* out);
 template <typename T>
 void group_norm_silu_backward_cpu(const GroupNormParams<T>& params, const GroupNormGradient<T>& gradient, T* grad_x);
+
+// The same where params.planes, which the functions above call.
+template <typename T>
+void group_norm_moments_planes_cpu(const GroupNormParams<T>& params, float eps, float* mean, float* rstd);
+template <typename T>
+void group_norm_silu_planes_cpu(const GroupNormParams<T>& params, T* out);
+template <typename T>
+void group_norm_silu_planes_backward_cpu(const GroupNormParams<T>& params, const GroupNormGradient<T>& gradient,
+                                         T* grad_x);
 
 }  // namespace ldp

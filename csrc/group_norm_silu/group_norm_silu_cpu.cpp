@@ -4,8 +4,7 @@
 // once a chunk, when the sums of the columns are added up. What is left of a sample after whole rows is copied to a
 // row of its own, of floats whatever T is, padded so that the padding adds nothing.
 //
-// Images in planes are turned chunk by chunk, into memory that stays in the cache, and then read as the others are.
-// Only their moments are sums over what lies in memory: there a group is one run.
+// Images in planes are group_norm_silu_planes_cpu.cpp's.
 //
 // Chunks of rows (16384 numbers or more) depend on the shape alone, and their sums are combined in their order, in double: the
 // same bits for any number of threads.
@@ -13,13 +12,13 @@
 // Reads and writes, in passes over memory: moments 1 read; forward 1 read, 1 write; backward 2 reads for the sums, then
 // 2 reads and 1 write, and 1 read of the addend.
 #include "group_norm_silu.h"
+#include "moments.h"
 
 #include <ldp/host_device.h>
 #include <ldp/huge_pages.h>
 #include <ldp/parallel.h>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace ldp {
@@ -56,7 +55,6 @@ struct Kernels {
     decltype(&portable::differentiate<T, float>) differentiate_unrounded;
     decltype(&portable::add_signs<SignWord<T>>) add_signs;
     decltype(&portable::round_to<T>) round_to;
-    decltype(&portable::turn<T>) turn;
 };
 
 template <typename T>
@@ -68,8 +66,7 @@ const Kernels<T>& kernels() {
                                    LDP_WIDEST(differentiate<T, T>),
                                    LDP_WIDEST(differentiate<T, float>),
                                    LDP_WIDEST(add_signs<SignWord<T>>),
-                                   LDP_WIDEST(round_to<T>),
-                                   LDP_WIDEST(turn<T>)};
+                                   LDP_WIDEST(round_to<T>)};
     return chosen;
 }
 
@@ -99,42 +96,17 @@ struct Chunk {
     int64_t first, rows, rest;
 };
 
-// A chunk of images that lie in planes as it is when they do not.
-template <typename T>
-class Turned {
-public:
-    Turned(const GroupNormParams<T>& params, const Cut& cut)
-        : pixels_(params.pixels), channels_(params.channels), cut_(cut) {}
-
-    // [P, C] from the chunk's first pixel on, in memory of the images or of this object; null without images.
-    const T* operator()(const Images<T>& images, const Chunk& chunk) {
-        if (images.data == nullptr) return nullptr;
-        if (!images.planes) return images.data + chunk.first;
-        memory_.resize(static_cast<size_t>(cut_.in_chunk));
-        const int64_t start = chunk.sample * cut_.size, count = (chunk.rows * cut_.width + chunk.rest) / channels_;
-        kernels<T>().turn(images.data + start + (chunk.first - start) / channels_, pixels_, count, channels_,
-                          memory_.data());
-        return memory_.data();
-    }
-
-private:
-    int64_t pixels_, channels_;
-    Cut cut_;
-    std::vector<T> memory_;
-};
-
 template <typename T, typename Body>
 void for_each_chunk(const GroupNormParams<T>& params, const Cut& cut, int arrays, const Body& body) {
     parallel_for(params.batch * cut.chunks, 1, [&](int64_t begin, int64_t end) {
         std::vector<float> scratch(static_cast<size_t>(arrays * cut.width));
-        Turned<T> turned[3] = {{params, cut}, {params, cut}, {params, cut}};
         for (int64_t number = begin; number < end; ++number) {
             Chunk chunk{number / cut.chunks, number, number % cut.chunks * cut.in_chunk, 0, 0};
             const int64_t count = smaller(cut.in_chunk, cut.size - chunk.first);
             chunk.rows = count / cut.width;
             chunk.rest = count % cut.width;
             chunk.first += chunk.sample * cut.size;
-            body(chunk, scratch.data(), turned);
+            body(chunk, scratch.data());
         }
     });
 }
@@ -205,27 +177,20 @@ Columns of_sample(const std::vector<float>& all, int64_t width, int64_t sample) 
 
 template <typename T>
 void group_norm_moments_cpu(const GroupNormParams<T>& params, float eps, float* mean, float* rstd) {
-    if (params.x.planes) {
-        GroupNormParams<T> runs = params;
-        runs.x.planes = false;
-        runs.batch = params.batch * params.groups;
-        runs.pixels = params.pixels * (params.channels / params.groups);
-        runs.channels = runs.groups = 1;
-        return group_norm_moments_cpu(runs, eps, mean, rstd);
-    }
+    if (params.planes) return group_norm_moments_planes_cpu(params, eps, mean, rstd);
     const Cut cut = ldp::cut(params);
     const int64_t groups = params.groups, width = cut.width, in_group = params.channels / groups;
-    std::vector<double> means(static_cast<size_t>(params.batch * cut.chunks * groups)), squares(means.size());
+    std::vector<Moments> moments(static_cast<size_t>(params.batch * cut.chunks * groups));
     const auto elements = [&](const Chunk& chunk) {
         return static_cast<double>((chunk.rows * width + chunk.rest) / params.channels * in_group);
     };
-    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch, Turned<T>*) {
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
         float* const centre = scratch, *const sums = centre + width, *const squared = sums + width;
         float* const row = squared + width;
-        const T* const x = params.x.data + chunk.first, *const rest = x + chunk.rows * width;
+        const T* const x = params.x + chunk.first, *const rest = x + chunk.rows * width;
         std::vector<double> first(static_cast<size_t>(groups)), second(first.size());
-        double* const chunk_means = means.data() + chunk.number * groups;
-        double* const chunk_squares = squares.data() + chunk.number * groups;
+        std::vector<float> middles(first.size());
+        Moments* const of_chunk = moments.data() + chunk.number * groups;
         const double count = elements(chunk);
 
         // Memory is read once: the centre is the mean of the first rows, and the sum of the deviations leads from it to
@@ -239,8 +204,8 @@ void group_norm_moments_cpu(const GroupNormParams<T>& params, float eps, float* 
             kernels<float>().add_up(as_row(rest, chunk.rest, width, nullptr, row), 1, width, sums);
         gather(params, sums, width, nullptr, first.data());
         const double in_sample = static_cast<double>(sampled / params.channels * in_group);
-        for (int64_t g = 0; g < groups; ++g) chunk_means[g] = static_cast<float>(first[g] / in_sample);
-        spread(params, width, centre, [&](int64_t, int64_t g) { return static_cast<float>(chunk_means[g]); });
+        for (int64_t g = 0; g < groups; ++g) middles[g] = static_cast<float>(first[g] / in_sample);
+        spread(params, width, centre, [&](int64_t, int64_t g) { return middles[g]; });
 
         std::fill_n(sums, width, 0.0f);
         kernels<T>().add_up_deviations(x, chunk.rows, width, centre, sums, squared);
@@ -250,40 +215,29 @@ void group_norm_moments_cpu(const GroupNormParams<T>& params, float eps, float* 
         std::fill(first.begin(), first.end(), 0.0);
         gather(params, sums, width, nullptr, first.data());
         gather(params, squared, width, nullptr, second.data());
-        for (int64_t g = 0; g < groups; ++g) {
-            chunk_means[g] += first[g] / count;
-            chunk_squares[g] = larger(0.0, second[g] - first[g] * first[g] / count);
-        }
+        for (int64_t g = 0; g < groups; ++g) of_chunk[g] = moments_around(middles[g], count, first[g], second[g]);
     });
 
-    // Chan's formula, from the first chunk of a sample to the last.
     for (int64_t b = 0; b < params.batch; ++b)
         for (int64_t g = 0; g < groups; ++g) {
-            double so_far = 0.0, middle = 0.0, square = 0.0;
-            for (int64_t i = 0; i < cut.chunks; ++i) {
-                const int64_t at = (b * cut.chunks + i) * groups + g;
-                const int64_t numbers = smaller(cut.in_chunk, cut.size - i * cut.in_chunk);
-                const double count = static_cast<double>(numbers / params.channels * in_group);
-                const double apart = means[at] - middle, total = so_far + count;
-                middle += apart * count / total;
-                square += squares[at] + apart * apart * so_far * count / total;
-                so_far = total;
-            }
-            mean[b * groups + g] = static_cast<float>(middle);
-            rstd[b * groups + g] = static_cast<float>(1.0 / std::sqrt(square / so_far + eps));
+            Moments of_group;
+            for (int64_t i = 0; i < cut.chunks; ++i) of_group.add(moments[(b * cut.chunks + i) * groups + g]);
+            mean[b * groups + g] = static_cast<float>(of_group.mean);
+            rstd[b * groups + g] = of_group.rstd(eps);
         }
 }
 
 template <typename T>
 void group_norm_silu_cpu(const GroupNormParams<T>& params, T* out) {
+    if (params.planes) return group_norm_silu_planes_cpu(params, out);
     const Cut cut = ldp::cut(params);
     const int64_t width = cut.width;
     prefer_huge_pages(out, params.batch * cut.size * int64_t{sizeof(T)});
     const std::vector<float> all = columns_of(params, width, {}, {});
-    for_each_chunk(params, cut, 2, [&](const Chunk& chunk, float* scratch, Turned<T>* turned) {
+    for_each_chunk(params, cut, 2, [&](const Chunk& chunk, float* scratch) {
         const Columns columns = of_sample(all, width, chunk.sample);
         const int64_t whole = chunk.rows * width;
-        const T* const x = turned[0](params.x, chunk);
+        const T* const x = params.x + chunk.first;
         T* const to = out + chunk.first;
         kernels<T>().normalise(x, chunk.rows, width, columns, params.silu, to);
         if (chunk.rest == 0) return;
@@ -295,16 +249,17 @@ void group_norm_silu_cpu(const GroupNormParams<T>& params, T* out) {
 
 template <typename T>
 void group_norm_silu_backward_cpu(const GroupNormParams<T>& params, const GroupNormGradient<T>& gradient, T* grad_x) {
+    if (params.planes) return group_norm_silu_planes_backward_cpu(params, gradient, grad_x);
     const Cut cut = ldp::cut(params);
     const int64_t groups = params.groups, width = cut.width;
     prefer_huge_pages(grad_x, params.batch * cut.size * int64_t{sizeof(T)});
 
     std::vector<double> sums(static_cast<size_t>(params.batch * cut.chunks * groups)), moments(sums.size());
     std::vector<float> all = columns_of(params, width, {}, {});
-    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch, Turned<T>* turned) {
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
         const Columns columns = of_sample(all, width, chunk.sample);
         const int64_t whole = chunk.rows * width;
-        const T* const x = turned[0](params.x, chunk), *const grad = turned[1](gradient.grad, chunk);
+        const T* const x = params.x + chunk.first, *const grad = gradient.grad + chunk.first;
         float* const row = scratch + 2 * width, *const grad_row = row + width;
         std::fill_n(scratch, 2 * width, 0.0f);
         kernels<T>().add_up_gradients(grad, x, chunk.rows, width, columns, params.silu, scratch, scratch + width);
@@ -326,17 +281,17 @@ void group_norm_silu_backward_cpu(const GroupNormParams<T>& params, const GroupN
                 moment += moments[(b * cut.chunks + i) * groups + g];
             }
             const double rstd = params.rstd[b * groups + g];
-            constant[b * groups + g] = static_cast<float>(-rstd * sum / count);
-            slope[b * groups + g] = static_cast<float>(-rstd * rstd * rstd * moment / count);
+            constant[b * groups + g] = constant_of(rstd, sum, count);
+            slope[b * groups + g] = slope_of(rstd, moment, count);
         }
 
     all = columns_of(params, width, constant, slope);
     const int64_t half = params.batch / 2;
     const int64_t words = (cut.size + kSignBlock - 1) / kSignBlock * (kSignBytes / int64_t{sizeof(T)});
-    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch, Turned<T>* turned) {
+    for_each_chunk(params, cut, 4, [&](const Chunk& chunk, float* scratch) {
         const Columns columns = of_sample(all, width, chunk.sample);
-        const T* const x = turned[0](params.x, chunk), *const grad = turned[1](gradient.grad, chunk);
-        const T* const addend = turned[2](gradient.addend, chunk);
+        const T* const x = params.x + chunk.first, *const grad = gradient.grad + chunk.first;
+        const T* const addend = gradient.addend != nullptr ? gradient.addend + chunk.first : nullptr;
         T* const out = grad_x + chunk.first;
         // What is added to a result is added before it is rounded, once.
         const auto add_signs = [&](int64_t from, int64_t count, float* to) {

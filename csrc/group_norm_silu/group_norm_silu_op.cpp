@@ -4,22 +4,6 @@
 
 namespace ldp {
 
-template <>
-struct ScalarOf<BFloat16> {
-    static constexpr ScalarType value = ScalarType::BFloat16;
-    static constexpr const char* name = "bfloat16";
-};
-template <>
-struct ScalarOf<Half> {
-    static constexpr ScalarType value = ScalarType::Half;
-    static constexpr const char* name = "float16";
-};
-template <>
-struct ScalarOf<int16_t> {
-    static constexpr ScalarType value = ScalarType::Short;
-    static constexpr const char* name = "int16";
-};
-
 namespace {
 
 // Calls call(T{}), T being what x consists of.
@@ -36,40 +20,32 @@ void by_dtype(const char* op, const Tensor& x, const Call& call) {
         call(float{});
 }
 
-// Channels-last or in planes, as its strides say; all other strides are refused.
+// Whether an image lies in planes, or channels-last.
+bool lies(const Tensor& image, bool planes) {
+    const int64_t batch = image.size(0), channels = image.size(1), height = image.size(2), width = image.size(3);
+    const int64_t sizes[] = {batch, channels, height, width}, whole = channels * height * width;
+    const int64_t in_planes[] = {whole, height * width, width, 1}, last[] = {whole, 1, width * channels, channels};
+    bool has = true;
+    for (int64_t d = 0; d < 4; ++d)
+        has = has && (sizes[d] == 1 || image.stride(d) == (planes ? in_planes : last)[d]);
+    return has || image.numel() == 0;
+}
+
+// An image of x's shape that lies as x does.
 template <typename T>
-Images<T> images(const char* op, const char* argument, const Tensor& tensor, const Tensor& like) {
+T* image(const char* op, const char* argument, const Tensor& tensor, const Tensor& x) {
     check(tensor.scalar_type() == ScalarOf<T>::value, op, argument, ScalarOf<T>::name, "another dtype");
-    bool fits = tensor.dim() == 4 && tensor.is_cuda() == like.is_cuda();
-    for (int64_t d = 0; fits && d < 4; ++d) fits = tensor.size(d) == like.size(d);
-    check(fits, op, argument, "shape " + shape_of(like) + " on x's device", shape_of(tensor));
-    const int64_t batch = tensor.size(0), channels = tensor.size(1), height = tensor.size(2), width = tensor.size(3);
-    const auto has_strides = [&](int64_t channel, int64_t row, int64_t column) {
-        const int64_t sizes[] = {batch, channels, height, width}, strides[] = {channels * height * width, channel, row, column};
-        bool has = true;
-        for (int64_t d = 0; d < 4; ++d) has = has && (sizes[d] == 1 || tensor.stride(d) == strides[d]);
-        return has || tensor.numel() == 0;
-    };
-    const bool last = has_strides(1, width * channels, channels), planes = has_strides(height * width, width, 1);
-    check(last || planes, op, argument, "a contiguous or a channels-last tensor", "other strides");
-    return {static_cast<const T*>(tensor.data_ptr()), !last};
+    bool fits = tensor.dim() == 4 && tensor.is_cuda() == x.is_cuda();
+    for (int64_t d = 0; fits && d < 4; ++d) fits = tensor.size(d) == x.size(d);
+    check(fits, op, argument, "shape " + shape_of(x) + " on x's device", shape_of(tensor));
+    const bool planes = !lies(x, false);
+    check(lies(tensor, planes), op, argument,
+          planes ? "a contiguous tensor, as x is" : "a channels-last tensor, as x is", "other strides");
+    return static_cast<T*>(tensor.data_ptr());
 }
 
 template <typename T>
-Images<T> images_or_null(const char* op, const char* argument, const OptionalTensor& tensor, const Tensor& like) {
-    return tensor.has_value() ? images<T>(op, argument, *tensor, like) : Images<T>{nullptr, false};
-}
-
-// Of a result, which is channels-last.
-template <typename T>
-T* result(const char* op, const char* argument, const Tensor& tensor, const Tensor& like) {
-    const Images<T> found = images<T>(op, argument, tensor, like);
-    check(!found.planes, op, argument, "a channels-last tensor", "a contiguous one");
-    return const_cast<T*>(found.data);
-}
-
-template <typename T>
-GroupNormParams<T> image(const char* op, const Tensor& x, int64_t groups) {
+GroupNormParams<T> images(const char* op, const Tensor& x, int64_t groups) {
     check(!x.is_cuda(), op, "x", "a CPU tensor (Triton serves CUDA)", "one on a GPU");
     check(x.dim() == 4, op, "x", "shape [B, C, H, W]", shape_of(x));
     GroupNormParams<T> params{};
@@ -80,7 +56,9 @@ GroupNormParams<T> image(const char* op, const Tensor& x, int64_t groups) {
     check(params.pixels > 0 && params.channels > 0, op, "x", "at least one element a sample", shape_of(x));
     check(groups > 0 && params.channels % groups == 0, op, "groups", "a divisor of the channels",
           std::to_string(groups));
-    params.x = images<T>(op, "x", x, x);
+    check(lies(x, false) || lies(x, true), op, "x", "a contiguous or a channels-last tensor", "other strides");
+    params.x = image<T>(op, "x", x, x);
+    params.planes = !lies(x, false);
     return params;
 }
 
@@ -88,7 +66,7 @@ template <typename T>
 GroupNormParams<T> params_of(const char* op, const Tensor& x, const Tensor& mean, const Tensor& rstd,
                              const OptionalTensor& weight, const OptionalTensor& bias, bool silu) {
     check(mean.dim() == 2, op, "mean", "shape [B, G]", shape_of(mean));
-    GroupNormParams<T> params = image<T>(op, x, mean.size(1));
+    GroupNormParams<T> params = images<T>(op, x, mean.size(1));
     params.mean = data<float>(op, "mean", mean, {params.batch, params.groups}, x);
     params.rstd = data<float>(op, "rstd", rstd, {params.batch, params.groups}, x);
     params.weight = data_or_null<float>(op, "weight", weight, {params.channels}, x);
@@ -102,7 +80,7 @@ GroupNormParams<T> params_of(const char* op, const Tensor& x, const Tensor& mean
 void group_norm_moments_op(Tensor mean, Tensor rstd, Tensor x, int64_t groups, double eps) {
     constexpr const char* op = "group_norm_moments";
     by_dtype(op, x, [&](auto element) {
-        const auto params = image<decltype(element)>(op, x, groups);
+        const auto params = images<decltype(element)>(op, x, groups);
         float* const to_mean = data<float>(op, "mean", mean, {params.batch, groups}, x);
         float* const to_rstd = data<float>(op, "rstd", rstd, {params.batch, groups}, x);
         group_norm_moments_cpu(params, static_cast<float>(eps), to_mean, to_rstd);
@@ -115,7 +93,7 @@ void group_norm_silu_op(Tensor out, Tensor x, Tensor mean, Tensor rstd, Optional
     by_dtype(op, x, [&](auto element) {
         using T = decltype(element);
         const GroupNormParams<T> params = params_of<T>(op, x, mean, rstd, weight, bias, silu);
-        group_norm_silu_cpu(params, result<T>(op, "out", out, x));
+        group_norm_silu_cpu(params, image<T>(op, "out", out, x));
     });
 }
 
@@ -128,14 +106,15 @@ void group_norm_silu_backward_op(Tensor grad_x, Tensor grad, Tensor x, Tensor me
         const GroupNormParams<T> params = params_of<T>(op, x, mean, rstd, weight, bias, silu);
         const int64_t batch = params.batch, pixels = params.pixels, channels = params.channels;
         GroupNormGradient<T> gradient{};
-        gradient.grad = images<T>(op, "grad", grad, x);
-        gradient.addend = images_or_null<T>(op, "addend", addend, x);
+        gradient.grad = image<T>(op, "grad", grad, x);
+        gradient.addend = addend.has_value() ? image<T>(op, "addend", *addend, x) : nullptr;
         const int64_t blocks = batch / 2 * ((pixels * channels + 8191) / 8192);
         const int64_t columns = 2048 / static_cast<int64_t>(sizeof(T));
         gradient.signs = data_or_null<SignWord<T>>(op, "signs", signs, {blocks, columns}, x);
+        check(gradient.signs == nullptr || !params.planes, op, "signs", "none where x lies in planes", "some");
         check(gradient.signs == nullptr || batch % 2 == 0, op, "signs", "an even batch", std::to_string(batch));
         gradient.sign_weight = static_cast<float>(sign_weight);
-        group_norm_silu_backward_cpu(params, gradient, result<T>(op, "grad_x", grad_x, x));
+        group_norm_silu_backward_cpu(params, gradient, image<T>(op, "grad_x", grad_x, x));
     });
 }
 

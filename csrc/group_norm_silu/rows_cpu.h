@@ -5,7 +5,7 @@
 // Sums take four rows at a time: what belongs to a column is then loaded, and a sum stored, once for four numbers. What
 // writes an image goes through memory as it lies: four rows at a time took up to twice as long once out of the cache.
 
-#include <ldp/narrow_lanes.h>
+#include "formulas.h"
 
 namespace ldp {
 namespace LDP_ISA {
@@ -66,9 +66,8 @@ template <bool kSilu, typename T>
 static void outputs_of(const T* x, int64_t rows, int64_t width, const Columns& columns, T* out) {
     for (; rows > 0; --rows, x += width, out += width)
         for (int64_t j = 0; j < width; j += kLanes) {
-            const Vec deviation = subtract(load(x + j), load(columns.mean + j));
-            const Vec h = multiply_add(deviation, load(columns.scale + j), load(columns.shift + j));
-            store(out + j, kSilu ? multiply(h, sigmoid(h)) : h);
+            const Vec mean = load(columns.mean + j), scale = load(columns.scale + j);
+            store(out + j, output_of<kSilu>(load(x + j), mean, scale, load(columns.shift + j)));
         }
 }
 
@@ -78,14 +77,6 @@ static void normalise(const T* x, int64_t rows, int64_t width, const Columns& co
         outputs_of<true>(x, rows, width, columns, out);
     else
         outputs_of<false>(x, rows, width, columns, out);
-}
-
-// From the gradient of silu(h), or of h, to that of h = scale * deviation + shift.
-template <bool kSilu>
-LDP_ALWAYS_INLINE Vec inner_gradient(Vec grad, Vec deviation, Vec scale, Vec shift) {
-    if (!kSilu) return grad;
-    const Vec one = broadcast(1.0f), h = multiply_add(deviation, scale, shift), s = sigmoid(h);
-    return multiply(grad, multiply(s, multiply_add(h, subtract(one, s), one)));
 }
 
 template <int kRows, bool kSilu, typename T>
@@ -133,8 +124,8 @@ static void gradients_of(const T* grad, const T* x, const T* addend, int64_t row
             const int64_t at = row * width + j;
             const Vec deviation = subtract(load(x + at), load(columns.mean + j)), scale = load(columns.scale + j);
             const Vec inner = inner_gradient<kSilu>(load(grad + at), deviation, scale, load(columns.shift + j));
-            Vec result = multiply_add(deviation, load(columns.slope + j), load(columns.constant + j));
-            result = multiply_add(inner, scale, result);
+            const Vec constant = load(columns.constant + j), slope = load(columns.slope + j);
+            const Vec result = gradient_of_x(inner, deviation, scale, constant, slope);
             store(out + at, kAddend ? add(result, load(addend + at)) : result);
         }
 }
@@ -182,29 +173,6 @@ static void add_signs(const Word* words, int64_t first, int64_t count, float wei
 template <typename T>
 static void round_to(const float* x, int64_t width, T* out) {
     for (int64_t j = 0; j < width; j += kLanes) store(out + j, load(x + j));
-}
-
-// to [pixels, channels] = from [channels, pixels], whose rows are `stride` apart. By squares: what is read and what is
-// written are both whole lines of the cache.
-template <typename T>
-static void turn(const T* from, int64_t stride, int64_t pixels, int64_t channels, T* to) {
-    constexpr int64_t kSide = 16;
-    for (int64_t c = 0; c < channels; c += kSide) {
-        const int64_t columns = channels - c < kSide ? channels - c : kSide;
-        for (int64_t p = 0; p < pixels; p += kSide) {
-            const int64_t rows = pixels - p < kSide ? pixels - p : kSide;
-            const T* const square = from + c * stride + p;
-            T* const turned = to + p * channels + c;
-            if (rows == kSide && columns == kSide)
-                for (int64_t row = 0; row < kSide; ++row)
-                    for (int64_t column = 0; column < kSide; ++column)
-                        turned[row * channels + column] = square[column * stride + row];
-            else
-                for (int64_t row = 0; row < rows; ++row)
-                    for (int64_t column = 0; column < columns; ++column)
-                        turned[row * channels + column] = square[column * stride + row];
-        }
-    }
 }
 
 }  // namespace LDP_ISA

@@ -294,8 +294,12 @@ def group_norm_silu_bwd_kernel(
 def forward(
     out: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool
 ) -> None:
-    """Fill out [B, C, H, W], which is channels-last; the rest is as in the reference."""
+    """Fill out [B, C, H, W]; the rest is as in the reference."""
     if x.shape[0] == 0:
+        return
+    if (last := _empty_last(out)) is not out:
+        forward(last, x, mean, rstd, weight, bias, silu)
+        out.copy_(last)
         return
     x = channels_last(x)
     constants = _constants(mean, rstd, weight, bias)
@@ -316,9 +320,13 @@ def backward(
     signs: Tensor | None = None,
     sign_weight: float = 0.0,
 ) -> None:
-    """Fill grad_x [B, C, H, W], which is channels-last; the rest is as in the reference."""
+    """Fill grad_x [B, C, H, W]; the rest is as in the reference."""
     batch, channels, groups = x.shape[0], x.shape[1], mean.shape[1]
     if batch == 0:
+        return
+    if (last := _empty_last(grad_x)) is not grad_x:
+        backward(last, grad, x, mean, rstd, weight, bias, silu, addend, signs, sign_weight)
+        grad_x.copy_(last)
         return
     grad, x, pixels = channels_last(grad), channels_last(x), x.shape[2] * x.shape[3]
     constants = _constants(mean, rstd, weight, bias)
@@ -364,6 +372,13 @@ def backward(
         **constants,
         **stream,
     )
+
+
+def _empty_last(result: Tensor) -> Tensor:
+    """Channels-last memory that a kernel can fill: the result's own, or more where it lies otherwise."""
+    if result.is_contiguous(memory_format=torch.channels_last):
+        return result
+    return torch.empty_like(result, memory_format=torch.channels_last)
 
 
 def _constants(mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> dict[str, Tensor | None]:

@@ -2,8 +2,8 @@
 
 `group_norm_silu` differentiates through the moments as well: they are to be those of the same x, and get no gradient
 of their own. A weight or bias that requires one is an error, in the forward already: there is nothing here to compute
-it, and None would be a wrong number. Every result is channels-last, whatever the layout of x. On a CPU images of
-bfloat16 and float16 are read and written as they are by csrc, which computes in float32.
+it, and None would be a wrong number. Results are contiguous where x is, as torch's own are, and channels-last
+otherwise. On a CPU images of bfloat16 and float16 are read and written as they are by csrc, which computes in float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _fake_moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
 
 def _fake(x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool) -> Tensor:
     reference.check_arguments("group_norm_silu", x, mean, rstd, weight, bias)
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=reference.layout(x))
 
 
 def _fake_backward(
@@ -48,14 +48,7 @@ def _fake_backward(
 ) -> Tensor:
     reference.check_arguments("group_norm_silu_backward", x, mean, rstd, weight, bias)
     reference.check_backward(grad, x, addend, signs)
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-def _image(x: Tensor) -> Tensor:
-    """An image as csrc reads it: contiguous or channels-last, else a copy."""
-    if x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous():
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=reference.layout(x))
 
 
 def _constant(values: Tensor | None) -> Tensor | None:
@@ -64,14 +57,14 @@ def _constant(values: Tensor | None) -> Tensor | None:
 
 
 def _native_moments(mean: Tensor, rstd: Tensor, x: Tensor, groups: int, eps: float) -> None:
-    function("group_norm_moments")(mean, rstd, _image(x), groups, eps)
+    function("group_norm_moments")(mean, rstd, x.contiguous(memory_format=reference.layout(x)), groups, eps)
 
 
 def _native(
     out: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, silu: bool
 ) -> None:
     moments, affine = map(Tensor.contiguous, (mean, rstd)), map(_constant, (weight, bias))
-    function("group_norm_silu")(out, _image(x), *moments, *affine, silu)
+    function("group_norm_silu")(out, x.contiguous(memory_format=reference.layout(x)), *moments, *affine, silu)
 
 
 def _native_backward(
@@ -87,9 +80,17 @@ def _native_backward(
     signs: Tensor | None = None,
     sign_weight: float = 0.0,
 ) -> None:
+    # Signs are packed in the order of channels-last images, and csrc takes images of one call in one layout.
+    layout = torch.channels_last if signs is not None else reference.layout(x)
+    result = grad_x
+    if not result.is_contiguous(memory_format=layout):
+        result = torch.empty_like(grad_x, memory_format=layout)
+    images = [None if image is None else image.contiguous(memory_format=layout) for image in (grad, x, addend)]
     moments, affine = map(Tensor.contiguous, (mean, rstd)), map(_constant, (weight, bias))
-    more = None if addend is None else _image(addend), None if signs is None else signs.contiguous(), sign_weight
-    function("group_norm_silu_backward")(grad_x, _image(grad), _image(x), *moments, *affine, silu, *more)
+    more = images[2], None if signs is None else signs.contiguous(), sign_weight
+    function("group_norm_silu_backward")(result, *images[:2], *moments, *affine, silu, *more)
+    if result is not grad_x:
+        grad_x.copy_(result)
 
 
 def _no_moments_backward(ctx: Any, *grads: Tensor | None) -> Any:

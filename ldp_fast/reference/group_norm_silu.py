@@ -53,12 +53,12 @@ def group_norm_silu(
         silu: whether the SiLU follows.
 
     Returns:
-        y, [B, C, H, W] in x's dtype, channels-last.
+        y, [B, C, H, W] in x's dtype, contiguous where x is, else channels-last.
     """
     check_arguments("group_norm_silu", x, mean, rstd, weight, bias)
     normal = _normal(x, mean, rstd)
     h = _affine(normal, weight, bias)
-    return (h * torch.sigmoid(h) if silu else h).to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return (h * torch.sigmoid(h) if silu else h).to(x.dtype).contiguous(memory_format=layout(x))
 
 
 def group_norm_silu_backward(
@@ -85,7 +85,7 @@ def group_norm_silu_backward(
         sign_weight: the factor of the signs.
 
     Returns:
-        [B, C, H, W] in x's dtype, channels-last.
+        [B, C, H, W] in x's dtype, contiguous where x is, else channels-last.
     """
     check_arguments("group_norm_silu_backward", x, mean, rstd, weight, bias)
     check_backward(grad, x, addend, signs)
@@ -105,7 +105,13 @@ def group_norm_silu_backward(
         grad_x = grad_x + addend.to(grad_x.dtype)
     if signs is not None:
         grad_x = grad_x + sign_weight * _signs_of(signs, x, grad_x.dtype)
-    return grad_x.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return grad_x.to(x.dtype).contiguous(memory_format=layout(x))
+
+
+def layout(x: Tensor) -> torch.memory_format:
+    """How a result lies: contiguous where x is and would not do for channels-last, else channels-last."""
+    last = x.is_contiguous(memory_format=torch.channels_last) or not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def check_groups(x: Tensor, groups: int) -> None:

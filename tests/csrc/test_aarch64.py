@@ -18,6 +18,7 @@ from tests import built
 from tests.cuda_on_cpu import harness
 
 from .test_conv import KINDS, arguments
+from .test_group_norm_silu import SOURCES as GROUP_NORM
 
 HERE = Path(__file__).parent
 NATIVE = platform.machine() == "aarch64"
@@ -47,8 +48,9 @@ def compiled(files: tuple[Path, ...], *flags: str) -> Path:
     return built.kept(f"aarch64-{files[-1].stem}", key, make)
 
 
-def run(driver: str, source: str, *case: str) -> None:
-    programme = compiled((*harness.RUNTIME, harness.CSRC / source, HERE / driver), "-O2", "-static")
+def run(driver: str, sources: tuple[str, ...], *case: str) -> None:
+    files = (*harness.RUNTIME, *(harness.CSRC / source for source in sources), HERE / driver)
+    programme = compiled(files, "-O2", "-static")
     done = harness.run(Path(str(EMULATOR[0])), str(programme), *case) if EMULATOR else harness.run(programme, *case)
     assert done.returncode == 0, f"{driver} {case}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
@@ -62,12 +64,12 @@ def test_compiles_without_a_warning(source: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_convolutions_agree_with_plain_loops(kind: str) -> None:
     for case in CASES:
-        run("conv_driver.cpp", "conv/conv_cpu.cpp", *arguments(kind, case))
+        run("conv_driver.cpp", ("conv/conv_cpu.cpp",), *arguments(kind, case))
 
 
 @emulated
 def test_group_norm_agrees_with_plain_loops() -> None:
-    run("group_norm_silu_driver.cpp", "group_norm_silu/group_norm_silu_cpu.cpp")
+    run("group_norm_silu_driver.cpp", tuple(GROUP_NORM))
 
 
 def test_the_matrix_product_is_of_fused_multiply_adds_in_registers() -> None:

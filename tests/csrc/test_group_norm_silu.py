@@ -7,7 +7,7 @@ import pytest
 from tests.cuda_on_cpu import harness
 
 DRIVER = harness.ROOT / "tests" / "csrc" / "group_norm_silu_driver.cpp"
-SOURCES = ["group_norm_silu/group_norm_silu_cpu.cpp"]
+SOURCES = ["group_norm_silu/group_norm_silu_cpu.cpp", "group_norm_silu/group_norm_silu_planes_cpu.cpp"]
 
 
 @pytest.mark.parametrize("lanes", [16, 8, 4])

@@ -66,6 +66,12 @@ def cancellation(sample: dict[str, Any], groups: int, silu: bool, truth: Tensor)
     return max(float(terms.abs().max() / truth.abs().max()), 1.0) if truth.numel() else 1.0
 
 
+def lies_like(x: Tensor, result: Tensor) -> bool:
+    """Contiguous where x is, else channels-last."""
+    last = x.is_contiguous(memory_format=torch.channels_last) or not x.is_contiguous()
+    return result.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
 def check(sample: dict[str, Any], groups: int, silu: bool, condition: float = 1.0) -> None:
     """Output and gradient against float64, by the rule of tests/tolerances.py."""
     results = with_gradient(ours, sample, groups, silu)
@@ -74,7 +80,7 @@ def check(sample: dict[str, Any], groups: int, silu: bool, condition: float = 1.
     eager = with_gradient(textbook, sample, groups, silu) if condition == 1.0 else truth
     conditions = (condition, condition * cancellation(sample, groups, silu, truth[1]))
     for result, theirs, exact, factor, own in zip(results, eager, truth, (OUTPUT, GRADIENT), conditions, strict=True):
-        assert result.dtype == sample["x"].dtype and result.is_contiguous(memory_format=torch.channels_last)
+        assert result.dtype == sample["x"].dtype and lies_like(sample["x"], result)
         compare(result, theirs, exact, own, factor=factor, what=f"groups {groups}, silu {silu}")
 
 
@@ -112,6 +118,33 @@ def test_moments(shape: Shape, groups: int, dtype: torch.dtype) -> None:
 def test_layouts(dtype: torch.dtype, layout: str) -> None:
     sample = sample_norm((2, 12, 5, 7), dtype=dtype, layout=layout)
     check(sample, 3, True)
+
+
+# In planes vectors run along pixels: fewer than a vector, no multiple of one, more than a part.
+@pytest.mark.parametrize("dtype", (*DTYPES, torch.float64), ids=str)
+@pytest.mark.parametrize(
+    ("shape", "groups"), [*CASES, *([] if _settings.interpreting() else [((1, 2, 150, 151), 1)])], ids=str
+)
+@pytest.mark.usefixtures("poisoned")
+def test_contiguous_images(shape: Shape, groups: int, dtype: torch.dtype) -> None:
+    check(sample_norm(shape, dtype=dtype, layout="contiguous"), groups, True)
+
+
+@pytest.mark.parametrize("others", ["contiguous", "channels_last", "cropped"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
+def test_images_of_one_call_may_lie_differently(layout: str, others: str) -> None:
+    """x decides how the gradient lies; signs are in the order of channels-last images, however x lies."""
+    sample = sample_norm((2, 24, 19, 5))
+    packed, _ = sample_signs(sample["x"])
+    arguments = (*OPS.group_norm_moments(sample["x"], 8, EPS), sample["weight"], sample["bias"], True)
+    x, grad, addend = (
+        lay_out(sample[name], kind) for name, kind in (("x", layout), ("grad", others), ("addend", others))
+    )
+    for more in ((), (addend,), (addend, packed, 0.5)):
+        expected = OPS.group_norm_silu_backward(sample["grad"], sample["x"], *arguments, *more)
+        result = OPS.group_norm_silu_backward(grad, x, *arguments, *more)
+        assert lies_like(x, result)
+        torch.testing.assert_close(result, expected)
 
 
 @settings(max_examples=6 if _settings.interpreting() else 40, deadline=None)
@@ -315,10 +348,11 @@ def test_errors_of_the_others() -> None:
 
 
 @pytest.mark.skipif(_native.extension() is None, reason="needs the compiled extension")
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_same_bits_for_any_number_of_threads(dtype: torch.dtype, monkeypatch: Any) -> None:
+def test_the_same_bits_for_any_number_of_threads(dtype: torch.dtype, layout: str, monkeypatch: Any) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", "auto")
-    sample = sample_norm((2, 24, 60, 57), dtype=dtype)
+    sample = sample_norm((2, 24, 60, 57), dtype=dtype, layout=layout)
     packed = sample_signs(sample["x"])[0]
     threads, runs = torch.get_num_threads(), []
     try:
@@ -327,7 +361,8 @@ def test_the_same_bits_for_any_number_of_threads(dtype: torch.dtype, monkeypatch
             moments = OPS.group_norm_moments(sample["x"], 8, EPS)
             arguments = (*moments, sample["weight"], sample["bias"], True)
             y = OPS.group_norm_silu(sample["x"], *arguments)
-            grad = OPS.group_norm_silu_backward(sample["grad"], sample["x"], *arguments, sample["addend"], packed, 0.5)
+            more = (sample["addend"], packed if layout == "channels_last" else None, 0.5)
+            grad = OPS.group_norm_silu_backward(sample["grad"], sample["x"], *arguments, *more)
             runs.append((*moments, y, grad))
     finally:
         torch.set_num_threads(threads)

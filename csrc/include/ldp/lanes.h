@@ -125,13 +125,13 @@ LDP_ALWAYS_INLINE Vec exponential(Vec x) {
     const Vec n = nearest(multiply(x, broadcast(1.44269504088896341f)));
     Vec r = multiply_add(n, broadcast(-0.693359375f), x);
     r = multiply_add(n, broadcast(2.12194440e-4f), r);
-    Vec p = broadcast(1.9875691500e-4f);
-    p = multiply_add(p, r, broadcast(1.3981999507e-3f));
-    p = multiply_add(p, r, broadcast(8.3334519073e-3f));
-    p = multiply_add(p, r, broadcast(4.1665795894e-2f));
-    p = multiply_add(p, r, broadcast(1.6666665459e-1f));
-    p = multiply_add(p, r, broadcast(5.0000001201e-1f));
-    return scale_by_power(add(multiply_add(multiply(r, r), p, r), broadcast(1.0f)), n);
+    // In pairs, so that the terms do not wait for each other.
+    const Vec square = multiply(r, r);
+    const Vec high = multiply_add(broadcast(1.9875691500e-4f), r, broadcast(1.3981999507e-3f));
+    const Vec middle = multiply_add(broadcast(8.3334519073e-3f), r, broadcast(4.1665795894e-2f));
+    const Vec low = multiply_add(broadcast(1.6666665459e-1f), r, broadcast(5.0000001201e-1f));
+    const Vec p = multiply_add(multiply_add(high, square, middle), square, low);
+    return scale_by_power(add(multiply_add(square, p, r), broadcast(1.0f)), n);
 }
 #else
 LDP_ALWAYS_INLINE Vec exponential(Vec x) {

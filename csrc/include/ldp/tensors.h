@@ -1,6 +1,8 @@
 // From torch's tensors to pointers, with checks that speak in sentences. For <op>_op.cpp files only.
 #pragma once
 
+#include <ldp/narrow.h>
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -48,6 +50,21 @@ template <>
 struct ScalarOf<uint8_t> {
     static constexpr ScalarType value = ScalarType::Byte;
     static constexpr const char* name = "uint8";
+};
+template <>
+struct ScalarOf<int16_t> {
+    static constexpr ScalarType value = ScalarType::Short;
+    static constexpr const char* name = "int16";
+};
+template <>
+struct ScalarOf<BFloat16> {
+    static constexpr ScalarType value = ScalarType::BFloat16;
+    static constexpr const char* name = "bfloat16";
+};
+template <>
+struct ScalarOf<Half> {
+    static constexpr ScalarType value = ScalarType::Half;
+    static constexpr const char* name = "float16";
 };
 
 inline void check(bool good, const char* op, const std::string& argument, const std::string& expected, const std::string& got) {
