@@ -3,7 +3,8 @@
     make bench BENCH=contention
 
 `step` is the gradient of one sample of the embedded model, `text-to-3d` a step of `ldp-fast text-to-3d` with it. Each
-way is a process (benchmarks/contention.py), and all of one step take turns beside the same neighbours.
+way is a process (benchmarks/contention.py), and all of one step take turns beside the same neighbours. Every way of ours
+has with it what it took over ours with torch's defaults, turn by turn.
 """
 
 from __future__ import annotations
@@ -108,6 +109,9 @@ def test_contention(benchmark: Any, device: str, turns: Turns, case: tuple[str, 
         process.close()
         return
     seconds = turns.seconds(step, where, way)
+    if way != "naive":
+        defaults = turns.seconds(step, where, OURS_DEFAULTS)
+        benchmark.extra_info["over_defaults"] = contention.over(seconds, defaults)
     measured = iter(seconds)
 
     def turn() -> None:

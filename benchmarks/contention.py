@@ -1,7 +1,8 @@
 """A step in a process of its own, beside busy neighbours: what benchmarks/bench_contention.py asks for its times.
 
 How OpenMP's threads wait is read from the environment when torch is loaded, so every way of waiting is a process. All
-are ready at once and sleep; each in its turn does one step, so that what changes on the machine changes for all.
+are ready at once and sleep; each in its turn does some steps, so that what changes on the machine changes for all. Each
+round draws their order: who comes after a process that leaves the caches to others pays for it.
 
     python -m benchmarks.contention step ours command      # such a process: a line in, a step, its seconds out
     python -m benchmarks.contention neighbour              # naive steps without end, with torch's defaults
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import statistics
 import subprocess
 import sys
 import time
@@ -29,6 +32,8 @@ NEIGHBOUR = [sys.executable, "-m", "benchmarks.contention", "neighbour"]
 ALONE, ONE, TWO, TORCH = "alone", "beside one busy loop", "beside two busy loops", "beside a torch process"
 NEIGHBOURS: dict[str, tuple[list[str], ...]] = {ALONE: (), ONE: (LOOP,), TWO: (LOOP, LOOP), TORCH: (NEIGHBOUR,)}
 TURNS = {ALONE: 40, ONE: 6, TWO: 6, TORCH: 6}
+# Steps of one turn, of which the mean counts: alone a few percent are to be told apart.
+STEPS = {ALONE: 4, ONE: 1, TWO: 1, TORCH: 1}
 # Of the first turns beside neighbours nothing is kept: the watch looks five times a second.
 UNCOUNTED = 4
 PAUSE = 0.02  # seconds between two turns: threads that spin have slept by then
@@ -94,16 +99,23 @@ def neighbours(where: str) -> Iterator[None]:
 
 
 def in_turn(processes: Sequence[Process], where: str, turns: int) -> list[list[float]]:
-    """Seconds of `turns` steps of each process, one after another, beside neighbours."""
+    """Seconds of a step in each of `turns` turns of each process, one after another, beside neighbours."""
     found: list[list[float]] = [[] for _ in processes]
+    order, draw = list(zip(processes, found, strict=True)), random.Random(0)
     with neighbours(where):
         for turn in range(-UNCOUNTED, turns):
-            for process, seconds in zip(processes, found, strict=True):
+            draw.shuffle(order)
+            for process, seconds in order:
                 time.sleep(PAUSE)
-                taken = process.step()
+                taken = statistics.mean(process.step() for _ in range(STEPS[where]))
                 if turn >= 0:
                     seconds.append(taken)
     return found
+
+
+def over(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
+    """First quartile, median and third quartile of what one process took in a turn over what another took in it."""
+    return statistics.quantiles((own / other for own, other in zip(seconds, others, strict=True)), n=4)
 
 
 def prepare(step: str) -> Callable[[], Any]:
