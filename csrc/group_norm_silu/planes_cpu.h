@@ -1,5 +1,6 @@
 // Group norm and SiLU on a run of n numbers, of one channel or, for the moments, of one group; T: float, or BFloat16 or
-// Half in memory and float in arithmetic. Sums are float's for 64 vectors at a time, from there double's. Included once for each instruction set (ldp/each_isa.h), so no include guard.
+// Half in memory and float in arithmetic. Sums are float's for 64 vectors at a time, from there double's. Included once for
+// each instruction set (ldp/each_isa.h), so no include guard.
 
 #include "formulas.h"
 
@@ -24,9 +25,11 @@ LDP_ALWAYS_INLINE void store_first(T* p, int64_t count, Vec v) {
 LDP_ALWAYS_INLINE double sum_of_lanes(Vec v) {
     float at[kLanes];
     store(at, v);
-    double sum = 0.0;
-    for (const float value : at) sum += static_cast<double>(value);
-    return sum;
+    // Four sums, so that an addition seldom waits for another: a small plane has few vectors.
+    double sums[4] = {};
+    for (int i = 0; i < kLanes; i += 4)
+        for (int j = 0; j < 4; ++j) sums[j] += static_cast<double>(at[i + j]);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 template <typename T>
