@@ -3,8 +3,8 @@
     make bench BENCH=contention
 
 `step` is the gradient of one sample of the embedded model, `text-to-3d` a step of `ldp-fast text-to-3d` with it. Each
-way is a process (benchmarks/contention.py), and all of one step take turns beside the same neighbours. What a way of ours
-took over ours with torch's defaults, round by round, is kept with it.
+way is a process (benchmarks/contention.py), and all of one step take turns beside the same neighbours. What a way of
+ours took over ours with torch's defaults, round by round, is kept with it.
 """
 
 from __future__ import annotations

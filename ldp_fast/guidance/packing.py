@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..errors import UsageError
 
 CHANNELS_LAST = torch.channels_last
 _OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
@@ -30,25 +29,34 @@ class _Packed(nn.Module):
     """A layer whose weight is held in blocks.
 
     Copies, pickles, conversions and state dicts go through rows, since blocks have none of these; so do gradients,
-    which the operators do not have. `parameters()` lacks the weight.
+    which the operators do not have. `parameters()` lacks the weight. Where it comes to a device or a precision without
+    blocks, it is held in rows.
     """
 
-    blocks: Tensor
+    held: Tensor
     bias: Tensor | None
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, shape: torch.Size):
         super().__init__()
         self.bias = layer.bias
-        self.dtype, self.shape = layer.weight.dtype, shape
+        self.shape = shape
         self.train(layer.training)
 
     def pack(self, weight: Tensor) -> Tensor:
         """The blocks of a weight."""
         raise NotImplementedError
 
+    def hold(self, weight: Tensor) -> None:
+        """Takes a weight, in its precision and where it is."""
+        self.dtype, self.in_blocks = weight.dtype, weight.device.type == "cpu" and available(weight.dtype)
+        self.held = self.pack(weight) if self.in_blocks else weight
+
     def rows(self) -> Tensor:
         """The weight as torch has it."""
-        return self.blocks.to_dense()
+        return self.held.to_dense() if self.in_blocks else self.held
+
+    def _by_torch(self, x: Tensor) -> bool:
+        return not self.in_blocks or (torch.is_grad_enabled() and x.requires_grad)
 
     @property
     def weight(self) -> Tensor:
@@ -59,13 +67,7 @@ class _Packed(nn.Module):
         rows = self.rows()
         made = fn(rows)
         if made is not rows:
-            if made.device.type != "cpu" or not available(made.dtype):
-                raise UsageError(
-                    f"to: expected {_precisions()} on a CPU for packed weights, got {made.dtype} on {made.device}: "
-                    "convert the network that `optimise` was given"
-                )
-            self.dtype = made.dtype
-            self.blocks = self.pack(made)
+            self.hold(made)
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -89,11 +91,12 @@ class _Packed(nn.Module):
         if key not in state_dict:
             missing_keys += [key] if strict else []
             return
-        given, rows = state_dict[key], self.rows()
+        # As torch has it: without a graph, and with `assign` in the precision of what is given.
+        given, rows = state_dict[key].detach(), self.rows()
         if given.shape != rows.shape:
             error_msgs.append(f"{key}: expected {list(rows.shape)}, got {list(given.shape)}")
             return
-        self.blocks = self.pack(rows.copy_(given))
+        self.hold(given if local_metadata.get("assign_to_params_buffers", False) else rows.copy_(given))
 
     def layer(self) -> nn.Conv2d | nn.Linear:
         """A layer of torch with these weights."""
@@ -105,11 +108,11 @@ class _Packed(nn.Module):
         return layer.train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "blocks": self.rows()}
+        return {**self.__dict__, "held": self.rows()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.blocks = self.pack(self.blocks)
+        self.hold(self.held)
 
 
 class PackedConv2d(_Packed):
@@ -122,7 +125,7 @@ class PackedConv2d(_Packed):
         # Tuples of two numbers: `_packable` has seen to it.
         self.kernel_size: Any = conv.kernel_size
         self.geometry: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.blocks = self.pack(conv.weight.detach())
+        self.hold(conv.weight.detach())
 
     def pack(self, weight: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *self.geometry, self.shape)
@@ -136,12 +139,13 @@ class PackedConv2d(_Packed):
     def forward(self, input: Tensor) -> Tensor:
         # Under an enclosing autocast it may come in another precision.
         x = input.to(self.dtype)
-        if x.dim() != 4 or (torch.is_grad_enabled() and x.requires_grad):
+        if x.dim() != 4 or self._by_torch(x):
             padding, stride, dilation, groups = self.geometry
-            return F.conv2d(x, self.rows(), self.bias, stride, padding, dilation, groups)
+            with _without_autocast(x):
+                return F.conv2d(x, self.rows(), self.bias, stride, padding, dilation, groups)
         if self.channels_last:
             x = x.contiguous(memory_format=CHANNELS_LAST)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.blocks, self.bias, *self.geometry, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(x, self.held, self.bias, *self.geometry, "none", [], "")
 
 
 class PackedLinear(_Packed):
@@ -150,7 +154,7 @@ class PackedLinear(_Packed):
     def __init__(self, linear: nn.Linear, shape: torch.Size):
         super().__init__(linear, shape)
         self.features = (linear.in_features, linear.out_features)
-        self.blocks = self.pack(linear.weight.detach())
+        self.hold(linear.weight.detach())
 
     def pack(self, weight: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), self.shape[:-1].numel())
@@ -162,9 +166,17 @@ class PackedLinear(_Packed):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input.to(self.dtype)
-        if torch.is_grad_enabled() and x.requires_grad:
-            return F.linear(x, self.rows(), self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
+        if self._by_torch(x):
+            with _without_autocast(x):
+                return F.linear(x, self.rows(), self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, self.held, self.bias, "none", [], "")
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """For torch's own operators, which would not keep the layer's precision within one."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 def available(dtype: torch.dtype) -> bool:
@@ -174,10 +186,6 @@ def available(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)())
     return dtype == torch.float32
-
-
-def _precisions() -> str:
-    return " or ".join(str(dtype) for dtype in (torch.float32, torch.bfloat16) if available(dtype))
 
 
 def pack(network: nn.Module, channels_last: bool, run: Callable[[], Any]) -> None:
@@ -218,9 +226,14 @@ def pack(network: nn.Module, channels_last: bool, run: Callable[[], Any]) -> Non
             setattr(parent, name, made)
 
 
+def is_packed(network: nn.Module) -> bool:
+    """Whether any of its layers is."""
+    return any(isinstance(module, _Packed) for module in network.modules())
+
+
 def unpacked(network: nn.Module) -> nn.Module:
     """A network with torch's layers in the place of packed ones, as compilers need it: itself, or a copy."""
-    if not any(isinstance(module, _Packed) for module in network.modules()):
+    if not is_packed(network):
         return network
     made = copy.deepcopy(network)
     layers: dict[nn.Module, nn.Module] = {}

@@ -180,10 +180,16 @@ class _Bench:
     def search_unet(self, dtypes: Sequence[torch.dtype], dtype: Any, channels_last: bool | Literal["auto"]) -> _Found:
         """Every precision in the layouts asked for, judged by the residual."""
         unet = self.prior.unet
-        here = Candidate("unet", torch.float32, _is_channels_last(unet), math.inf, 0.0)
+        here = Candidate("unet", torch.float32, _is_channels_last(unet), math.inf, 0.0, packing.is_packed(unet))
         layouts = (False, True) if channels_last == "auto" else (channels_last,)
         kept = {d: packing.available(d) for d in dtypes}
         options = [dataclasses.replace(here, dtype=d, channels_last=c, packed=kept[d]) for d in dtypes for c in layouts]
+
+        def made(candidate: Candidate) -> _Measured:
+            network = self._made(unet, candidate)
+            # There may be nothing in it that can be packed.
+            candidate = dataclasses.replace(candidate, packed=packing.is_packed(network))
+            return _Measured(candidate, {"unet": network})
 
         def residual(prior: LatentDiffusionPrior, t: int) -> torch.Tensor:
             return self._without_matching(prior, t).residual
@@ -191,7 +197,7 @@ class _Bench:
         return self._search(
             here,
             options,
-            lambda c: {"unet": self._made(unet, c)},
+            made,
             residual,
             lambda c: dtype in ("auto", c.dtype) and channels_last in ("auto", c.channels_last),
         )
@@ -207,9 +213,11 @@ class _Bench:
             _, *both = prior.decoder.feature_matching(self.latents, moved[t], batch_reduction="sum")
             return torch.cat(both)
 
-        def made(candidate: Candidate) -> dict[str, Any]:
+        def made(candidate: Candidate) -> _Measured:
             options: dict[str, Any] = {"memory": decoder.memory, "dtype": candidate.dtype}
-            return {"_decoder": FrozenDecoder(prior._require_vae(), prior.settings.levels, **options)}
+            return _Measured(
+                candidate, {"_decoder": FrozenDecoder(prior._require_vae(), prior.settings.levels, **options)}
+            )
 
         options = [dataclasses.replace(here, dtype=d) for d in dtypes]
         return self._search(here, options, made, gradients, lambda c: dtype in ("auto", c.dtype))
@@ -241,25 +249,29 @@ class _Bench:
         self,
         here: Candidate,
         options: list[Candidate],
-        make: Callable[[Candidate], dict[str, Any]],
+        make: Callable[[Candidate], _Measured],
         run: Callable[[LatentDiffusionPrior, int], torch.Tensor],
         wanted: Callable[[Candidate], bool],
     ) -> _Found:
         base, others, best = _Measured(here, {}), [], None
         # Where what is there is all that there is to try, it is timed against itself.
         for option in [o for o in options if o != here] or [here]:
-            attributes = {} if option == here else make(option)
-            ours, theirs, deviation = self._compare(run, self.prior._sharing(**attributes))
+            measured = _Measured(here, {}) if option == here else make(option)
+            if measured.candidate == here:
+                measured = _Measured(here, {})
+                if base.candidate.seconds < math.inf:
+                    continue
+            ours, theirs, deviation = self._compare(run, self.prior._sharing(**measured.attributes))
             base.candidate = dataclasses.replace(base.candidate, seconds=min(base.candidate.seconds, ours))
-            if option == here:
+            if measured.candidate == here:
                 continue
-            measured = _Measured(dataclasses.replace(option, seconds=theirs, deviation=deviation), attributes)
+            measured.candidate = dataclasses.replace(measured.candidate, seconds=theirs, deviation=deviation)
             others.append(measured)
             fits = wanted(measured.candidate) and deviation <= self.tolerance
             dropped = measured
             if fits and (best is None or theirs < best.candidate.seconds):
                 best, dropped = measured, best or base
-            dropped.attributes = attributes = {}  # one copy of a network is kept at a time, beside the one being made
+            dropped.attributes = {}  # one copy of a network is kept at a time, beside the one being made
         if wanted(base.candidate) and (best is None or best.candidate.seconds > MARGIN * base.candidate.seconds):
             best = base
         if best is None:

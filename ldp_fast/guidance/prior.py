@@ -247,11 +247,13 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             dtype: `auto` tries bfloat16 where the processor has it; a dtype is taken if it is accurate enough.
             channels_last: of the UNet's weights; `auto` tries both.
             tolerance: largest relative deviation allowed.
-            runs: how often each candidate is timed; the shortest time counts.
+            runs: how often each candidate is timed, at most (not again once two seconds have gone by); the shortest
+                time counts.
 
         Returns:
             A prior that shares what did not change. Networks are copied to be converted, never changed in place: until
-            this prior is let go, both copies take memory.
+            this prior is let go, both copies take memory. The UNet's copy keeps weights as oneDNN's blocks
+            (docs/prior.md), which its `parameters()` lack.
 
         Raises:
             UsageError: networks that are not in float32 on a CPU; a dtype that is not accurate enough.

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from ldp_fast.errors import UsageError
 from ldp_fast.guidance import packing
 
 from ..models import tiny_unet
@@ -57,7 +56,7 @@ def packed(dtype: torch.dtype, channels_last: bool) -> nn.Module:
 
 
 def kinds(module: nn.Module) -> list[str]:
-    return [type(m).__name__ for m in module.modules() if hasattr(m, "weight") or hasattr(m, "blocks")]
+    return [type(m).__name__ for m in module.modules() if hasattr(m, "weight") or hasattr(m, "held")]
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -106,6 +105,14 @@ def test_a_layer_keeps_its_precision_under_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(made[0](x.bfloat16()), expected, atol=0.05, rtol=0.05)
             assert made[0](x).dtype == torch.float32
+    # And where a gradient is wanted, which torch's operators serve.
+    linear = packing.PackedLinear(nn.Linear(8, 6), torch.Size((2, 8))).requires_grad_(False)
+    for layer, image in ((made[0], x), (linear, torch.randn(2, 8))):
+        wanting = image.clone().requires_grad_()
+        expected = layer(wanting)
+        with torch.autocast("cpu", torch.bfloat16):
+            result = layer(wanting)
+        assert result.dtype == torch.float32 and torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -123,8 +130,32 @@ def test_conversions_and_state_dicts_hold_the_weights(dtype: torch.dtype) -> Non
     x = torch.ones(2, 4, 8, 8)
     wide = copy.deepcopy(made).float()
     torch.testing.assert_close(wide(x), packing.unpacked(made).float()(x))
-    with pytest.raises(UsageError, match=r"for packed weights, got torch\.float64"):
-        made.double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_a_precision_without_blocks_is_held_in_rows(dtype: torch.dtype) -> None:
+    """The whole network is converted, and back."""
+    made, plain = packed(torch.float32, True).to(dtype), network(torch.float32).to(dtype)
+    assert {value.dtype for value in made.state_dict().values()} == {dtype}
+    x = torch.randn(2, 4, 8, 8).to(dtype)
+    for other in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        torch.testing.assert_close(other(x), plain(x))
+    made, plain = made.float(), plain.float()
+    torch.testing.assert_close(made(x.float()), plain(x.float()))
+    assert all(layer.in_blocks for layer in made.modules() if isinstance(layer, packing.PackedConv2d))
+    assert packed(torch.float32, True).to("meta")(x.to("meta", torch.float32)).shape == plain(x.float()).shape
+
+
+def test_what_is_loaded_leaves_no_graph_and_may_come_in_another_precision() -> None:
+    made, plain = packed(torch.float32, False), network(torch.float32).requires_grad_()
+    assert not any(made.load_state_dict(dict(plain.named_parameters(remove_duplicate=False))))
+    x = torch.randn(2, 4, 8, 8)
+    assert not made(x).requires_grad and not copy.deepcopy(made)(x).requires_grad
+    torch.testing.assert_close(made(x), plain(x).detach())
+    half = network(torch.bfloat16)
+    assert not any(made.load_state_dict(half.state_dict(), assign=True))
+    assert {value.dtype for value in made.state_dict().values()} == {torch.bfloat16}
+    torch.testing.assert_close(made(x.bfloat16()), half(x.bfloat16()), rtol=0.05, atol=0.05)
 
 
 def test_a_layer_whose_weight_is_read_and_that_is_called_by_keyword() -> None:

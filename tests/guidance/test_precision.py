@@ -169,9 +169,22 @@ def test_the_weights_of_what_is_taken_are_packed(monkeypatch: pytest.MonkeyPatch
     expected, _ = prior.gradient(latents, text, **fixed(latents))
     again = chosen.optimise(latents, text, dtype=torch.float32, channels_last=False, runs=1)
     assert not precision._is_channels_last(again.unet) and packing.is_channels_last(chosen.unet)
+    # What is packed already is what it is compared with, not a candidate of its own.
+    here, *others = [c for c in again.precision.tried if c.network == "unet"]
+    assert here.packed and here.channels_last and [c.channels_last for c in others] == [False]
     for other in (chosen, copy.deepcopy(chosen), chosen.compile(backend="eager"), again):
         actual, _ = other.gradient(latents, text, **fixed(latents))
         assert (actual - expected).norm() < 2e-3 * expected.norm()
+
+
+def test_a_network_with_nothing_to_pack_is_not_called_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a copy of it, the same in everything, timed as another candidate."""
+    prior, latents, text = make(lambda_fm=0.0)
+    monkeypatch.setattr(packing, "_packable", lambda layer: False)
+    for layouts, tried in ((False, 1), ("auto", 2)):
+        chosen = prior.optimise(latents, text, dtype=torch.float32, channels_last=layouts, runs=1)
+        assert chosen.precision is not None and "packed" not in repr(chosen.precision)
+        assert len(chosen.precision.tried) == tried and chosen.precision.unet.seconds < float("inf")
 
 
 def test_long_calls_are_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
