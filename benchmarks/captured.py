@@ -61,12 +61,17 @@ def times(
 
 
 def extra(calls: Sequence[Callable[[], Any]], **options: Any) -> dict[str, Any]:
-    """`times` as what a row of results says beside its time: why not, where the calls cannot be captured."""
+    """`times` as what a row of results says beside its time.
+
+    `not_captured` says why, where the calls cannot be captured; `eager`: they were not to be, and the device's time may
+    have waits for the host in it.
+    """
     try:
         found = times(calls, **options)
     except RuntimeError as error:
         return {"not_captured": str(error).strip().splitlines()[0][:300]}
-    return {"device_s": found.device, "host_s": found.host}
+    captured: dict[str, Any] = {} if options.get("graph", True) else {"eager": True}
+    return {"device_s": found.device, "host_s": found.host} | captured
 
 
 def _graph_of(calls: Sequence[Callable[[], Any]], cuda: Any) -> tuple[Callable[[], Any], list[Any]]:

@@ -59,30 +59,35 @@ def bandwidth_share(rows: list[Row]) -> float | None:
     ours, copy = find(members, "ldp_fast"), find(members, "copy")
     if ours is None or copy is None:
         return None
-    rates = [row["extra"]["least_bytes"] / device_seconds(row) for row in (ours, copy)]
-    return rates[0] / rates[1]
+    seconds = [device_seconds(row) for row in (ours, copy)]
+    if seconds[0] is None or seconds[1] is None:
+        return None
+    return ours["extra"]["least_bytes"] / seconds[0] / (copy["extra"]["least_bytes"] / seconds[1])
 
 
 def scatter_share(rows: list[Row]) -> float | None:
     """Reductions a second of the table's gradient over the rate that the microbenchmark reaches on 64 MB."""
     ours = find(_group(rows, "hash_grid by_table rays step cuda"), "ours")
     rate = find(_group(rows, "rates of the GPU's memory"), "scatter, 64 MB")
-    if ours is None or rate is None:
+    seconds = None if ours is None else device_seconds(ours)
+    if ours is None or rate is None or seconds is None:
         return None
-    return ours["extra"]["corners"] / device_seconds(ours) / 1e9 / rate["extra"]["per_second"]
+    return ours["extra"]["corners"] / seconds / 1e9 / rate["extra"]["per_second"]
 
 
 def captured_milliseconds(rows: list[Row]) -> float | None:
     """Of the renderer's step as one graph."""
     row = find(_group(rows, RENDERER), "ours, captured")
-    return None if row is None else 1e3 * device_seconds(row)
+    seconds = None if row is None else device_seconds(row)
+    return None if seconds is None else 1e3 * seconds
 
 
 def determinism(rows: list[Row]) -> float | None:
     """Time of the field's pass with deterministic sums over the time without."""
     members = _group(rows, "field, forward and backward, deterministic or not, cuda")
     times = {row["extra"]["deterministic"]: device_seconds(row) for row in members if measured(row)}
-    return times[True] / times[False] if {True, False} <= set(times) else None
+    with_it, without = times.get(True), times.get(False)
+    return None if with_it is None or without is None else with_it / without
 
 
 def host_cost(place: str, feature_matching: bool) -> Callable[[list[Row]], float | None]:

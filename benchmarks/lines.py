@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def add(file: Path, line: dict[str, Any]) -> None:
-    """Adds an object at the end of a file."""
-    with file.open("a") as lines:
-        lines.write(json.dumps(line) + "\n")
+    """Adds an object at the end of a file, on a line of its own where the last one was cut off."""
+    with file.open("a+b") as lines:
+        size = lines.seek(0, os.SEEK_END)
+        if size:
+            lines.seek(size - 1)
+        cut = bool(size) and lines.read(1) != b"\n"
+        lines.write(b"\n" * cut + json.dumps(line).encode() + b"\n")

@@ -33,7 +33,8 @@ What was measured, where, and with which command. A number that is not here has 
 `python -m benchmarks.report` from `benchmarks/results/*.json`, which `make bench` writes; nothing in it is written by
 hand, and nothing is extrapolated from one machine or size to another. Times are minima over the rounds of one run, from
 a call to its end; of a GPU `device` is the device's part, of replays of a captured graph, and `host` what it takes to
-start everything (`benchmarks/captured.py`). Peak memory is what a pass adds, at its highest point, to its inputs and
+start everything (`benchmarks/captured.py`); what no graph can hold is marked `eager`, and has waits for the host in the
+device's part. Peak memory is what a pass adds, at its highest point, to its inputs and
 parameters (`benchmarks/memory.py`).
 """
 

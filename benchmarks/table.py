@@ -38,9 +38,12 @@ def name_of(row: Row) -> str:
     return row["backend"] + "".join(f", {key} {row['extra'][key]}" for key in VARIED if key in row["extra"])
 
 
-def device_seconds(row: Row) -> float:
-    """What a measured call takes a GPU, without what the host takes to start it; on a CPU what it takes."""
-    return row["extra"].get("device_s", row["min_s"])
+def device_seconds(row: Row) -> float | None:
+    """What a measured call takes a GPU, without what the host takes to start it; on a CPU what it takes.
+
+    None where the call could not be captured: its time has the host's in it, and is not to be compared.
+    """
+    return None if "not_captured" in row["extra"] else row["extra"].get("device_s", row["min_s"])
 
 
 def find(rows: Iterable[Row], backend: str) -> Row | None:
@@ -68,8 +71,9 @@ def columns_of(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
     seconds, unit = unit_of(rows)
     timed = {i: row for i, row in enumerate(rows) if measured(row)}
     naive = find(rows, "naive")
-    ours = [device_seconds(row) for row in timed.values() if row["backend"].startswith("ours")]
-    ours = ours or [device_seconds(row) for row in timed.values() if row["backend"] == "ldp_fast"]
+    devices = {i: spent for i, row in timed.items() if (spent := device_seconds(row)) is not None}
+    ours = [s for i, s in devices.items() if timed[i]["backend"].startswith("ours")]
+    ours = ours or [s for i, s in devices.items() if timed[i]["backend"] == "ldp_fast"]
     columns: dict[str, dict[int, str]] = {
         f"min {unit}": {i: digits(row["min_s"] / seconds, 4) for i, row in timed.items()},
         f"median {unit}": {i: digits(row["median_s"] / seconds, 4) for i, row in timed.items()},
@@ -77,10 +81,14 @@ def columns_of(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
     for side in ("device", "host"):  # of a GPU (benchmarks/captured.py)
         found = {i: row["extra"].get(f"{side}_s") for i, row in timed.items()}
         columns[f"{side} {unit}"] = {i: digits(s / seconds, 4) for i, s in found.items() if s is not None}
+        if side == "device":
+            columns[f"{side} {unit}"] |= {
+                i: f"{cell} (eager)" for i, cell in columns[f"{side} {unit}"].items() if "eager" in timed[i]["extra"]
+            }
     if naive is not None:
         columns["times as fast as naive"] = {i: digits(naive["min_s"] / row["min_s"]) for i, row in timed.items()}
     elif ours and len(ours) < len(timed):
-        columns["× ours"] = {i: f"{device_seconds(row) / min(ours):.1f}" for i, row in timed.items()}
+        columns["× ours"] = {i: f"{s / min(ours):.1f}" for i, s in devices.items()}
     peaks = {i: _peak(row) for i, row in timed.items() if _peak(row) is not None}
     columns["peak MB"] = {i: f"{peak:.0f}" for i, peak in peaks.items() if peak is not None}
     of_naive = _peak(naive) if naive is not None else None
@@ -139,8 +147,10 @@ def pivot(rows: Sequence[Row]) -> list[str]:
 def _milliseconds(row: Row | None) -> str:
     if row is None or not measured(row):
         return "" if row is None else "–"
-    host = row["extra"].get("host_s")
-    return digits(1e3 * device_seconds(row)) + (f" ({digits(1e3 * host)})" if host is not None else "")
+    host, device = row["extra"].get("host_s"), device_seconds(row)
+    if device is None:
+        return f"{digits(1e3 * row['min_s'])} in all"
+    return digits(1e3 * device) + (f" ({digits(1e3 * host)})" if host is not None else "")
 
 
 def all_groups(rows: Iterable[Row]) -> str:

@@ -34,7 +34,6 @@ CONVOLUTIONS = ("auto", "winograd", "torch")
 ATTENTION_VARIABLE = "LDP_FAST_ATTENTION"
 ATTENTIONS = ("auto", "sdpa", "plain")
 
-_BEHIND: Any = getattr(os.environ, "_data", None)
 _KEY: Any = os.environ.encodekey(BACKEND_VARIABLE) if hasattr(os.environ, "encodekey") else None
 
 
@@ -45,7 +44,8 @@ def backend() -> Backend:
         ValueError: the variable holds none of `auto`, `reference` and `triton`.
     """
     # What stands behind os.environ, where CPython has it: `get` takes longer than all else here.
-    if _BEHIND is not None and _KEY not in _BEHIND:
+    behind: Any = getattr(os.environ, "_data", None)
+    if behind is not None and _KEY not in behind:
         return "auto"
     value = os.environ.get(BACKEND_VARIABLE, "auto")
     value = value.strip().lower() or "auto"

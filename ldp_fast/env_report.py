@@ -259,11 +259,14 @@ def winograd(setting: str | None) -> dict[str, Any]:
     return {"active": True, "why": why}
 
 
+USUAL = pathlib.Path("/usr/local/cuda")  # where NVIDIA's packages put a toolkit
+
+
 def find_nvcc() -> str | None:
     """The CUDA compiler of CUDA_HOME, else the one on the PATH, else where packages put it, as for setup.py."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     found = (home and shutil.which("nvcc", path=str(pathlib.Path(home) / "bin"))) or shutil.which("nvcc")
-    return found or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    return found or shutil.which("nvcc", path=str(USUAL / "bin"))
 
 
 def nvcc() -> str:

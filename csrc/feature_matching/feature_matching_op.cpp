@@ -82,6 +82,7 @@ void feature_matching_backward_op(std::vector<Tensor> grads, Tensor grad, Tensor
     check(grads.size() == lists * levels, op, "grads", std::to_string(lists * levels) + " tensors",
           std::to_string(grads.size()));
     if (grads.empty()) return;
+    check(!grads[0].is_cuda(), op, "grads", "CPU tensors (Triton serves CUDA)", "one on a GPU");
     const float upstream = *data<float>(op, "grad", grad, {}, grads[0]);
     std::vector<FeatureGradient> params;
     params.reserve(levels);
@@ -102,7 +103,6 @@ void feature_matching_backward_op(std::vector<Tensor> grads, Tensor grad, Tensor
         blocks += blocks_of(batch, level.size);
         params.push_back(level);
     }
-    check(!grads[0].is_cuda(), op, "grads", "CPU tensors (Triton serves CUDA)", "one on a GPU");
     feature_matching_backward_cpu(params, batch, data<int32_t>(op, "signs", signs, {blocks, kSignColumns}, grads[0]));
 }
 

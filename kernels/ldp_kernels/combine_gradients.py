@@ -191,6 +191,11 @@ def combine_gradients_kernel(
     tl.store(counts + 2 * rows, tl.sum(kl_bad, 0))
 
 
+def registers_of(warps: int) -> int:
+    """What a thread can have. Triton 3.6's assembler may choose half of it, so that two programs fit, and spills."""
+    return min(2048 // warps, 255)
+
+
 def combine_gradients(
     out: Tensor,
     values: Tensor,
@@ -220,8 +225,6 @@ def combine_gradients(
     grad_v_prime = None if grad_v_prime is None else ordered_like(grad_v_prime, out)
     block, whole, warps = reduction_shape(size)
     chunk = min(block, CHUNK)
-    # What a thread can have. Triton 3.6's assembler may choose half of that, which spills, so that two programs fit.
-    registers = min(2048 // warps, 255)
     combine_gradients_kernel[(batch,)](
         out, values, counts, latents, residual, grad_v, grad_v_prime, alpha, weight,
         float(lambda_fm), float(lambda_kl), float(lambda_lsd), lambda_fm_tensor, lambda_kl_tensor, lambda_lsd_tensor,
@@ -229,5 +232,5 @@ def combine_gradients(
         out.stride(0), latents.stride(0), residual.stride(0),
         0 if grad_v is None else grad_v.stride(0), 0 if grad_v_prime is None else grad_v_prime.stride(0),
         LITERAL=literal, ZERO=zero_nonfinite, BLOCK=block, WHOLE=whole, CHUNK=chunk, WIDE=size % 16 == 0,
-        num_warps=warps, maxnreg=registers, **FUSED,
+        num_warps=warps, maxnreg=registers_of(warps), **FUSED,
     )  # fmt: skip

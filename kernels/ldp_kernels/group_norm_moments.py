@@ -172,6 +172,13 @@ def channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
+def empty_last(result: Tensor) -> Tensor:
+    """Channels-last memory that a kernel can fill: the result's own, or more where it lies otherwise."""
+    if result.is_contiguous(memory_format=torch.channels_last):
+        return result
+    return torch.empty_like(result, memory_format=torch.channels_last)
+
+
 def tiles_of(x: Tensor, elements: int) -> tuple[dict[str, int], int, int, int]:
     """How a kernel of sums with so many elements a tile is launched.
 

@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._host import FUSED
-from .group_norm_moments import NUM_WARPS, channels_last, locate, reduction_of, tiles_of
+from .group_norm_moments import NUM_WARPS, channels_last, empty_last, locate, reduction_of, tiles_of
 
 BLOCK = 8192  # elements of a block of packed signs
 TILE_ELEMENTS = 4096  # of the sums: two inputs, so half as many elements of each at a time
@@ -297,7 +297,7 @@ def forward(
     """Fill out [B, C, H, W]; the rest is as in the reference."""
     if x.shape[0] == 0:
         return
-    if (last := _empty_last(out)) is not out:
+    if (last := empty_last(out)) is not out:
         forward(last, x, mean, rstd, weight, bias, silu)
         out.copy_(last)
         return
@@ -324,7 +324,7 @@ def backward(
     batch, channels, groups = x.shape[0], x.shape[1], mean.shape[1]
     if batch == 0:
         return
-    if (last := _empty_last(grad_x)) is not grad_x:
+    if (last := empty_last(grad_x)) is not grad_x:
         backward(last, grad, x, mean, rstd, weight, bias, silu, addend, signs, sign_weight)
         grad_x.copy_(last)
         return
@@ -372,13 +372,6 @@ def backward(
         **constants,
         **stream,
     )
-
-
-def _empty_last(result: Tensor) -> Tensor:
-    """Channels-last memory that a kernel can fill: the result's own, or more where it lies otherwise."""
-    if result.is_contiguous(memory_format=torch.channels_last):
-        return result
-    return torch.empty_like(result, memory_format=torch.channels_last)
 
 
 def _constants(mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> dict[str, Tensor | None]:

@@ -2,7 +2,7 @@
 
 `sdpa` is torch's `scaled_dot_product_attention` with its own backward: no tokens × tokens matrix in memory. `plain` is
 two products and a softmax, four products backward, by hand. Up to `FEW` tokens it keeps the probabilities; above, it
-goes over the queries in parts and computes them again in the backward, so that its memory is bounded too.
+goes over the queries in parts and computes them again in the backward, so that its memory is bounded there too.
 
 On a CPU few tokens of few heads are `plain`'s, as measured (docs/decoder.md has the table, which
 benchmarks/bench_attention.py makes). On CUDA all are `sdpa`'s. `LDP_FAST_ATTENTION` overrides both.
@@ -22,7 +22,7 @@ from .pieces import Saved
 
 # Up to so many tokens keeping the probabilities, N² of them, is the faster way on a CPU.
 FEW = 1024
-# And so many probabilities at most, 64 MiB: eight samples of one head.
+# And so many probabilities at most, 64 MiB: at 1024 tokens 16 heads of samples, as eight pairs v, v′ of one head have.
 MOST = 2**24
 # The most numbers of a part's matrix: 32 MiB of float32 on a CPU, whose caches are small; on a GPU (2, 1, 4096, 512) is
 # one part.
@@ -46,7 +46,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Saved:
         query, key, value: [B, H, N, D], without a graph.
 
     Returns:
-        What `gradients` needs; the last of it is the result, [B, H, N, D] in the arguments' dtype.
+        What `gradients` needs; the last of it is the result, [B, H, N, D] in the arguments' dtype. In inference mode,
+        where torch keeps no graph, the gradients of `sdpa`'s result are computed by `plain`.
     """
     if not query.numel():
         return query, key, value, torch.empty_like(value)

@@ -105,6 +105,8 @@ def test_a_row_says_why_a_call_was_not_captured() -> None:
 
     assert extra([call], rounds=1, cuda=cuda) == {"not_captured": "operation not permitted when stream is capturing"}
     assert set(extra([cuda.call], rounds=1, cuda=cuda, clock=lambda: cuda.host)) == {"device_s", "host_s"}
+    found = extra([cuda.call], rounds=1, graph=False, cuda=cuda, clock=lambda: cuda.host)
+    assert found["eager"] and found["device_s"] == pytest.approx(0.005 + 0.002)
 
 
 def test_no_more_is_enqueued_than_a_stream_holds() -> None:

@@ -97,3 +97,15 @@ def test_a_run_that_is_stopped_has_written_its_report(tmp_path: Path) -> None:
     assert ended.stopped and ended.code == 2, ended
     assert [line["test"].split("::")[1] for line in lines.read(outcomes)] == ["test_a"]
     assert "test_a" in report.read_text()
+
+
+@pytest.mark.parametrize("cut", ['{"b', '{"b": 2}'], ids=["within", "before its end of line"])
+def test_what_follows_a_line_that_was_cut_off_is_not_lost(tmp_path: Path, cut: str) -> None:
+    file = tmp_path / "lines.jsonl"
+    lines.add(file, {"a": 1})
+    with file.open("a") as text:
+        text.write(cut)
+    for line in ({"c": 3}, {"d": 4}):
+        lines.add(file, line)
+    whole = [{"b": 2}] if cut.endswith("}") else []
+    assert list(lines.read(file)) == [{"a": 1}, *whole, {"c": 3}, {"d": 4}]

@@ -88,7 +88,13 @@ def _width(opcode: str) -> int:
 
 
 def compile_kernel(
-    kernel: Any, arguments: dict[str, Any], architecture: int, *, num_warps: int = 4, num_stages: int = 3
+    kernel: Any,
+    arguments: dict[str, Any],
+    architecture: int,
+    *,
+    num_warps: int = 4,
+    num_stages: int = 3,
+    maxnreg: int | None = None,
 ) -> MachineCode:
     """Compiles a kernel for an architecture and disassembles it.
 
@@ -100,6 +106,7 @@ def compile_kernel(
         architecture: 80 for sm_80.
         num_warps: as in a launch.
         num_stages: as in a launch.
+        maxnreg: as in a launch; None where it says nothing of registers.
 
     Raises:
         TypeError: a parameter without a value, or a value without a parameter.
@@ -130,6 +137,7 @@ def compile_kernel(
     source = ASTSource(kernel, signature, constants, attributes)
     target = GPUTarget("cuda", architecture, 32)
     options = {"num_warps": num_warps, "num_stages": num_stages, **FUSED}
+    options |= {} if maxnreg is None else {"maxnreg": maxnreg}
     binary = triton.compile(source, target=target, options=options)
     return MachineCode(kernel.__name__, architecture, disassemble(binary.asm["cubin"]), binary.metadata.shared)
 

@@ -25,8 +25,9 @@ def strides(*names: str) -> dict[str, str]:
 
 
 def compiled(module: str, kernel: str, arguments: dict[str, Any], architecture: int, num_warps: int = 4) -> MachineCode:
-    function = getattr(importlib.import_module(f"ldp_fast.kernels.{module}"), kernel)
-    return compile_kernel(function, arguments, architecture, num_warps=num_warps)
+    of = importlib.import_module(f"ldp_fast.kernels.{module}")
+    registers = of.registers_of(num_warps) if hasattr(of, "registers_of") else None
+    return compile_kernel(getattr(of, kernel), arguments, architecture, num_warps=num_warps, maxnreg=registers)
 
 
 def streaming(dtype: str) -> dict[str, tuple[str, str, dict[str, Any], int, int]]:

@@ -97,9 +97,18 @@ def test_serves_float32_on_a_cpu_and_nothing_else(name: str, monkeypatch: pytest
     assert called == ["native", "reference", "reference"]
 
 
+def unserved(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Makes it an error that native code is asked."""
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("native code was asked")
+
+    for name in names:
+        monkeypatch.setattr(_library.OPERATORS[name], "native", refuse)
+
+
 def test_what_is_to_be_stored_in_half_precision_is_the_reference_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("perturb", "score_distillation_backward"):
-        monkeypatch.setattr(_library.OPERATORS[name], "native", None)
+    unserved(monkeypatch, "perturb", "score_distillation_backward")
     v, r, a, s = sample_arguments("perturb")[0]
     assert OPS.perturb(v, r, a, s, 2, torch.bfloat16).dtype == torch.bfloat16
     assert OPS.score_distillation_backward(a, r, s, torch.float16).dtype == torch.float16
@@ -174,8 +183,7 @@ def test_feature_matching_has_the_reference_s_numbers_and_signs(
 
 
 def test_feature_matching_s_half_precision_is_the_reference_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("feature_matching", "feature_matching_backward"):
-        monkeypatch.setattr(_library.OPERATORS[name], "native", None)
+    unserved(monkeypatch, "feature_matching", "feature_matching_backward")
     x, y = sample_features(SIZES, dtype=torch.bfloat16, requires_grad=False)
     flat = [a.flatten(1) for a in x], [a.flatten(1) for a in y]
     signs = OPS.feature_matching(*flat, "mean", "mean", "propagate", True)[3]

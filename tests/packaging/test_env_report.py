@@ -17,7 +17,7 @@ from ldp_fast.ops import _native
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("LDP_FAST_BACKEND", "LDP_FAST_LANES", "LDP_FAST_CONV", "LDP_FAST_ATTENTION")
-    for name in (*settings, "TRITON_INTERPRET", "CUDA_HOME"):
+    for name in (*settings, "TRITON_INTERPRET", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
 
 

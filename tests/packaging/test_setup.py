@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from ldp_fast import env_report
+
 from .installation import ROOT, copy_checkout, install, make_environment, run
 
 SWITCHES = ("LDP_FAST_EXT", "LDP_FAST_CUDA", "MAX_JOBS", "NVCC_THREADS", "DEBUG", "CUDA_HOME", "CUDA_PATH", "CXX")
@@ -101,6 +103,26 @@ def test_nvcc_is_found_where_packages_put_it(
     assert setup.find_nvcc() is None
     monkeypatch.setattr(setup, "USUAL", tmp_path)
     assert setup.find_nvcc() == tmp_path / "bin" / "nvcc"
+
+
+def test_the_report_finds_the_nvcc_that_a_build_takes(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, no_nvcc: Path, tmp_path: Path
+) -> None:
+    """The package has a function of its own, because setup.py is not there once it is installed."""
+    monkeypatch.setattr(env_report, "USUAL", ROOT / "no-toolkit")
+    assert env_report.find_nvcc() is setup.find_nvcc() is None
+    places = [tmp_path / name for name in ("usual", "path", "second", "first")]
+    for place in places:
+        fake_nvcc(place / "bin")
+    changes = (
+        lambda: [monkeypatch.setattr(module, "USUAL", places[0]) for module in (setup, env_report)],
+        lambda: monkeypatch.setenv("PATH", f"{no_nvcc}:{places[1] / 'bin'}"),
+        lambda: monkeypatch.setenv("CUDA_PATH", str(places[2])),
+        lambda: monkeypatch.setenv("CUDA_HOME", str(places[3])),
+    )
+    for change, place in zip(changes, places, strict=True):
+        change()
+        assert setup.find_nvcc() == Path(str(env_report.find_nvcc())) == place / "bin" / "nvcc"
 
 
 def test_required_cuda_contradicts_no_extension(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
