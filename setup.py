@@ -8,8 +8,7 @@ Switches, all environment variables (docs/installation.md):
     MAX_JOBS              compiler processes; NVCC_THREADS: threads of each nvcc
     DEBUG                 1 builds without optimisation and with symbols
 
-1 means required: the build fails where auto would leave the part out. torch is imported only to build, so that
-metadata can be had without it.
+1 means required: the build fails where auto would leave the part out. torch is imported to build, not for metadata.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from typing import Any
 from setuptools import setup
 
 CSRC = Path("csrc")
+USUAL = Path("/usr/local/cuda")  # where NVIDIA's packages put a toolkit
 ARCHITECTURES = ("8.0", "9.0", "12.0")
 TORCH_TARGET = "0x020a000000000000"  # 2.10, the oldest torch whose stable ABI the extension uses
 BUILDS = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}
@@ -45,9 +45,6 @@ def jobs(name: str) -> int:
     """An environment variable that is a positive whole number, 1 where it is not set."""
     value = os.environ.get(name, "").strip() or "1"
     return int(value) if value.isdecimal() and int(value) else fail(f"{name}: expected a number above 0, got {value!r}")
-
-
-USUAL = Path("/usr/local/cuda")  # where NVIDIA's packages put a toolkit
 
 
 def find_nvcc() -> Path | None:
@@ -87,8 +84,7 @@ def mismatch(release: str, torch_cuda: str | None) -> str:
 
 def usable_nvcc(torch_cuda: str | None) -> Path | None:
     """The nvcc to build with, None for a build without CUDA; an error where CUDA was required and cannot be had."""
-    wanted = switch("LDP_FAST_CUDA")
-    if wanted == "0":
+    if (wanted := switch("LDP_FAST_CUDA")) == "0":
         return None
     nvcc = find_nvcc()
     absent = f"expected an nvcc in CUDA_HOME/bin, on the PATH or in {USUAL}/bin, found none"
@@ -114,7 +110,7 @@ def build_arguments() -> dict[str, Any]:
     jobs("MAX_JOBS")  # torch reads it
     if extension == "0":
         return fail("LDP_FAST_CUDA=1 contradicts LDP_FAST_EXT=0") if cuda == "1" else {}
-    if not any(shutil.which(c) for c in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++", "cl"))):
+    if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++", "cl")))):
         return missing("C++ compiler")
     try:
         import torch
@@ -141,8 +137,14 @@ def build_arguments() -> dict[str, Any]:
         # The static runtime: the extension then loads on machines without a CUDA toolkit, and beside any torch.
         libraries = {"library_dirs": [str(home / "lib64")], "libraries": ["cudart_static", "dl", "rt", "pthread"]}
     options = {"include_dirs": includes, "define_macros": macros, "extra_compile_args": flags, **libraries}
+
+    class Build(cpp_extension.BuildExtension):
+        def run(self) -> None:  # its objects are kept, so that ninja compiles what has changed
+            self.build_temp = f"build/{sys.implementation.cache_tag}-torch-{torch.__version__}"
+            super().run()
+
     module = cpp_extension.CppExtension("ldp_fast._C", sources, **options)
-    return {"ext_modules": [module], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
+    return {"ext_modules": [module], "cmdclass": {"build_ext": Build}}
 
 
 if __name__ == "__main__":

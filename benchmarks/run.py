@@ -5,8 +5,8 @@
     make bench BENCH="-k decoder"          # what pytest selects
     python -m benchmarks.run --seconds 600 benchmarks/bench_step.py
 
-Rows are written to benchmarks/results/<time>.jsonl as they come, until they are in their place: a run that is killed
-leaves that file. What cannot be measured here is a row that says why.
+Rows are written to benchmarks/results/<time>.rows.jsonl as they come, until they are in their place: a run that is
+killed leaves that file, and the next one takes what is in it. What cannot be measured here is a row that says why.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import torch
 
 from tests import instruction_sets
 
-from . import REHEARSING, goals, machine, microbenchmarks, rehearsal, results, table
+from . import REHEARSING, goals, lines, machine, microbenchmarks, rehearsal, results, table
 from .recording import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the goals are about comes first, in case that time runs out.
 FIRST = ("bench_step.py", "bench_decoder.py", "bench_feature_matching.py", "bench_renderer.py")
 GRACE = 90
+ROWS = ".rows.jsonl"
 ONCE = ["--benchmark-disable"]
 QUICK = ["--benchmark-only", "--benchmark-max-time=0.1", "--benchmark-min-rounds=3", "--benchmark-columns=min,median"]
 
@@ -131,6 +132,32 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def left_by_others(folder: Path, slug: str, old: results.Results) -> results.Results:
+    """Results with the rows of runs on this machine that were killed, whose files are then gone."""
+    for file in sorted(folder.glob(f"*{ROWS}")):
+        begun = next(lines.read(file), {})
+        if begun.get("slug") != slug or alive(begun["process"]):
+            continue
+        about, rows = begun["about"], results.read_rows(file)
+        if rows:
+            print(f"benchmarks: {len(rows)} rows of the run of {about['date']}, which was killed, are taken over")
+            old = results.merge(old, rows, about["date"], about, begun["machine"], cut=True)
+            results.write(folder / f"{slug}.json", old)
+        file.unlink()
+    return old
+
+
+def alive(process: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def with_files(words: list[str]) -> list[str]:
     """Arguments for pytest, in which the name of a benchmark stands for its file; what follows an option stays."""
     found = []
@@ -158,10 +185,11 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
     file, facts, at = options.out / f"{machine.slug()}.json", machine.describe(), commit(options.commit)
     at |= {"sources": options.sources} if options.sources else {}
     old = results.read(file) if file.exists() else results.empty(facts)
+    old = left_by_others(options.out, file.stem, old)
     while run in old["runs"]:  # a run is named by its second
         time.sleep(0.1)
         run = now()
-    rows_file = options.out.resolve() / f"{run.replace(':', '').replace('-', '')}.jsonl"
+    rows_file = options.out.resolve() / f"{run.replace(':', '').replace('-', '')}{ROWS}"
     selection = shlex.join(rest)
     known = done_before(old, selection, at) if options.resume else set()
     files = [name for name in benchmark_files() if Path(name).name not in known]
@@ -183,6 +211,7 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
         **at,
     }
     start = time.monotonic()
+    lines.add(rows_file, {"about": about, "machine": facts, "slug": file.stem, "process": os.getpid()})
     # Rows are kept as they come, so what is cut off loses one benchmark, not the run.
     status, cut = run_pytest(command, options.seconds and options.seconds + GRACE)
     rows = results.read_rows(rows_file)
@@ -191,6 +220,7 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
     rows += memory_rates() if (everything or options.rates) and not cut and not REHEARSING else []
     about["seconds"] = round(time.monotonic() - start)
     if not rows:
+        rows_file.unlink(missing_ok=True)
         print("benchmarks: nothing was run", file=sys.stderr)
         return status or 1
     merged = results.merge(old, rows, run, about, facts, cut=cut)

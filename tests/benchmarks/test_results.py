@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import machine, results, run, table
+from benchmarks import lines, machine, results, run, table
 from benchmarks.recording import LEFT_OUT
 
 from .made_up import ABOUT, CPU, RUN, on_cpu, row
@@ -160,6 +160,37 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
     assert run.main([*go_on[:-1], "compile"]) == 0, "another selection begins at the first"
     assert commands == [[f"benchmarks/bench_{f}.py" for f in files] for files in ("abc", "bc", "abc")]
     assert not list(tmp_path.glob("*.jsonl")), "rows that are in their place need no file of their own"
+
+
+def test_rows_of_a_run_that_was_killed_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And neither those of one that is still running, nor another machine's."""
+    monkeypatch.setattr(run, "commit", lambda _: {"commit": "1234567890", "changed": False})
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name, process, slug in (
+        ("killed", ended.pid, machine.slug()),
+        ("running", os.getpid(), machine.slug()),
+        ("elsewhere", ended.pid, "another-machine"),
+    ):
+        about = {"date": f"2026-01-01T00:00:00Z {name}", "commit": "0987654321", "command": "make bench"}
+        begun = {"about": about, "machine": machine.describe(), "slug": slug, "process": process}
+        text = json.dumps(begun) + "\n" + json.dumps(row(name, "g", "ours", 1.0)) + '\n{"cut'
+        (tmp_path / f"{name}{run.ROWS}").write_text(text)
+
+    def go(command: list[str], limit: float | None) -> tuple[int, bool]:
+        file = Path(next(part for part in command if part.startswith("--rows=")).removeprefix("--rows="))
+        lines.add(file, row("new", "g", "ours", 2.0))
+        return 0, False
+
+    monkeypatch.setattr(run, "run_pytest", go)
+    assert run.main(["--out", str(tmp_path), "-k", "new"]) == 0
+    found = results.read(tmp_path / f"{machine.slug()}.json")
+    assert {(r["file"], found["runs"][r["run"]]["commit"]) for r in found["rows"]} == {
+        ("bench_killed.py", "0987654321"),
+        ("bench_new.py", "1234567890"),
+    }
+    left = sorted(file.name for file in tmp_path.glob("*.jsonl"))
+    assert left == [f"elsewhere{run.ROWS}", f"running{run.ROWS}"]
 
 
 def test_the_name_of_a_benchmark_stands_for_its_file() -> None:

