@@ -24,6 +24,7 @@ from ldp_fast.ops._direct import call
 from tests.samples import Shape
 from tests.samples_group_norm_silu import EPS, sample_norm, sample_signs
 
+from . import memory
 from .machine import compile_missing, default_device
 from .timing import check_gradients, measure
 
@@ -85,6 +86,13 @@ def ours(part: str, sample: dict[str, Any], packed: Tensor) -> Callable[[], Tens
         return y if part == "forward" else call("group_norm_silu_backward", sample["grad"], x, *arguments, *more)
 
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """On a CPU the allocator keeps what is freed: else a result of some MB is sometimes memory that the system clears
+    first, which takes longer than the call, and chance decides whose."""
+    memory.keep_freed()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -69,7 +69,8 @@ def extra(calls: Sequence[Callable[[], Any]], **options: Any) -> dict[str, Any]:
     try:
         found = times(calls, **options)
     except RuntimeError as error:
-        return {"not_captured": str(error).strip().splitlines()[0][:300]}
+        said = str(error).strip() or type(error).__name__
+        return {"not_captured": said.splitlines()[0][:300]}
     captured: dict[str, Any] = {} if options.get("graph", True) else {"eager": True}
     return {"device_s": found.device, "host_s": found.host} | captured
 

@@ -119,7 +119,13 @@ def over(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
 
 
 def prepare(step: str) -> Callable[[], Any]:
-    """A step of the embedded model as a call; imports torch."""
+    """A step of the embedded model as a call; imports torch.
+
+    Raises:
+        ValueError: it is none of those of `Process`.
+    """
+    if step not in ("ours", "naive", "text-to-3d"):
+        raise ValueError(f"step: expected ours, naive or text-to-3d, got {step!r}")
     if step != "text-to-3d":
         from .bench_step import prepare as prepared
 

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 # Blocks of 64 KiB are many in a network of a billion weights, and above this number malloc would keep them after all.
@@ -52,6 +53,14 @@ class Growth:
     def as_extra(self) -> dict[str, int]:
         """For `benchmark.extra_info`."""
         return {"peak_bytes": self.peak, "held_bytes": self.held}
+
+
+def keep_freed() -> None:
+    """Has GNU's malloc keep what is freed from now on, for times that are not to be those of new memory."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(parameter, 2**30)
 
 
 def missing(device: str) -> str | None:

@@ -75,8 +75,16 @@ def _key(row: Row) -> tuple[str, str]:
     return row["file"], row["test"]
 
 
-def _group(row: Row) -> tuple[str, str | None]:
+def group_of(row: Row) -> tuple[str, str | None]:
+    """What tells a group from all others."""
     return row["file"], row["group"]
+
+
+def whole(rows: list[Row], cut: bool) -> list[str]:
+    """The files of which nothing failed, was left out or was cut off."""
+    files = list(dict.fromkeys(row["file"] for row in rows))
+    broken = {row["file"] for row in rows if "failed" in row or row.get("skipped", "").startswith(LEFT_OUT)}
+    return [file for file in files if file not in broken and not (cut and file == files[-1])]
 
 
 def merge(
@@ -97,11 +105,11 @@ def merge(
     left_out = {_key(row) for row in rows if row.get("skipped", "").startswith(LEFT_OUT)}
     reached = {_key(row) for row in rows} - left_out
     unreached = [r for r in old["rows"] if measured(r) and (_key(r) in left_out or (cut and _key(r) not in reached))]
-    stay = {_group(row) for row in unreached}
-    rows = [row for row in rows if _group(row) not in stay]
-    timed = {_group(row) for row in rows if row["group"] and _key(row) not in left_out}
+    stay = {group_of(row) for row in unreached}
+    rows = [row for row in rows if group_of(row) not in stay]
+    timed = {group_of(row) for row in rows if row["group"] and _key(row) not in left_out}
     done = {_key(row) for row in rows} - left_out
-    kept = [row for row in old["rows"] if _group(row) not in timed and _key(row) not in done]
+    kept = [row for row in old["rows"] if group_of(row) not in timed and _key(row) not in done]
     known = {_key(row) for row in kept}
     added = [row | {"run": run} for row in rows if _key(row) not in left_out or _key(row) not in known]
     merged = kept + added

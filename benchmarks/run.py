@@ -12,27 +12,26 @@ killed leaves that file, and the next one takes what is in it. What cannot be me
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from tests import instruction_sets
 
-from . import REHEARSING, goals, lines, machine, microbenchmarks, rehearsal, results, table
+from . import REHEARSING, goals, lines, machine, microbenchmarks, ongoing, rehearsal, results, table
+from .gpu.processes import listens
 from .recording import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the goals are about comes first, in case that time runs out.
 FIRST = ("bench_step.py", "bench_decoder.py", "bench_feature_matching.py", "bench_renderer.py")
 GRACE = 90
-ROWS = ".rows.jsonl"
 ONCE = ["--benchmark-disable"]
 QUICK = ["--benchmark-only", "--benchmark-max-time=0.1", "--benchmark-min-rounds=3", "--benchmark-columns=min,median"]
 
@@ -96,13 +95,6 @@ def arguments_of(arguments: list[str] | None = None) -> tuple[argparse.Namespace
     return parser.parse_known_args(arguments)
 
 
-def whole(rows: list[results.Row], cut: bool) -> list[str]:
-    """The files of which nothing failed, was left out or was cut off."""
-    files = list(dict.fromkeys(row["file"] for row in rows))
-    broken = {row["file"] for row in rows if "failed" in row or row.get("skipped", "").startswith(LEFT_OUT)}
-    return [file for file in files if file not in broken and not (cut and file == files[-1])]
-
-
 def done_before(old: results.Results, selection: str, at: dict[str, Any]) -> set[str]:
     """Files that an earlier run of the same selection has measured as a whole, of the same sources or commit."""
     known = at.get("sources") or (None if at["changed"] else at["commit"])
@@ -113,49 +105,19 @@ def done_before(old: results.Results, selection: str, at: dict[str, Any]) -> set
     return {file for about in same for file in about.get("whole", ())}
 
 
-def run_pytest(command: list[str], limit: float | None) -> tuple[int, bool]:
-    """Runs the benchmarks; returns pytest's status, and whether they were stopped."""
+def run_pytest(command: list[str], limit: float | None, held: IO[bytes]) -> tuple[int, bool]:
+    """Runs the benchmarks, which hold what this run holds; returns pytest's status, and whether they were stopped."""
     # Of its own, also where a test of a distributed run calls this: pytest-benchmark times nothing in a worker.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    inherited: Any = {"pass_fds": [held.fileno()], "preexec_fn": listens} if os.name == "posix" else {}
     try:
-        return subprocess.run(command, cwd=ROOT, env=environment, timeout=limit).returncode, False
+        return subprocess.run(command, cwd=ROOT, env=environment, timeout=limit, **inherited).returncode, False
     except subprocess.TimeoutExpired:
         print(f"benchmarks: stopped {GRACE} s after the last benchmark might begin", file=sys.stderr)
         return 0, True
     except KeyboardInterrupt:
         print("benchmarks: interrupted; what was measured is kept", file=sys.stderr)
         return 130, True
-
-
-def now() -> str:
-    """The time, as runs are named."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def left_by_others(folder: Path, slug: str, old: results.Results) -> results.Results:
-    """Results with the rows of runs on this machine that were killed, whose files are then gone."""
-    for file in sorted(folder.glob(f"*{ROWS}")):
-        begun = next(lines.read(file), {})
-        if begun.get("slug") != slug or alive(begun["process"]):
-            continue
-        about, rows = begun["about"], results.read_rows(file)
-        if rows:
-            print(f"benchmarks: {len(rows)} rows of the run of {about['date']}, which was killed, are taken over")
-            old = results.merge(old, rows, about["date"], about, begun["machine"], cut=True)
-            results.write(folder / f"{slug}.json", old)
-        file.unlink()
-    return old
-
-
-def alive(process: int) -> bool:
-    """Whether there is a process of that number."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def with_files(words: list[str]) -> list[str]:
@@ -180,22 +142,19 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
     rest = with_files(given)
     chosen = [a for a in rest if a.startswith("benchmarks/")]
     everything = not rest
-    run = now()
     options.out.mkdir(parents=True, exist_ok=True)
     file, facts, at = options.out / f"{machine.slug()}.json", machine.describe(), commit(options.commit)
     at |= {"sources": options.sources} if options.sources else {}
-    old = results.read(file) if file.exists() else results.empty(facts)
-    old = left_by_others(options.out, file.stem, old)
-    while run in old["runs"]:  # a run is named by its second
-        time.sleep(0.1)
-        run = now()
-    rows_file = options.out.resolve() / f"{run.replace(':', '').replace('-', '')}{ROWS}"
+    with ongoing.alone(options.out):
+        ongoing.take_over(options.out, file)
+        old = results.read(file) if file.exists() else results.empty(facts)
     selection = shlex.join(rest)
     known = done_before(old, selection, at) if options.resume else set()
     files = [name for name in benchmark_files() if Path(name).name not in known]
     if not chosen and not files:
         print("benchmarks: all of them were measured before, of this code")
         return 0
+    run, rows_file, held = ongoing.begin(options.out, old["runs"])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rows={rows_file}"]
     command += ONCE if REHEARSING else QUICK
     command += [f"--seconds={options.seconds:g}"] if options.seconds else []
@@ -210,22 +169,26 @@ def measure(options: argparse.Namespace, given: list[str]) -> int:
         "versions": machine.versions(),
         **at,
     }
+    if options.resume:
+        about |= {"selection": selection, "whole": sorted(known)}
     start = time.monotonic()
-    lines.add(rows_file, {"about": about, "machine": facts, "slug": file.stem, "process": os.getpid()})
+    lines.add(rows_file, {"about": about, "machine": facts, "slug": file.stem})
     # Rows are kept as they come, so what is cut off loses one benchmark, not the run.
-    status, cut = run_pytest(command, options.seconds and options.seconds + GRACE)
+    status, cut = run_pytest(command, options.seconds and options.seconds + GRACE, held)
+    held.close()
     rows = results.read_rows(rows_file)
     if options.resume:
-        about |= {"selection": selection, "whole": sorted({*known, *whole(rows, cut)})}
+        about["whole"] = sorted({*known, *results.whole(rows, cut)})
     rows += memory_rates() if (everything or options.rates) and not cut and not REHEARSING else []
     about["seconds"] = round(time.monotonic() - start)
     if not rows:
         rows_file.unlink(missing_ok=True)
         print("benchmarks: nothing was run", file=sys.stderr)
         return status or 1
-    merged = results.merge(old, rows, run, about, facts, cut=cut)
-    results.write(file, merged)
-    rows_file.unlink(missing_ok=True)
+    with ongoing.alone(options.out):  # another run may have ended meanwhile
+        merged = results.merge(results.read(file) if file.exists() else old, rows, run, about, facts, cut=cut)
+        results.write(file, merged)
+        rows_file.unlink(missing_ok=True)
     print(table.all_groups([row for row in merged["rows"] if row["run"] == run]))
     print(goals.table([merged]))
     print(f"{len(rows)} rows in {about['seconds']} s: {os.path.relpath(file)}")

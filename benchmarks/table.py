@@ -24,7 +24,8 @@ def digits(value: float, count: int = 3) -> str:
     """A number with so many significant digits, without an exponent and without digits that are not there."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    return f"{value:.{max(0, count - 1 - math.floor(math.log10(abs(value))))}f}"
+    size = int(f"{value:.{count - 1}e}".partition("e")[2])  # of what it is rounded to: 9.999 is 10.0
+    return f"{value:.{max(0, count - 1 - size)}f}"
 
 
 def unit_of(rows: Iterable[Row]) -> tuple[float, str]:
@@ -116,7 +117,7 @@ def group_table(rows: Sequence[Row]) -> list[str]:
         cells = [column.get(i, "") for column in columns.values()]
         if not measured(row):
             cells[0] = why_not(row)
-        lines.append(f"| {name_of(row)} | " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in (name_of(row), *cells)) + " |")
     return lines
 
 
@@ -150,7 +151,8 @@ def _milliseconds(row: Row | None) -> str:
     host, device = row["extra"].get("host_s"), device_seconds(row)
     if device is None:
         return f"{digits(1e3 * row['min_s'])} in all"
-    return digits(1e3 * device) + (f" ({digits(1e3 * host)})" if host is not None else "")
+    eager = " eager" if "eager" in row["extra"] else ""
+    return digits(1e3 * device) + eager + (f" ({digits(1e3 * host)})" if host is not None else "")
 
 
 def all_groups(rows: Iterable[Row]) -> str:

@@ -71,7 +71,7 @@ def run(
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 cwd=folder,
                 start_new_session=True,
-                preexec_fn=_listens,
+                preexec_fn=listens,
             )
         except OSError as error:
             _say(f"{command[0]}: {error}", file, tail)
@@ -111,7 +111,7 @@ def _prctl() -> Callable[..., int] | None:
 _PRCTL = _prctl()  # looked up before a fork
 
 
-def _listens() -> None:
+def listens() -> None:
     """What a shell starts in the background ignores interruptions, and hands that on; a stage has to hear its end.
 
     And it ends with what started it, also where that is killed: it would keep the GPU, and write to the folder.

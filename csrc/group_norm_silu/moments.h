@@ -23,7 +23,7 @@ struct Moments {
 // Of numbers around any centre: how many, and the sums of the deviations from it and of their squares.
 inline Moments moments_around(double centre, double count, double sum, double square) {
     const double rest = square - sum * sum / count;
-    return {count, centre + sum / count, rest > 0.0 ? rest : 0.0};
+    return {count, centre + sum / count, rest < 0.0 ? 0.0 : rest};  // NaN stays
 }
 
 // dL/dx = scale dL/dh + constant + slope (x - mean), from a group's sums of weight dL/dh and of that times (x - mean).

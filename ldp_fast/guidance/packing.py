@@ -19,10 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops._direct import differentiated_otherwise
+
 CHANNELS_LAST = torch.channels_last
 _OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
 # Their blocks call what they hold, and read its weight at most; what a module of a host's own reads is not known.
 _KNOWN = ("diffusers.", "torch.nn.")
+# What nn.Module calls besides `forward`; read from a module, because each torch has its own.
+_HOOKS = tuple(name for name in vars(nn.Module()) if "hooks" in name)
+_UNTRANSFORMED: Any = getattr(torch._C, "_DisableFuncTorch", nullcontext)
 
 
 class _Packed(nn.Module):
@@ -53,10 +58,20 @@ class _Packed(nn.Module):
 
     def rows(self) -> Tensor:
         """The weight as torch has it."""
-        return self.held.to_dense() if self.in_blocks else self.held
+        if not self.in_blocks:
+            return self.held
+        with _UNTRANSFORMED():  # within functorch a copy out of blocks would still be taken for one
+            return self.held.to_dense()
 
     def _by_torch(self, x: Tensor) -> bool:
-        return not self.in_blocks or (torch.is_grad_enabled() and x.requires_grad)
+        if not self.in_blocks or differentiated_otherwise():
+            return True
+        bias = self.bias is not None and self.bias.requires_grad
+        return torch.is_grad_enabled() and (bias or x.requires_grad)
+
+    def extra_repr(self) -> str:
+        held = "blocks" if self.in_blocks else "rows"
+        return f"{list(self.shape)}, {str(self.dtype).removeprefix('torch.')} in {held}"
 
     @property
     def weight(self) -> Tensor:
@@ -71,8 +86,8 @@ class _Packed(nn.Module):
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.rows()  # before the bias, as torch's layers have it
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + "weight"] = self.rows()
 
     def _load_from_state_dict(
         self,
@@ -91,12 +106,17 @@ class _Packed(nn.Module):
         if key not in state_dict:
             missing_keys += [key] if strict else []
             return
-        # As torch has it: without a graph, and with `assign` in the precision of what is given.
-        given, rows = state_dict[key].detach(), self.rows()
-        if given.shape != rows.shape:
-            error_msgs.append(f"{key}: expected {list(rows.shape)}, got {list(given.shape)}")
-            return
-        self.hold(given if local_metadata.get("assign_to_params_buffers", False) else rows.copy_(given))
+        try:
+            # As torch has it: without a graph, and with `assign` in the precision of what is given.
+            given, rows = state_dict[key].detach(), self.rows()
+            if given.shape != rows.shape:
+                error_msgs.append(f"{key}: expected {list(rows.shape)}, got {list(given.shape)}")
+                return
+            self.hold(given if local_metadata.get("assign_to_params_buffers", False) else rows.copy_(given))
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+            error_msgs.append(
+                f"{key}: expected a tensor like the weight, got {type(state_dict[key]).__name__}: {error}"
+            )
 
     def layer(self) -> nn.Conv2d | nn.Linear:
         """A layer of torch with these weights."""
@@ -105,6 +125,8 @@ class _Packed(nn.Module):
     def _filled(self, layer: Any, memory_format: torch.memory_format) -> Any:
         layer.weight = nn.Parameter(self.rows().contiguous(memory_format=memory_format), requires_grad=False)
         layer.bias = self.bias
+        for name in _HOOKS:  # which somebody may have put there since
+            vars(layer)[name] = copy.copy(vars(self)[name])
         return layer.train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -218,12 +240,19 @@ def pack(network: nn.Module, channels_last: bool, run: Callable[[], Any]) -> Non
     where: dict[int, list[tuple[nn.Module, str]]] = {}
     for parent, name in places:
         where.setdefault(id(getattr(parent, name)), []).append((parent, name))
+    made: Any = None
     while shapes:
         layer, shape = shapes.popitem()
         conv = isinstance(layer, nn.Conv2d)
         made = PackedConv2d(layer, shape, channels_last) if conv else PackedLinear(layer, shape)
         for parent, name in where[id(layer)]:
             setattr(parent, name, made)
+    if next(network.parameters(), None) is None and isinstance(made, _Packed):
+        # Its device and precision are read from a parameter.
+        plain = made.layer()
+        for parent, name in places:
+            if getattr(parent, name) is made:
+                setattr(parent, name, plain)
 
 
 def is_packed(network: nn.Module) -> bool:
@@ -262,7 +291,7 @@ def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _packable(layer: nn.Module) -> bool:
-    if _watched(layer) or "forward" in vars(layer):
+    if _watched(layer) or "forward" in vars(layer) or layer._buffers or layer._modules:
         return False
     weight = getattr(layer, "weight", None)
     if type(weight) is not nn.Parameter or weight.device.type != "cpu" or not available(weight.dtype):
@@ -273,4 +302,4 @@ def _packable(layer: nn.Module) -> bool:
 
 
 def _watched(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    return any(vars(module).get(name) for name in _HOOKS)

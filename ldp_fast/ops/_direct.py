@@ -34,13 +34,13 @@ _KNOWN = _KNOWN and hasattr(forward_ad, "_current_level")
 def watched() -> bool:
     """Returns whether something looks at torch's operators, or may stand in for them."""
     return not _KNOWN or bool(
-        _DISPATCH_MODES()
-        or _FUNCTION_MODES()
-        or _TRANSFORMS()
-        or _TRACING()
-        or _PROFILING()
-        or forward_ad._current_level >= 0
+        _DISPATCH_MODES() or _FUNCTION_MODES() or _TRACING() or _PROFILING() or differentiated_otherwise()
     )
+
+
+def differentiated_otherwise() -> bool:
+    """Returns whether functorch transforms what is called, or forward-mode differentiation goes on."""
+    return not _KNOWN or bool(_TRANSFORMS() or forward_ad._current_level >= 0)
 
 
 def call(name: str, *args: Any) -> Any:

@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import _settings
 from . import _native
@@ -201,6 +202,13 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if forward_ad._current_level >= 0:
+        # What is a tangent in torch.func.jvp cannot be told from here, and to leave it out would be a wrong number.
+        name = operator.schema.split("(", 1)[0]
+        raise RuntimeError(
+            f"{name}: expected no forward-mode differentiation (torch.autograd.forward_ad, torch.func.jvp), got a call "
+            "within one; compute what is constant outside of it"
+        )
     tensors = list(_tensors((*args, *kwargs.values())))
     return serve(operator, tensors[0].device, {t.dtype for t in tensors}, *args, **kwargs)
 

@@ -146,12 +146,21 @@ def check_arguments(op: str, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tens
     for name, moment in (("mean", mean), ("rstd", rstd)):
         if moment.dtype != wanted:
             raise ValueError(f"{op}: {name}: expected {wanted} for {x.dtype} x, got {moment.dtype}")
+    given = {"mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
+    check_devices(op, x, given)
     for name, constant in (("weight", weight), ("bias", bias)):
         if constant is not None and (constant.shape != (channels,) or not constant.is_floating_point()):
             raise ValueError(
                 f"{op}: {name}: expected a floating-point tensor [{channels}] or None, "
                 f"got {constant.dtype} {list(constant.shape)}"
             )
+
+
+def check_devices(op: str, x: Tensor, others: dict[str, Tensor | None]) -> None:
+    """Checks that everything is where x is."""
+    for name, other in others.items():
+        if other is not None and other.device != x.device:
+            raise ValueError(f"{op}: {name}: expected a tensor on {x.device}, where x is, got one on {other.device}")
 
 
 def check_backward(grad: Tensor, x: Tensor, addend: Tensor | None, signs: Tensor | None) -> None:
@@ -162,6 +171,7 @@ def check_backward(grad: Tensor, x: Tensor, addend: Tensor | None, signs: Tensor
             raise ValueError(
                 f"{op}: {name}: expected x's {x.dtype} {list(x.shape)}, got {other.dtype} {list(other.shape)}"
             )
+    check_devices(op, x, {"grad": grad, "addend": addend, "signs": signs})
     if signs is None:
         return
     if x.shape[0] % 2:

@@ -95,6 +95,10 @@ def test_what_cannot_be_captured_is_timed_between_events() -> None:
     assert found.host == pytest.approx(0.005)
 
 
+def failing() -> None:
+    raise RuntimeError
+
+
 def test_a_row_says_why_a_call_was_not_captured() -> None:
     cuda = FakeCuda()
 
@@ -105,6 +109,7 @@ def test_a_row_says_why_a_call_was_not_captured() -> None:
 
     assert extra([call], rounds=1, cuda=cuda) == {"not_captured": "operation not permitted when stream is capturing"}
     assert set(extra([cuda.call], rounds=1, cuda=cuda, clock=lambda: cuda.host)) == {"device_s", "host_s"}
+    assert extra([failing], rounds=1, graph=False, cuda=cuda) == {"not_captured": "RuntimeError"}
     found = extra([cuda.call], rounds=1, graph=False, cuda=cuda, clock=lambda: cuda.host)
     assert found["eager"] and found["device_s"] == pytest.approx(0.005 + 0.002)
 

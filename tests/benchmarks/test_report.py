@@ -41,6 +41,7 @@ def test_a_gpus_time_and_its_hosts_stand_side_by_side() -> None:
     assert "| compile | 40.00 | 44.00 |  |  |  |" in lines
     assert "| perturb sd cuda | 0.00800 (0.0850) | 0.00200 (0.0250) | 0.0400 in all |" in table.pivot(rows)
     rows[0]["extra"]["eager"] = True
+    assert "| perturb sd cuda | 0.00800 eager (0.0850) | 0.00200 (0.0250) | 0.0400 in all |" in table.pivot(rows)
     assert "| eager | 90.00 | 99.00 | 8.000 (eager) | 85.00 | 4.0 |" in table.group_table(rows)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import lines, machine, results, run, table
+from benchmarks import lines, machine, ongoing, results, run, table
 from benchmarks.recording import LEFT_OUT
 
 from .made_up import ABOUT, CPU, RUN, on_cpu, row
@@ -142,10 +146,11 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
     commands: list[list[str]] = []
 
     def pytest_that(rows: list[results.Row], cut: bool):
-        def go(command: list[str], limit: float | None) -> tuple[int, bool]:
+        def go(command: list[str], limit: float | None, held: Any) -> tuple[int, bool]:
             commands.append([part for part in command if part.startswith("benchmarks/")])
             file = Path(next(part for part in command if part.startswith("--rows=")).removeprefix("--rows="))
-            file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+            for line in rows:
+                lines.add(file, line)
             return 0, cut
 
         return go
@@ -162,35 +167,97 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
     assert not list(tmp_path.glob("*.jsonl")), "rows that are in their place need no file of their own"
 
 
-def test_rows_of_a_run_that_was_killed_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And neither those of one that is still running, nor another machine's."""
-    monkeypatch.setattr(run, "commit", lambda _: {"commit": "1234567890", "changed": False})
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    for name, process, slug in (
-        ("killed", ended.pid, machine.slug()),
-        ("running", os.getpid(), machine.slug()),
-        ("elsewhere", ended.pid, "another-machine"),
-    ):
-        about = {"date": f"2026-01-01T00:00:00Z {name}", "commit": "0987654321", "command": "make bench"}
-        begun = {"about": about, "machine": machine.describe(), "slug": slug, "process": process}
-        text = json.dumps(begun) + "\n" + json.dumps(row(name, "g", "ours", 1.0)) + '\n{"cut'
-        (tmp_path / f"{name}{run.ROWS}").write_text(text)
+def left(folder: Path, name: str, text: str | None = None, **about: Any) -> Path:
+    """A file of rows as a run leaves it that is killed while it writes its second row."""
+    file = folder / f"{name}{ongoing.SUFFIX}"
+    about = {"date": "2026-01-01T00:00:00Z", "commit": "0987654321", "command": "make bench", **about}
+    begun = {"about": about, "machine": machine.describe(), "slug": machine.slug()}
+    whole = json.dumps(begun) + "\n" + json.dumps(row(name, name, "ours", 1.0)) + '\n{"cut'
+    file.write_text(whole if text is None else text)
+    return file
 
-    def go(command: list[str], limit: float | None) -> tuple[int, bool]:
+
+def measuring(monkeypatch: pytest.MonkeyPatch, *rows: results.Row, meanwhile: Callable[[], Any] = lambda: None) -> None:
+    """Has a run measure these rows."""
+    monkeypatch.setattr(run, "commit", lambda _: {"commit": "1234567890", "changed": False})
+
+    def go(command: list[str], limit: float | None, held: Any) -> tuple[int, bool]:
         file = Path(next(part for part in command if part.startswith("--rows=")).removeprefix("--rows="))
-        lines.add(file, row("new", "g", "ours", 2.0))
+        for line in rows:
+            lines.add(file, line)
+        meanwhile()
         return 0, False
 
     monkeypatch.setattr(run, "run_pytest", go)
+
+
+def commits(folder: Path) -> set[tuple[str, str]]:
+    found = results.read(folder / f"{machine.slug()}.json")
+    return {(r["file"], found["runs"][r["run"]]["commit"]) for r in found["rows"]}
+
+
+def test_rows_of_a_run_that_was_killed_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And neither those of one that goes on, nor another machine's, nor what was measured again since."""
+    measuring(monkeypatch, row("again", "again", "ours", 2.0))
+    assert run.main(["--out", str(tmp_path), "-k", "again"]) == 0
+    left(tmp_path, "killed")
+    left(tmp_path, "again")
+    other = left(tmp_path, "elsewhere")
+    other.write_text(other.read_text().replace(machine.slug(), "another-machine"))
+    measuring(monkeypatch, row("new", "new", "ours", 2.0))
+    with left(tmp_path, "running").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run.main(["--out", str(tmp_path), "-k", "new"]) == 0
+    old, new = "0987654321", "1234567890"
+    assert commits(tmp_path) == {("bench_killed.py", old), ("bench_again.py", new), ("bench_new.py", new)}
+    names = sorted(file.name for file in tmp_path.glob("*.jsonl"))
+    assert names == [f"elsewhere{ongoing.SUFFIX}", f"running{ongoing.SUFFIX}"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{}\n", '{"about": {}}\n', '{"cut', "\0\0", '{"about": {"date": "x"}, "machine": {}}\n{"test": "t"}\n']
+)
+def test_a_file_of_rows_that_is_none_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    left(tmp_path, "odd", text)
+    (tmp_path / f"folder{ongoing.SUFFIX}").mkdir()
+    measuring(monkeypatch, row("new", "new", "ours", 2.0))
     assert run.main(["--out", str(tmp_path), "-k", "new"]) == 0
-    found = results.read(tmp_path / f"{machine.slug()}.json")
-    assert {(r["file"], found["runs"][r["run"]]["commit"]) for r in found["rows"]} == {
-        ("bench_killed.py", "0987654321"),
-        ("bench_new.py", "1234567890"),
-    }
-    left = sorted(file.name for file in tmp_path.glob("*.jsonl"))
-    assert left == [f"elsewhere{run.ROWS}", f"running{run.ROWS}"]
+    assert commits(tmp_path) == {("bench_new.py", "1234567890")}
+    assert sorted(p.name for p in tmp_path.glob("*.broken")) == ["folder.rows.broken", "odd.rows.broken"]
+
+
+def test_two_runs_at_once_keep_what_both_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another() -> None:
+        measuring(monkeypatch, row("inner", "inner", "ours", 1.0))
+        assert run.main(["--out", str(tmp_path), "-k", "inner"]) == 0
+
+    measuring(monkeypatch, row("outer", "outer", "ours", 1.0), meanwhile=another)
+    assert run.main(["--out", str(tmp_path), "-k", "outer"]) == 0
+    assert {file for file, _ in commits(tmp_path)} == {"bench_inner.py", "bench_outer.py"}
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends a child with its parent")
+def test_a_run_that_is_killed_takes_its_benchmarks_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.run", "--out", str(tmp_path), "benchmarks/bench_perturb.py"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+
+    def rows() -> int:
+        return sum(len(results.read_rows(file)) for file in tmp_path.glob(f"*{ongoing.SUFFIX}"))
+
+    while not rows():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)
+    before = rows()
+    time.sleep(1)
+    assert rows() == before
+    file = tmp_path / f"{machine.slug()}.json"
+    ongoing.take_over(tmp_path, file)
+    assert len(results.read(file)["rows"]) == before and not list(tmp_path.glob("*.jsonl"))
 
 
 def test_the_name_of_a_benchmark_stands_for_its_file() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from ldp_fast.guidance import packing
 
@@ -179,16 +180,85 @@ def test_a_layer_whose_weight_is_read_and_that_is_called_by_keyword() -> None:
     assert type(made[0]) is torch.nn.Conv2d
 
 
+HOOKS = (
+    "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+    "register_full_backward_pre_hook", "register_state_dict_pre_hook", "register_load_state_dict_post_hook",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_layers_with_hooks_stay(name: str) -> None:
+    made = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False))
+    getattr(made[0], name)(lambda *_: None)
+    packing.pack(made, True, lambda: made(torch.ones(1, 4, 8, 8)))
+    assert kinds(made) == ["Conv2d"]
+
+
+def test_hooks_that_come_later_are_kept() -> None:
+    made, x = packed(torch.float32, True), torch.randn(2, 4, 8, 8)
+    made[0].register_forward_hook(lambda module, inputs, output: output * 0)
+    with torch.no_grad():
+        assert not made[0](x).any()
+        for other in (packing.unpacked(made), copy.deepcopy(made)):
+            torch.testing.assert_close(other(x), made(x))
+
+
+def test_differentiated_by_whatever_torch_has() -> None:
+    layer, x = nn.Conv2d(4, 8, 3, padding=1).requires_grad_(False), torch.randn(2, 4, 8, 8)
+    linear, rows = nn.Linear(8, 6).requires_grad_(False), torch.randn(3, 8)
+    for plain, made, v in (
+        (layer, packing.PackedConv2d(layer, x.shape, False), x),
+        (linear, packing.PackedLinear(linear, rows.shape), rows),
+    ):
+        results: list[list[torch.Tensor]] = []
+        for module in (made, plain):
+            with forward_ad.dual_level():
+                dual = forward_ad.unpack_dual(module(forward_ad.make_dual(v, torch.ones_like(v))))
+            results.append(
+                [
+                    dual.tangent,
+                    torch.func.jvp(module, (v,), (torch.ones_like(v),))[1],
+                    torch.func.grad(lambda v, module=module: module(v).square().sum())(v),
+                    torch.func.vmap(module)(v[None]),
+                ]
+            )
+        torch.testing.assert_close(*results)
+        made.requires_grad_()
+        made(v).sum().backward()
+        assert made.bias is not None and made.bias.grad is not None
+
+
+def test_state_dicts_are_torch_s() -> None:
+    made, plain = packed(torch.float32, False), network(torch.float32)
+    assert list(made.state_dict()) == list(plain.state_dict())
+    weights = plain.state_dict()
+    for wrong in (3, weights["0.weight"].to("meta"), weights["0.weight"][:1]):
+        with pytest.raises(RuntimeError, match=r"0\.weight: expected"):
+            made.load_state_dict(weights | {"0.weight": wrong})
+    assert "float32 in blocks" in repr(made) and "float64 in rows" in repr(made.double())
+
+
+def test_a_network_keeps_a_parameter() -> None:
+    """Its device and its precision are read from the first."""
+    made = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1, bias=False).requires_grad_(False) for _ in range(2)))
+    packing.pack(made, False, lambda: made(torch.ones(1, 4, 8, 8)))
+    assert sorted(kinds(made)) == ["Conv2d", "PackedConv2d"] and next(made.parameters()).dtype == torch.float32
+
+
 def test_what_others_may_look_into_stays() -> None:
     hooked = nn.Conv2d(4, 4, 3, padding=1)
     hooked.register_forward_hook(lambda *_: None)
+    holding = nn.Conv2d(4, 4, 3, padding=1)
+    holding.register_buffer("seen", torch.zeros(1))
     replaced: Any = nn.Conv2d(4, 4, 1)
     replaced.forward = lambda x: x
     reflecting = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
-    made = nn.Sequential(Host(), hooked, replaced, reflecting, nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 1))
+    made = nn.Sequential(
+        Host(), hooked, holding, replaced, reflecting, nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 1)
+    )
     with torch.no_grad():
         packing.pack(made, True, lambda: made(torch.ones(1, 4, 8, 8)))
-    assert kinds(made) == ["Conv2d"] * 5 + ["PackedConv2d"]
+    assert kinds(made) == ["Conv2d"] * 6 + ["PackedConv2d"]
     first = made[-2:]
     with torch.no_grad():
         packing.pack(first, True, lambda: None)  # calls nothing

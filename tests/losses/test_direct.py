@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import losses
@@ -128,6 +129,25 @@ def test_transforms_get_what_the_dispatcher_gives_them() -> None:
         torch.func.grad(losses.latent_kl_loss)(v)
     each = torch.func.vmap(losses.latent_kl_loss)(v[:, None])
     assert torch.equal(each, torch.stack([losses.latent_kl_loss(x[None]) for x in v]))
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_forward_mode_is_refused(op: str) -> None:
+    """A tangent that is left out is a wrong number."""
+    inputs = sample_inputs(op)
+    name = "latents" if "latents" in inputs else "model_output"
+    function, v = getattr(losses, op), inputs[name]
+
+    def of(v: Tensor) -> Any:
+        return function(**inputs | {name: v})
+
+    with pytest.raises(RuntimeError, match="expected no forward-mode differentiation"):
+        torch.func.jvp(of, (v,), (torch.ones_like(v),))
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(RuntimeError, match="expected no forward-mode differentiation"),
+    ):
+        of(forward_ad.make_dual(v, torch.ones_like(v)))
 
 
 @pytest.mark.parametrize("op", DIFFERENTIABLE)

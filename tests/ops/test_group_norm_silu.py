@@ -317,6 +317,8 @@ def bad(**changes: Any) -> tuple[Any, ...]:
         (bad(mean=torch.zeros(2, 3).half()), "mean: expected torch.float32"),
         (bad(weight=torch.zeros(5)), "weight: expected a floating-point tensor .6."),
         (bad(bias=torch.zeros(6).int()), "bias: expected a floating-point tensor .6."),
+        (bad(weight=torch.zeros(6, device="meta")), "weight: expected a tensor on cpu, where x is"),
+        (bad(grad=torch.zeros(2, 6, 3, 3, device="meta")), "grad: expected a tensor on cpu, where x is"),
         (bad(grad=torch.zeros(2, 6, 3, 4)), "grad: expected x's"),
         (bad(addend=torch.zeros(2, 6, 3, 3).half()), "addend: expected x's"),
         (bad(signs=torch.zeros(2, 512, dtype=torch.int32)), "signs: expected torch.int32 .1, 512."),
