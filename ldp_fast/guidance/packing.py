@@ -60,7 +60,9 @@ class _Packed(nn.Module):
         """The weight as torch has it."""
         if not self.in_blocks:
             return self.held
-        with _UNTRANSFORMED():  # within functorch a copy out of blocks would still be taken for one
+        # Within functorch a copy out of blocks would still be taken for one; and torch.compile, which cannot trace such
+        # copies, runs this between two graphs.
+        with _UNTRANSFORMED():
             return self.held.to_dense()
 
     def _by_torch(self, x: Tensor) -> bool:

@@ -228,6 +228,19 @@ def test_differentiated_by_whatever_torch_has() -> None:
         assert made.bias is not None and made.bias.grad is not None
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+def test_compilers_trace_through_it() -> None:
+    """In one graph; with a gradient, for which the weight is copied to rows, in several."""
+    made, x, grads = packed(torch.float32, False), torch.randn(2, 4, 8, 8), []
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(made, backend="aot_eager", fullgraph=True)(x), made(x))
+    for module in (made, torch.compile(made, backend="aot_eager")):
+        v = x.clone().requires_grad_()
+        module(v).square().sum().backward()
+        grads.append(v.grad)
+    torch.testing.assert_close(*grads)
+
+
 def test_state_dicts_are_torch_s() -> None:
     made, plain = packed(torch.float32, False), network(torch.float32)
     assert list(made.state_dict()) == list(plain.state_dict())
