@@ -81,11 +81,8 @@ def columns_of(rows: Sequence[Row]) -> dict[str, dict[int, str]]:
     }
     for side in ("device", "host"):  # of a GPU (benchmarks/captured.py)
         found = {i: row["extra"].get(f"{side}_s") for i, row in timed.items()}
-        columns[f"{side} {unit}"] = {i: digits(s / seconds, 4) for i, s in found.items() if s is not None}
-        if side == "device":
-            columns[f"{side} {unit}"] |= {
-                i: f"{cell} (eager)" for i, cell in columns[f"{side} {unit}"].items() if "eager" in timed[i]["extra"]
-            }
+        marks = {i: " (eager)" if side == "device" and "eager" in row["extra"] else "" for i, row in timed.items()}
+        columns[f"{side} {unit}"] = {i: digits(s / seconds, 4) + marks[i] for i, s in found.items() if s is not None}
     if naive is not None:
         columns["times as fast as naive"] = {i: digits(naive["min_s"] / row["min_s"]) for i, row in timed.items()}
     elif ours and len(ours) < len(timed):

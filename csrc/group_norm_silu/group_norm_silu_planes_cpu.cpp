@@ -6,6 +6,7 @@
 #include "group_norm_silu.h"
 #include "moments.h"
 
+#include <ldp/columns.h>
 #include <ldp/host_device.h>
 #include <ldp/huge_pages.h>
 #include <ldp/parallel.h>

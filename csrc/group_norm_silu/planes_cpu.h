@@ -25,11 +25,7 @@ LDP_ALWAYS_INLINE void store_first(T* p, int64_t count, Vec v) {
 LDP_ALWAYS_INLINE double sum_of_lanes(Vec v) {
     float at[kLanes];
     store(at, v);
-    // Four sums, so that an addition seldom waits for another: a small plane has few vectors.
-    double sums[4] = {};
-    for (int i = 0; i < kLanes; i += 4)
-        for (int j = 0; j < 4; ++j) sums[j] += static_cast<double>(at[i + j]);
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    return sum_of_columns(at, kLanes);
 }
 
 template <typename T>

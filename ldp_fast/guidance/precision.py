@@ -257,10 +257,10 @@ class _Bench:
         # Where what is there is all that there is to try, it is timed against itself.
         for option in [o for o in options if o != here] or [here]:
             measured = _Measured(here, {}) if option == here else make(option)
-            if measured.candidate == here:
-                measured = _Measured(here, {})
+            if measured.candidate == here:  # a copy that is the same in everything
                 if base.candidate.seconds < math.inf:
                     continue
+                measured.attributes = {}
             ours, theirs, deviation = self._compare(run, self.prior._sharing(**measured.attributes))
             base.candidate = dataclasses.replace(base.candidate, seconds=min(base.candidate.seconds, ours))
             if measured.candidate == here:

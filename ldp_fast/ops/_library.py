@@ -202,7 +202,8 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _run(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if forward_ad._current_level >= 0:
+    # The level is not documented: where torch has none of that name, nothing is refused.
+    if getattr(forward_ad, "_current_level", -1) >= 0:
         # What is a tangent in torch.func.jvp cannot be told from here, and to leave it out would be a wrong number.
         name = operator.schema.split("(", 1)[0]
         raise RuntimeError(

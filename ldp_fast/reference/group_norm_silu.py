@@ -146,8 +146,7 @@ def check_arguments(op: str, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tens
     for name, moment in (("mean", mean), ("rstd", rstd)):
         if moment.dtype != wanted:
             raise ValueError(f"{op}: {name}: expected {wanted} for {x.dtype} x, got {moment.dtype}")
-    given = {"mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
-    check_devices(op, x, given)
+    check_devices(op, x, {"mean": mean, "rstd": rstd, "weight": weight, "bias": bias})
     for name, constant in (("weight", weight), ("bias", bias)):
         if constant is not None and (constant.shape != (channels,) or not constant.is_floating_point()):
             raise ValueError(

@@ -26,46 +26,21 @@ using OptionalTensor = std::optional<Tensor>;
 
 template <typename T>
 struct ScalarOf;
-template <>
-struct ScalarOf<float> {
-    static constexpr ScalarType value = ScalarType::Float;
-    static constexpr const char* name = "float32";
-};
-template <>
-struct ScalarOf<double> {
-    static constexpr ScalarType value = ScalarType::Double;
-    static constexpr const char* name = "float64";
-};
-template <>
-struct ScalarOf<int32_t> {
-    static constexpr ScalarType value = ScalarType::Int;
-    static constexpr const char* name = "int32";
-};
-template <>
-struct ScalarOf<int64_t> {
-    static constexpr ScalarType value = ScalarType::Long;
-    static constexpr const char* name = "int64";
-};
-template <>
-struct ScalarOf<uint8_t> {
-    static constexpr ScalarType value = ScalarType::Byte;
-    static constexpr const char* name = "uint8";
-};
-template <>
-struct ScalarOf<int16_t> {
-    static constexpr ScalarType value = ScalarType::Short;
-    static constexpr const char* name = "int16";
-};
-template <>
-struct ScalarOf<BFloat16> {
-    static constexpr ScalarType value = ScalarType::BFloat16;
-    static constexpr const char* name = "bfloat16";
-};
-template <>
-struct ScalarOf<Half> {
-    static constexpr ScalarType value = ScalarType::Half;
-    static constexpr const char* name = "float16";
-};
+#define LDP_SCALAR(T, torchs, text)                              \
+    template <>                                                  \
+    struct ScalarOf<T> {                                         \
+        static constexpr ScalarType value = ScalarType::torchs;  \
+        static constexpr const char* name = text;                \
+    };
+LDP_SCALAR(float, Float, "float32")
+LDP_SCALAR(double, Double, "float64")
+LDP_SCALAR(int32_t, Int, "int32")
+LDP_SCALAR(int64_t, Long, "int64")
+LDP_SCALAR(uint8_t, Byte, "uint8")
+LDP_SCALAR(int16_t, Short, "int16")
+LDP_SCALAR(BFloat16, BFloat16, "bfloat16")
+LDP_SCALAR(Half, Half, "float16")
+#undef LDP_SCALAR
 
 inline void check(bool good, const char* op, const std::string& argument, const std::string& expected, const std::string& got) {
     if (!good) throw std::runtime_error(std::string(op) + ": " + argument + ": expected " + expected + ", got " + got);
