@@ -76,8 +76,8 @@ demo: $(STAMP)
 
 # Five passes. Everything, as a user of this machine has it. The operators with the Triton kernels in Triton's
 # interpreter, which has to be chosen before Triton is imported and so takes a process of its own. And what a CPU computes
-# once more for each lesser instruction set that this processor can do without (tests/instruction_sets.py); a pass for one
-# that is no lesser skips. Last, `make gpu` on a stand-in.
+# once more for each lesser instruction set that this processor can do without (tests/support/instruction_sets.py); a
+# pass for one that is not lesser skips. Last, `make gpu` on a stand-in.
 test: $(CUDA_STAMP)
 	$(PYTEST)
 	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses -m "not slow"

@@ -1,7 +1,7 @@
 """Benchmarks of the operators: `pytest benchmarks`; see `benchmarks/conftest.py`.
 
 `LDP_TEST_INSTRUCTIONS=avx2 make bench` measures torch and this package as on a processor without AVX-512
-(tests/instruction_sets.py), as rows of a machine of its own. `LDP_TEST_GPU=cpu` rehearses a GPU's part.
+(tests/support/instruction_sets.py), as rows of a machine of its own. `LDP_TEST_GPU=cpu` rehearses a GPU's part.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from tests import instruction_sets
+from tests.support import instruction_sets
 
 REHEARSING = bool(os.environ.get("LDP_TEST_GPU"))
 """Whether a stand-in takes the place of a GPU (tests/standin)."""

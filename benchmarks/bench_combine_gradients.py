@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ldp_fast import losses, reference
-from tests.samples import sample_inputs
+from tests.support.samples import sample_inputs
 
 from .conftest import SIZES
 

@@ -16,7 +16,7 @@ import torch
 
 from ldp_fast import reference
 from ldp_fast.ops import composite as _registers  # noqa: F401
-from tests.samples_composite import sample_backward, sample_rays
+from tests.support.samples_composite import sample_backward, sample_rays
 
 from .timing import measure
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ldp_fast.losses.feature_matching import feature_matching_loss
 from ldp_fast.reference import feature_matching as reference
-from tests.samples_feature_matching import decoder_levels, sample_features, sample_halves
+from tests.support.samples_feature_matching import decoder_levels, sample_features, sample_halves
 
 from .machine import compile_missing, default_device
 from .timing import measure

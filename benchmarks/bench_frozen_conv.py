@@ -21,7 +21,7 @@ from torch import Tensor
 
 import ldp_fast.ops  # noqa: F401  brings torch.ops.ldp_fast.frozen_conv into being
 from ldp_fast.reference.frozen_conv import fold_upsample
-from tests.samples_frozen_conv import KINDS, sample_conv
+from tests.support.samples_frozen_conv import KINDS, sample_conv
 
 from .machine import default_device
 from .timing import check_gradients, measure

@@ -16,7 +16,7 @@ import torch
 
 from ldp_fast import reference
 from ldp_fast.nerf.optimiser import FusedAdam
-from tests.samples_fused_adam import sample_adam
+from tests.support.samples_fused_adam import sample_adam
 
 from .timing import measure
 

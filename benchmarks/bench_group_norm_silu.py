@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldp_fast.ops._direct import call
-from tests.samples import Shape
-from tests.samples_group_norm_silu import EPS, sample_norm, sample_signs
+from tests.support.samples import Shape
+from tests.support.samples_group_norm_silu import EPS, sample_norm, sample_signs
 
 from . import memory
 from .machine import compile_missing, default_device

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ldp_fast import losses, reference
-from tests.samples import sample_inputs
+from tests.support.samples import sample_inputs
 
 from .conftest import SIZES
 

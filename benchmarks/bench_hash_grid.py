@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ldp_fast import ops, reference
-from tests.samples_hash_grid import Grid, sample
+from tests.support.samples_hash_grid import Grid, sample
 
 from .timing import measure
 

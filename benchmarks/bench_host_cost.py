@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldp_fast import losses
-from tests import naive
-from tests.fake_driver import launching_into_nothing, missing
-from tests.samples import sample_inputs
-from tests.samples_feature_matching import sample_features
+from tests.support import naive
+from tests.support.fake_driver import launching_into_nothing, missing
+from tests.support.samples import sample_inputs
+from tests.support.samples_feature_matching import sample_features
 
 SHAPE = (1, 4, 8, 8)
 PLACES = ("cpu", "meta", "cuda, launched into nothing")

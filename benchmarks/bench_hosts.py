@@ -78,7 +78,7 @@ class Host(nn.Module):
 
 def networks(size: str, device: str, dtype: torch.dtype) -> tuple[Any, Any, Any, int]:
     """UNet, VAE, scheduler and the text's width; what a size needs and this machine lacks is skipped."""
-    from tests import models
+    from tests.support import models
 
     if size == "small":
         return models.tiny_unet().to(device), models.tiny_vae().to(device), models.scheduler(), models.TEXT_WIDTH

@@ -22,8 +22,8 @@ from torch import Tensor
 from ldp_fast import ops, reference
 from ldp_fast.ops import _native
 from ldp_fast.reference.latent_field import split_weights
-from tests.samples_hash_grid import Grid
-from tests.samples_latent_field import Field, backward_arguments, forward_arguments, sample
+from tests.support.samples_hash_grid import Grid
+from tests.support.samples_latent_field import Field, backward_arguments, forward_arguments, sample
 
 from .timing import measure
 

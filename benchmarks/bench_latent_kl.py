@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast import losses, reference
-from tests.samples import sample_inputs
+from tests.support.samples import sample_inputs
 
 from .conftest import SIZES
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast import reference
-from tests.samples_march import BOX, shell_average
+from tests.support.samples_march import BOX, shell_average
 
 from .timing import measure
 

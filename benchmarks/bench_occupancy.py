@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ldp_fast import reference
-from tests.samples_march import BOX, shell_average
+from tests.support.samples_march import BOX, shell_average
 
 from .timing import measure
 

@@ -6,7 +6,7 @@
     make bench BENCH="-k decoder"
 
 Every operator is timed as the eager reference (`ldp_fast.reference`), as `torch.compile` of the same function, and as
-ours (the Triton kernel on CUDA, the CPU implementation on a CPU), on the inputs of `tests/samples.py`, in one run and
+ours (the Triton kernel on CUDA, the CPU implementation on a CPU), on the inputs of `tests/support`, in one run and
 grouped by operator and size. What a machine lacks is skipped with its reason. On CUDA the timed call ends with a
 synchronisation and the inputs rotate through buffers larger than the cache; `extra_info` has the device's time of a
 captured graph and the host's time apart (benchmarks/captured.py). Bytes that have to be moved are reported
@@ -26,7 +26,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.samples import Shape
+from tests.support.samples import Shape
 
 from . import REHEARSING, captured, rehearsal
 from .machine import compile_missing, default_device

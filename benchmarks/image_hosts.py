@@ -19,7 +19,7 @@ from ldp_fast.guidance import LatentDiffusionPrior, TextEmbeddings
 from ldp_fast.integrations import dreamgaussian, nerfstudio, prolificdreamer, stylegan_fusion
 from ldp_fast.integrations.sjc import SJCLosses
 from ldp_fast.integrations.text2live import LayeredGuidance
-from tests.models import CompVisAutoencoder
+from tests.support.models import CompVisAutoencoder
 
 Adapter = Callable[[Any, dict[str, float]], Callable[[], None]]
 

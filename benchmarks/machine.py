@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tests import instruction_sets
+from tests.support import instruction_sets
 
 from . import REHEARSING
 
@@ -54,7 +54,7 @@ def slug() -> str:
 
 
 def limited_to() -> str:
-    """The instruction set that everything was held to (tests/instruction_sets.py), empty for the processor's own."""
+    """The instruction set that everything was held to (tests/support/instruction_sets.py), empty for its own."""
     return os.environ.get(instruction_sets.VARIABLE, "")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests import instruction_sets
+from tests.support import instruction_sets
 
 from . import contention_report, goals, plots, renderer_report, results
 from .results import Results, measured

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import torch
 
-from tests import instruction_sets
+from tests.support import instruction_sets
 
 from . import REHEARSING, goals, lines, machine, microbenchmarks, ongoing, rehearsal, results, table
 from .gpu.processes import listens

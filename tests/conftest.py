@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import instruction_sets, standin
+from . import standin
+from .support import instruction_sets
 
 instruction_sets.pretend()
 if standin.ACTIVE:
@@ -17,7 +18,7 @@ if standin.ACTIVE:
 
 import torch  # noqa: E402
 
-from . import gpu  # noqa: E402
+from .support import gpu  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:

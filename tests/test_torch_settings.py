@@ -13,7 +13,7 @@ import torch
 
 from ldp_fast._precision import in_tf32
 
-from . import gpu
+from .support import gpu
 
 ROOT = Path(__file__).parents[1]
 BOTH = ["convolutions", "matrix products"]

@@ -9,7 +9,7 @@ import diffusers
 import torch
 
 from ldp_fast.decoder import FrozenDecoder
-from tests import models as small
+from tests.support import models as small
 
 from .common import cast, on, unet
 

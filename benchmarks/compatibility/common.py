@@ -10,7 +10,7 @@ import diffusers
 import torch
 
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
-from tests import models as small
+from tests.support import models as small
 
 WIDTH = small.TEXT_WIDTH
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings
-from tests import models as small
+from tests.support import models as small
 
 from .common import WIDTH, cast, on, take_step, unet
 

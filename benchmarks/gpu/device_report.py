@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks import lines, machine, rehearsal
 from ldp_fast import env_report, losses
 from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer, OccupancyGrid
-from tests.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
+from tests.support.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
 
 # Of the CPU's result in the same precision: a wrong kernel is far beyond it.
 NEAR = 1e-2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..models import save_stable_diffusion
+from ..support.models import save_stable_diffusion
 from .text_to_3d_runs import with_quick_products, without_pictures
 
 

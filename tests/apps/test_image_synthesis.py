@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ldp_fast import cli
 
-from .. import processes
+from ..support import processes
 
 
 @pytest.fixture

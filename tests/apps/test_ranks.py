@@ -21,8 +21,8 @@ from ldp_fast.apps.text_to_3d.scene import checkpoint_steps
 from ldp_fast.apps.text_to_3d.trainer import Trainer
 from ldp_fast.errors import UsageError
 
-from .. import processes
-from ..ranks import needs_gloo
+from ..support import processes
+from ..support.ranks import needs_gloo
 from . import text_to_3d_runs as runs
 
 NAMES = (*ranks.VARIABLES, ranks.WAIT_VARIABLE, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")

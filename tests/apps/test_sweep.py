@@ -20,7 +20,7 @@ from ldp_fast.apps.text_to_3d import retrieval, sweep, sweep_table
 from ldp_fast.errors import UsageError
 from ldp_fast.zoo.captions import random_prompts
 
-from .. import processes
+from ..support import processes
 from .sweep_stand_ins import Loader, Runner
 
 PROMPTS = "# colours\n\na red cube\n  a green   torus \n"

@@ -16,7 +16,7 @@ from ldp_fast.apps.text_to_3d.run import run_text_to_3d
 from ldp_fast.apps.text_to_3d.scene import checkpoint_steps
 from ldp_fast.errors import UsageError
 
-from ..ranks import needs_gloo, run_on_ranks
+from ..support.ranks import needs_gloo, run_on_ranks
 from . import text_to_3d_runs as runs
 
 

@@ -13,7 +13,7 @@ import torch
 from ldp_fast.apps.text_to_3d.configuration import read_configuration
 from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, load_scene
 
-from .. import processes
+from ..support import processes
 from . import text_to_3d_runs as runs
 
 FLAGS = ("abc", "--method", "jacobian-nerf", "--steps", 8, "--size", 8, "--steps-per-ray", 16, "--voxels", 6)

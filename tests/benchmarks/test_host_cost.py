@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks import bench_host_cost, goals
 from ldp_fast import losses
 
-from ..fake_driver import launching_into_nothing, missing
-from ..samples import sample_inputs
+from ..support.fake_driver import launching_into_nothing, missing
+from ..support.samples import sample_inputs
 from .made_up import row
 
 
@@ -35,7 +35,7 @@ def test_a_launch_into_nothing_goes_through_triton_and_leaves_no_trace(monkeypat
     from triton.runtime import driver
 
     launched: list[int] = []
-    monkeypatch.setattr("tests.fake_driver._Launcher.__call__", lambda self, *args: launched.append(len(args)))
+    monkeypatch.setattr("tests.support.fake_driver._Launcher.__call__", lambda self, *args: launched.append(len(args)))
     before = dict(vars(driver))
     inputs = sample_inputs("perturb")
     with launching_into_nothing():

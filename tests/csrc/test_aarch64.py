@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import built
 from tests.cuda_on_cpu import harness
+from tests.support import built
 
 from .test_conv import KINDS, arguments
 from .test_group_norm_silu import SOURCES as GROUP_NORM

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from .. import naive_composite as naive
 from ..cuda_on_cpu import harness
-from ..samples import widen
-from ..samples_composite import sample_rays
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support import naive_composite as naive
+from ..support.samples import widen
+from ..support.samples_composite import sample_rays
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 
 DRIVER = harness.ROOT / "tests" / "csrc" / "composite_rule_driver.cpp"
 SOURCES = ["composite/composite_fwd.cu", "composite/composite_bwd.cu"]

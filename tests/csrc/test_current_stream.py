@@ -13,7 +13,7 @@ import torch
 
 from ldp_fast.ops import _native
 
-from ..built import digest, kept
+from ..support.built import digest, kept
 
 STUB = """
 #include <cstdint>

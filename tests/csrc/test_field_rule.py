@@ -18,10 +18,10 @@ from ldp_fast.reference.latent_field import split_weights, to_unit
 
 from ..cuda_on_cpu import harness
 from ..ops.test_latent_field import network
-from ..samples import widen
-from ..samples_hash_grid import Grid
-from ..samples_latent_field import Field, off_faces, sample
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.samples import widen
+from ..support.samples_hash_grid import Grid
+from ..support.samples_latent_field import Field, off_faces, sample
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .test_field import SOURCES
 
 DRIVER = harness.ROOT / "tests" / "csrc" / "field_rule_driver.cpp"

@@ -1,7 +1,7 @@
 """Builds and runs drivers: C++ programmes that call .cu and _cpu.cpp files of csrc, on the CPU, under sanitizers.
 
 A driver includes "testing.h", calls the entry points (a null stream will do) inside `for_every_order`, and compares.
-Everything is compiled as C++ with LDP_CUDA_ON_CPU and LDP_NO_TORCH; objects and programmes are kept (tests/built.py).
+Everything is compiled as C++ with LDP_CUDA_ON_CPU and LDP_NO_TORCH; what was compiled is kept (tests/support/built.py).
 
     def test_kernels() -> None:
         harness.check(HERE / "foo_driver.cpp", ["foo/foo.cu", "foo/foo_cpu.cpp"])
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import built
+from tests.support import built
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

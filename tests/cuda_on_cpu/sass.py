@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ldp_fast.env_report import find_nvcc
-from tests import built
 from tests.cuda_on_cpu.harness import CSRC, HERE
 from tests.kernels.machine_code import MachineCode, disassemble
+from tests.support import built
 
 ARCHITECTURES = (80, 90, 120)
 

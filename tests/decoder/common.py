@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ldp_fast.decoder import FrozenDecoder
 
-from ..models import tiny_autoencoder
 from ..ops.common import weights_like
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.models import tiny_autoencoder
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from . import compvis
 
 LEVELS = ("mid", "up0", "up1", "up2", "up3")
@@ -122,7 +122,7 @@ def with_gradient(features: Callable[[Tensor], list[Tensor]], latents: Tensor) -
 
 
 def check_features(vae: Any, decoder: FrozenDecoder, latents: Tensor) -> None:
-    """Features and gradient against the VAE's own code in float64, by the rule of tests/tolerances.py.
+    """Features and gradient against the VAE's own code in float64, by the rule of tests/support/tolerances.py.
 
     Args:
         vae: in the decoder's dtype.

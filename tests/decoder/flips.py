@@ -8,7 +8,7 @@ with random signs z, hence
     ‖difference‖² = ‖Σ_{i ∈ flipped} 2w zᵢ Jᵢ‖²,   whose mean is at most   Σ_{i ∈ U} ‖2w Jᵢ‖² = mean ‖Jᵀ (2w z on U)‖²
 
 and the right side is what a few draws of z on U estimate. δ is not chosen: it is measured, as the deviation of the
-run's own x − x′ from float64, by the factor that tests/tolerances.py gives another run of the same precision.
+run's own x − x′ from float64, by the factor that tests/support/tolerances.py gives another run of the same precision.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ldp_fast.decoder import FrozenDecoder
 
-from ..tolerances import OUTPUT
+from ..support.tolerances import OUTPUT
 
 DRAWS = 4
 # In standard deviations: the flipped are one draw, and the estimate is of few.

@@ -10,7 +10,7 @@ from torch import Tensor
 from ldp_fast.decoder import FrozenDecoder, attention
 
 from ..ops.common import bitwise_equal
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import all_levels, architecture, check_features, scaling
 
 WAYS = ("sdpa", "plain")

@@ -13,7 +13,7 @@ from ldp_fast.decoder.pieces import CHANNELS_LAST, Conv
 from ldp_fast.ops import _native
 from ldp_fast.ops import frozen_conv as module
 
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 
 needs_extension = pytest.mark.skipif(_native.extension() is None, reason="needs the compiled extension")
 KINDS = ("same", "same_transposed", "upsample", "upsample_transposed")

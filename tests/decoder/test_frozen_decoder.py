@@ -9,9 +9,9 @@ import torch
 
 from ldp_fast.decoder import FrozenDecoder
 
-from ..models import CompVisAutoencoder, tiny_autoencoder, tiny_vae
 from ..ops.common import weights_like
-from ..tolerances import GRADIENT, assert_close
+from ..support.models import CompVisAutoencoder, tiny_autoencoder, tiny_vae
+from ..support.tolerances import GRADIENT, assert_close
 
 LEVELS = ("mid", "up0", "up1", "up2", "up3")
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ldp_fast._precision import in_tf32
 from ldp_fast.decoder import FrozenDecoder
 
-from ..gpu import size
 from ..ops.common import bitwise_equal
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.gpu import size
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import all_levels, architecture, check_features, latent_channels, scaling
 from .flips import assert_same_but_for_flips, flips
 from .test_attention import by_torch, drawn, ours

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast.decoder import FrozenDecoder
 
-from .. import processes
 from ..ops.common import bitwise_equal
+from ..support import processes
 from .common import all_levels, architecture, check_features, kl, scaling
 from .test_recognise import CHANGES, LoRA, attention_of, doubled_gradient, resnet_of, swap, tiled
 

@@ -14,7 +14,7 @@ from ldp_fast.decoder.matching import LevelMatching
 from ldp_fast.losses import feature_matching_loss
 
 from ..ops.common import NoSync, bitwise_equal
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import all_levels, architecture, latent_channels, own_features, scaling
 
 NAN, INF = float("nan"), float("inf")

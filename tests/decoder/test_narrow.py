@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast.decoder import FrozenDecoder, narrow
 
-from ..instruction_sets import SETS
+from ..support.instruction_sets import SETS
 from .common import all_levels, architecture, check_features, latent_channels, scaling
 
 # Whether the processor multiplies in two bytes, and from how many pixels on Winograd's float32 is faster.
@@ -79,7 +79,7 @@ def test_which_convolutions_are_winograds(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="about x86-64's instruction sets")
 def test_hardware_that_torch_may_not_use_does_not_count() -> None:
-    """A pass that is pretended to have AVX2 alone (tests/instruction_sets.py) runs on a processor that has more."""
+    """A pass that is held to AVX2 (tests/support/instruction_sets.py) runs on a processor that has more."""
     environment = os.environ | SETS["avx2"].environment
     code = "from ldp_fast.decoder import narrow; print(narrow.bfloat16_in_hardware())"
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import torch
 
 from ldp_fast.decoder import FrozenDecoder
 
-from ..gpu import needs_memory, size
+from ..support.gpu import needs_memory, size
 from .common import all_levels, check_features, kl
 
 pytestmark = [pytest.mark.gpu, pytest.mark.real_size]

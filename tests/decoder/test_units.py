@@ -12,7 +12,7 @@ from ldp_fast.decoder.units import LatentUnits
 from ldp_fast.decoder.whole import run, working_dtype
 from ldp_fast.guidance import LatentDiffusionPrior
 
-from ..models import scheduler, tiny_autoencoder, tiny_unet, tiny_vae
+from ..support.models import scheduler, tiny_autoencoder, tiny_unet, tiny_vae
 from .common import all_levels, kl, with_gradient
 
 MEAN, STD = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]  # Playground 2.5's

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from ..models import scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from ..support.models import scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 
 def stable_diffusion(folder: pathlib.Path, *, prediction: str = "epsilon", **parts: Any) -> StableDiffusionPipeline:

@@ -9,7 +9,7 @@ import torch
 from ldp_fast.decoder import FrozenDecoder
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, PriorStatistics, TextEmbeddings
 
-from ..models import TEXT_WIDTH, scheduler, tiny_unet, tiny_vae
+from ..support.models import TEXT_WIDTH, scheduler, tiny_unet, tiny_vae
 
 
 def make(

@@ -14,8 +14,8 @@ from ldp_fast.guidance import CapturedStep, LatentDiffusionPrior, TextEmbeddings
 from ldp_fast.guidance import capture as capture_module
 
 from .. import standin
-from ..models import TEXT_WIDTH, tiny_unet
 from ..ops.common import NoSync
+from ..support.models import TEXT_WIDTH, tiny_unet
 from .steps import assert_near_graph, fixed, make
 
 

@@ -13,10 +13,10 @@ from ldp_fast import losses
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
 
 from ..decoder.common import kl
-from ..gpu import needs_memory, second_device, size
-from ..models import scheduler
 from ..ops.common import bitwise_equal
-from ..samples import sample_inputs
+from ..support.gpu import needs_memory, second_device, size
+from ..support.models import scheduler
+from ..support.samples import sample_inputs
 from .steps import assert_near_graph, fixed, make
 
 # Where the algorithms may be others, a flipped sign of feature matching moves the gradient by more than their rounding.

@@ -16,7 +16,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
 from ldp_fast.guidance.check import bare, check_model
 
-from ..models import TEXT_WIDTH, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from ..support.models import TEXT_WIDTH, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 from .pipelines import stable_diffusion, stable_diffusion_xl
 
 SETTINGS = PriorSettings(0.0, 0.1, guidance_scale=2.0)

@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
 
-from ..models import TEXT_WIDTH, tiny_unet, tiny_vae
+from ..support.models import TEXT_WIDTH, tiny_unet, tiny_vae
 from .naive import naive_gradient
 from .steps import fixed, make, make_scheduler
 

@@ -14,8 +14,8 @@ import torch
 
 from ldp_fast.guidance import LatentDiffusionPrior
 
-from .. import processes
-from ..models import tiny_vae
+from ..support import processes
+from ..support.models import tiny_vae
 from .steps import fixed, make
 
 

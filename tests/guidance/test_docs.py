@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..models import scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from ..support.models import scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "prior.md"
 

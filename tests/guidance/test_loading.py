@@ -12,7 +12,7 @@ import torch
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
 
-from ..models import (
+from ..support.models import (
     TEXT_WIDTH,
     CompVisAutoencoder,
     save_stable_diffusion,

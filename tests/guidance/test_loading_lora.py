@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior
 
-from ..models import TEXT_WIDTH, save_stable_diffusion
+from ..support.models import TEXT_WIDTH, save_stable_diffusion
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")
 RANK, ATTENTION = 2, "down_blocks.0.attentions.0.transformer_blocks.0"

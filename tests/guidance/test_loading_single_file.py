@@ -15,8 +15,8 @@ from ldp_fast.guidance import LatentDiffusionPrior
 from ldp_fast.guidance.families import FAMILIES
 from ldp_fast.guidance.single_file import empty, family_of, translated
 
-from ..compvis import clip_tensors, open_clip_tensors, unet_tensors, vae_tensors, write
-from ..models import save_stable_diffusion, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from ..support.compvis import clip_tensors, open_clip_tensors, unet_tensors, vae_tensors, write
+from ..support.models import save_stable_diffusion, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 L, XL = "cond_stage_model.transformer.", "conditioner.embedders.0.transformer."
 H, G = "cond_stage_model.model.", "conditioner.embedders.1.model."

@@ -12,7 +12,7 @@ import pytest
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance.vocabulary import TABLE, clip_tokenizer, write_vocabulary
 
-from ..models import tiny_tokenizer
+from ..support.models import tiny_tokenizer
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: pathlib.Path) -> None:

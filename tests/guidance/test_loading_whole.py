@@ -18,7 +18,7 @@ from ldp_fast.guidance import LatentDiffusionPrior
 from ldp_fast.guidance.components import reading
 from ldp_fast.guidance.loading import ZOO, components_of
 
-from ..models import save_stable_diffusion, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from ..support.models import save_stable_diffusion, scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 

@@ -12,7 +12,7 @@ import torch
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, Schedule, noising
 
-from ..models import tiny_unet, tiny_vae
+from ..support.models import tiny_unet, tiny_vae
 from .test_schedulers import FLOWS, TAKEN, Wrapped, make, quietly, scheduler_class
 
 __all__ = ["quietly"]  # a fixture for every test of this file

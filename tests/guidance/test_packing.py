@@ -13,8 +13,8 @@ from torch.autograd import forward_ad
 
 from ldp_fast.guidance import packing
 
-from ..models import tiny_unet
-from ..tolerances import OUTPUT, assert_close
+from ..support.models import tiny_unet
+from ..support.tolerances import OUTPUT, assert_close
 
 pytestmark = pytest.mark.skipif(
     not packing.available(torch.float32), reason="this torch cannot keep oneDNN's blocks of a weight"

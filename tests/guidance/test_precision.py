@@ -13,7 +13,7 @@ import torch
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, packing, precision
 
-from ..models import tiny_unet
+from ..support.models import tiny_unet
 from .steps import fixed, make
 
 BOTH = (torch.float32, torch.bfloat16)

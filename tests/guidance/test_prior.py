@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import PRESETS, LatentDiffusionPrior, PriorSettings, TextEmbeddings
 
-from ..models import TEXT_WIDTH, scheduler, tiny_unet, tiny_vae
+from ..support.models import TEXT_WIDTH, scheduler, tiny_unet, tiny_vae
 from .naive import naive_gradient
 
 

@@ -13,7 +13,7 @@ from ldp_fast.decoder import FrozenDecoder
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior
 
-from ..models import tiny_vae
+from ..support.models import tiny_vae
 from .steps import fixed, make
 
 

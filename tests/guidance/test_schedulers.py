@@ -17,7 +17,7 @@ import torch
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, Schedule
 
-from ..models import tiny_unet, tiny_vae
+from ..support.models import tiny_unet, tiny_vae
 
 TAKEN = (
     "CogVideoXDDIMScheduler CogVideoXDPMScheduler DDIMInverseScheduler DDIMParallelScheduler DDIMScheduler "

@@ -13,7 +13,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbeddings
 from ldp_fast.guidance.inputs import rows_for
 
-from ..models import TEXT_WIDTH, save_stable_diffusion, scheduler, tiny_text_encoder, tiny_unet, tiny_vae
+from ..support.models import TEXT_WIDTH, save_stable_diffusion, scheduler, tiny_text_encoder, tiny_unet, tiny_vae
 from .pipelines import encoded, stable_diffusion, stable_diffusion_xl
 
 

@@ -14,8 +14,8 @@ from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, Schedule, Tim
 from ldp_fast.guidance.inputs import as_timesteps, draw_noise
 
 from ..integrations.adapters import ADAPTERS, Adapter
-from ..models import scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import scheduler, tiny_unet, tiny_vae
 from .steps import fixed, make
 
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -14,7 +14,7 @@ from ldp_fast.integrations import dreamgaussian, latent_nerf, nerfstudio, prolif
 from ldp_fast.integrations import stylegan_fusion as fusion
 from ldp_fast.integrations.sjc import SJCLosses
 
-from ..models import CompVisAutoencoder, scheduler, tiny_vae
+from ..support.models import CompVisAutoencoder, scheduler, tiny_vae
 from .network import Network
 from .oracle import FakeHost, options
 

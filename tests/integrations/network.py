@@ -6,7 +6,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
-from ..models import TEXT_WIDTH
+from ..support.models import TEXT_WIDTH
 
 
 class Network(nn.Module):

@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from ldp_fast.integrations._core import HostLosses, predict_residual
 
-from ..models import tiny_vae
+from ..support.models import tiny_vae
 
 V, NOISE, R = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
 ALPHA, WEIGHT = torch.tensor([0.9, 0.6]), torch.tensor([0.2, 0.7])

@@ -13,8 +13,8 @@ from ldp_fast.guidance import PriorSettings, Schedule
 from ldp_fast.integrations._core import HostLosses, predict_residual
 from ldp_fast.integrations._host import attach, require
 
-from ..models import scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import scheduler, tiny_unet, tiny_vae
 
 ALL = {"lambda_fm": 0.01, "lambda_kl": 0.1, "lambda_lsd": 1.0}
 TEXT = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(3))

@@ -16,8 +16,8 @@ from torch import Tensor
 from ldp_fast import UsageError
 from ldp_fast.integrations import dreamgaussian, nerfstudio, prolificdreamer
 
-from ..models import save_stable_diffusion, scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import save_stable_diffusion, scheduler, tiny_unet, tiny_vae
 from .hosts import checkout, imported
 from .oracle import ALONE, PAPER, FakeHost, assert_same, options, regularisers
 

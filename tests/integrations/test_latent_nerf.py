@@ -13,8 +13,8 @@ from ldp_fast import LatentDiffusionPrior, UsageError
 from ldp_fast.guidance import PriorSettings
 from ldp_fast.integrations.latent_nerf import wrap
 
-from ..models import TEXT_WIDTH, tiny_unet, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import TEXT_WIDTH, tiny_unet, tiny_vae
 from .hosts import checkout, imported
 from .oracle import assert_same
 

@@ -15,8 +15,8 @@ from ldp_fast import UsageError
 from ldp_fast.integrations._host import check_units
 from ldp_fast.integrations._live import Attribute, LiveSchedule, Made
 
-from ..models import CompVisAutoencoder, scheduler, tiny_unet, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import CompVisAutoencoder, scheduler, tiny_unet, tiny_vae
 from .adapters import ADAPTERS, LAMBDAS, TAKE_TEXT, Adapter, Host, another_vae, embeddings, images, latents, sjc_losses
 from .oracle import ALONE, assert_same, regularisers
 

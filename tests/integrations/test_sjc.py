@@ -15,8 +15,8 @@ from torch import Tensor
 from ldp_fast import UsageError
 from ldp_fast.integrations.sjc import SJCLosses
 
-from ..models import CompVisAutoencoder, tiny_unet, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import CompVisAutoencoder, tiny_unet, tiny_vae
 from .hosts import checkout, imported
 from .oracle import ALONE, PAPER, assert_same, regularisers
 

@@ -15,8 +15,8 @@ from ldp_fast import LatentDiffusionPrior, UsageError
 from ldp_fast.guidance import PriorSettings
 from ldp_fast.integrations.stable_dreamfusion import wrap
 
-from ..models import TEXT_WIDTH, save_stable_diffusion, scheduler, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import TEXT_WIDTH, save_stable_diffusion, scheduler, tiny_vae
 from .hosts import checkout, imported
 from .network import Network
 from .oracle import ALONE, PAPER, FakeHost, assert_same

@@ -15,8 +15,8 @@ from torch import Tensor
 from ldp_fast import UsageError
 from ldp_fast.integrations import stylegan_fusion
 
-from ..models import tiny_unet, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import tiny_unet, tiny_vae
 from .hosts import checkout, imported
 from .oracle import ALONE, PAPER, FakeHost, assert_same, options, regularisers
 

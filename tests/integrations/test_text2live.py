@@ -13,7 +13,7 @@ from ldp_fast import LatentDiffusionPrior, UsageError
 from ldp_fast.guidance import TextEmbeddings
 from ldp_fast.integrations import text2live
 
-from ..models import scheduler, tiny_unet, tiny_vae
+from ..support.models import scheduler, tiny_unet, tiny_vae
 from .hosts import checkout, imported
 from .oracle import FakeHost, assert_same, regularisers
 

@@ -19,8 +19,8 @@ from ldp_fast import LatentDiffusionPrior, UsageError
 from ldp_fast.guidance import PriorSettings
 from ldp_fast.integrations.threestudio import register
 
-from ..models import TEXT_WIDTH, scheduler, tiny_vae
 from ..ops.common import NoSync
+from ..support.models import TEXT_WIDTH, scheduler, tiny_vae
 from .adapters import another_vae
 from .network import Network
 from .oracle import assert_same

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..models import TEXT_WIDTH, save_stable_diffusion
+from ..support.models import TEXT_WIDTH, save_stable_diffusion
 from .hosts import checkout, imported
 from .oracle import assert_same
 from .test_threestudio import rendered, views

@@ -10,9 +10,9 @@ import torch
 
 from ldp_fast import losses
 
-from ..fake_driver import launching_into_nothing, missing
-from ..samples import sample_inputs
-from ..samples_feature_matching import sample_features
+from ..support.fake_driver import launching_into_nothing, missing
+from ..support.samples import sample_inputs
+from ..support.samples_feature_matching import sample_features
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -23,7 +23,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]
     from ldp_fast.kernels import _launch
 
     seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("tests.fake_driver._Launcher.__call__", lambda self, *args: seen.append((self, *args)))
+    monkeypatch.setattr("tests.support.fake_driver._Launcher.__call__", lambda self, *args: seen.append((self, *args)))
     monkeypatch.setattr(_launch, "_KNOWN", {})
     with launching_into_nothing():
         yield seen

@@ -17,8 +17,8 @@ from ldp_fast import losses
 from ldp_fast.losses import _checks
 from ldp_fast.ops import _direct, _library
 
-from ..samples import DIFFERENTIABLE, OPERATORS, sample_inputs
-from ..samples_feature_matching import sample_features
+from ..support.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
+from ..support.samples_feature_matching import sample_features
 
 
 class Seen(TorchDispatchMode):

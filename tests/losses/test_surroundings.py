@@ -23,8 +23,8 @@ from ldp_fast.losses import (
 )
 
 from ..ops.common import NoSync
-from ..ranks import needs_gloo, run_on_ranks
-from ..samples import DIFFERENTIABLE, OPERATORS, sample_inputs
+from ..support.ranks import needs_gloo, run_on_ranks
+from ..support.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
 
 GRADIENT_TAKERS = sorted(DIFFERENTIABLE)
 

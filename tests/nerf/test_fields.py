@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldp_fast.nerf import Blob, FusedAdam, HashGrid, LatentField, VoxelField
-from tests.tolerances import GRADIENT, OUTPUT, assert_close
+from tests.support.tolerances import GRADIENT, OUTPUT, assert_close
 
 
 def small_grid(**options: object) -> HashGrid:

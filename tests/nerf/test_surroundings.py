@@ -20,7 +20,7 @@ from ldp_fast.nerf import (
 )
 from ldp_fast.ops import _library, _native
 
-from ..ranks import needs_gloo, run_on_ranks
+from ..support.ranks import needs_gloo, run_on_ranks
 
 
 def make_renderer(steps_per_ray: int = 24) -> LatentRenderer:

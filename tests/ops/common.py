@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import losses
 
-from .. import naive
-from ..samples import DTYPES, LAYOUTS, SHAPES, Shape, sample_inputs, widen
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support import naive
+from ..support.samples import DTYPES, LAYOUTS, SHAPES, Shape, sample_inputs, widen
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 
 GUARD = 64
 SENTINEL = -777.0

@@ -20,9 +20,9 @@ from ldp_fast.losses import (
 )
 from ldp_fast.reference import combine_gradients as reference
 
-from .. import naive
-from ..samples import DTYPES, LAYOUTS, sample_inputs, widen
-from ..tolerances import assert_close
+from ..support import naive
+from ..support.samples import DTYPES, LAYOUTS, sample_inputs, widen
+from ..support.tolerances import assert_close
 from .common import CASES, bitwise_equal, case_id, case_inputs, check_launcher, check_output, launch_device
 
 OP = "combine_gradients"

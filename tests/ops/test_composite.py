@@ -14,10 +14,10 @@ from torch import Tensor
 from ldp_fast import reference
 from ldp_fast.ops import _library, _native
 
-from .. import naive_composite as naive
-from ..samples import widen
-from ..samples_composite import sample_backward, sample_rays
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support import naive_composite as naive
+from ..support.samples import widen
+from ..support.samples_composite import sample_backward, sample_rays
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal
 
 CASES: list[dict[str, Any]] = [

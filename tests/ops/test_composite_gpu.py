@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ldp_fast.nerf.optimiser import FusedAdam
 
-from .. import naive_composite as naive
-from ..samples import widen
-from ..samples_composite import sample_rays
-from ..samples_fused_adam import sample_adam
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support import naive_composite as naive
+from ..support.samples import widen
+from ..support.samples_composite import sample_rays
+from ..support.samples_fused_adam import sample_adam
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal
 from .test_composite import CASES, composite
 from .test_fused_adam import textbook

@@ -11,8 +11,8 @@ from torch import Tensor
 from ldp_fast import _settings
 from ldp_fast.losses.feature_matching import feature_matching_loss
 from ldp_fast.reference import feature_matching as reference
-from tests.samples_feature_matching import LAYOUTS, SMALL, arrange, sample_features, sample_halves
-from tests.tolerances import GRADIENT, assert_close
+from tests.support.samples_feature_matching import LAYOUTS, SMALL, arrange, sample_features, sample_halves
+from tests.support.tolerances import GRADIENT, assert_close
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
@@ -24,7 +24,7 @@ def detached(tensors: list[Tensor], dtype: torch.dtype | None = None) -> list[Te
 
 
 def check(features: list[Tensor], features_prime: list[Tensor], **options: str) -> None:
-    """Loss and gradients against float64, by the rule of tests/tolerances.py."""
+    """Loss and gradients against float64, by the rule of tests/support/tolerances.py."""
     results = []
     for function, dtype in ((feature_matching_loss, None), (reference.feature_matching_loss, features[0].dtype)):
         xs = features if dtype is None else detached(features)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldp_fast.losses.feature_matching import FeatureMatchingLoss, feature_matching_loss
 from ldp_fast.reference import feature_matching as reference
-from tests.samples_feature_matching import SMALL, sample_features, sample_halves
+from tests.support.samples_feature_matching import SMALL, sample_features, sample_halves
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks.captured import times
 from ldp_fast.losses.feature_matching import feature_matching_loss
-from tests.gpu import MANY, needs_memory, size
-from tests.samples_feature_matching import SMALL, decoder_levels, sample_features, sample_halves
+from tests.support.gpu import MANY, needs_memory, size
+from tests.support.samples_feature_matching import SMALL, decoder_levels, sample_features, sample_halves
 
 pytestmark = pytest.mark.gpu
 

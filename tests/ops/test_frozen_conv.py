@@ -14,9 +14,9 @@ from ldp_fast.ops import _library, _native
 from ldp_fast.ops import frozen_conv as module
 from ldp_fast.reference.frozen_conv import fold_upsample
 
-from ..samples import DTYPES, LAYOUTS, Shape, widen
-from ..samples_frozen_conv import KINDS, sample_conv, sample_conv_arguments
-from ..tolerances import FLOOR_ULPS, GRADIENT, OUTPUT, assert_close
+from ..support.samples import DTYPES, LAYOUTS, Shape, widen
+from ..support.samples_frozen_conv import KINDS, sample_conv, sample_conv_arguments
+from ..support.tolerances import FLOOR_ULPS, GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal, weights_like
 
 CONV = torch.ops.ldp_fast.frozen_conv
@@ -78,7 +78,7 @@ def condition_of(sample: dict[str, Any], truth: Tensor) -> float:
 
 
 def check(sample: dict[str, Any], *, allowance: bool = True) -> Tensor:
-    """Against float64, by the rule of tests/tolerances.py; a transposed kind is a gradient."""
+    """Against float64, by the rule of tests/support/tolerances.py; a transposed kind is a gradient."""
     result = CONV(**sample)
     assert result.dtype == sample["x"].dtype and result.is_contiguous(memory_format=torch.channels_last)
     truth = textbook(**widen(sample))

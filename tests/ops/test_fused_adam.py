@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ..samples import widen
-from ..samples_fused_adam import sample_adam
-from ..tolerances import OUTPUT, assert_close
+from ..support.samples import widen
+from ..support.samples_fused_adam import sample_adam
+from ..support.tolerances import OUTPUT, assert_close
 from .common import NoSync, bitwise_equal
 
 POWER = {"param": 0, "exp_avg": 1, "exp_avg_sq": 2}

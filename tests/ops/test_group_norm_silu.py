@@ -14,9 +14,9 @@ from torch import Tensor
 from ldp_fast import _settings
 from ldp_fast.ops import _library
 
-from ..samples import DTYPES, LAYOUTS, Shape, lay_out, widen
-from ..samples_group_norm_silu import CASES, EPS, sample_norm, sample_norm_arguments, sample_signs
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.samples import DTYPES, LAYOUTS, Shape, lay_out, widen
+from ..support.samples_group_norm_silu import CASES, EPS, sample_norm, sample_norm_arguments, sample_signs
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 
 OPS = torch.ops.ldp_fast
 NAMES = ("group_norm_moments", "group_norm_silu", "group_norm_silu_backward")
@@ -72,7 +72,7 @@ def lies_like(x: Tensor, result: Tensor) -> bool:
 
 
 def check(sample: dict[str, Any], groups: int, silu: bool, condition: float = 1.0) -> None:
-    """Output and gradient against float64, by the rule of tests/tolerances.py."""
+    """Output and gradient against float64, by the rule of tests/support/tolerances.py."""
     results = with_gradient(ours, sample, groups, silu)
     truth = with_gradient(textbook, widen(sample), groups, silu)
     # A condition means that PyTorch's own is no yardstick: it loses what cancels.

@@ -13,10 +13,10 @@ from torch import Tensor
 from ldp_fast.ops import _library, _native
 from ldp_fast.reference import group_norm_silu as reference
 
-from ..gpu import MANY, needs_memory, size
-from ..samples import DTYPES, Shape
-from ..samples_group_norm_silu import CASES, EPS, sample_norm, sample_signs
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.gpu import MANY, needs_memory, size
+from ..support.samples import DTYPES, Shape
+from ..support.samples_group_norm_silu import CASES, EPS, sample_norm, sample_signs
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import NoSync, bitwise_equal, guarded, launch_device
 
 OPS = torch.ops.ldp_fast

@@ -10,8 +10,8 @@ import torch
 from ldp_fast import _settings
 from ldp_fast.ops import _library, _native
 
-from ..samples import DTYPES
-from ..samples_group_norm_silu import EPS, sample_norm, sample_norm_arguments, sample_signs
+from ..support.samples import DTYPES
+from ..support.samples_group_norm_silu import EPS, sample_norm, sample_norm_arguments, sample_signs
 from .common import bitwise_equal
 
 OPS = torch.ops.ldp_fast

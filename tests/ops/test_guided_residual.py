@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ldp_fast.losses import guided_residual
 
-from ..samples import DTYPES, LAYOUTS, PREDICTIONS, sample_inputs
+from ..support.samples import DTYPES, LAYOUTS, PREDICTIONS, sample_inputs
 from .common import CASES, case_id, case_inputs, check_launcher, check_output, launch_device
 
 

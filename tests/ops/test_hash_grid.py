@@ -18,9 +18,9 @@ from ldp_fast import ops, reference
 from ldp_fast.ops import _native
 from ldp_fast.reference.hash_grid import HASHED, TILED, WRAPPED
 
-from ..samples import widen
-from ..samples_hash_grid import GRIDS, Grid, arguments, sample
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.samples import widen
+from ..support.samples_hash_grid import GRIDS, Grid, arguments, sample
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal, guarded
 
 assert ops.hash_grid

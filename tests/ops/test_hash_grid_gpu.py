@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ..samples import widen
-from ..samples_hash_grid import GRIDS, Grid, sample
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.samples import widen
+from ..support.samples_hash_grid import GRIDS, Grid, sample
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal
 from .test_hash_grid import by_positions, by_table, encode, off_faces
 

@@ -21,10 +21,10 @@ from ldp_fast import ops, reference
 from ldp_fast.ops import _native
 from ldp_fast.reference.latent_field import split_weights, to_unit
 
-from ..samples import widen
-from ..samples_hash_grid import Grid
-from ..samples_latent_field import FIELDS, Field, backward_arguments, forward_arguments, off_faces, sample
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.samples import widen
+from ..support.samples_hash_grid import Grid
+from ..support.samples_latent_field import FIELDS, Field, backward_arguments, forward_arguments, off_faces, sample
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal
 
 assert ops.latent_field

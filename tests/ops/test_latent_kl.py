@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ldp_fast.losses import latent_kl_loss
 from ldp_fast.reference import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 
-from .. import naive
-from ..samples import DTYPES, LAYOUTS, sample_inputs
+from ..support import naive
+from ..support.samples import DTYPES, LAYOUTS, sample_inputs
 from .common import (
     CASES,
     bitwise_equal,

@@ -12,9 +12,9 @@ from torch import Tensor
 import ldp_fast.ops  # noqa: F401  registers them
 from ldp_fast import losses
 
-from ..gpu import MANY, needs_memory
-from ..samples_hash_grid import Grid
-from ..samples_march import march_inputs
+from ..support.gpu import MANY, needs_memory
+from ..support.samples_hash_grid import Grid
+from ..support.samples_march import march_inputs
 from .common import bitwise_equal
 
 pytestmark = [pytest.mark.gpu, pytest.mark.real_size]

@@ -16,7 +16,7 @@ from ldp_fast import reference
 from ldp_fast.ops import _library, _native
 from ldp_fast.reference.occupancy import Grid, morton
 
-from ..samples_march import BOX, UNEVEN_BOX, march_inputs, sample_bits
+from ..support.samples_march import BOX, UNEVEN_BOX, march_inputs, sample_bits
 from .common import NoSync, bitwise_equal, guarded
 
 march_rays = torch.ops.ldp_fast.march_rays

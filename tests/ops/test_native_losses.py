@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ldp_fast.ops import _library, _native
 
-from ..samples import sample_arguments
-from ..samples_feature_matching import sample_features
+from ..support.samples import sample_arguments
+from ..support.samples_feature_matching import sample_features
 from .common import bitwise_equal, check_launcher
 
 pytestmark = pytest.mark.skipif(_native.extension() is None, reason="the extension was not built")

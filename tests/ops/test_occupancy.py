@@ -14,7 +14,7 @@ from ldp_fast import reference
 from ldp_fast.ops import _library, _native
 from ldp_fast.reference.occupancy import Grid, morton, morton_inverse
 
-from ..samples_march import BOX, UNEVEN_BOX, occupancy_inputs
+from ..support.samples_march import BOX, UNEVEN_BOX, occupancy_inputs
 from .common import NoSync, bitwise_equal
 
 ops = torch.ops.ldp_fast

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ldp_fast import losses
 
-from .. import naive
-from ..samples import DIFFERENTIABLE, DTYPES, LAYOUTS, OPERATORS, sample_inputs, widen
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support import naive
+from ..support.samples import DIFFERENTIABLE, DTYPES, LAYOUTS, OPERATORS, sample_inputs, widen
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal, gradient
 
 pytestmark = pytest.mark.gpu

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldp_fast import reference
 from ldp_fast.losses import guided_residual, perp_neg_residual
 
-from ..samples import DTYPES, LAYOUTS, PREDICTIONS, sample_inputs
+from ..support.samples import DTYPES, LAYOUTS, PREDICTIONS, sample_inputs
 from .common import CASES, NoSync, bitwise_equal, case_id, case_inputs, check_launcher, check_output, launch_device
 
 OP = "perp_neg_residual"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ldp_fast.losses import perturb
 
-from ..gpu import MANY, needs_memory, size
-from ..samples import DTYPES, LAYOUTS, sample_inputs
+from ..support.gpu import MANY, needs_memory, size
+from ..support.samples import DTYPES, LAYOUTS, sample_inputs
 from .common import CASES, case_id, case_inputs, check_launcher, check_output, launch_device
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ..gpu import needs_memory, size
-from ..samples import widen
-from ..samples_group_norm_silu import EPS, sample_norm
-from ..samples_hash_grid import Grid
-from ..samples_hash_grid import sample as sample_grid
-from ..samples_latent_field import Field, off_faces, sample
-from ..tolerances import GRADIENT, OUTPUT, assert_close
+from ..support.gpu import needs_memory, size
+from ..support.samples import widen
+from ..support.samples_group_norm_silu import EPS, sample_norm
+from ..support.samples_hash_grid import Grid
+from ..support.samples_hash_grid import sample as sample_grid
+from ..support.samples_latent_field import Field, off_faces, sample
+from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .test_hash_grid import by_positions, by_table, encode
 from .test_hash_grid import off_faces as grid_off_faces
 from .test_latent_field import check_against_float64

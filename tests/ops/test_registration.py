@@ -14,7 +14,7 @@ import torch
 from ldp_fast import _settings, losses
 from ldp_fast.ops import _library
 
-from ..samples import OPERATORS, sample_arguments, sample_inputs
+from ..support.samples import OPERATORS, sample_arguments, sample_inputs
 from .common import interpreting
 
 NAMES = (

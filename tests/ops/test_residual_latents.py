@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ldp_fast.losses import residual_latents
 
-from .. import naive
-from ..samples import DTYPES, LAYOUTS, sample_inputs
+from ..support import naive
+from ..support.samples import DTYPES, LAYOUTS, sample_inputs
 from .common import CASES, case_id, case_inputs, check_gradient, check_launcher, check_output, launch_device
 
 OP = "residual_latents"

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ldp_fast.ops import _library
 
-from ..samples import sample_arguments
-from ..samples_composite import sample_backward, sample_rays
-from ..samples_fused_adam import sample_adam
-from ..samples_group_norm_silu import sample_norm_arguments
-from ..samples_hash_grid import GRIDS
-from ..samples_hash_grid import arguments as grid_arguments
-from ..samples_latent_field import FIELDS, backward_arguments, forward_arguments, sample
-from ..samples_march import march_inputs, occupancy_inputs
+from ..support.samples import sample_arguments
+from ..support.samples_composite import sample_backward, sample_rays
+from ..support.samples_fused_adam import sample_adam
+from ..support.samples_group_norm_silu import sample_norm_arguments
+from ..support.samples_hash_grid import GRIDS
+from ..support.samples_hash_grid import arguments as grid_arguments
+from ..support.samples_latent_field import FIELDS, backward_arguments, forward_arguments, sample
+from ..support.samples_march import march_inputs, occupancy_inputs
 
 OPS = torch.ops.ldp_fast
 SHAPE = (2, 4, 4, 4)

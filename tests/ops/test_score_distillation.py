@@ -13,9 +13,9 @@ from torch import Tensor
 from ldp_fast.losses import score_distillation_loss
 from ldp_fast.reference import score_distillation, score_distillation_backward
 
-from .. import naive
-from ..samples import DTYPES, LAYOUTS, sample_inputs, widen
-from ..tolerances import GRADIENT, assert_close
+from ..support import naive
+from ..support.samples import DTYPES, LAYOUTS, sample_inputs, widen
+from ..support.tolerances import GRADIENT, assert_close
 from .common import (
     CASES,
     bitwise_equal,

@@ -11,7 +11,7 @@ import pytest
 
 from ldp_fast import _terminal, cli
 
-from ..models import save_stable_diffusion
+from ..support.models import save_stable_diffusion
 from .installation import ROOT, run
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}

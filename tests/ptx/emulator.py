@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import built
 from tests.cuda_on_cpu import harness
 from tests.cuda_on_cpu.harness import CSRC
 from tests.cuda_on_cpu.sass import find_nvcc
 from tests.ptx.translate import translate
+from tests.support import built
 
 HERE = Path(__file__).parent
 # Every kernel and order. Without, a selection that a cold `make test` has time for: tests/csrc runs the sources of all

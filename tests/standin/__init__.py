@@ -13,7 +13,7 @@ Streams, events, devices (there are two) and graphs do what a device's do: captu
 everything again in the same memory. What it is not: our kernels. Triton's are interpreted and ours in CUDA C++ compiled
 for the CPU by other tests. Neither are there a device's roundings, times or memory.
 
-Sizes that only a device can hold are smaller here (`tests/gpu.py`); `refused.py` lists what cannot run, and why.
+Sizes that only a device can hold are smaller here (`tests/support/gpu.py`); `refused.py` says what cannot run, and why.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .. import built
+from ..support import built
 
 SOURCE = Path(__file__).with_name("guard.cpp")
 

@@ -42,7 +42,7 @@ def sample_norm(
         shape: [B, C, H, W].
         dtype: of everything.
         device: of everything.
-        layout: of the images, a name of `tests.samples.LAYOUTS`.
+        layout: of the images, a name of `tests.support.samples.LAYOUTS`.
         mean: of x, whose standard deviation is one.
         affine: False for neither weight nor bias.
         seed: of the values.

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from . import standin
+from .. import standin
 
 T = TypeVar("T")
 

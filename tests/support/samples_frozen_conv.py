@@ -44,7 +44,7 @@ def sample_conv(
         out: channels of the result.
         dtype: of everything but scale and shift, which are float32 (float64 with it).
         device: of everything.
-        layout: of x and the addend, a name of `tests.samples.LAYOUTS`.
+        layout: of x and the addend, a name of `tests.support.samples.LAYOUTS`.
         weight_last: the weights channels-last.
         bias: with a bias, where the kind has one.
         silu: with scale and shift.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-IMPORTED = ["tests.models", "ldp_fast.apps.text_to_3d.run"]
+IMPORTED = ["tests.support.models", "ldp_fast.apps.text_to_3d.run"]
 
 
 @functools.cache
