@@ -132,11 +132,11 @@ def prepare(step: str) -> Callable[[], Any]:
         return prepared(step, "embedded", 16, "cpu")[0]
     import argparse
 
-    from ldp_fast.apps import files
     from ldp_fast.apps.options import load_prior
     from ldp_fast.apps.text_to_3d import command
     from ldp_fast.apps.text_to_3d.scene import Scene
     from ldp_fast.apps.text_to_3d.trainer import Trainer
+    from ldp_fast.runs import files
 
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)

@@ -126,10 +126,10 @@ def torus() -> None:
 
 def objects(sweep: Path) -> None:
     """Every prompt of a sweep with the full loss: each method from two sides and from above."""
-    from ldp_fast.apps.files import read_json
-    from ldp_fast.apps.text_to_3d.frames import resize
+    from ldp_fast.apps.text_to_3d.pictures.frames import resize
     from ldp_fast.apps.text_to_3d.scene import load_scene
     from ldp_fast.nerf import Cameras
+    from ldp_fast.runs.files import read_json
 
     jobs = [job for job in read_json(sweep / "jobs.json")["jobs"] if job["losses"] == "full"]
     prompts = sorted({job["prompt"] for job in jobs})

@@ -21,19 +21,22 @@ from . import __version__, _settings
 from ._terminal import make_printable
 from ._threads.choice import adopt, adopted
 from ._threads.waiting import watched
-from .apps.ranks import check_alone
 from .errors import UsageError, of_memory
+from .runs.ranks import check_alone
 
 # name: (module, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
-    "synthesize": ("ldp_fast.apps.image_synthesis", "make an image from a prompt, by optimising a latent"),
-    "ablate": ("ldp_fast.apps.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
-    "render": ("ldp_fast.apps.text_to_3d.render", "make a film or pictures of a run's object, along a trajectory"),
-    "sweep": ("ldp_fast.apps.text_to_3d.sweep", "make 3D objects of many prompts, and a table of how good they are"),
-    "evaluate": ("ldp_fast.apps.evaluation", "measure what was made: R-Precision of 3D objects"),
-    "export": ("ldp_fast.apps.text_to_3d.export", "write a text-to-3D run's object as a textured mesh"),
-    "view": ("ldp_fast.apps.text_to_3d.view", "show a text-to-3d run's object in a browser, from all sides"),
+    "synthesize": ("ldp_fast.apps.synthesis.command", "make an image from a prompt, by optimising a latent"),
+    "ablate": ("ldp_fast.apps.synthesis.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
+    "render": (
+        "ldp_fast.apps.text_to_3d.pictures.command",
+        "make a film or pictures of a run's object",
+    ),
+    "sweep": ("ldp_fast.apps.sweep.command", "make 3D objects of many prompts, and a table of how good they are"),
+    "evaluate": ("ldp_fast.apps.evaluate.command", "measure what was made: R-Precision of 3D objects"),
+    "export": ("ldp_fast.apps.text_to_3d.mesh.command", "write a text-to-3D run's object as a textured mesh"),
+    "view": ("ldp_fast.apps.text_to_3d.viewer.command", "show a text-to-3d run's object in a browser, from all sides"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
 }
 
@@ -183,7 +186,8 @@ def _dispatch(argv: list[str]) -> int:
     parser = Parser(
         prog=f"ldp-fast {name}", description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=HelpFormatter
     )
-    command.add_arguments(parser)
+    # A sweep's flags are those of the application that it names.
+    command.add_arguments(parser, rest) if name == "sweep" else command.add_arguments(parser)
     args = parser.parse_args(rest)
     # Which of them were typed: the value alone does not say so of one that is the default.
     for action in parser._actions:

@@ -1,4 +1,4 @@
-"""The prior's options on a command line, the same for every application."""
+"""What every application says of its model and its prior: typed, as flags, and loaded."""
 
 from __future__ import annotations
 
@@ -6,123 +6,30 @@ import argparse
 import dataclasses
 import math
 import pathlib
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 
 from ..errors import UsageError
 from ..guidance import PRESETS, LatentDiffusionPrior
-from ..guidance.presets import find_preset
+from ..guidance.loading import embedded_models
+from ..guidance.presets import PriorSettings, find_preset
+from ..runs.configuration import Configuration, read_yaml
+from ..runs.settings import Wrong, setting, underscores
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Fields of PriorSettings that a run records and that the flags may change.
-FIELDS = (
-    "lambda_fm",
-    "lambda_kl",
-    "lambda_lsd",
-    "guidance_scale",
-    "guidance",
-    "weighting",
-    "scale",
-    "nonfinite",
-    "levels",
-    "timestep_range",
-    "anneal_to",
-)
 # What says which of a model's files are read; a run records those that were given.
 FILES = ("variant", "config", "tokenizer")
 NEGATIVE = "what to lead away from (default: the empty prompt; for SDXL zeros, as its pipeline does)"
+MODEL, PRIOR, RUN = "model", "prior", "run"
+GROUPS = {MODEL: None, PRIOR: "what is not given comes from the preset (docs/mathematics.md)"}
 
 
-def add_prior_arguments(parser: argparse.ArgumentParser, preset: str | None) -> None:
-    """Adds the model's and the prior's flags; what is not given is left to the preset (None: the method's own)."""
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default="primitives",
-        help="embedded model, folder in diffusers' format, one .safetensors file, or hub name (owner/name)",
-    )
-    model.add_argument("--variant", metavar="NAME", help="which of a folder's weights, such as fp16")
-    model.add_argument(
-        "--config", metavar="NAME", help="kind of one .safetensors: sd1, sd2-base, sd2-v, sdxl, …, or a folder"
-    )
-    model.add_argument("--tokenizer", metavar="DIR", help="vocabulary for one .safetensors: vocab.json and merges.txt")
-    model.add_argument(
-        "--lora", action="append", metavar="FILE[:W]", help="weights of a LoRA, fused times W (1); may be given again"
-    )
-    model.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
-    model.add_argument(
-        "--dtype", help="float32, bfloat16 or float16 (default: float16 on a GPU, except the embedded model)"
-    )
-    prior = parser.add_argument_group("prior", "what is not given comes from the preset (docs/mathematics.md)")
-    default = preset or "the method's own"
-    prior.add_argument("--preset", default=preset, metavar="NAME", help=f"{', '.join(PRESETS)} (default: {default})")
-    prior.add_argument("--lambda-fm", type=number, metavar="L1", help="weight of feature matching; 0 skips the decoder")
-    prior.add_argument("--lambda-kl", type=number, metavar="L2", help="weight of the KL regulariser")
-    prior.add_argument("--lambda-lsd", type=number, metavar="L3", help="weight of latent score distillation")
-    prior.add_argument("--guidance-scale", type=number, metavar="S", help="of classifier-free guidance")
-    prior.add_argument("--guidance", help="from_uncond or from_text")
-    prior.add_argument("--weighting", help="w(t): uniform, dreamfusion or latent_nerf")
-    prior.add_argument("--scale", help="latent, balanced or literal")
-    prior.add_argument("--nonfinite", help="propagate, zero or raise")
-    prior.add_argument("--levels", nargs="+", metavar="LEVEL", help="decoder levels: mid up0 up1 …")
-    prior.add_argument("--timestep-range", nargs=2, type=number, metavar=("LOW", "HIGH"), help="such as 0.02 0.98")
-    prior.add_argument("--anneal-to", type=number, metavar="HIGH", help="upper fraction at the end of the run")
-
-
-def number(word: str) -> float:
-    """A flag's value: any number but NaN and infinity, which no flag means anything by.
-
-    Raises:
-        argparse.ArgumentTypeError: anything else.
-    """
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {word!r}")
-    return value
-
-
-def prior_configuration(args: argparse.Namespace) -> dict[str, Any]:
-    """Model, device, precision and every resolved setting, as plain data for a run's record."""
-    if args.dtype is not None and args.dtype not in DTYPES:
-        raise UsageError(f"--dtype: expected one of {', '.join(DTYPES)}; got {args.dtype!r}")
-    changes = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
-    for name in ("levels", "timestep_range"):
-        if name in changes:
-            changes[name] = tuple(changes[name])
-    settings = dataclasses.replace(find_preset(args.preset).settings, **changes)
-    return {
-        "model": args.model,
-        **model_files(args),
-        "device": args.device,
-        "dtype": args.dtype,
-        "preset": args.preset,
-        "settings": {name: getattr(settings, name) for name in FIELDS},
-    }
-
-
-def model_files(args: argparse.Namespace) -> dict[str, Any]:
-    """What was said about the model's files, for a run's record; `lora` as pairs of file and weight.
-
-    Only what was given, so that a run without is the same as one from before there was a choice.
-
-    Raises:
-        UsageError: a weight that is no number.
-    """
-    found: dict[str, Any] = {name: given for name in FILES if (given := getattr(args, name)) is not None}
-    if args.lora:
-        found["lora"] = [file_and_weight(word) for word in args.lora]
-    return found
-
-
-def file_and_weight(word: str) -> list[Any]:
+def file_and_weight(word: str) -> tuple[str, float]:
     """`FILE:WEIGHT` or `FILE` as both; a name may hold colons, and stands for itself where there is such a file.
 
     Raises:
-        UsageError: no file's name, or a weight that is not finite.
+        argparse.ArgumentTypeError: not the name of a file, or a weight that is not finite.
     """
     file, colon, last = word.rpartition(":")
     within = "/" in last or "\\" in last  # of a drive, or of a folder with a colon
@@ -133,31 +40,195 @@ def file_and_weight(word: str) -> list[Any]:
     except ValueError:
         weight = math.nan
     if not file or not math.isfinite(weight):
-        raise UsageError(f"--lora: expected FILE or FILE:WEIGHT, such as style.safetensors:0.8; got {word!r}")
-    return [file, weight]
+        raise argparse.ArgumentTypeError(f"expected FILE or FILE:WEIGHT, such as style.safetensors:0.8; got {word!r}")
+    return file, weight
 
 
-def load_prior(configuration: dict[str, Any]) -> LatentDiffusionPrior:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PriorOptions:
+    """What of `PriorSettings` a run records and flags may change."""
+
+    lambda_fm: float = setting(
+        "weight of feature matching; 0 skips the decoder", flag="lambda-fm", metavar="L1", group=PRIOR, low=0
+    )
+    lambda_kl: float = setting("weight of the KL regulariser", flag="lambda-kl", metavar="L2", group=PRIOR, low=0)
+    lambda_lsd: float = setting(
+        "weight of latent score distillation", flag="lambda-lsd", metavar="L3", group=PRIOR, low=0
+    )
+    guidance_scale: float | None = setting(
+        "of classifier-free guidance", flag="guidance-scale", metavar="S", group=PRIOR
+    )
+    guidance: Literal["from_uncond", "from_text"] = setting(
+        "from_uncond or from_text", flag="guidance", group=PRIOR, spelling=underscores
+    )
+    weighting: Literal["uniform", "dreamfusion", "latent_nerf"] = setting(
+        "w(t): uniform, dreamfusion or latent_nerf", flag="weighting", group=PRIOR, spelling=underscores
+    )
+    scale: Literal["latent", "literal", "balanced"] = setting("latent, balanced or literal", flag="scale", group=PRIOR)
+    nonfinite: Literal["propagate", "zero", "raise"] = setting(
+        "propagate, zero or raise", flag="nonfinite", group=PRIOR
+    )
+    levels: tuple[str, ...] = setting("decoder levels: mid up0 up1 …", flag="levels", metavar="LEVEL", group=PRIOR)
+    timestep_range: tuple[float, float] = setting(
+        "fractions of the schedule, such as 0.02 0.98",
+        flag="timestep-range",
+        metavar="LOW HIGH",
+        group=PRIOR,
+        low=0,
+        high=1,
+        ordered=True,
+    )
+    anneal_to: float | None = setting(
+        "upper fraction at the end of the run", flag="anneal-to", metavar="HIGH", group=PRIOR, low=0, high=1
+    )
+
+    @classmethod
+    def of(cls, settings: PriorSettings) -> Self:
+        """Those of a prior's settings."""
+        return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(cls)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfiguration(Configuration):
+    """A model, where and how it is computed, and the prior."""
+
+    model: str = setting(
+        "embedded model, folder in diffusers' format, one .safetensors file, or hub name (owner/name)",
+        flag="model",
+        group=MODEL,
+        default="primitives",
+    )
+    variant: str | None = setting(
+        "which of a folder's weights, such as fp16",
+        flag="variant",
+        metavar="NAME",
+        group=MODEL,
+        default=None,
+        omitted=True,
+    )
+    # Its flag, --config, is declared by hand: it also names a file of settings.
+    config: str | None = setting("kind of one .safetensors, or a folder", default=None, omitted=True)
+    tokenizer: str | None = setting(
+        "vocabulary for one .safetensors: vocab.json and merges.txt",
+        flag="tokenizer",
+        metavar="DIR",
+        group=MODEL,
+        default=None,
+        omitted=True,
+    )
+    lora: list[tuple[str, float]] | None = setting(
+        "weights of a LoRA, fused times W (1); may be given again",
+        flag="lora",
+        metavar="FILE[:W]",
+        group=MODEL,
+        word=file_and_weight,
+        repeated=True,
+        default=None,
+        omitted=True,
+    )
+    device: str | None = setting(
+        "cpu, cuda, cuda:1, … (default: a GPU if there is one)",
+        flag="device",
+        group=MODEL,
+        default=None,
+        about_result=False,
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
+        "float32, bfloat16 or float16 (default: float16 on a GPU, except the embedded model)",
+        flag="dtype",
+        group=MODEL,
+        default=None,
+    )
+    preset: str = setting(
+        f"{', '.join(PRESETS)} (default: the one of the command or its method)",
+        flag="preset",
+        metavar="NAME",
+        group=PRIOR,
+        spelling=underscores,
+    )
+    settings: PriorOptions
+
+    def check(self) -> None:
+        """See `Configuration.check`."""
+        try:
+            self.prior_settings()
+        except UsageError as error:
+            name, _, said = str(error).partition(": ")
+            raise Wrong(name if name == "preset" else f"settings.{name}", said) from None
+
+    def prior_settings(self) -> PriorSettings:
+        """The prior's settings, the preset's where a run does not record them."""
+        options = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
+        return dataclasses.replace(find_preset(self.preset).settings, **options)
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """Declares --config and --print-config; see `start_from`."""
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar="FILE.yaml|NAME",
+        help="settings to start from, as config.yaml has them (flags win); or the kind of one .safetensors: sd1, "
+        "sd2-base, sd2-v, sdxl, …, or a folder; may be given for both",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the settings as YAML, and end")
+
+
+def start_from(args: argparse.Namespace, application: str) -> tuple[dict[str, Any], pathlib.Path | None]:
+    """What --config says: the settings of a YAML, with the model's `config` among them, and the YAML's name.
+
+    Raises:
+        UsageError: several of a kind, or a YAML that is missing, damaged or another command's.
+    """
+    found: dict[str, Any] = {}
+    files = [word for word in getattr(args, "config", []) if word.lower().endswith((".yaml", ".yml"))]
+    names = [word for word in getattr(args, "config", []) if word not in files]
+    if len(files) > 1 or len(names) > 1:
+        raise UsageError("--config: expected one YAML file of settings and one kind of model at most")
+    file = pathlib.Path(files[0]) if files else None
+    if file is not None:
+        found = read_yaml(file, partly=True)
+        named = found.pop("application", application)
+        if named != application:
+            raise UsageError(f"{file}: these are settings of ldp-fast {named}, not of ldp-fast {application}")
+    if names:
+        found["config"] = names[0]
+    return found, file
+
+
+def settle(plain: dict[str, Any]) -> None:
+    """Fills in a device and a dtype as they will be, so that another machine does not take others."""
+    device = plain.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    half = str(device).startswith("cuda") and plain.get("model") not in embedded_models()
+    plain["device"], plain["dtype"] = device, plain.get("dtype") or ("float16" if half else "float32")
+
+
+def load_prior(configuration: ModelConfiguration, device: str | None = None) -> LatentDiffusionPrior:
     """The prior that a configuration describes, with per-sample gradients.
+
+    Args:
+        configuration: of a run.
+        device: in place of the configuration's. What a GPU computes in half precision a CPU computes in full.
 
     Raises:
         UsageError: unknown model, device, level, ….
     """
-    changes = dict(configuration["settings"])
-    for name in ("levels", "timestep_range"):
-        changes[name] = tuple(changes[name])
-    dtype = DTYPES[configuration["dtype"]] if configuration["dtype"] else None
-    files: dict[str, Any] = {name: configuration[name] for name in FILES if name in configuration}
-    if "lora" in configuration:
-        files["lora"] = [(file, weight) for file, weight in configuration["lora"]]
+    c = configuration
+    where, dtype = device or c.device, DTYPES[c.dtype] if c.dtype else None
+    if where == "cpu" and c.device != "cpu" and dtype is torch.float16:
+        dtype = torch.float32
+    files: dict[str, Any] = {name: value for name in FILES if (value := getattr(c, name)) is not None}
+    if c.lora is not None:
+        files["lora"] = [(file, weight) for file, weight in c.lora]
     prior = LatentDiffusionPrior.from_pretrained(
-        configuration["model"],
+        c.model,
         **files,
-        preset=configuration["preset"],
-        device=configuration["device"],
+        preset=c.preset,
+        device=where,
         dtype=dtype,
         batch_reduction="sum",
-        **changes,
+        **{field.name: getattr(c.settings, field.name) for field in dataclasses.fields(c.settings)},
     )
     if prior.settings.lambda_fm != 0:
         try:

@@ -13,17 +13,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ldp_fast.apps.text_to_3d.configuration import read_configuration, write_configuration
+from ldp_fast.apps.text_to_3d.scene import read_configuration
 from ldp_fast.nerf import Cameras
+from ldp_fast.runs.configuration import Configuration, write
+from ldp_fast.runs.loop import Options
 from ldp_fast.zoo import world
 from ldp_fast.zoo.captions import scene_of
 
 
-def leave_run(folder: pathlib.Path, configuration: dict[str, Any], status: str = "finished", step: int = 7) -> None:
+def leave_run(folder: pathlib.Path, configuration: Configuration, status: str = "finished", step: int = 7) -> None:
     """The files of a run that a sweep and an evaluation read."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_configuration(folder, configuration)
-    (folder / "run.json").write_text(json.dumps({"status": status, "step": step, "seconds_per_step": 0.1}))
+    write(folder, configuration)
+    (folder / "run.json").write_text(
+        json.dumps({"application": configuration.application, "status": status, "step": step})
+    )
     Image.fromarray(np.full((16, 32, 3), 90, np.uint8)).save(folder / "views.png")
 
 
@@ -34,11 +38,11 @@ class Runner:
         fail: configuration -> an error to raise, an exit code to return, or None.
     """
 
-    def __init__(self, fail: Callable[[dict[str, Any]], Exception | int | None] = lambda configuration: None):
+    def __init__(self, fail: Callable[[Any], Exception | int | None] = lambda configuration: None):
         self.fail = fail
         self.calls: list[str] = []
 
-    def __call__(self, folder: pathlib.Path, configuration: dict[str, Any], *, resume: str | None = None) -> int:
+    def __call__(self, folder: pathlib.Path, configuration: Any, options: Options) -> int:
         self.calls.append(folder.name)
         outcome = self.fail(configuration)
         if isinstance(outcome, Exception):
@@ -73,7 +77,7 @@ class Loader:
         shown: configuration -> the caption of what its scene shows; by default its own prompt.
     """
 
-    def __init__(self, shown: Callable[[dict[str, Any]], str] = lambda configuration: configuration["prompt"]):
+    def __init__(self, shown: Callable[[Any], str] = lambda configuration: configuration.prompt):
         self.shown, self.calls = shown, 0
 
     def __call__(self, folder: pathlib.Path, device: str | None = None) -> TrueScene:

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from ldp_fast import cli
-from ldp_fast.apps import image_synthesis
+from ldp_fast.apps.synthesis import run as image_synthesis
+from ldp_fast.apps.synthesis.configuration import Synthesis
+from ldp_fast.runs.loop import Options
 
 
 def run(words: list[str]) -> int:
@@ -31,13 +33,11 @@ def test_figure_and_numbers(
     assert run(["ablate", "a red dragon", *words(out)[2:]]) == 2
     assert "dragon" in capsys.readouterr().err and not out.exists()
 
-    def stop_at_the_third(folder: pathlib.Path, configuration: dict, **options: object) -> int:
-        calls.append(
-            (folder.name, configuration["settings"]["lambda_fm"] > 0, configuration["settings"]["lambda_kl"] > 0)
-        )
-        return 130 if len(calls) == 3 else original(folder, configuration, **options)
+    def stop_at_the_third(folder: pathlib.Path, configuration: Synthesis, options: Options) -> int:
+        calls.append((folder.name, configuration.settings.lambda_fm > 0, configuration.settings.lambda_kl > 0))
+        return 130 if len(calls) == 3 else original(folder, configuration, options)
 
-    monkeypatch.setattr("ldp_fast.apps.ablation.synthesize", stop_at_the_third)
+    monkeypatch.setattr("ldp_fast.apps.synthesis.ablation.synthesize", stop_at_the_third)
     assert run(words(out)) == 130
     assert calls == [("lsd", False, False), ("lsd-fm", True, False), ("lsd-kl", False, True)]
     assert run(words(out)) == 0

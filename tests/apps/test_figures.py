@@ -19,17 +19,18 @@ before = dict(matplotlib.rcParams)
 import torch
 from PIL import Image
 from benchmarks import plots
-from ldp_fast.apps import ablation, files, image_synthesis
-from ldp_fast.apps.text_to_3d import sweep_table
+from ldp_fast.apps.sweep import table as sweep_table
+from ldp_fast.apps.synthesis import ablation, run as image_synthesis
+from ldp_fast.runs import image_files
 
 folder = pathlib.Path(sys.argv[1])
-files.save_figure(folder / "losses.png", image_synthesis.loss_figure(torch.rand(5, len(image_synthesis.HISTORY))))
+image_files.save_figure(folder / "losses.png", image_synthesis.loss_figure(torch.rand(5, len(image_synthesis.HISTORY))))
 images = {name: torch.rand(2, 3, 8, 8) for name in ablation.VARIANTS}
 table = {name: {"r_precision": 0.5, "saturation": 0.1, "clipped": 0.2} for name in ablation.VARIANTS}
-files.save_figure(folder / "ablation.png", ablation.ablation_figure(images, ["a", "b"], table))
-files.save_png(folder / "view.png", images["full"][0])
+image_files.save_figure(folder / "ablation.png", ablation.ablation_figure(images, ["a", "b"], table))
+image_files.save_png(folder / "view.png", images["full"][0])
 cells = {("a", 0, "latent-nerf", "full"): folder / "view.png"}
-files.save_figure(folder / "sheet.png", sweep_table.sheet_figure(cells, [("a", 0)], [("latent-nerf", "full")]))
+image_files.save_figure(folder / "sheet.png", sweep_table.sheet_figure(cells, [("a", 0)], [("latent-nerf", "full")]))
 row = {"backend": "ours", "min_s": 0.1, "mean_s": 0.1, "std_s": 0.0, "rounds": 3, "memory_mb": None, "extra": {}}
 times = [{**row, "group": "step by parts", "backend": name, "min_s": s} for name, s in (("whole", 1.0), ("UNet", 0.4))]
 assert plots.parts([("64x64", times)], folder / "parts.png")

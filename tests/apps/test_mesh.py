@@ -20,14 +20,14 @@ from ldp_fast.nerf import Cameras, LatentRenderer, OccupancyGrid
 
 from ..nerf.scenes import MAJOR, MINOR, Ball, Torus, train_torus
 
-trimesh = pytest.importorskip("trimesh", reason="the extra `mesh` is not installed")
-pytest.importorskip("skimage", reason="the extra `mesh` is not installed")
-pytest.importorskip("fast_simplification", reason="the extra `mesh` is not installed")
-pytest.importorskip("xatlas", reason="the extra `mesh` is not installed")
+trimesh = pytest.importorskip("trimesh", reason="the extra `apps` is not installed")
+pytest.importorskip("skimage", reason="the extra `apps` is not installed")
+pytest.importorskip("fast_simplification", reason="the extra `apps` is not installed")
+pytest.importorskip("xatlas", reason="the extra `apps` is not installed")
 
-from ldp_fast.apps.text_to_3d import surface as surfaces  # noqa: E402
-from ldp_fast.apps.text_to_3d import texture as textures  # noqa: E402
-from ldp_fast.apps.text_to_3d.mesh import export_mesh  # noqa: E402
+from ldp_fast.apps.text_to_3d.mesh import surface as surfaces  # noqa: E402
+from ldp_fast.apps.text_to_3d.mesh import texture as textures  # noqa: E402
+from ldp_fast.apps.text_to_3d.mesh.mesh import export_mesh  # noqa: E402
 
 NAMES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.json")
 QUICK = {"resolution": 64, "texture": 128, "faces": 3000}

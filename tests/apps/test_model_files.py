@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 from ldp_fast import cli
 from ldp_fast.apps import options
-from ldp_fast.apps.text_to_3d.checkpoints import path_of
-from ldp_fast.apps.text_to_3d.configuration import fingerprint, read_configuration, write_configuration
+from ldp_fast.apps.synthesis import command as synthesis
+from ldp_fast.apps.text_to_3d.scene import read_configuration
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior
+from ldp_fast.runs.checkpoints import path_of
+from ldp_fast.runs.configuration import write
 
 COMMANDS = ("text-to-3d", "synthesize", "ablate", "sweep")
 FLAGS = ["--variant", "fp16", "--config", "sdxl-v", "--tokenizer", "words"]
@@ -51,12 +54,12 @@ def test_the_loader_gets_what_was_given(
 
 def test_a_run_goes_on_with_the_same_files(loaded: list[dict[str, Any]], tmp_path: pathlib.Path) -> None:
     parser = cli.Parser()
-    options.add_prior_arguments(parser, "image")
-    plain, chosen = (options.prior_configuration(parser.parse_args(words)) for words in ([], FLAGS))
-    assert chosen == {**plain, **FILES, "lora": [list(pair) for pair in FILES["lora"]]}
-    assert json.loads(json.dumps(chosen))["lora"] == chosen["lora"]
+    synthesis.add_arguments(parser)
+    plain, chosen = (synthesis.configure(parser.parse_args(["abc", *words])) for words in ([], FLAGS))
+    assert chosen.plain() == {**plain.plain(), **FILES, "lora": [list(pair) for pair in FILES["lora"]]}
+    assert type(chosen).from_plain(json.loads(json.dumps(chosen.plain()))) == chosen
     with pytest.raises(UsageError, match="seen"):
-        options.load_prior(json.loads(json.dumps(chosen)))
+        options.load_prior(chosen)
     assert loaded == [FILES]
 
 
@@ -64,9 +67,9 @@ def test_a_folder_of_text_to_3d_records_them(loaded: list[dict[str, Any]], tmp_p
     from . import text_to_3d_runs as runs
 
     before = runs.configuration("model")
-    given = {**before, "variant": "fp16", "lora": [["style.safetensors", 0.5]]}
-    write_configuration(tmp_path / "run", given)
-    assert read_configuration(tmp_path / "run") == given and fingerprint(given) != fingerprint(before)
+    given = runs.changed(before, variant="fp16", lora=[["style.safetensors", 0.5]])
+    write(tmp_path / "run", given)
+    assert read_configuration(tmp_path / "run") == given and given.fingerprint() != before.fingerprint()
     path_of(tmp_path / "run", 4).parent.mkdir()
     path_of(tmp_path / "run", 4).touch()
     assert cli.main(["text-to-3d", "--resume", "run"]) == 2
@@ -94,10 +97,10 @@ def test_a_file_and_its_weight(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     pathlib.Path("odd:7").touch()
-    assert options.file_and_weight(word) == expected
+    assert options.file_and_weight(word) == tuple(expected)
 
 
 @pytest.mark.parametrize("word", ["style.safetensors:strong", "style.safetensors:", ":0.5", "", "x:nan", "x:inf"])
 def test_a_weight_that_is_no_number(word: str) -> None:
-    with pytest.raises(UsageError, match="--lora: expected FILE or FILE:WEIGHT, such as"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected FILE or FILE:WEIGHT, such as"):
         options.file_and_weight(word)

@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldp_fast import cli
-from ldp_fast.apps import ablation, folders
-from ldp_fast.apps.names import as_typed, former_slug, name_of
-from ldp_fast.apps.text_to_3d.jobs import Job, JobStore
+from ldp_fast.apps.synthesis import ablation
+from ldp_fast.apps.text_to_3d import jobs
+from ldp_fast.apps.text_to_3d.run import APPLICATION
 from ldp_fast.errors import UsageError
+from ldp_fast.runs import folder as folders
+from ldp_fast.runs.jobs import Job, JobStore
+from ldp_fast.runs.names import as_typed, former_slug, name_of
+from ldp_fast.runs.prompts import Prompt
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 WINDOWS = {*("con prn aux nul".split()), *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
@@ -76,19 +80,22 @@ def test_a_prompt_that_the_locale_hid() -> None:
 
 
 def job(prompt: str) -> Job:
-    return Job(prompt, "latent-nerf", "full", 0, {"prompt": prompt})
+    parser = cli.Parser()
+    jobs.add_arguments(parser)
+    parser.set_defaults(losses=["full"])
+    return jobs.plan([Prompt(prompt, "here")], parser.parse_args([]))[0]
 
 
 def test_a_sweep_keeps_the_names_that_it_was_begun_with(tmp_path: pathlib.Path) -> None:
-    store, prompts = JobStore(tmp_path), ["一个红色的球", "A red cube", "a red cube", "一个绿色的球"]
+    store, prompts = JobStore(tmp_path, APPLICATION), ["一个红色的球", "A red cube", "a red cube", "一个绿色的球"]
     former = ["image-8304c6", "a-red-cube-7cfc30"]
-    jobs = [job(prompt) for prompt in prompts]
-    assert store.as_named(jobs) == jobs and all(type(j) is Job for j in store.as_named(jobs))
+    planned = [job(prompt) for prompt in prompts]
+    assert store.as_named(planned) == planned
     (tmp_path / "jobs").mkdir()
     for prompt, name in zip(prompts, former, strict=False):
         record = {"prompt": prompt, "status": "interrupted", "configuration": {"prompt": prompt}}
         (tmp_path / "jobs" / f"{name}-latent-nerf-seed0.json").write_text(json.dumps(record))
-    found = [j.name.removesuffix("-latent-nerf-seed0") for j in store.as_named(jobs)]
+    found = [j.name.removesuffix("-latent-nerf-seed0") for j in store.as_named(planned)]
     assert found == [*former, "a-red-cube", name_of(prompts[3])]
 
 

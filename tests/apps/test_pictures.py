@@ -12,11 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-from ldp_fast.apps.text_to_3d import films, frames, pictures
-from ldp_fast.apps.text_to_3d.frames import CHANNELS, DepthRange, Views, colour, render_frames, render_views
-from ldp_fast.apps.text_to_3d.trajectories import RISE, trajectory
+from ldp_fast.apps.text_to_3d.pictures import frames
+from ldp_fast.apps.text_to_3d.pictures import products as pictures
+from ldp_fast.apps.text_to_3d.pictures.frames import (
+    CHANNELS,
+    DepthRange,
+    Views,
+    colour,
+    render_frames,
+    render_views,
+)
+from ldp_fast.apps.text_to_3d.pictures.trajectories import RISE, trajectory
 from ldp_fast.errors import UsageError
 from ldp_fast.nerf import Cameras
+from ldp_fast.runs import films
 
 from .toy_scene import ToyScene
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
-from typing import Any
 
 import pytest
 
 from ldp_fast import cli
-from ldp_fast.apps.evaluation import as_markdown
-from ldp_fast.apps.text_to_3d.configuration import NAMES
-from ldp_fast.apps.text_to_3d.retrieval import evaluate_r_precision
+from ldp_fast.apps.evaluate.report import as_markdown
+from ldp_fast.apps.evaluate.retrieval import evaluate_r_precision
+from ldp_fast.apps.text_to_3d.configuration import resolve
+from ldp_fast.apps.text_to_3d.sections import TextTo3D, class_of
 from ldp_fast.errors import UsageError
 
 from .sweep_stand_ins import Loader, leave_run
@@ -19,18 +20,12 @@ from .sweep_stand_ins import Loader, leave_run
 PROMPTS = ("a red cube", "a green torus", "a white cone", "a blue and red checkered sphere")
 
 
-def configuration(prompt: str, losses: str = "full", *, seed: int = 0, method: str = "latent-nerf") -> dict[str, Any]:
+def configuration(prompt: str, losses: str = "full", *, seed: int = 0, method: str = "latent-nerf") -> TextTo3D:
     on = losses == "full"
-    return {
-        **dict.fromkeys(NAMES),
-        "prompt": prompt,
-        "method": method,
-        "seed": seed,
-        "steps": 7,
-        "model": "primitives",
-        "cameras": {"elevation": [-5.0, 55.0]},
-        "settings": {"lambda_fm": 0.1 * on, "lambda_kl": 0.1 * on, "lambda_lsd": 1.0, "guidance_scale": 5.0},
-    }
+    settings = {"lambda_fm": 0.1 * on, "lambda_kl": 0.1 * on, "lambda_lsd": 1.0, "guidance_scale": 5.0}
+    said = {"prompt": prompt, "method": method, "seed": seed, "steps": 7, "settings": settings, "device": "cpu"}
+    plain = resolve({}, said)
+    return class_of(plain).from_plain(plain)
 
 
 def make(folder: pathlib.Path, *losses: str, seeds: tuple[int, ...] = (0,)) -> None:
@@ -44,8 +39,8 @@ def make(folder: pathlib.Path, *losses: str, seeds: tuple[int, ...] = (0,)) -> N
 def test_true_objects_are_hits_and_wrong_ones_are_not(tmp_path: pathlib.Path) -> None:
     make(tmp_path, "full", "lsd")
 
-    def shown(c: dict[str, Any]) -> str:
-        return c["prompt"] if c["settings"]["lambda_fm"] else "a yellow cylinder with purple stripes"
+    def shown(c: TextTo3D) -> str:
+        return c.prompt if c.settings.lambda_fm else "a yellow cylinder with purple stripes"
 
     found = evaluate_r_precision(tmp_path, load=Loader(shown))
     lsd, full = found["rows"]
@@ -102,7 +97,7 @@ def test_only_finished_runs_count_and_settings_make_rows(tmp_path: pathlib.Path)
     make(tmp_path, "full")
     leave_run(tmp_path / "running", configuration("a red cone"), "running")
     other = configuration("a red cube")
-    other["settings"]["guidance_scale"] = 50.0
+    other = dataclasses.replace(other, settings=dataclasses.replace(other.settings, guidance_scale=50.0))
     leave_run(tmp_path / "other", other)
     found = evaluate_r_precision(tmp_path, load=Loader())
     assert found["unfinished"] == ["running"]
@@ -126,7 +121,7 @@ def test_distractors_never_show_the_same(tmp_path: pathlib.Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "holds no runs of text-to-3d"),
+        ([], "holds no runs"),
         (["--distractors", "0"], "--distractors: expected at least 1, got 0"),
         (["--elevation", "50", "10"], "--elevation: expected -90 <= LOW <= HIGH <= 90, got 50 10"),
         (["--seeds", "-1"], "--seeds: expected at least 0, got -1"),
@@ -151,5 +146,5 @@ def test_errors_of_a_folder(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match="clip: could not load '/nowhere/clip'"):
         evaluate_r_precision(tmp_path, clip="/nowhere/clip", load=Loader())
     (tmp_path / "run" / "config.yaml").write_text("prompt: a red cube\nformat: 1\n")
-    with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no negative_prompt, method"):
+    with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no method"):
         evaluate_r_precision(tmp_path, load=Loader())

@@ -13,13 +13,11 @@ import pytest
 import torch
 
 from ldp_fast import cli
-from ldp_fast.apps import ranks
-from ldp_fast.apps.text_to_3d import checkpoints, distributed
-from ldp_fast.apps.text_to_3d.configuration import read_configuration
-from ldp_fast.apps.text_to_3d.roll_call import RollCall
-from ldp_fast.apps.text_to_3d.scene import checkpoint_steps
+from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, read_configuration
 from ldp_fast.apps.text_to_3d.trainer import Trainer
 from ldp_fast.errors import UsageError
+from ldp_fast.runs import checkpoints, distributed, ranks
+from ldp_fast.runs.roll_call import RollCall
 
 from ..support import processes
 from ..support.ranks import needs_gloo
@@ -114,7 +112,7 @@ def test_a_rank_that_is_late_and_then_killed(
     assert line.endswith(f"continue with: ldp-fast text-to-3d --resume {folder}")
     assert "Traceback" not in said and "gloo" not in said
     assert checkpoint_steps(folder) == [2, 4]
-    tensors, metadata = checkpoints.read(checkpoints.path_of(folder, 4), read_configuration(folder))
+    tensors, metadata = checkpoints.read(checkpoints.path_of(folder, 4), read_configuration(folder).fingerprint())
     assert metadata["step"] == "4" and len(tensors["history"]) == 4
     assert runs.command("--resume", folder) == 0 and checkpoint_steps(folder)[-1] == 8
 
@@ -122,7 +120,7 @@ def test_a_rank_that_is_late_and_then_killed(
 def killed_rank_of_three(lost: int) -> str:
     """Three ranks without an object."""
     try:
-        with distributed.ranks({"views": 3, "device": "cpu"}) as (rank, _, _):
+        with distributed.ranks((3, "--views"), "cpu") as (rank, _, _):
             for step in range(5):
                 if step == 3 and rank == lost:
                     os.kill(os.getpid(), signal.SIGKILL)

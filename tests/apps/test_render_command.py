@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ldp_fast import cli
-from ldp_fast.apps.text_to_3d import render
-from ldp_fast.apps.text_to_3d.frames import CHANNELS
+from ldp_fast.apps.text_to_3d.pictures import command as render
+from ldp_fast.apps.text_to_3d.pictures.frames import CHANNELS
 
 from .test_pictures import hide
 from .toy_scene import ToyScene

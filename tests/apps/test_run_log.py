@@ -7,7 +7,7 @@ import pathlib
 import pytest
 import torch
 
-from ldp_fast.apps.text_to_3d.log import RunLog
+from ldp_fast.runs.log import RunLog
 
 from .test_pictures import hide
 
@@ -46,7 +46,7 @@ def test_a_new_run_hides_an_older_one(tmp_path: pathlib.Path) -> None:
 
 def test_events_are_in_the_file_soon(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard", reason="writes the log")
-    from ldp_fast.apps.text_to_3d import log as module
+    from ldp_fast.runs import log as module
 
     monkeypatch.setattr(module, "FLUSH_EVERY", 0.0)
     log = RunLog(tmp_path)

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from ldp_fast import cli
+from ldp_fast.apps.evaluate import retrieval
 from ldp_fast.apps.options import load_prior
-from ldp_fast.apps.text_to_3d import retrieval, sweep, sweep_table
+from ldp_fast.apps.sweep import command as sweep
+from ldp_fast.apps.sweep import table as sweep_table
 from ldp_fast.errors import UsageError
 from ldp_fast.zoo.captions import random_prompts
 
@@ -41,7 +43,7 @@ def start(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
         monkeypatch.delenv(name, raising=False)
 
     def run(runner: Runner, *words: str, source: str | None = "prompts.txt", out: str = "out") -> int:
-        monkeypatch.setattr(sweep, "run_text_to_3d", runner)
+        monkeypatch.setattr(sweep.loop, "run", lambda application, *arguments: runner(*arguments))
         given = [] if source is None else [str(tmp_path / source)]
         return cli.main(["sweep", *given, "--out", str(tmp_path / out), "--device", "cpu", *words])
 
@@ -51,8 +53,8 @@ def start(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 PRIORS: dict[str, Any] = {}
 
 
-def load_once(configuration: dict[str, Any]) -> Any:
-    name = configuration["model"]
+def load_once(configuration: Any) -> Any:
+    name = configuration.model
     if name not in PRIORS:
         PRIORS[name] = load_prior(configuration)
     return PRIORS[name]
@@ -93,7 +95,7 @@ def test_every_combination_is_made_once_and_the_table_says_how(
 
 
 def test_the_same_command_continues(start: Callable, tmp_path: pathlib.Path) -> None:
-    stop = Runner(lambda c: 130 if c["prompt"] == "a green torus" else None)
+    stop = Runner(lambda c: 130 if c.prompt == "a green torus" else None)
     assert start(stop, *ONE, "--seeds", "0", "1") == 130
     assert stop.calls == [
         "a-red-cube-latent-nerf-seed0",
@@ -129,7 +131,7 @@ def test_a_run_that_finished_before_it_was_recorded_is_kept(start: Callable, tmp
 def test_one_failure_does_not_stop_the_others(
     error: Exception, start: Callable, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
-    runner = Runner(lambda c: error if c["prompt"] == "a red cube" else None)
+    runner = Runner(lambda c: error if c.prompt == "a red cube" else None)
     assert start(runner, *ONE) == 1
     assert len(runner.calls) == 2
     assert statuses(tmp_path / "out") == {
@@ -244,9 +246,13 @@ def test_repeated_prompts_are_told_and_made_once(
         ((*ONE, "--random-prompts", "0"), None, "--random-prompts: expected 1 to 417"),
         ((*ONE, "--random-prompts", "2", "--model", "a/b"), None, "a/b does not; give a file"),
         (("--method", "nerf"), "prompts.txt", "nerf"),
-        ((*ONE, "--losses", "fm"), "prompts.txt", "--losses: expected some of lsd, lsd-fm, lsd-kl, full; got fm"),
+        ((*ONE, "--losses", "fm"), "prompts.txt", "--losses: expected some of lsd, lsd-fm, lsd-kl, full; got 'fm'"),
         ((*ONE, "--losses", "lsd-kl", "full", "--lambda-fm", "0"), "prompts.txt", "lsd-kl and full are the same"),
-        ((*ONE, "--seeds", "-2"), "prompts.txt", "--seeds: expected at least 0, got -2"),
+        (
+            (*ONE, "--seeds", "-2"),
+            "prompts.txt",
+            "--seeds: expected a whole number from 0 to less than 2147483648",
+        ),
         ((*ONE, "--model", "primitive"), "prompts.txt", "neither an embedded model"),
         ((*ONE, "--views", "0"), "prompts.txt", "--views: expected a whole number of at least 1, got 0"),
     ],
@@ -270,10 +276,10 @@ def rank_of_a_sweep(words: list[str], slow: float) -> int:
 
     def fail(configuration: dict[str, Any]) -> Exception | None:
         time.sleep(slow)
-        return FloatingPointError("a loss is NaN") if configuration["prompt"] == "a red cube" else None
+        return FloatingPointError("a loss is NaN") if configuration.prompt == "a red cube" else None
 
     runner = Runner(fail)
-    sweep.run_text_to_3d = runner  # type: ignore[assignment]
+    sweep.loop.run = lambda application, *arguments: runner(*arguments)  # type: ignore[assignment]
     sweep_table.evaluate_r_precision = without_measuring
     code = cli.main(words)
     print("made", *runner.calls)

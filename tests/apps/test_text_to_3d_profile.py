@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ldp_fast.apps.text_to_3d import profile as module
-from ldp_fast.apps.text_to_3d.profile import LABELS, NETWORKS, Profile
+from ldp_fast.apps.text_to_3d.run import LABELS
+from ldp_fast.runs import profile as module
+from ldp_fast.runs.profile import NETWORKS, Profile
 
 from . import text_to_3d_runs as runs
 
@@ -37,7 +38,8 @@ def test_inner_parts_are_taken_out_of_outer_ones(monkeypatch: pytest.MonkeyPatch
 
     settings = SimpleNamespace(lambda_fm=0.0)
     prior = SimpleNamespace(device=torch.device("cpu"), unet=Unet(), decoder=None, settings=settings)
-    profile = Profile(prior)
+    profile = Profile(LABELS, torch.device("cpu"))
+    profile.time_prior(prior)
     for _ in range(2):
         with profile.part("prior"):
             clock.now += 1
@@ -73,7 +75,8 @@ def test_a_real_run(small_model: str) -> None:
 
     # Done once, and no part of a step: without it the sum below would hide parts that are counted twice.
     trainer.scene.begin_refinement = timed_fit  # type: ignore[method-assign]
-    profile = Profile(prior)
+    profile = Profile(LABELS, torch.device("cpu"))
+    profile.time_prior(prior)
     began = time.perf_counter()
     for _ in range(3):
         trainer.advance(profile.part)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldp_fast.apps.text_to_3d.distributed import ranks
-from ldp_fast.apps.text_to_3d.run import run_text_to_3d
+from ldp_fast.apps.text_to_3d.run import APPLICATION, run_text_to_3d
 from ldp_fast.apps.text_to_3d.scene import checkpoint_steps
 from ldp_fast.errors import UsageError
+from ldp_fast.runs.distributed import ranks
 
 from ..support.ranks import needs_gloo, run_on_ranks
 from . import text_to_3d_runs as runs
@@ -28,7 +28,7 @@ def steps(rank: int, world: int, given: dict[str, Any], count: int) -> tuple[dic
     return {name: x.detach().clone() for name, x in trainer.scene.state_dict().items()}, trainer.history
 
 
-def work_of_a_rank(rank: int, given: list[dict[str, Any]], folder: str) -> Any:
+def work_of_a_rank(rank: int, given: list[Any], folder: str) -> Any:
     """What the tests below look at; one start of two processes serves them all."""
     stepped = [steps(rank, 2, configuration, 5) for configuration in given]
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
@@ -36,13 +36,13 @@ def work_of_a_rank(rank: int, given: list[dict[str, Any]], folder: str) -> Any:
     runs.without_pictures(patch)
     # Only one of them gets the signal.
     action = (lambda _: os.kill(os.getpid(), signal.SIGINT)) if rank == 1 else (lambda _: None)
-    stopping = {**given[1], "checkpoint_every": 100}
+    stopping = runs.changed(given[1], checkpoint_every=100)
     with runs.before_step(2, action):
         stopped = run_text_to_3d(pathlib.Path(folder) / "stopped", stopping)
     diverging = pathlib.Path(folder) / "diverged"
     with runs.before_step(2, runs.diverge if rank == 1 else lambda _: None):
         try:
-            run_text_to_3d(diverging, {**given[1], "checkpoint_every": 2})
+            run_text_to_3d(diverging, runs.changed(given[1], checkpoint_every=2))
             diverged = ""
         except FloatingPointError as error:
             diverged = str(error)
@@ -87,5 +87,8 @@ def test_fewer_views_than_processes(monkeypatch: pytest.MonkeyPatch, small_model
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     given = runs.configuration(small_model, views=3)
-    with pytest.raises(UsageError, match=r"--views: expected at least 4, .* got 3"), ranks(given):
+    with (
+        pytest.raises(UsageError, match=r"--views: expected at least 4, .* got 3"),
+        ranks(APPLICATION.shares(given), given.device),
+    ):
         pytest.fail("it began")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ldp_fast.apps.text_to_3d import regularisers as module
-from ldp_fast.apps.text_to_3d.configuration import constant, weight_at
 from ldp_fast.nerf import Cameras, LatentRenderer, RenderOutput, RenderStatistics
+from ldp_fast.runs.schedule import Ramp, constant
 
 from ..nerf.scenes import Torus
 from . import text_to_3d_runs as runs
@@ -138,7 +138,7 @@ def test_gradients_of_a_rendering_are_finite_at_the_ends(density: float) -> None
 
 
 def test_the_weighted_sum(rendering: RenderOutput) -> None:
-    ramps = {"emptiness": [0.0, 0.2, 0.5, 1.0], "opacity": constant(3.0), "sparsity": constant(0.0)}
+    ramps = {"emptiness": Ramp(0.0, 0.2, 0.5, 1.0), "opacity": constant(3.0), "sparsity": constant(0.0)}
     total, values = module.regularisers(rendering, ramps, 0.75, RADIUS - 1, RADIUS + 1)
     expected = 0.1 * module.emptiness(rendering) + 3 * module.opacity(rendering)
     torch.testing.assert_close(total, expected)
@@ -156,12 +156,12 @@ def test_a_weight_of_zero_switches_off_what_is_not_finite(rendering: RenderOutpu
 
 
 def test_weight_at() -> None:
-    ramp = [1.0, 3.0, 0.25, 0.75]
+    ramp = Ramp(1.0, 3.0, 0.25, 0.75)
     places = (0.0, 0.25, 0.375, 0.5, 0.75, 1.0)
-    assert [weight_at(ramp, p) for p in places] == [1.0, 1.0, 1.5, 2.0, 3.0, 3.0]
-    assert [weight_at(constant(0.3), p) for p in (0.0, 0.5, 1.0)] == [0.3] * 3
+    assert [ramp.at(p) for p in places] == [1.0, 1.0, 1.5, 2.0, 3.0, 3.0]
+    assert [constant(0.3).at(p) for p in (0.0, 0.5, 1.0)] == [0.3] * 3
     # SJC's: twenty times as much from the middle on.
-    assert [weight_at([0.02, 0.4, 0.5, 0.5], p) for p in (0.0, 0.499, 0.5, 1.0)] == [0.02, 0.02, 0.4, 0.4]
+    assert [Ramp(0.02, 0.4, 0.5, 0.5).at(p) for p in (0.0, 0.499, 0.5, 1.0)] == [0.02, 0.02, 0.4, 0.4]
 
 
 @pytest.mark.parametrize("name", ["sparsity", "emptiness", "opacity", "distortion", "depth"])

@@ -10,8 +10,7 @@ import signal
 import pytest
 import torch
 
-from ldp_fast.apps.text_to_3d.configuration import read_configuration
-from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, load_scene
+from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, load_scene, read_configuration
 
 from ..support import processes
 from . import text_to_3d_runs as runs
@@ -43,7 +42,7 @@ def test_what_a_run_leaves(whole: dict[str, pathlib.Path]) -> None:
         record = json.loads((folder / "run.json").read_text())
         assert record["status"] == "finished" and record["step"] == record["steps"] == (12, 8)[method[0] == "j"]
         assert record["versions"]["torch"] == torch.__version__ and record["seconds_per_step"] > 0
-        assert read_configuration(folder)["method"] == method
+        assert read_configuration(folder).method == method
         assert not list(folder.rglob(".*.part"))
         scene = load_scene(folder)
         assert scene.step == record["step"] and scene.refined == (method == "latent-nerf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import os
@@ -17,8 +16,9 @@ import pytest
 import torch
 
 from ldp_fast import UsageError
-from ldp_fast.apps import files
-from ldp_fast.apps.text_to_3d.viewer_pictures import CHANNELS, draw
+from ldp_fast.apps.text_to_3d.viewer.pictures import CHANNELS, draw
+from ldp_fast.runs import checkpoints
+from ldp_fast.runs.configuration import write
 
 from .viewer_scene import FRONT, TorusScene
 
@@ -26,26 +26,27 @@ CPU = torch.device("cpu")
 
 
 def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
-    from ldp_fast.apps.options import add_prior_arguments, load_prior, prior_configuration
-    from ldp_fast.apps.text_to_3d import checkpoints
-    from ldp_fast.apps.text_to_3d.configuration import NAMES, defaults, write_configuration
-    from ldp_fast.apps.text_to_3d.scene import Scene
-    from ldp_fast.apps.text_to_3d.view import provider
+    from ldp_fast.apps.options import load_prior
+    from ldp_fast.apps.text_to_3d.configuration import resolve
+    from ldp_fast.apps.text_to_3d.scene import Scene, scene_state
+    from ldp_fast.apps.text_to_3d.sections import JacobianNerf
+    from ldp_fast.apps.text_to_3d.viewer.command import provider
 
-    parser = argparse.ArgumentParser()
-    add_prior_arguments(parser, preset="jacobian_nerf")
-    common = {**dict.fromkeys(NAMES), "prompt": "a red torus", "method": "jacobian-nerf", "seed": 0, "steps": 20}
-    configuration = files.plain(
-        {**common, **defaults("jacobian-nerf", True), **prior_configuration(parser.parse_args(["--device", "cpu"]))}
-    )
-    configuration["field"]["resolution"] = 16
-    write_configuration(tmp_path, configuration)
+    said = {"prompt": "a red torus", "method": "jacobian-nerf", "steps": 20, "device": "cpu"}
+    configuration = JacobianNerf.from_plain(resolve({}, {**said, "field": {"resolution": 16}}))
+    write(tmp_path, configuration)
     made = Scene(configuration, load_prior(configuration))
     for made.step in (10, 20):
         with torch.no_grad():
             for parameter in made.field.parameters():
                 parameter.add_(0.3)
-        checkpoints.write(checkpoints.path_of(tmp_path, made.step), checkpoints.scene_state(made), made)
+        checkpoints.write(
+            checkpoints.path_of(tmp_path, made.step),
+            scene_state(made),
+            {"refined": "0"},
+            made.step,
+            configuration.fingerprint(),
+        )
     provide = provider(tmp_path, None, "cpu")
     newest, older = provide(None), provide(10)
     assert (newest.step, older.step) == (20, 10) and newest.prior is older.prior
@@ -70,6 +71,7 @@ import ldp_fast.apps.text_to_3d as package
 from tests.apps.viewer_scene import TorusScene
 module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
 module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]
+module.load_scene_state = None
 module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)
 sys.modules[module.__name__] = package.scene = module
 from ldp_fast import cli
@@ -106,6 +108,7 @@ def test_the_commands_errors_are_one_line(
 
     module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
     module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]  # type: ignore[attr-defined]
+    module.load_scene_state = None  # type: ignore[attr-defined]
     module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for words, message in (

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ldp_fast import UsageError
-from ldp_fast.apps.text_to_3d.viewer_pictures import CHANNELS, draw, rotation_of
+from ldp_fast.apps.text_to_3d.viewer.pictures import CHANNELS, draw, rotation_of
 from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer, OccupancyGrid
 
 from .viewer_scene import FRONT, TorusScene, Watcher, view_of
@@ -103,7 +103,7 @@ def scene() -> TorusScene:
 
 
 def test_a_visitor_sees_what_is_drawn(viser: None, scene: TorusScene) -> None:
-    from ldp_fast.apps.text_to_3d.viewer import Viewer, first_camera
+    from ldp_fast.apps.text_to_3d.viewer.server import Viewer, first_camera
 
     with Viewer(lambda step: scene, 0) as viewer:
         assert urllib.request.urlopen(viewer.url, timeout=10).status == 200
@@ -138,7 +138,7 @@ def test_a_visitor_sees_what_is_drawn(viser: None, scene: TorusScene) -> None:
 
 
 def test_a_slow_size_is_lowered_while_the_camera_moves(viser: None, scene: TorusScene) -> None:
-    from ldp_fast.apps.text_to_3d import viewer as module
+    from ldp_fast.apps.text_to_3d.viewer import server as module
 
     with module.Viewer(lambda step: scene, 0) as viewer:
         watcher = Watcher(dataclasses.replace(FRONT, size=32))
@@ -153,7 +153,7 @@ def test_a_slow_size_is_lowered_while_the_camera_moves(viser: None, scene: Torus
 
 
 def test_checkpoints_change_for_all_and_a_damaged_one_says_so(viser: None) -> None:
-    from ldp_fast.apps.text_to_3d.viewer import Viewer
+    from ldp_fast.apps.text_to_3d.viewer.server import Viewer
 
     loaded = []
 
@@ -207,7 +207,7 @@ def train(watch: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor, int]:
         for step in range(12):
             advance(step)
     else:
-        from ldp_fast.apps.text_to_3d.viewer import Viewer
+        from ldp_fast.apps.text_to_3d.viewer.server import Viewer
 
         with Viewer(lambda step: scene, 0) as viewer:
             watchers = [Watcher(dataclasses.replace(FRONT, channels=name)) for name in ("decoded", "normals")]
@@ -241,7 +241,7 @@ def test_training_is_the_same_to_the_bit_when_it_is_watched(viser: None) -> None
 def test_without_the_guard_the_test_above_would_notice(viser: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import contextlib
 
-    from ldp_fast.apps.text_to_3d import viewer as module
+    from ldp_fast.apps.text_to_3d.viewer import server as module
 
     monkeypatch.setattr(module, "undisturbed", lambda scene: contextlib.nullcontext())
     with pytest.raises(AssertionError):
@@ -258,7 +258,7 @@ def test_without_the_guard_the_test_above_would_notice(viser: None, monkeypatch:
     ],
 )
 def test_addresses_that_cannot_be_served(viser: None, port: int, host: str, message: str) -> None:
-    from ldp_fast.apps.text_to_3d.viewer import Viewer
+    from ldp_fast.apps.text_to_3d.viewer.server import Viewer
 
     def provide(step: int | None) -> TorusScene:
         raise AssertionError("loaded before the address was looked at")
@@ -271,7 +271,7 @@ def test_addresses_that_cannot_be_served(viser: None, port: int, host: str, mess
 def test_a_taken_port_is_named(
     viser: None, scene: TorusScene, taken_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ldp_fast.apps.text_to_3d import viewer as module
+    from ldp_fast.apps.text_to_3d.viewer import server as module
 
     message = f"port: expected a free one, got {taken_port}, which is taken on 127.0.0.1"
     with pytest.raises(UsageError) as caught:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldp_fast.apps.text_to_3d.viewer_pictures import CHANNELS
+from ldp_fast.apps.text_to_3d.viewer.pictures import CHANNELS
 
 from .viewer_scene import TorusScene
 
@@ -104,7 +104,7 @@ def difference(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 
 
 def test_the_page_shows_the_object_from_where_one_looks(browser: Any) -> None:
-    from ldp_fast.apps.text_to_3d.viewer import Viewer
+    from ldp_fast.apps.text_to_3d.viewer.server import Viewer
 
     loaded = {step: TorusScene(step) for step in (100, 300, 400)}
     loaded[400].size, loaded[400].refined = 32, True
@@ -153,7 +153,7 @@ def test_the_page_shows_the_object_from_where_one_looks(browser: Any) -> None:
 
 
 def test_who_leaves_harms_nobody_and_training_shows(browser: Any) -> None:
-    from ldp_fast.apps.text_to_3d.viewer import Viewer
+    from ldp_fast.apps.text_to_3d.viewer.server import Viewer
 
     scene = TorusScene(0)
     with Viewer(lambda step: scene, 0) as viewer:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ldp_fast.apps.text_to_3d import viewer_worker
-from ldp_fast.apps.text_to_3d.viewer_worker import Turns, Worker
+from ldp_fast.apps.text_to_3d.viewer import worker as viewer_worker
+from ldp_fast.apps.text_to_3d.viewer.worker import Turns, Worker
 
 
 def test_turns_are_in_order_and_a_greedy_loop_lets_others_in() -> None:

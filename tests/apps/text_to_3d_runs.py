@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from ldp_fast import cli
-from ldp_fast.apps import files
-from ldp_fast.apps.options import load_prior
-from ldp_fast.apps.text_to_3d import checkpoints, run
-from ldp_fast.apps.text_to_3d.configuration import defaults, write_configuration
-from ldp_fast.apps.text_to_3d.scene import Scene, checkpoint_steps
+from ldp_fast.apps.text_to_3d import trainer as module
+from ldp_fast.apps.text_to_3d.configuration import defaults
+from ldp_fast.apps.text_to_3d.run import begin
+from ldp_fast.apps.text_to_3d.sections import TextTo3D, class_of
 from ldp_fast.apps.text_to_3d.trainer import Trainer
+from ldp_fast.runs import checkpoints, loop
+from ldp_fast.runs.configuration import merged, write
 
 METHODS = ("latent-nerf", "jacobian-nerf")
 SMALL: dict[str, dict[str, Any]] = {
@@ -35,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
             "hidden": 16,
             "blob": [5.0, 0.3],
         },
-        "occupancy": {"resolution": 8, "every": 2, "warm_up": 0},
+        "occupancy": {"resolution": 8, "every": 2},
         "refinement": {"steps": 4, "size": 16, "views": 1, "learning_rate": 1e-3},
     },
     "jacobian-nerf": {
@@ -50,7 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def configuration(model: str, method: str = "latent-nerf", **changes: Any) -> dict[str, Any]:
+def configuration(model: str, method: str = "latent-nerf", **changes: Any) -> TextTo3D:
     """A small run's configuration; `settings` are changed one by one, everything else is replaced."""
     settings = {
         **{"lambda_fm": 0.05, "lambda_kl": 0.1, "lambda_lsd": 1.0, "guidance_scale": 3.0, "guidance": "from_uncond"},
@@ -67,19 +68,23 @@ def configuration(model: str, method: str = "latent-nerf", **changes: Any) -> di
         **{"size": 8, "steps_per_ray": 16, "views": 1},
         **changes,
     }
-    return files.plain(plain)
+    return class_of(plain).from_plain(plain)
 
 
-def trainer(given: dict[str, Any], **ranks: int) -> Trainer:
+def changed(given: TextTo3D, **changes: Any) -> TextTo3D:
+    """A configuration with other settings, plain, laid over it."""
+    return type(given).from_plain(merged(given.plain(), changes))
+
+
+def trainer(given: TextTo3D, **ranks: int) -> Trainer:
     """A trainer at step 0."""
-    prior = load_prior(given)
-    return Trainer(Scene(given, prior), prior, **ranks)
+    return begin(given, **ranks)
 
 
-def prepared(folder: pathlib.Path, given: dict[str, Any]) -> pathlib.Path:
+def prepared(folder: pathlib.Path, given: TextTo3D) -> pathlib.Path:
     """A run folder in which nothing has happened yet, to be run with `--resume`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_configuration(folder, given)
+    write(folder, given)
     return folder
 
 
@@ -129,11 +134,21 @@ def before_step(step: int, action: Any) -> Iterator[None]:
         yield
 
 
+def save(made: Trainer, path: pathlib.Path) -> None:
+    """Writes a checkpoint as the loop does."""
+    checkpoints.write(path, made.state(), made.facts(), made.step, made.configuration.fingerprint())
+
+
+def load(made: Trainer, path: pathlib.Path) -> None:
+    """Goes on from a checkpoint as the loop does."""
+    made.load_state(*checkpoints.read(path, made.configuration.fingerprint()))
+
+
 def newest(folder: pathlib.Path) -> dict[str, Tensor]:
     """The tensors of a run's newest checkpoint."""
     from safetensors.torch import load_file
 
-    return load_file(checkpoints.path_of(folder, checkpoint_steps(folder)[-1]))
+    return load_file(checkpoints.path_of(folder, checkpoints.steps(folder)[-1]))
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -145,14 +160,14 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 def without_pictures(patch: pytest.MonkeyPatch) -> None:
     """Runs end with their last checkpoint; what is made of it has tests of its own."""
-    patch.setattr(run._Run, "_finish", lambda self: None)
+    patch.setattr(loop._Loop, "_finish", lambda self: None)
 
 
 def with_quick_products(patch: pytest.MonkeyPatch) -> None:
     """Runs end with all that they make, from the same code: a film of a few views, a coarse mesh with few texels."""
-    film, mesh = run.pictures.write_turntable, run.export_mesh
-    patch.setattr(run.pictures, "write_turntable", functools.partial(film, frames=8))
-    patch.setattr(run, "export_mesh", functools.partial(mesh, resolution=24, faces=1000, texture=128))
+    film, mesh = module.pictures.write_turntable, module.export_mesh
+    patch.setattr(module.pictures, "write_turntable", functools.partial(film, frames=8))
+    patch.setattr(module, "export_mesh", functools.partial(mesh, resolution=24, faces=1000, texture=128))
 
 
 def diverge(trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldp_fast.apps.text_to_3d.viewer_pictures import View
+from ldp_fast.apps.text_to_3d.viewer.pictures import View
 from ldp_fast.nerf import Cameras, LatentRenderer, RenderOutput
 
 from ..nerf.scenes import Torus

@@ -15,6 +15,7 @@ from .installation import ROOT
 
 LAYERS = (
     {"errors", "_precision", "_settings", "_terminal", "_threads"},
+    {"runs"},
     {"reference", "kernels", "_C"},
     {"ops"},
     {"losses"},

@@ -89,7 +89,7 @@ def test_it_installs_and_knows_its_model(unpacked: Path, tmp_path: Path) -> None
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'lib')!r}); import ldp_fast, ldp_fast.cli, ldp_fast.kernels\n"
         "assert ldp_fast.__file__.startswith(sys.path[0]), ldp_fast.__file__\n"
-        "import ldp_fast.apps.image_synthesis, ldp_fast.apps.text_to_3d.command, ldp_fast.integrations\n"
+        "import ldp_fast.apps.synthesis.command, ldp_fast.apps.text_to_3d.command, ldp_fast.integrations\n"
         "sys.exit(ldp_fast.cli.main(['env', '--json']))"
     )
     done = run([sys.executable, "-c", code], cwd=tmp_path)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...nerf import Cameras
+from .sections import CameraOptions
 
 # In the order of the rows of the text embeddings.
 DIRECTIONS = ("front", "side", "back", "overhead", "bottom")
@@ -45,10 +46,10 @@ class CameraRanges:
     overhead: float = 0.0
 
     @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> CameraRanges:
-        """From a configuration's plain data."""
-        given: dict[str, Any] = {name: tuple(x) if isinstance(x, Sequence) else x for name, x in values.items()}
-        return cls(**given)
+    def of(cls, options: CameraOptions) -> CameraRanges:
+        """Those of a configuration; what it leaves out is as above."""
+        said = {field.name: getattr(options, field.name) for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in said.items() if value is not None})
 
     def directions(self) -> tuple[str, ...]:
         """The directions that can come up."""

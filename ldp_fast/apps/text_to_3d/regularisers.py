@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from ...nerf import RenderOutput
-from .configuration import Ramp, weight_at
+from ...runs.schedule import Ramp
 
 # Between these the entropy and its gradient are finite.
 SMALLEST = 1e-5
@@ -49,7 +52,7 @@ def depth(out: RenderOutput, near: float, far: float) -> Tensor:
 
 
 def regularisers(
-    out: RenderOutput, ramps: dict[str, Ramp], progress: float, near: float, far: float, rays_per_latent: int = 1
+    out: RenderOutput, ramps: Mapping[Any, Ramp], progress: float, near: float, far: float, rays_per_latent: int = 1
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum per view [V], and each regulariser's own value per ray (depth: per view), detached.
 
@@ -59,7 +62,7 @@ def regularisers(
     total = out.opacity.new_zeros(len(out.opacity))
     found: dict[str, Tensor] = {}
     for name, ramp in ramps.items():
-        weight = weight_at(ramp, progress)
+        weight = ramp.at(progress)
         value = depth(out, near, far) if name == "depth" else _PER_RAY[name](out)
         found[name] = value.detach().mean() / (1 if name == "depth" else rays)
         if weight != 0:

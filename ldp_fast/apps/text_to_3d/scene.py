@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,31 +24,34 @@ from ...nerf import (
     RenderOutput,
     VoxelField,
 )
+from ...runs import checkpoints
+from ...runs.configuration import read_yaml
+from ...runs.flags import from_file
+from ...runs.folder import require
 from ..options import load_prior
-from . import checkpoints
 from .cameras import CameraRanges, EncodedGreys
-from .configuration import read_configuration
 from .refinement import LatentToRgb
+from .sections import NAME, HashGridOptions, TextTo3D, VoxelOptions, class_of
 
 
-def _field(method: str, options: Mapping[str, Any], channels: int) -> nn.Module:
-    blob = Blob(*options["blob"])
-    if method == "jacobian-nerf":
+def _field(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Module:
+    blob = Blob(*options.blob)
+    if isinstance(options, VoxelOptions):
         return VoxelField(
-            options["resolution"],
+            options.resolution,
             channels,
-            density_shift=options["density_shift"],
+            density_shift=options.density_shift,
             density_bias=blob,
-            density_scale=options["density_scale"],
-            latent_scale=options["latent_scale"],
+            density_scale=options.density_scale,
+            latent_scale=options.latent_scale,
         )
     grid = HashGrid(
-        n_levels=options["levels"],
-        log2_table_size=options["log2_table_size"],
-        base_resolution=options["base_resolution"],
-        finest_resolution=options["finest_resolution"],
+        n_levels=options.levels,
+        log2_table_size=options.log2_table_size,
+        base_resolution=options.base_resolution,
+        finest_resolution=options.finest_resolution,
     )
-    return LatentField(grid, hidden=options["hidden"], channels=channels, density_bias=blob)
+    return LatentField(grid, hidden=options.hidden, channels=channels, density_bias=blob)
 
 
 class Scene(nn.Module):
@@ -69,32 +71,34 @@ class Scene(nn.Module):
         size: latents per side in training (after refinement: pixels).
     """
 
-    def __init__(self, configuration: Mapping[str, Any], prior: LatentDiffusionModel):
+    def __init__(self, configuration: TextTo3D, prior: LatentDiffusionModel):
         super().__init__()
-        self.configuration, self.prior = dict(configuration), prior
+        self.configuration, self.prior = configuration, prior
         channels = prior.latent_shape[0]
-        self.latent_size = int(configuration["size"])
-        self.supersample = int(configuration["supersample"])
-        self.ranges = CameraRanges.from_plain(configuration["cameras"])
+        self.latent_size = configuration.size
+        self.supersample = configuration.supersample
+        self.ranges = CameraRanges.of(configuration.cameras)
         # Initial values must not depend on what ran before, nor change what runs after.
         cuda = [prior.device] if prior.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(configuration["seed"])
-            field = _field(configuration["method"], configuration["field"], channels)
-            behind = configuration["background"]
+            torch.manual_seed(configuration.seed)
+            field = _field(configuration.field, channels)
+            behind = configuration.background
             background: nn.Module | None = None
-            if behind["kind"] == "network":
+            if behind.kind == "network":
                 background = DirectionalBackground(channels)
-            elif behind["kind"] == "texture":
-                background = LearnedBackground(channels, size=behind["size"], scale=1.0)
-        self.greys = EncodedGreys(prior, behind["low"], behind["high"]) if behind["kind"] == "greys" else None
-        steps_per_ray, grid = configuration["steps_per_ray"], configuration["occupancy"]
+            elif behind.kind == "texture" and behind.size is not None:
+                background = LearnedBackground(channels, size=behind.size, scale=1.0)
+        self.greys: EncodedGreys | None = None
+        if behind.kind == "greys" and behind.low is not None and behind.high is not None:
+            self.greys = EncodedGreys(prior, behind.low, behind.high)
+        steps_per_ray, grid = configuration.steps_per_ray, configuration.occupancy
         occupancy: OccupancyGrid | None = None
         if grid:
             step = 2 * 3**0.5 / steps_per_ray
-            occupancy = OccupancyGrid(resolution=grid["resolution"], step=step, seed=configuration["seed"])
+            occupancy = OccupancyGrid(resolution=grid.resolution, step=step, seed=configuration.seed)
         self.renderer = LatentRenderer(field, occupancy, background, steps_per_ray=steps_per_ray)
-        self.to_rgb = LatentToRgb(channels) if configuration["refinement"] else None
+        self.to_rgb = LatentToRgb(channels) if configuration.refinement else None
         self.refined, self.step = False, 0
         self.to(prior.device)
 
@@ -116,7 +120,8 @@ class Scene(nn.Module):
     @property
     def size(self) -> int:
         """Latents per side in training; pixels once the field is refined."""
-        return int(self.configuration["refinement"]["size"]) if self.refined else self.latent_size
+        refinement = self.configuration.refinement
+        return refinement.size if self.refined and refinement is not None else self.latent_size
 
     @property
     def display_size(self) -> int:
@@ -238,8 +243,54 @@ class Scene(nn.Module):
 
 def checkpoint_steps(folder: pathlib.Path) -> list[int]:
     """The steps of which a run folder holds a checkpoint, ascending."""
-    found = (re.fullmatch(r"step-(\d+)\.safetensors", path.name) for path in (folder / "checkpoints").glob("step-*"))
-    return sorted(int(match[1]) for match in found if match)
+    return checkpoints.steps(folder)
+
+
+def scene_state(scene: Scene) -> dict[str, Tensor]:
+    """Parameters and buffers, by `scene.NAME`, on the CPU."""
+    return {f"scene.{name}": x.detach().cpu().contiguous() for name, x in scene.state_dict().items()}
+
+
+def apply_scene_state(scene: Scene, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Puts a checkpoint's parameters and buffers into a scene.
+
+    Raises:
+        ValueError: they do not fit; nothing is changed then.
+    """
+    state = {name.removeprefix("scene."): x for name, x in tensors.items() if name.startswith("scene.")}
+    own = scene.state_dict()
+    if {k: (v.shape, v.dtype) for k, v in state.items()} != {k: (v.shape, v.dtype) for k, v in own.items()}:
+        raise ValueError("its tensors are not those of this configuration's field")
+    if facts.get("refined") not in ("0", "1"):
+        raise ValueError("it does not say whether the field is refined")
+    scene.load_state_dict(state)
+    scene.step, scene.refined = int(facts["step"]), facts["refined"] == "1"
+
+
+def load_scene_state(path: pathlib.Path, scene: Scene) -> None:
+    """Reads a checkpoint into a scene, to look at it.
+
+    Raises:
+        UsageError: it is damaged, or belongs to another configuration.
+    """
+    held = checkpoints.read(path, scene.configuration.fingerprint())
+    try:
+        apply_scene_state(scene, *held)
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+
+
+def read_configuration(folder: pathlib.Path) -> TextTo3D:
+    """The configuration of a run of text-to-3D.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    require(folder, NAME)
+    path = folder / "config.yaml"
+    plain = read_yaml(path)
+    plain.pop("application", None)
+    return from_file(class_of(plain), plain, path)
 
 
 def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None = None) -> Scene:
@@ -259,12 +310,12 @@ def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None
         raise UsageError(f"{folder} has no checkpoint yet")
     if step is not None and step not in steps:
         raise UsageError(f"--checkpoint: {folder} has {', '.join(map(str, steps))}; got {step}")
-    chosen = steps[-1] if step is None else step
-    where = device or configuration["device"]
+    where = device or configuration.device
     if device is None and where and where.startswith("cuda") and not torch.cuda.is_available():
-        where = None
+        where = "cpu"
     # What a GPU computes in half precision a CPU shows in full.
-    dtype = configuration["dtype"] if where and where.startswith("cuda") else "float32"
-    scene = Scene(configuration, load_prior({**configuration, "device": where, "dtype": dtype}))
-    checkpoints.load_scene_state(checkpoints.path_of(folder, chosen), scene, configuration)
+    dtype = configuration.dtype if where and where.startswith("cuda") else "float32"
+    prior = load_prior(dataclasses.replace(configuration, device=where, dtype=dtype))
+    scene = Scene(configuration, prior)
+    load_scene_state(checkpoints.path_of(folder, steps[-1] if step is None else step), scene)
     return scene.eval()

@@ -6,10 +6,10 @@ views of a step do together what one would do alone, up to the order of a sum.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,23 @@ from torch import Tensor
 
 from ...guidance import LatentDiffusionPrior, TimestepSampler
 from ...nerf import FusedAdam, RenderOutput
-from ..latents import mixed_generator
-from . import checkpoints, distributed
+from ...runs import checkpoints, distributed
+from ...runs.experiment import Part, Products, untimed
+from ...runs.seeds import mixed_generator
 from .cameras import as_cameras, direction_of
-from .configuration import weight_at
+from .mesh import export_mesh
+from .pictures import products as pictures
 from .regularisers import regularisers
-from .scene import Scene
+from .scene import Scene, apply_scene_state, scene_state
+from .sections import REGULARISERS
 
+MESH_FILES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.json")
 TERMS = ("lsd", "fm", "kl", "norm_lsd", "norm_fm", "norm_kl")
-Part = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 def view_generator(seed: int, step: int, view: int) -> torch.Generator:
     """The generator of one view of one step, the same on every machine."""
     return mixed_generator(seed, step, view)
-
-
-@contextlib.contextmanager
-def untimed(_: str) -> Iterator[None]:
-    """Stands where a profile would take the time of a part."""
-    yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,25 +59,30 @@ class Trainer:
             default process group.
 
     Attributes:
+        losses, shown: see `Experiment`.
         step: steps done.
         total: steps there are, the refinement's included.
         columns: names of what is recorded a step.
     """
 
+    losses = ("lsd", "fm", "kl", *REGULARISERS)
+    shown = ("lsd", "fm", "kl")
+
     def __init__(self, scene: Scene, prior: LatentDiffusionPrior, *, rank: int = 0, world: int = 1):
         self.scene, self.prior, self.rank, self.world = scene, prior, rank, world
         self.configuration = c = scene.configuration
-        self.steps = int(c["steps"])
-        self.total = self.steps + (int(c["refinement"]["steps"]) if c["refinement"] else 0)
+        self.device = prior.device
+        self.steps = c.steps
+        self.total = self.steps + (c.refinement.steps if c.refinement else 0)
         self.directions = scene.ranges.directions()
-        prompts = [f"{c['prompt']}, {name} view" if c["view_prompts"] else c["prompt"] for name in self.directions]
-        self.text = prior.encode_prompt(prompts, c["negative_prompt"] or None)
+        prompts = [f"{c.prompt}, {name} view" if c.view_prompts else c.prompt for name in self.directions]
+        self.text = prior.encode_prompt(prompts, c.negative_prompt or None)
         limits, count = prior.settings.timestep_range, len(prior.schedule)
-        if c["sigma_range"] is not None:
-            lowest, highest = prior.schedule.between_sigmas(*c["sigma_range"])
+        if c.sigma_range is not None:
+            lowest, highest = prior.schedule.between_sigmas(*c.sigma_range)
             limits = ((lowest + 0.5) / count, (highest + 0.5) / count)
         self.sampler = TimestepSampler(count, *limits, prior.settings.anneal_to)
-        self.columns = (*TERMS, *c["regularisers"], "opacity_mean", "samples", "learning_rate", "gradient_norm")
+        self.columns = (*TERMS, *c.regularisers, "opacity_mean", "samples", "learning_rate", "gradient_norm")
         self.optimizer = self._make_optimizer()
         self._rows: list[Tensor] = []
         scene.train()
@@ -106,21 +108,21 @@ class Trainer:
         return self.step / max(1, self.steps)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        scene, options = self.scene, self.configuration["optimizer"]
-        rate = self.configuration["refinement"]["learning_rate"] if scene.refined else options["learning_rate"]
+        scene, options, refinement = self.scene, self.configuration.optimizer, self.configuration.refinement
+        rate = refinement.learning_rate if scene.refined and refinement is not None else options.learning_rate
         groups: list[dict[str, Any]] = scene.field.parameter_groups(rate)  # type: ignore[operator]
         others = list(scene.background.parameters()) if scene.background is not None else []
         others += list(scene.to_rgb.parameters()) if scene.refined and scene.to_rgb is not None else []
         if others:
             groups.append({"params": others, "lr": rate})
         self._rates = [float(group["lr"]) for group in groups]
-        if options["kind"] == "adamax":
+        if options.kind == "adamax":
             return torch.optim.Adamax(groups)
         return FusedAdam(groups, betas=(0.9, 0.99), eps=1e-15)
 
     def _rate_factor(self) -> float:
         """Constant for the first half, then a cosine down to the final rate."""
-        last, progress = self.configuration["optimizer"]["final_rate"], self.progress()
+        last, progress = self.configuration.optimizer.final_rate, self.progress()
         if progress <= 0.5:
             return 1.0
         return float(last + (1 - last) * 0.5 * (1 + np.cos(np.pi * (2 * progress - 1))))
@@ -132,13 +134,13 @@ class Trainer:
             part: a context manager that is entered with the name of each part of the step, for a profile.
         """
         scene, c = self.scene, self.configuration
-        if c["refinement"] and self.step == self.steps and not scene.refined and self.total > self.steps:
+        if c.refinement and self.step == self.steps and not scene.refined and self.total > self.steps:
             scene.begin_refinement()
             distributed.share(scene.state_dict(), self.world)
             self.optimizer = self._make_optimizer()
         with part("occupancy"):
             self._update_occupancy()
-        count = int(c["refinement"]["views"] if scene.refined else c["views"])
+        count = c.refinement.views if scene.refined and c.refinement is not None else c.views
         row = self._gradients(range(self.rank, count, self.world), count, part)
         with part("optimiser"):
             self._reduce_gradients(row)
@@ -156,11 +158,9 @@ class Trainer:
         self._rows.append(row)
 
     def _update_occupancy(self) -> None:
-        grid = self.scene.occupancy
-        if grid is not None:
-            options = self.configuration["occupancy"]
-            if self.step % options["every"] == 0:
-                grid.update(self.scene.field)  # type: ignore[arg-type]
+        grid, options = self.scene.occupancy, self.configuration.occupancy
+        if grid is not None and options is not None and self.step % options.every == 0:
+            grid.update(self.scene.field)  # type: ignore[arg-type]
 
     def _gradients(self, mine: Sequence[int], count: int, part: Part) -> Tensor:
         """Adds this process's share of the gradients; returns its share of what is recorded."""
@@ -178,7 +178,7 @@ class Trainer:
         text = self.text.select(torch.tensor([d.direction for d in drawn]).to(prior.device, non_blocking=True))
         with part("prior"):
             gradient, statistics = prior.gradient(latents, text, timesteps=timesteps, noise=noise)
-            if not c["variance_reduction"]:
+            if not c.variance_reduction:
                 # SJC's other estimate, −(D − z) / σ = ε̂: the noise itself stays in the gradient.
                 weight = prior.schedule.weight(timesteps, prior.settings.weighting)[:, None, None, None]
                 gradient = gradient + prior.settings.lambda_lsd * weight * noise
@@ -203,7 +203,7 @@ class Trainer:
         return row
 
     def _draw(self, view: int) -> _Drawn:
-        scene, generator = self.scene, view_generator(self.configuration["seed"], self.step, view)
+        scene, generator = self.scene, view_generator(self.configuration.seed, self.step, view)
         camera = scene.ranges.draw(generator)
         side = scene.latent_size
         return _Drawn(
@@ -218,7 +218,7 @@ class Trainer:
     def _regularise(self, out: RenderOutput, radius: float) -> tuple[Tensor, dict[str, Tensor]]:
         if self.scene.refined:
             return out.opacity.new_zeros(()), {}
-        ramps = self.configuration["regularisers"]
+        ramps = self.configuration.regularisers
         rays = self.scene.supersample**2
         extra, values = regularisers(out, ramps, self.progress(), radius - 1.0, radius + 1.0, rays)
         return extra.sum(), values
@@ -248,27 +248,56 @@ class Trainer:
             at += p.numel()
         rows.copy_(flat[at:])
 
-    def save(self, path: pathlib.Path) -> None:
-        """Writes a checkpoint: scene, optimiser, history."""
-        tensors = {**checkpoints.scene_state(self.scene), **checkpoints.optimiser_state(self.optimizer)}
-        checkpoints.write(path, {**tensors, "history": self.history}, self.scene)
+    def state(self) -> dict[str, Tensor]:
+        """Scene, optimiser and history, on the CPU."""
+        return {**scene_state(self.scene), **checkpoints.optimiser_state(self.optimizer), "history": self.history}
 
-    def load(self, path: pathlib.Path) -> None:
-        """Continues from a checkpoint.
+    def facts(self) -> dict[str, str]:
+        """Whether the refinement has begun."""
+        return {"refined": str(int(self.scene.refined))}
+
+    def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+        """Goes on from `state` and `facts`.
 
         Raises:
-            UsageError: it is damaged, or belongs to another configuration; nothing is changed then.
+            ValueError: they do not fit; nothing is changed then.
         """
-        tensors, metadata = checkpoints.read(path, self.configuration)
-        checkpoints.apply_scene_state(path, self.scene, tensors, metadata)
+        apply_scene_state(self.scene, tensors, facts)
         self.optimizer = self._make_optimizer()
         checkpoints.load_optimiser_state(self.optimizer, tensors)
         self._rows = list(tensors["history"].to(self.prior.device))
+
+    def about(self) -> dict[str, Any]:
+        """The guidance scale, which the model may have chosen."""
+        return {"guidance_scale": self.prior.guidance_scale}
+
+    def not_finite(self) -> list[str]:
+        """Losses and gradient of the last step that are not finite."""
+        last = self.latest()
+        return [name for name in (*self.shown, "gradient_norm") if not math.isfinite(last[name])]
+
+    def preview(self) -> Tensor:
+        """A row of decoded views."""
+        return pictures.preview(self.scene)
+
+    def products(self, folder: pathlib.Path) -> Products:
+        """Pictures, film and mesh."""
+        scene = self.scene.eval()
+
+        def mesh() -> list[pathlib.Path]:
+            print(f"mesh: {export_mesh(scene, folder)}")
+            return [folder / name for name in MESH_FILES]
+
+        return {
+            "pictures": lambda: pictures.write_grids(scene, folder),
+            "film": lambda: pictures.write_turntable(scene, folder, progress=True),
+            "mesh": mesh,
+        }
 
     def weights(self) -> dict[str, float]:
         """The λ's and regularisers' weights of this moment, for a log."""
         s = self.prior.settings
         found = {"lambda_fm": s.lambda_fm, "lambda_kl": s.lambda_kl, "lambda_lsd": s.lambda_lsd}
-        ramps, refined = self.configuration["regularisers"], self.scene.refined
-        weights = {name: 0.0 if refined else weight_at(ramp, self.progress()) for name, ramp in ramps.items()}
+        ramps, refined = self.configuration.regularisers, self.scene.refined
+        weights = {name: 0.0 if refined else ramp.at(self.progress()) for name, ramp in ramps.items()}
         return {**found, **{f"weight_{name}": value for name, value in weights.items()}}

@@ -1,0 +1,1 @@
+"""Measures what was made."""

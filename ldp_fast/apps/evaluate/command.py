@@ -1,0 +1,77 @@
+"""`ldp-fast evaluate`: measures what was made. `r-precision`: a folder of 3D runs, by the paper's protocol (§4.1)."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+
+from ...runs.flags import number
+from ...runs.prompts import read_prompts
+from .report import as_markdown
+from .retrieval import OPENAI, evaluate_r_precision
+
+EXAMPLES = """\
+examples:
+  ldp-fast evaluate r-precision out/sweep
+  ldp-fast evaluate r-precision out/sweep --clip openai/clip-vit-base-patch16 --prompts all.txt --seeds 0 1 2 3 4
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the metrics and their flags."""
+    parser.epilog = EXAMPLES
+    metrics = parser.add_subparsers(dest="metric", metavar="METRIC", required=True, prog=parser.prog)
+    retrieval = metrics.add_parser(
+        "r-precision",
+        help="a random view of each object: is its prompt nearest in CLIP, among 99 others?",
+        description="A random view of each finished object: is its prompt nearest in CLIP, among 99 others?",
+        epilog=EXAMPLES,
+        formatter_class=parser.formatter_class,
+    )
+    retrieval.add_argument(
+        "folder", type=pathlib.Path, metavar="DIR", help="a sweep's folder, or one with several runs"
+    )
+    retrieval.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2],
+        metavar="SEED",
+        help="of camera and distractors (default: 0 1 2)",
+    )
+    retrieval.add_argument("--distractors", type=int, default=99, metavar="N", help="other prompts a view")
+    retrieval.add_argument(
+        "--clip", metavar="MODEL", help=f"CLIP that judges (default: the embedded model's own, else {OPENAI})"
+    )
+    retrieval.add_argument(
+        "--prompts", type=pathlib.Path, metavar="FILE", help="where distractors come from (default: the prompts of DIR)"
+    )
+    retrieval.add_argument(
+        "--elevation",
+        nargs=2,
+        type=number,
+        metavar=("LOW", "HIGH"),
+        help="of the random cameras, degrees (default: what each run was trained from)",
+    )
+    retrieval.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns 0."""
+    pool = None
+    if args.prompts is not None:
+        told = read_prompts(args.prompts, lambda message: print(f"note: {message}", file=sys.stderr))
+        pool = [prompt.text for prompt in told]
+    found = evaluate_r_precision(
+        args.folder,
+        seeds=args.seeds,
+        distractors=args.distractors,
+        clip=args.clip,
+        pool=pool,
+        elevation=args.elevation and (args.elevation[0], args.elevation[1]),
+        device=args.device,
+    )
+    print(as_markdown(found))
+    print(f"{args.folder / 'evaluation.json'} (every view and its verdict)")
+    return 0

@@ -1,0 +1,289 @@
+"""The paper's R-Precision (§4.1) over a folder of runs."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import UsageError
+from ...guidance.loading import embedded_models
+from ...metrics import ClipScorer, r_precision
+from ...runs import files, image_files
+from ...runs.configuration import differences, look_up
+from ...runs.folder import application_of, finished
+from ...zoo import captions, world
+from .. import registry
+from ..variants import VARIANTS
+
+OPENAI = "openai/clip-vit-base-patch32"
+View = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is measured: its application, its configuration, and that as plain settings."""
+
+    entry: registry.Entry
+    configuration: Any
+    plain: dict[str, Any]
+
+
+def find_runs(folder: pathlib.Path) -> dict[str, Run]:
+    """The runs in a folder, finished or not, by the names of their folders.
+
+    Raises:
+        UsageError: there is none, or one's `config.yaml` is damaged.
+    """
+    found: dict[str, Run] = {}
+    for path in sorted(folder.glob("*/config.yaml")):
+        entry = registry.of_folder(path.parent)
+        if entry is not None:
+            configuration = entry.application.read(path.parent)
+            try:
+                found[path.parent.name] = Run(entry, configuration, entry.described(configuration))
+            except UsageError as error:
+                raise UsageError(f"{path.parent}: {error}") from None
+    if not found:
+        if application_of(folder) is not None:
+            raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {folder.parent}")
+        raise UsageError(f"{folder} holds no runs (folders with config.yaml)")
+    return found
+
+
+def evaluate_r_precision(
+    folder: pathlib.Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    distractors: int = 99,
+    clip: str | None = None,
+    pool: Sequence[str] | None = None,
+    elevation: View | None = None,
+    device: str | None = None,
+    load: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
+    """The protocol: for each finished object and each seed a view from a random camera, its prompt against distractors.
+
+    Camera and distractors depend on the prompt, the run's seed and the evaluation's seed only, so that methods and
+    losses are compared on the same views. Views are kept in `DIR/evaluation/`, and a later call renders what is new.
+
+    Args:
+        folder: with a run in each subfolder.
+        seeds: of the evaluation.
+        distractors: how many a view.
+        clip: what `ClipScorer.from_pretrained` takes; None chooses.
+        pool: where distractors come from. None: the folder's prompts, and for the embedded model its world's captions.
+        elevation: range of the cameras, degrees. None: what each run was trained from, without views from overhead.
+        device: of rendering and CLIP; None chooses.
+        load: takes the place of what loads a run; None loads it.
+
+    Returns:
+        What `evaluation.json` holds: `protocol`, `rows` (one a method and choice of settings: mean and standard
+        deviation over the repetitions, which are the runs' seeds times the evaluation's) and `objects` (each view).
+
+    Raises:
+        UsageError: no finished run, too few distractors, a CLIP that cannot be loaded, arguments out of range.
+    """
+    seeds = list(dict.fromkeys(seeds))
+    if distractors < 1:
+        raise UsageError(f"--distractors: expected at least 1, got {distractors}")
+    if min(seeds) < 0:
+        raise UsageError(f"--seeds: expected at least 0, got {min(seeds)}")
+    if elevation is not None and not -90 <= elevation[0] <= elevation[1] <= 90:
+        raise UsageError(f"--elevation: expected -90 <= LOW <= HIGH <= 90, got {elevation[0]:g} {elevation[1]:g}")
+    every = find_runs(folder)
+    runs = {name: run for name, run in every.items() if finished(folder / name)}
+    if not runs:
+        raise UsageError(f"{folder} holds no finished run ({len(every)} unfinished)")
+    embedded = all(run.plain["model"] in embedded_models() for run in runs.values())
+    if pool is None:
+        pool = [scene.caption() for scene in world.all_scenes()] if embedded else []
+        pool = [*pool, *sorted({run.plain["prompt"] for run in every.values()})]
+    different = len({captions.identity(caption) for caption in pool})
+    if different <= distractors:
+        raise UsageError(
+            f"--distractors: {distractors} and the right one were asked for, but there are {different} different "
+            f"prompts; give more of them with --prompts FILE, or fewer --distractors"
+        )
+    clip = clip or (next(iter(runs.values())).plain["model"] if embedded else OPENAI)
+    scorer = ClipScorer.from_pretrained(clip, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    objects: list[dict[str, Any]] = []
+    images: list[torch.Tensor] = []
+    for name, run in runs.items():
+        views = [random_view(run, seed, elevation) for seed in seeds]
+        images += _views(folder, name, run, views, seeds, device, load)
+        found = [{"seed": seed, "azimuth": v[0], "elevation": v[1]} for seed, v in zip(seeds, views, strict=True)]
+        objects.append({"folder": name, **_who(run.plain), "views": found})
+    _judge(scorer, images, objects, pool, distractors)
+    truth = _truth(scorer, runs, seeds, elevation, pool, distractors) if embedded else None
+    result = {
+        "metric": "r-precision",
+        "protocol": {
+            "seeds": seeds,
+            "distractors": distractors,
+            "clip": clip,
+            "elevation": elevation and list(elevation),
+            "pool": different,
+        },
+        "rows": _rows(runs, objects),
+        "truth": truth,
+        "unfinished": sorted(every.keys() - runs.keys()),
+        "objects": objects,
+        "versions": files.versions(),
+    }
+    files.write_json(folder / "evaluation.json", result)
+    return files.plain(result)
+
+
+def _who(configuration: dict[str, Any]) -> dict[str, Any]:
+    return {name: configuration[name] for name in ("prompt", "method", "seed")}
+
+
+def _draw(configuration: dict[str, Any], seed: int, purpose: str) -> int:
+    """A seed of 63 bits, the same for every method and every choice of losses."""
+    words = json.dumps([purpose, configuration["prompt"], configuration["seed"], seed])
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
+
+
+def random_view(run: Run, seed: int, elevation: View | None) -> View:
+    """Azimuth (any) and elevation, in degrees."""
+    low, high = elevation or run.entry.elevations(run.configuration)
+    rng = np.random.default_rng(_draw(run.plain, seed, "view"))
+    return round(float(rng.uniform(0, 360)), 3), round(float(rng.uniform(low, high)), 3)
+
+
+def _views(
+    folder: pathlib.Path,
+    name: str,
+    run: Run,
+    views: Sequence[View],
+    seeds: Sequence[int],
+    device: str | None,
+    load: Callable[..., Any] | None,
+) -> list[torch.Tensor]:
+    """Decoded views `[3, H, W]` of a run, one a seed, from `DIR/evaluation/`; what is missing there is rendered."""
+    from PIL import Image
+
+    # A run that was made anew has another record, and its old views another name.
+    record = [(folder / name / file).read_bytes() for file in ("config.yaml", "run.json")]
+    paths = []
+    for seed, view in zip(seeds, views, strict=True):
+        key = hashlib.sha256(b"\0".join([*record, repr(view).encode()])).hexdigest()[:8]
+        paths.append(folder / "evaluation" / f"{name}-view{seed}-{key}.png")
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    if missing:
+        wanted = [views[i] for i in missing]
+        drawn = run.entry.judged(folder / name, run.configuration, wanted, device=device, load=load)
+        for i, picture in zip(missing, drawn, strict=True):
+            for old in paths[i].parent.glob(f"{name}-view{seeds[i]}-*.png"):
+                old.unlink()
+            image_files.save_png(paths[i], picture)
+    # Always from the files, so that a view judged again is the very same.
+    arrays = [np.array(Image.open(path).convert("RGB")) for path in paths]
+    return [torch.from_numpy(array).permute(2, 0, 1).float() / 255 for array in arrays]
+
+
+def _judge(
+    scorer: ClipScorer, images: list[torch.Tensor], objects: list[dict[str, Any]], pool: Sequence[str], distractors: int
+) -> None:
+    """Says of each view of the objects, whose `images` `[3, H, W]` lie in the same order, whether it is a `hit`."""
+    views = [(found, view) for found in objects for view in found["views"]]
+    by_size = collections.defaultdict(list)
+    for i, image in enumerate(images):
+        by_size[image.shape].append(i)
+    for indices in by_size.values():
+        verdicts = r_precision(
+            scorer,
+            torch.stack([images[i] for i in indices]),
+            [views[i][0]["prompt"] for i in indices],
+            pool,
+            distractors=distractors,
+            seed=[_draw(views[i][0], views[i][1]["seed"], "distractors") for i in indices],
+            identity=captions.identity,
+        )
+        for i, hit in zip(indices, verdicts.tolist(), strict=True):
+            views[i][1]["hit"] = hit
+
+
+def _truth(
+    scorer: ClipScorer,
+    runs: dict[str, Run],
+    seeds: Sequence[int],
+    elevation: View | None,
+    pool: Sequence[str],
+    distractors: int,
+) -> dict[str, Any] | None:
+    """The same for renders of what the prompts ask for: what this CLIP could give at most; None for other prompts."""
+    asked = {(run.plain["prompt"], run.plain["seed"]): run for run in runs.values()}
+    objects: list[dict[str, Any]] = []
+    images: list[torch.Tensor] = []
+    for run in asked.values():
+        scene = captions.scene_of(run.plain["prompt"])
+        if scene is None:
+            return None
+        for azimuth, height in [random_view(run, seed, elevation) for seed in seeds]:
+            array = world.render(scene, world.View(math.radians(azimuth), math.radians(height)))
+            images.append(torch.from_numpy(array).permute(2, 0, 1).float() / 255)
+        objects.append({**_who(run.plain), "views": [{"seed": seed} for seed in seeds]})
+    _judge(scorer, images, objects, pool, distractors)
+    return _mean(objects)
+
+
+def _mean(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation (n − 1) over the repetitions: each seed of the runs with each of the evaluation."""
+    by_seed = collections.defaultdict(list)
+    for found in objects:
+        by_seed[found["seed"]].append([view["hit"] for view in found["views"]])
+    repetitions = [statistics.fmean(column) for hits in by_seed.values() for column in zip(*hits, strict=True)]
+    return {
+        "objects": len(objects),
+        "prompts": len({found["prompt"] for found in objects}),
+        "mean": statistics.fmean(repetitions),
+        "std": statistics.stdev(repetitions) if len(repetitions) > 1 else None,
+        "repetitions": repetitions,
+    }
+
+
+def _rows(runs: dict[str, Run], objects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a configuration, prompt and seed aside."""
+    groups: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    kinds: dict[str, dict[str, Any]] = {}
+    for found in objects:
+        kind = {k: v for k, v in runs[found["folder"]].plain.items() if k not in ("prompt", "seed")}
+        key = json.dumps(kind, sort_keys=True, default=str)
+        kinds[key] = kind
+        groups[key].append(found)
+    rows = []
+    for key, group in groups.items():
+        settings = kinds[key]["settings"]
+        lambdas = {name: settings[f"lambda_{name}"] for name in ("lsd", "fm", "kl")}
+        rows.append(
+            {
+                "method": kinds[key]["method"],
+                "losses": " + ".join(name.upper() for name, value in lambdas.items() if value) or "none",
+                **{f"lambda_{name}": value for name, value in lambdas.items()},
+                "folders": [found["folder"] for found in group],
+                **_mean(group),
+            }
+        )
+    _name_differences(rows, list(kinds.values()))
+    order = list(VARIANTS.values())
+    return sorted(rows, key=lambda r: (r["method"], order.index(r["losses"]) if r["losses"] in order else len(order)))
+
+
+def _name_differences(rows: list[dict[str, Any]], kinds: list[dict[str, Any]]) -> None:
+    """Says of rows with the same method and losses what tells them apart."""
+    for i, row in enumerate(rows):
+        alike = [j for j, r in enumerate(rows) if (r["method"], r["losses"]) == (row["method"], row["losses"])]
+        names = sorted({name for j in alike for name in differences(files.plain(kinds[i]), files.plain(kinds[j]))})
+        row["settings"] = {name: look_up(kinds[i], name) for name in names}

@@ -1,0 +1,1 @@
+"""Many prompts, methods, losses and seeds: one folder each, and a table at the end."""

@@ -1,0 +1,119 @@
+"""`ldp-fast sweep`: many prompts, methods, losses and seeds, one folder each, and a table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import UsageError
+from ...runs import loop
+from ...runs.distributed import this_rank
+from ...runs.jobs import Job, JobStore, Runner, finish, release_memory, run_jobs, without_ranks
+from ...runs.prompts import Prompt, check_prompts, read_prompts
+from ...zoo.captions import random_prompts
+from .. import registry
+from ..options import load_prior
+from ..variants import VARIANTS
+from .table import write_table
+
+EXAMPLES = """\
+examples:
+  ldp-fast sweep prompts.txt --method latent-nerf --out out/sweep
+  ldp-fast sweep prompts.txt --method latent-nerf jacobian-nerf --seeds 0 1 2 --steps 2000 --out out/seeds
+  ldp-fast sweep --random-prompts 10 --method latent-nerf jacobian-nerf --losses lsd full --out out/compare
+  torchrun --nproc-per-node 8 -m ldp_fast.cli sweep prompts.txt --method latent-nerf --out out/sweep
+  ldp-fast sweep prompts.txt --application synthesize --losses lsd full --out out/images
+
+The same command again continues: what is finished is kept, what was interrupted goes on, what failed is tried again.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
+    """Declares the command's flags: its own, and those of the application, which every job takes.
+
+    Args:
+        parser: of the command.
+        words: of the command line, which name the application.
+    """
+    entry = registry.find(_application(words))
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "prompts", nargs="?", type=pathlib.Path, metavar="PROMPTS.txt", help="one prompt a line, # comments"
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where to; one folder a job")
+    parser.add_argument(
+        "--application", default="text-to-3d", metavar="NAME", help=f"what is made: {' or '.join(registry.names())}"
+    )
+    jobs = parser.add_argument_group(
+        "jobs", "each prompt is made with each --method, each --losses and each of --seeds"
+    )
+    jobs.add_argument(
+        "--losses",
+        nargs="+",
+        default=["full"],
+        metavar="L",
+        help=f"{', '.join(VARIANTS)}: the terms that are on; λ is 0 for the others (default: full)",
+    )
+    jobs.add_argument(
+        "--random-prompts", type=int, metavar="N", help="in place of a file: N prompts of the embedded model's world"
+    )
+    jobs.add_argument("--prompt-seed", type=int, default=0, metavar="S", help="of the random prompts (default: 0)")
+    jobs.add_argument("--clip", metavar="MODEL", help="CLIP that judges at the end (default: the embedded model's own)")
+    entry.add_arguments(parser)
+
+
+def _application(words: Sequence[str]) -> str:
+    found = "text-to-3d"
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--application":
+            found = value if equals else following
+    return found
+
+
+def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
+    """The command. Returns the exit code: 0, 1 if a job failed, 130 after an interruption that can be resumed."""
+    entry = registry.find(args.application)
+    application = entry.application
+
+    def runs(folder: pathlib.Path, configuration: Any, options: loop.Options) -> int:
+        return loop.run(application, folder, configuration, options)
+
+    for variant in args.losses:
+        if variant not in VARIANTS:
+            raise UsageError(f"--losses: expected some of {', '.join(VARIANTS)}; got {variant!r}")
+    prompts = _prompts(args)
+    rank, world = this_rank()
+    store = JobStore(args.out, application, rank)
+    jobs = store.as_named(entry.plan(prompts, args))
+    if args.print_config:
+        raise UsageError("--print-config: a sweep has many configurations, one for each job: see jobs.json")
+    store.check(jobs)
+    _check_words(prompts, jobs[0])
+    release_memory()
+    with without_ranks():
+        code = run_jobs(jobs, store, runner or runs, rank, world)
+    if code:
+        return code
+    return finish(jobs, store, lambda: write_table(jobs, store, clip=args.clip), rank, world)
+
+
+def _prompts(args: argparse.Namespace) -> list[Prompt]:
+    if (args.prompts is None) == (args.random_prompts is None):
+        raise UsageError("prompts: expected a file with one prompt a line, or --random-prompts N, and not both")
+    if args.prompts is not None:
+        return read_prompts(args.prompts, lambda message: print(f"note: {message}", file=sys.stderr))
+    model = getattr(args, "model", "primitives")
+    if model != "primitives":
+        raise UsageError(f"--random-prompts: the embedded model's world has them, {model} does not; give a file")
+    return [Prompt(text, "--random-prompts") for text in random_prompts(args.random_prompts, args.prompt_seed)]
+
+
+def _check_words(prompts: Sequence[Prompt], job: Job) -> None:
+    configuration: Any = job.configuration
+    prior = load_prior(configuration)
+    negative = configuration.negative_prompt or ""
+    check_prompts(prompts, lambda text: prior.encode_prompt(text, negative))

@@ -1,0 +1,85 @@
+"""`ldp-fast synthesize`: an image from a prompt, by optimising a latent under the prior (paper §5.4)."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import Any
+
+from ...errors import UsageError
+from ...runs import flags
+from ...runs import folder as folders
+from ...runs.configuration import as_yaml
+from ...runs.names import as_typed, name_of
+from .. import run_options
+from ..options import GROUPS, RUN, add_config_flag, start_from
+from .configuration import NAME, Synthesis, resolve
+from .run import APPLICATION, synthesize
+
+EXAMPLES = """\
+examples:
+  ldp-fast synthesize "a red cube"
+  ldp-fast synthesize "a red cube" "a cyan torus with white stripes" --seeds 0 1 2 --out out/grid
+  ldp-fast synthesize "a blue cone" --lambda-fm 0 --lambda-kl 0          latent score distillation alone
+  ldp-fast synthesize "a photo of an owl" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda
+  ldp-fast synthesize --config out/grid/config.yaml --seeds 3 4             the same with other seeds
+  ldp-fast synthesize --resume out/grid                                   after an interruption
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="one or several; each is made with each seed")
+    run_options.add_folder_flags(parser)
+    run_options.add_preview_flags(parser)
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags that make a configuration."""
+    add_config_flag(parser)
+    flags.add_flags(parser, Synthesis, {RUN: None, **GROUPS})
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns the exit code: 0, or 130 after an interruption that can be resumed."""
+    options = run_options.read(args)
+    if args.resume:
+        if args.prompts or args.out:
+            raise UsageError("--resume takes prompts and everything else from its folder; give it alone")
+        run_options.refuse_changes(args, Synthesis)
+        configuration = run_options.resumed(args, APPLICATION)
+        return 0 if configuration is None else synthesize(args.resume, configuration, options)
+    configuration = configure(args)
+    if args.print_config:
+        print(as_yaml(configuration), end="")
+        return 0
+    folder = args.out or pathlib.Path("out") / name_of(configuration.prompts[0])
+    folders.check_free(folder, args.overwrite)
+    return synthesize(folder, configuration, options)
+
+
+def configure(args: argparse.Namespace, **more: Any) -> Synthesis:
+    """Checks the flags and resolves them to what config.yaml records.
+
+    Args:
+        args: the command line.
+        more: settings in place of what it says, such as `prompts` and `settings`.
+
+    Raises:
+        UsageError: a value that is out of range, an unknown preset.
+    """
+    said, file = start_from(args, NAME)
+    words = flags.given(args, Synthesis)
+    if getattr(args, "prompts", None):
+        words["prompts"] = list(args.prompts)
+    for name, value in more.items():
+        words[name] = {**words.get(name, {}), **value} if isinstance(value, dict) else value
+    if not words.get("prompts", said.get("prompts")):
+        raise UsageError('prompt: expected at least one, such as ldp-fast synthesize "a red cube"')
+    if "prompts" in words:
+        words["prompts"] = [as_typed(prompt, "prompt") for prompt in words["prompts"]]
+    if "negative_prompt" in words:
+        words["negative_prompt"] = as_typed(words["negative_prompt"], "--negative-prompt")
+    return flags.build(Synthesis, resolve(said, words), args, file)

@@ -1,0 +1,92 @@
+"""What a run of image synthesis is made from (config.yaml)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from ...guidance.presets import find_preset
+from ...runs.configuration import merged
+from ...runs.settings import Wrong, setting
+from ..options import NEGATIVE, RUN, ModelConfiguration, PriorOptions, settle
+
+NAME = "synthesize"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    prompts: list[str] = setting("one or several; each is made with each seed")
+    negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
+    seeds: list[int] = setting("default: 0", flag="seeds", metavar="SEED", group=RUN, low=0, below=2**31)
+    steps: int = setting("iterations (default: the preset's, 1000)", flag="steps", metavar="N", group=RUN, low=1)
+    # Above this a latent, whose spread is about 1, is nothing but the last step.
+    learning_rate: float = setting(
+        "of AdamW (default: the preset's, 0.1)", flag="learning-rate", metavar="LR", group=RUN, above=0
+    )
+    final_rate: float = setting(
+        "fraction of it left at the end (default: 0.1)",
+        flag="final-rate",
+        metavar="F",
+        group=RUN,
+        low=0,
+        high=1,
+        expected="a fraction between 0 and 1",
+    )
+    checkpoint_every: int = setting(
+        "steps (default: 100)",
+        flag="checkpoint-every",
+        metavar="N",
+        group=RUN,
+        low=1,
+        default=100,
+        about_result=False,
+    )
+    keep: int = setting(
+        "checkpoints that are kept (default: 3)",
+        flag="keep",
+        metavar="N",
+        group=RUN,
+        low=1,
+        default=3,
+        about_result=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Synthesis(ModelConfiguration, _Run):
+    """A run of image synthesis: a batch of latents, one for each prompt and seed."""
+
+    application: ClassVar[str] = NAME
+
+    def check(self) -> None:
+        """See `Configuration.check`."""
+        super().check()
+        if not self.prompts:
+            raise Wrong("prompts", 'expected at least one, such as ldp-fast synthesize "a red cube"')
+        if not self.seeds:
+            raise Wrong("seeds", "expected at least one")
+
+
+def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a run, plain, from those that were said.
+
+    Args:
+        said: by a file.
+        words: by flags, which win.
+
+    Raises:
+        UsageError: an unknown preset.
+    """
+    known = merged(said, words)
+    known.setdefault("model", "primitives")
+    settle(known)
+    preset = find_preset(str(known.get("preset", "image")).replace("-", "_"))
+    base = {
+        "seeds": [0],
+        "steps": preset.iterations,
+        "learning_rate": preset.learning_rate,
+        "final_rate": 0.1,
+        "preset": "image",
+        "settings": dataclasses.asdict(PriorOptions.of(preset.settings)),
+    }
+    return merged(base, known)

@@ -1,0 +1,67 @@
+"""`ldp-fast export`: a run's object as a mesh."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+from ....errors import UsageError
+from .mesh import FACES, export_mesh
+
+EXAMPLES = """\
+examples:
+  ldp-fast export out/a-red-torus
+  ldp-fast export out/a-red-torus --resolution 256 --texture 2048 --out out/fine
+  ldp-fast export out/a-red-torus --checkpoint 400 --threshold 10
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="folder of a text-to-3d run")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: the run's folder)")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="which one (default: the newest)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the run's)")
+    shape = parser.add_argument_group("mesh")
+    shape.add_argument("--resolution", type=int, default=128, metavar="N", help="points of the lattice along an axis")
+    shape.add_argument(
+        "--threshold", default="auto", metavar="DENSITY", help="density of the surface; auto: where it looks solid"
+    )
+    shape.add_argument("--faces", type=int, default=FACES, metavar="N", help="how many at most; 0: all")
+    shape.add_argument("--texture", type=int, default=1024, metavar="N", help="texels along a side")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns the exit code 0."""
+    from ..scene import load_scene
+
+    threshold = read_threshold(args.threshold)
+    out = args.out or args.folder
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: expected a folder; {out} is a file")
+    scene = load_scene(args.folder, args.checkpoint, args.device)
+    report = export_mesh(
+        scene,
+        out,
+        resolution=args.resolution,
+        threshold=threshold,
+        texture=args.texture,
+        faces=args.faces,
+    )
+    print(f"{out / 'mesh.glb'}, {out / 'mesh.obj'}: {report} ({report.seconds:.1f} s)")
+    return 0
+
+
+def read_threshold(text: str) -> float | None:
+    """`auto` as None, else the number.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--threshold: expected auto or a positive density; got {text!r}") from None

@@ -1,0 +1,125 @@
+"""`ldp-fast render`: a film or pictures of a run's object, along a trajectory."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ....errors import UsageError
+from ....runs import image_files
+from ....runs.films import require_mp4, write_gif, write_mp4
+from ....runs.flags import number
+from ..scene import load_scene
+from .frames import CHANNELS, render_frames
+from .products import FPS, FRAMES, VIEWS
+from .trajectories import TRAJECTORIES, trajectory
+
+ENDINGS = (".mp4", ".gif", ".png")
+EXAMPLES = """\
+examples:
+  ldp-fast render out/a-red-cube                                             DIR/orbit-decoded.mp4
+  ldp-fast render out/a-red-cube --trajectory spiral --channels decoded depth normals --out spiral.mp4
+  ldp-fast render out/a-red-cube --trajectory views --out views.png          nine views in a grid
+  ldp-fast render out/a-red-cube --frames 60 --out frames                    a folder of PNGs
+  ldp-fast render out/a-red-cube --checkpoint 400 --out early.gif
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="a run of text-to-3d")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        metavar="FILE",
+        help=".mp4, .gif, .png (several frames become a grid), or a new folder for PNGs (default: "
+        "DIR/TRAJECTORY-CHANNELS.mp4)",
+    )
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="which one (default: the newest)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    path = parser.add_argument_group("camera", "by default as the run's own turntable")
+    path.add_argument(
+        "--trajectory", default="orbit", metavar="NAME", help=f"{', '.join(TRAJECTORIES)} (default: orbit)"
+    )
+    path.add_argument("--frames", type=int, metavar="N", help=f"default: {FRAMES}; {VIEWS} of views")
+    path.add_argument("--elevation", type=number, metavar="DEGREES", help="above the horizon")
+    path.add_argument("--radius", type=number, metavar="R", help="distance from the middle, in world units")
+    path.add_argument("--fov", type=number, metavar="DEGREES", help="field of view")
+    look = parser.add_argument_group("picture")
+    look.add_argument(
+        "--channels",
+        nargs="+",
+        default=["decoded"],
+        metavar="NAME",
+        help=f"{', '.join(CHANNELS)}; several stand side by side (default: decoded)",
+    )
+    look.add_argument(
+        "--size",
+        type=int,
+        metavar="S",
+        help="latents per side (default: twice the training's; 64 for depth, normals, opacity)",
+    )
+    look.add_argument(
+        "--pixels", type=int, metavar="P", help="height of the pictures (default: the decoder's, enlarged to 256)"
+    )
+    look.add_argument(
+        "--shade", type=number, default=0.5, metavar="GREY", help="of the background, 0 to 1 (default: 0.5)"
+    )
+    look.add_argument("--fps", type=int, default=FPS, metavar="F", help=f"frames per second (default: {FPS})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns the exit code, 0."""
+    out = args.out or args.folder / f"{args.trajectory}-{'-'.join(args.channels)}.mp4"
+    check_target(out)
+    if not 1 <= args.fps <= 240:
+        raise UsageError(f"--fps: expected 1 to 240, got {args.fps}")
+    scene = load_scene(args.folder, args.checkpoint, args.device)
+    place = {name: getattr(args, name) for name in ("elevation", "radius", "fov")}
+    place = {name: scene.orbit[name] if value is None else value for name, value in place.items()}
+    frames = args.frames if args.frames is not None else VIEWS if args.trajectory == "views" else FRAMES
+    cameras = trajectory(args.trajectory, frames, **place)
+    pictures = render_frames(scene, cameras, args.channels, size=args.size, pixels=args.pixels, shade=args.shade)
+    write(out, tqdm(pictures, total=frames, desc="render", unit="frame"), args.fps)
+    print(f"{out} ({frames} frame{'s' * (frames > 1)}, step {scene.step})")
+    return 0
+
+
+def check_target(out: pathlib.Path) -> None:
+    """Says before anything is rendered that it could not be written.
+
+    Raises:
+        ModuleNotFoundError: PyAV is needed and not installed.
+        UsageError: an ending that is not known, or a folder that is not empty.
+    """
+    ending = out.suffix.lower()
+    if ending == ".mp4":
+        require_mp4()
+    elif ending and ending not in ENDINGS:
+        raise UsageError(f"--out: expected a name ending in {', '.join(ENDINGS)}, or a folder; got {out.name!r}")
+    if ending and out.is_dir():
+        raise UsageError(f"--out: expected a file, and {out} is a folder")
+    if not ending and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out: expected a new or empty folder for the frames, and {out} is neither")
+
+
+def write(out: pathlib.Path, pictures: Iterator[Tensor], fps: int) -> None:
+    """Writes pictures [3, H, W] in [0, 1] as what the ending of a name asks for; frames of a film are not collected."""
+    ending = out.suffix.lower()
+    if ending == ".png":
+        stacked = torch.stack(list(pictures))
+        image_files.save_png(out, image_files.contact_sheet(stacked))
+        return
+    if not ending:
+        for index, picture in enumerate(pictures):
+            image_files.save_png(out / f"{index:04d}.png", picture)
+        return
+    film: Any = (image_files.to_pixels(picture[None])[0] for picture in pictures)
+    (write_mp4 if ending == ".mp4" else write_gif)(out, film, fps)

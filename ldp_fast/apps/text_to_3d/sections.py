@@ -1,0 +1,239 @@
+"""The sections of a run of text-to-3D, and one configuration of them all (config.yaml)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+from ...runs.schedule import Ramp
+from ...runs.settings import Wrong, hyphens, setting
+from ..options import NEGATIVE, RUN, ModelConfiguration
+
+NAME = "text-to-3d"
+METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # and the preset of each
+BACKGROUNDS = ("greys", "network", "texture", "none")
+REGULARISERS = {
+    "sparsity": "entropy of the rays' opacity (Latent-NeRF): they end in the object or pass",
+    "emptiness": "Σ log(1 + 10 w) of the samples (SJC): few samples carry a ray",
+    "opacity": "of the rays: what need not be there goes",
+    "distortion": "of mip-NeRF 360: what carries a ray lies together",
+    "depth": "the middle of the picture is nearer than its border (SJC)",
+}
+SCENE = "scene"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraOptions:
+    """Where the cameras of training stand."""
+
+    azimuth: tuple[float, float] | None = setting(
+        "degrees (default: all around)",
+        flag="azimuth",
+        metavar="LOW HIGH",
+        group=SCENE,
+        low=-360,
+        high=720,
+        ordered=True,
+        default=None,
+        omitted=True,
+    )
+    elevation: tuple[float, float] = setting(
+        "degrees above the horizon", flag="elevation", metavar="LOW HIGH", group=SCENE, low=-90, high=90, ordered=True
+    )
+    radius: tuple[float, float] = setting(
+        "of the cameras, in world units", flag="radius", metavar="LOW HIGH", group=SCENE, low=1e-3, ordered=True
+    )
+    fov: tuple[float, float] = setting(
+        "field of view, degrees", flag="fov", metavar="LOW HIGH", group=SCENE, low=1, high=179, ordered=True
+    )
+    overhead: float = setting(
+        "share of the views from above",
+        flag="overhead",
+        metavar="SHARE",
+        group=SCENE,
+        low=0,
+        high=1,
+        expected="a share between 0 and 1",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HashGridOptions:
+    """The field of latent-nerf: a hash grid and a small network."""
+
+    levels: int = setting("of the grid", low=1, high=32)
+    log2_table_size: int = setting("logarithm of a level's entries", low=1, high=30)
+    base_resolution: int = setting("vertices along an axis, coarsest level", low=1, high=2**16)
+    finest_resolution: int = setting("vertices along an axis, finest level", low=1, high=2**20)
+    hidden: int = setting("width of the network", low=1, high=1024)
+    blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VoxelOptions:
+    """The field of jacobian-nerf: a lattice of density and latents."""
+
+    resolution: int = setting(
+        "vertices along an axis (jacobian-nerf)", flag="voxels", metavar="N", group=SCENE, low=2, high=512
+    )
+    density_shift: float = setting("added before the density's softplus")
+    density_scale: float = setting("of the density", above=0)
+    latent_scale: float = setting("of the latents", above=0)
+    blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OccupancyOptions:
+    """The grid that says where space is empty."""
+
+    resolution: int = setting("cells along an axis", low=2, high=1024)
+    every: int = setting("steps between two updates", low=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackgroundOptions:
+    """What is behind the object."""
+
+    kind: Literal["greys", "network", "texture", "none"] = setting(
+        ", ".join(BACKGROUNDS), flag="background", metavar="KIND", group=SCENE
+    )
+    low: float | None = setting("darkest of the greys, 0 to 1", low=0, high=1, default=None, omitted=True)
+    high: float | None = setting("lightest of the greys, 0 to 1", low=0, high=1, default=None, omitted=True)
+    size: int | None = setting("texels along a side of the texture", low=1, high=1024, default=None, omitted=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """What steps the parameters."""
+
+    kind: Literal["adam", "adamax"] = setting("adam or adamax")
+    learning_rate: float = setting(
+        "of the optimiser (default: the method's)",
+        flag="learning-rate",
+        metavar="LR",
+        group=RUN,
+        above=0,
+    )
+    final_rate: float = setting(
+        "fraction of the rate left at the end",
+        flag="final-rate",
+        metavar="F",
+        group=RUN,
+        low=0,
+        high=1,
+        expected="a fraction between 0 and 1",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RefinementOptions:
+    """The steps in RGB that follow (latent-nerf)."""
+
+    steps: int = setting(
+        "iterations in RGB afterwards (latent-nerf)", flag="refinement-steps", metavar="N", group=RUN, low=0
+    )
+    size: int = setting("pixels per side that they render", flag="refinement-size", metavar="N", group=RUN, low=1)
+    views: int = setting("views a step", low=1)
+    learning_rate: float = setting("of the optimiser", above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    prompt: str = setting("what to make")
+    negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
+    method: Literal["latent-nerf", "jacobian-nerf"] = setting(
+        f"{' or '.join(METHODS)} (default: latent-nerf)", flag="method", metavar="M", group=RUN, spelling=hyphens
+    )
+    seed: int = setting("default: 0", flag="seed", metavar="S", group=RUN, low=0, below=2**31, default=0)
+    steps: int = setting(
+        "iterations (default: the paper's; embedded model: fewer)", flag="steps", metavar="N", group=RUN, low=1
+    )
+    view_prompts: bool = setting("the same prompt for every direction", flag="no-view-prompts", group=RUN, default=True)
+    variance_reduction: bool = setting(
+        "keep the noise in the gradient (SJC's var_red False)", flag="no-variance-reduction", group=RUN, default=True
+    )
+    sigma_range: tuple[float, float] | None = setting(
+        "noise levels σ/α in place of a range of t", flag="sigma-range", metavar="LOW HIGH", group=RUN, default=None
+    )
+    checkpoint_every: int = setting(
+        "steps (default: 200)",
+        flag="checkpoint-every",
+        metavar="N",
+        group=RUN,
+        low=1,
+        default=200,
+        about_result=False,
+    )
+    keep: int = setting(
+        "checkpoints that are kept (default: 3)",
+        flag="keep",
+        metavar="N",
+        group=RUN,
+        low=1,
+        default=3,
+        about_result=False,
+    )
+    size: int = setting(
+        "latents per side (default: 64; embedded model: its own)", flag="size", metavar="N", group=RUN, low=1
+    )
+    supersample: int = setting(
+        "rays per latent and axis (default: 1 or 2)", flag="supersample", metavar="N", group=RUN, low=1
+    )
+    views: int = setting("views a step (default: 1; embedded model: 2)", flag="views", metavar="N", group=RUN, low=1)
+    cameras: CameraOptions
+    field: HashGridOptions | VoxelOptions
+    steps_per_ray: int = setting(
+        "samples along the box's diagonal", flag="steps-per-ray", metavar="N", group=SCENE, low=2
+    )
+    occupancy: OccupancyOptions | None = setting("where space is empty")
+    background: BackgroundOptions
+    optimizer: OptimizerOptions
+    regularisers: dict[Literal["sparsity", "emptiness", "opacity", "distortion", "depth"], Ramp] = setting(
+        "weights over the run, each FIRST LAST FROM TO"
+    )
+    refinement: RefinementOptions | None = setting("in RGB")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTo3D(ModelConfiguration, _Run):
+    """A run of text-to-3D; of which method, its class says: see `class_of`."""
+
+    application: ClassVar[str] = NAME
+
+    def check(self) -> None:
+        """See `Configuration.check`."""
+        super().check()
+        for regulariser, ramp in self.regularisers.items():
+            if not (0 <= ramp.begin <= ramp.end <= 1 and min(ramp.first, ramp.last) >= 0):
+                shown = " ".join(f"{x:g}" for x in ramp)
+                expected = "a weight, or FIRST LAST FROM TO with 0 <= FROM <= TO <= 1"
+                raise Wrong(f"regularisers.{regulariser}", f"expected {expected}; got {shown}")
+        behind = self.background
+        for name in {"greys": ("low", "high"), "texture": ("size",)}.get(behind.kind, ()):
+            if getattr(behind, name) is None:
+                raise Wrong(f"background.{name}", f"expected a number for {behind.kind}, got nothing")
+        if self.method == "jacobian-nerf" and self.refinement is not None:
+            raise Wrong("refinement", "jacobian-nerf has none, expected nothing")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentNerf(TextTo3D):
+    """A run of Latent-NeRF's way."""
+
+    field: HashGridOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JacobianNerf(TextTo3D):
+    """A run of SJC's way. It has a flag for all that either method has."""
+
+    field: VoxelOptions
+
+
+def class_of(plain: Any) -> type[TextTo3D]:
+    """The class of the method that plain settings name."""
+    method, field = plain.get("method"), plain.get("field")
+    if not isinstance(method, str) or hyphens(method) not in METHODS:
+        # Whatever is wrong with the method is then the only thing that is wrong.
+        method = "jacobian-nerf" if isinstance(field, dict) and "resolution" in field else "latent-nerf"
+    return JacobianNerf if hyphens(method) == "jacobian-nerf" else LatentNerf

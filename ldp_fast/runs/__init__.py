@@ -1,0 +1,1 @@
+"""What every application needs: folder, lock, typed configuration, checkpoints, loop, jobs, log."""

@@ -1,0 +1,264 @@
+"""A run's folder: who may write in it, what a run left in it, and where the run stands.
+
+A run is known by a mark of ours, `application` in `run.json` and in `config.yaml`, and `run.json` lists what the run
+wrote; nothing else is ever removed. One process writes at a time: it holds a lock of the operating system on `.lock`,
+which ends with the process, on whichever machine that shares the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import pathlib
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..errors import UsageError
+from . import files
+from .configuration import Configuration, differences, read_yaml, write
+from .experiment import Application
+
+LOCK = ".lock"
+# Written by the loop for every application.
+ALWAYS = ("config.yaml", "run.json", "preview.png", "checkpoints/step-*.safetensors", "log/events.out.tfevents.*")
+# A temporary file of `files.write_atomically`, of this and of earlier versions; and seconds after which one of another
+# machine, whose processes cannot be asked, is taken for left behind.
+_PART = re.compile(r"\..+?(?:@(?P<host>[^@]*))?\.(?P<pid>\d+)\.part")
+FORGOTTEN = 3600.0
+# States of a run whose process is at work.
+ACTIVE = ("running", "finishing")
+
+
+def status(folder: pathlib.Path) -> dict[str, Any]:
+    """A run folder's own `run.json`; empty where there is none, or where a killed process left it damaged."""
+    try:
+        found = files.read_json(folder / "run.json")
+    except UsageError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def finished(folder: pathlib.Path) -> bool:
+    """Whether the run in a folder has ended."""
+    return bool(status(folder).get("status") == "finished")
+
+
+def application_of(folder: pathlib.Path) -> str | None:
+    """The command whose run a folder holds; None where it does not hold a run.
+
+    Runs of earlier versions had no mark: they are known by the parts of their records.
+    """
+    record = status(folder)
+    if isinstance(record.get("application"), str):
+        return str(record["application"])
+    former = "status" in record and "ldp-fast" in (record.get("versions") or {})
+    if former and "configuration" in record:
+        return "synthesize"
+    try:
+        plain = read_yaml(folder / "config.yaml")
+    except (UsageError, ModuleNotFoundError, OSError):
+        return "text-to-3d" if former and (folder / "config.yaml").exists() else None
+    if isinstance(plain.get("application"), str):
+        return str(plain["application"])
+    return "text-to-3d" if {"prompt", "method", "settings"} <= plain.keys() else None
+
+
+def require(folder: pathlib.Path, application: str) -> None:
+    """Checks that a folder holds a run of a command.
+
+    Raises:
+        UsageError: it does not, or one of another command.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder")
+    found = application_of(folder)
+    if found is not None and found != application:
+        raise UsageError(f"{folder} holds a run of {found}: continue it with ldp-fast {found} --resume {folder}")
+    if found is None and not (folder / "config.yaml").exists():
+        raise UsageError(f"{folder} holds no {application} run: there is no config.yaml in it")
+
+
+def check_free(folder: pathlib.Path, overwrite: bool) -> None:
+    """Checks that a new run may use a folder.
+
+    Args:
+        folder: where to.
+        overwrite: whether a run that is there may be replaced.
+
+    Raises:
+        UsageError: it holds a run, or files that are not a run's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder: choose another --out")
+    held = application_of(folder)
+    if held and not overwrite:
+        raise UsageError(
+            f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or "
+            f"choose another --out"
+        )
+    if not held and folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no run: choose another --out")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: where it is.
+        application: whose run.
+    """
+
+    def __init__(self, path: pathlib.Path, application: Application):
+        self.path, self.application = path, application
+
+    @contextlib.contextmanager
+    def claimed(self, configuration: Configuration, overwrite: bool = False) -> Iterator[None]:
+        """While entered, this process alone writes here.
+
+        What killed processes left half written is removed, and what an earlier run left, if this one replaces it.
+
+        Raises:
+            UsageError: another process writes here, or another run is here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            sweep_up(self.path)
+            held = application_of(self.path)
+            if overwrite or held is None:
+                check_free(self.path, overwrite)
+                self.clear()
+            else:
+                self._same(held, configuration)
+            if not (self.path / "config.yaml").exists():
+                write(self.path, configuration)
+            yield
+
+    def _same(self, held: str, configuration: Configuration) -> None:
+        if held != self.application.name:
+            raise UsageError(f"{self.path} holds a run of {held}: choose another --out")
+        found = self.configuration()
+        if found.fingerprint() != configuration.fingerprint():
+            names = ", ".join(differences(found.plain(), configuration.plain()))
+            raise UsageError(
+                f"{self.path} holds another run ({names}): choose another --out, or replace it with --overwrite"
+            )
+
+    def configuration(self) -> Configuration:
+        """Of the run that is here.
+
+        Raises:
+            UsageError: it is missing or damaged.
+        """
+        return self.application.read(self.path)
+
+    def files(self) -> list[str]:
+        """What the run has written, by names in the folder and patterns of names."""
+        record = status(self.path)
+        if isinstance(record.get("files"), list):
+            return list(record["files"])
+        # Who wrote no list wrote what is known of that time; a new run has written nothing yet.
+        former = self.application.former_files if (self.path / "run.json").exists() else ()
+        return [*ALWAYS, *former]
+
+    def clear(self) -> None:
+        """Removes what the run left: what its record lists, and nothing else."""
+        root = self.path.resolve()
+        found = [path for name in self.files() for path in self.path.glob(name)]
+        # The marks last: what is interrupted here is still a run.
+        marks = ("run.json", "config.yaml")
+        for path in sorted(found, key=lambda path: path.name in marks):
+            if path.is_file() and path.resolve().parent.is_relative_to(root):
+                path.unlink(missing_ok=True)
+        for folder in {path.parent for path in found} - {self.path}:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def record(self, state: str, **facts: Any) -> None:
+        """Replaces run.json.
+
+        Args:
+            state: running, interrupted, finishing or finished.
+            facts: what else it says.
+        """
+        record = {
+            "application": self.application.name,
+            "status": state,
+            **facts,
+            "process": {"pid": os.getpid(), "host": socket.gethostname()}
+            if state in ("running", "finishing")
+            else None,
+            "versions": files.versions(),
+            "files": self.files(),
+        }
+        files.write_json(self.path / "run.json", record)
+
+    def add(self, written: Iterable[pathlib.Path]) -> None:
+        """Adds files to those that the run has written; what lies outside its folder is left out."""
+        root, record = self.path.resolve(), status(self.path)
+        names = [path.resolve().relative_to(root).as_posix() for path in written if path.resolve().is_relative_to(root)]
+        if record and names:
+            listed = list(dict.fromkeys([*self.files(), *names]))
+            files.write_json(self.path / "run.json", {**record, "files": listed})
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a folder's lock.
+
+    Raises:
+        UsageError: another process holds it; says which.
+    """
+    import filelock
+
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UsageError(
+            f"{folder} is being written by {_holder(folder)}: wait for it, or choose another --out"
+        ) from None
+    except NotImplementedError:
+        # A disk without locks, as some network file systems are mounted: not a reason to refuse the run.
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(folder: pathlib.Path) -> str:
+    for _ in range(20):  # it may have the lock for a moment only
+        process = status(folder).get("process")
+        if process:
+            since = (folder / "run.json").stat().st_mtime
+            when = datetime.datetime.fromtimestamp(since).strftime("%H:%M:%S")
+            return f"process {process['pid']} on {process['host']}, whose record is of {when}"
+        time.sleep(0.05)
+    return "another process"
+
+
+def sweep_up(folder: pathlib.Path) -> None:
+    """Removes temporary files of processes that are not there any more."""
+    for path in folder.rglob(".*.part"):
+        match = _PART.fullmatch(path.name)
+        if match and not _in_use(path, match["host"], int(match["pid"])):
+            path.unlink(missing_ok=True)
+
+
+def _in_use(path: pathlib.Path, host: str | None, pid: int) -> bool:
+    if host not in (None, files.host()):
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime < FORGOTTEN
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()
