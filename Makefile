@@ -3,7 +3,8 @@
 # make types   mypy                                             make bench   the benchmarks, on this machine
 # make gpu     on a machine with a GPU: build, tests, benchmarks, compute-sanitizer, in GPU_MINUTES=8
 # make rehearsal   the same on a stand-in for a GPU              make gpu-offline   wheels for one without an index
-# make venv    only the environment                             make clean   what was built (not out/, not .venv)
+# make docs    the documentation as a site, out/site            make clean   what was built (not out/, not .venv)
+# make venv    only the environment
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=path an environment to make or to use; TORCH="torch==2.13.0" what pip
 # is asked for where that environment has no torch yet (PIP_INDEX_URL and other settings of pip are respected);
@@ -38,7 +39,7 @@ CUDA_STAMP := $(VENV)/.ldp-fast-cuda-built
 SOURCES := setup.py $(wildcard csrc/*.cpp csrc/*.cu csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h csrc/*/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format types bench gpu rehearsal gpu-offline clean
+.PHONY: help venv demo test lint format types docs bench gpu rehearsal gpu-offline clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -95,6 +96,11 @@ format: $(PACKAGES)
 
 types: $(PACKAGES)
 	$(PY) -m mypy
+
+# A warning is an error (mkdocs.yml); tests/packaging/test_site.py builds it too. `mkdocs serve` shows it while you write.
+docs: $(PACKAGES)
+	$(PY) -m mkdocs build --quiet --strict
+	@echo "The documentation: out/site/index.html"
 
 # Results go into one file a machine, $(OUT)/<machine>.json; a part (BENCH) replaces what it measures and no more. Then
 # `python -m benchmarks.report` makes docs/performance.md.
