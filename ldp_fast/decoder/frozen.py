@@ -87,6 +87,20 @@ class FrozenDecoder:
     Raises:
         TypeError: the VAE's decoder is of an unknown kind, or computes something else than its blocks.
         ValueError: a level that the decoder does not have, or an unknown memory mode.
+
+    Examples:
+        >>> import torch
+        >>> from diffusers import AutoencoderKL
+        >>> from ldp_fast import FrozenDecoder
+        >>> from ldp_fast.guidance.loading import locate
+        >>> vae = AutoencoderKL.from_pretrained(locate("primitives"), subfolder="vae")  # or one that you have
+        >>> decoder = FrozenDecoder(vae, levels=("mid", "up0"))
+        >>> latents = torch.randn(2, 4, 16, 16)
+        >>> [list(x.shape) for x in decoder.features(latents)]
+        [[2, 64, 16, 16], [2, 64, 32, 32]]
+        >>> loss, grad_v, grad_v_prime = decoder.feature_matching(latents, latents + 0.1)
+        >>> loss.shape, grad_v.shape, grad_v_prime.shape
+        (torch.Size([]), torch.Size([2, 4, 16, 16]), torch.Size([2, 4, 16, 16]))
     """
 
     @outside_graphs

@@ -49,6 +49,18 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             not known here, or a prediction that does not go with it; with λ1, a VAE of another kind, or a level that it
             does not have.
         TypeError: no scheduler.
+
+    Examples:
+        >>> import torch
+        >>> from ldp_fast import LatentDiffusionPrior
+        >>> prior = LatentDiffusionPrior.from_pretrained("primitives", preset="image", device="cpu")
+        >>> text = prior.encode_prompt("a red cube", negative_prompt="")
+        >>> latents = torch.randn(1, 4, 16, 16, requires_grad=True)
+        >>> out = prior(latents, text)
+        >>> out.loss.backward()
+        >>> gradient, statistics = prior.gradient(latents, text)  # without a graph
+        >>> latents.grad.shape == gradient.shape == latents.shape
+        True
     """
 
     def __init__(

@@ -113,6 +113,13 @@ class FeatureMatchingLoss(nn.Module):
 
     Raises:
         ValueError: an unknown option.
+
+    Examples:
+        >>> import torch
+        >>> from ldp_fast.losses import FeatureMatchingLoss
+        >>> features = [torch.zeros(1, 8, 4, 4), torch.zeros(1, 4, 8, 8)]  # two levels of a decoder
+        >>> FeatureMatchingLoss()(features, [x + 0.5 for x in features])  # ½ + ½
+        tensor(1.)
     """
 
     def __init__(

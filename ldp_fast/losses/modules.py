@@ -32,6 +32,13 @@ class LatentKLLoss(_Loss):
 
     Raises:
         ValueError: an unknown option.
+
+    Examples:
+        >>> import torch
+        >>> from ldp_fast.losses import LatentKLLoss
+        >>> latents = torch.tensor([-1.0, 1.0]).repeat(1, 4, 16, 8)  # of mean 0 and variance 1
+        >>> LatentKLLoss()(latents)
+        tensor(1.)
     """
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -48,6 +55,17 @@ class ScoreDistillationLoss(_Loss):
 
     Raises:
         ValueError: an unknown option.
+
+    Examples:
+        The gradient is weight · residual:
+
+        >>> import torch
+        >>> from ldp_fast.losses import ScoreDistillationLoss
+        >>> latents = torch.zeros(1, 4, 2, 2, requires_grad=True)
+        >>> ScoreDistillationLoss()(latents, residual=torch.ones(1, 4, 2, 2), weight=0.5).backward()
+        >>> latents.grad[0, 0]
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
     """
 
     def forward(self, latents: Tensor, residual: Tensor, weight: Coefficient = 1.0) -> Tensor:

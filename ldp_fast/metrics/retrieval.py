@@ -19,6 +19,15 @@ class ClipScorer:
         tokenizer: its tokenizer.
         mean: of the channels, subtracted from images in [0, 1].
         std: of the channels.
+
+    Examples:
+        >>> import torch
+        >>> from ldp_fast.metrics import ClipScorer
+        >>> scorer = ClipScorer.from_pretrained("primitives")
+        >>> words = scorer.text_features(["a red cube", "a blue sphere"])
+        >>> pictures = scorer.image_features(torch.rand(3, 3, 64, 64))
+        >>> (pictures @ words.T).shape  # cosines: three pictures, two captions
+        torch.Size([3, 2])
     """
 
     def __init__(self, model: Any, tokenizer: Any, mean: Sequence[float], std: Sequence[float]):

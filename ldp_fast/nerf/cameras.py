@@ -39,6 +39,17 @@ class Cameras:
         TypeError, ValueError: another dtype, shape or device. On a CPU also values that are not finite, a focal length
             that is not positive, or a pose whose axes span no volume; on a GPU that would wait for it, and rays that
             are not finite get no samples.
+
+    Examples:
+        From the front and from the right, and the rays through 8 × 8 pixels of both:
+
+        >>> from ldp_fast.nerf import Cameras
+        >>> cameras = Cameras.orbit(azimuth=[0.0, 90.0], elevation=0.0, radius=2.0)
+        >>> cameras.positions.round().abs().tolist()
+        [[0.0, 0.0, 2.0], [2.0, 0.0, 0.0]]
+        >>> origins, directions = cameras.rays(height=8, width=8)
+        >>> directions.shape
+        torch.Size([128, 3])
     """
 
     poses: Tensor

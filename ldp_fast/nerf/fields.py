@@ -129,6 +129,17 @@ class LatentField(_Field):
     Raises:
         ValueError: an argument out of range, or a configuration that tiny-cuda-nn does not have.
         ImportError: backend "tcnn" without tiny-cuda-nn; says how to install it.
+
+    Examples:
+        >>> import torch
+        >>> from ldp_fast.nerf import HashGrid, LatentField
+        >>> field = LatentField(HashGrid(log2_table_size=12), hidden=32, channels=4)
+        >>> density, channels = field(torch.zeros(5, 3))
+        >>> density.shape, channels.shape
+        (torch.Size([5]), torch.Size([5, 4]))
+        >>> centre, corner = field.density(torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+        >>> bool(centre > corner)  # the blob
+        True
     """
 
     def __init__(

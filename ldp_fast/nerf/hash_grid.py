@@ -63,6 +63,13 @@ class HashGrid(nn.Module):
     Raises:
         ValueError: an argument out of range.
         RuntimeError: the compiled extension is missing.
+
+    Examples:
+        >>> import torch
+        >>> from ldp_fast.nerf import HashGrid
+        >>> grid = HashGrid(n_levels=4, n_features=2, log2_table_size=12, finest_resolution=128)
+        >>> grid(torch.rand(5, 3)).shape  # 4 levels of 2 features
+        torch.Size([5, 8])
     """
 
     # 2: "tiled" is tiny-cuda-nn's. Before, it was what "wrapped" is now.

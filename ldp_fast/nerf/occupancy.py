@@ -50,6 +50,17 @@ class OccupancyGrid(nn.Module):
 
     Raises:
         ValueError: an argument out of range.
+
+    Examples:
+        A ball of radius ½ fills 6.5 % of the box, and some of the cells at its surface:
+
+        >>> from ldp_fast.nerf import OccupancyGrid
+        >>> grid = OccupancyGrid(resolution=32)
+        >>> float(grid.occupied_share())  # before the first update
+        1.0
+        >>> grid.update(lambda positions: 100.0 * (positions.norm(dim=1) < 0.5))
+        >>> 0.05 < float(grid.occupied_share()) < 0.08
+        True
     """
 
     def __init__(

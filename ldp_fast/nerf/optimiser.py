@@ -77,6 +77,16 @@ class FusedAdam(Optimizer):
         TypeError: a parameter or shadow of another dtype, or a flag that is neither True nor False.
         ValueError: a number out of range, a parameter that is not contiguous, a shadow of another shape, or one of a
             tensor that is none of the parameters.
+
+    Examples:
+        >>> import torch
+        >>> from ldp_fast.nerf import FusedAdam
+        >>> x = torch.nn.Parameter(torch.ones(3))
+        >>> optimiser = FusedAdam([x], lr=0.25)
+        >>> x.square().sum().backward()
+        >>> optimiser.step()
+        >>> x.data, x.grad
+        (tensor([0.7500, 0.7500, 0.7500]), tensor([0., 0., 0.]))
     """
 
     _step_supports_amp_scaling = True

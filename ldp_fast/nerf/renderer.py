@@ -113,6 +113,19 @@ class LatentRenderer(nn.Module):
 
     Raises:
         ValueError: an argument out of range, an inverted box.
+
+    Examples:
+        A field from three sides; the prior's loss would stand where the mean stands:
+
+        >>> from ldp_fast.nerf import Cameras, HashGrid, LatentField, LatentRenderer
+        >>> field = LatentField(HashGrid(log2_table_size=12), channels=4)
+        >>> renderer = LatentRenderer(field, steps_per_ray=32)
+        >>> out = renderer(Cameras.orbit(azimuth=[0.0, 120.0, 240.0]), height=8, width=8)
+        >>> out.latents.shape, out.opacity.shape
+        (torch.Size([3, 4, 8, 8]), torch.Size([3, 1, 8, 8]))
+        >>> out.latents.square().mean().backward()
+        >>> bool(field.grid.table.grad.any())
+        True
     """
 
     def __init__(
