@@ -41,7 +41,7 @@ def backend() -> Backend:
     """Returns the requested backend.
 
     Raises:
-        ValueError: the variable holds none of `auto`, `reference` and `triton`.
+        ValueError: the variable holds something other than `auto`, `reference` or `triton`.
     """
     # What stands behind os.environ, where CPython has it: `get` takes longer than all else here.
     behind: Any = getattr(os.environ, "_data", None)

@@ -289,7 +289,7 @@ def models() -> dict[str, str]:
     for index in sorted(zoo.glob("*/model_index.json")):
         size = sum(file.stat().st_size for file in index.parent.rglob("*.safetensors"))
         found[index.parent.name] = f"{size / 1e6:.1f} MB"
-    return found or {"none": "ldp_fast/zoo holds no model"}
+    return found or {"none": "ldp_fast/zoo does not hold a model"}
 
 
 def _torch() -> Any:

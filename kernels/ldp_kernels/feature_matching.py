@@ -28,7 +28,7 @@ Tried:
     number in a tuple that is 1 or a multiple of 16. So the tuples hold only sizes and strides, whose divisibility does
     not change from call to call, and a program works out the rest.
 
-`ALIGNED` is false where a pointer, row or size is no multiple of 16 bytes; accesses are then one element wide. Group
+`ALIGNED` is false where a pointer, row or size is not a multiple of 16 bytes; accesses are then one element wide. Group
 normalisation wants its channels in multiples, so the features of a decoder are aligned.
 
 B: samples. L: levels. M: elements of one sample of a level.

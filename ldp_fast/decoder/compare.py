@@ -269,7 +269,8 @@ def _channels(vae: Any, stages: Stages) -> int:
         if parameter.ndim == 4:
             return parameter.shape[1]
     raise TypeError(
-        f"FrozenDecoder: vae: {type(vae).__name__} is not served: its first convolution is none of images [B, C, h, w]"
+        f"FrozenDecoder: vae: {type(vae).__name__} is not served: "
+        "its first convolution does not take images [B, C, h, w]"
     )
 
 

@@ -84,7 +84,7 @@ def _groups() -> list[tuple[pathlib.Path, tuple[str, str, str]]]:
         own = root / path.strip("/")
         for folder in (own, *own.parents):
             if folder == root or root in folder.parents:
-                # "max" in the one version and a number near 2⁶³ in the other are no limits.
+                # "max" in the one version and a number near 2⁶³ in the other are not limits.
                 with contextlib.suppress(OSError, ValueError):
                     if _number(folder / names[0]) < 2**60:
                         found.append((folder, names))

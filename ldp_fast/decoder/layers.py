@@ -206,8 +206,9 @@ class Upsample(Layer):
 class Entry(Layer):
     """The way into the VAE's units (units.py), post_quant_conv and the first convolution, folded into one convolution.
 
-    A bias before a padded convolution is no bias after it at the border, where the padding has none: what is constant
-    goes through an input channel of ones, whose padding is zero as well. Keeps nothing; takes and gives float32.
+    A bias before a padded convolution is not a bias after it at the border, where the padding has none: what is
+    constant goes through an input channel of ones, whose padding is zero as well. Keeps nothing; takes and gives
+    float32.
     """
 
     remembers = False

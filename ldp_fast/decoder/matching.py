@@ -64,7 +64,7 @@ class LevelMatching:
         return FeatureMatchingStatistics(torch.cat(self._values), torch.cat(self._counts))
 
     def signs(self, index: int, scale: float) -> Signs | None:
-        """The gradient of scale·L_FM to the level that stage `index` made, once; None where that is no level."""
+        """The gradient of scale·L_FM to the level that stage `index` made, once; None where that is not a level."""
         packed = self._packed.pop(index, None)
         if packed is None:
             return None

@@ -91,7 +91,7 @@ def _all_read(block: nn.Module, layer: Layer) -> None:
     known = {id(p) for module in layer.modules for p in module.parameters()}
     for name, parameter in block.named_parameters():
         if id(parameter) not in known:
-            raise Unknown(f"a parameter that {_name(block)} has not: {name}")
+            raise Unknown(f"a parameter that {_name(block)} does not have: {name}")
 
 
 def _diffusers_resnet(block: Any, dtype: torch.dtype) -> Layer:
@@ -169,7 +169,7 @@ class _Part(NamedTuple):
 
 
 def _parts(stage: Any) -> list[_Part] | None:
-    """The blocks that a stage calls one after the other; None where it is no known sequence."""
+    """The blocks that a stage calls one after the other; None where the sequence is not known."""
     name = _name(stage)
     parts: list[_Part] = []
     if name == "UNetMidBlock2D":

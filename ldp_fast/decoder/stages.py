@@ -110,7 +110,7 @@ def split(vae: nn.Module) -> list[tuple[str, nn.Module]]:
             CompVis first-stage model; anything with the same attributes will do.
 
     Raises:
-        TypeError: the decoder is none of these.
+        TypeError: the decoder is of another kind.
     """
     try:
         return _split(vae)

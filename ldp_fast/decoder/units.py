@@ -38,7 +38,7 @@ class LatentUnits:
 
         Raises:
             ValueError: there is no scaling factor to be found, one that is not positive, a mean without a standard
-                deviation, or numbers that are none.
+                deviation, or values that are not numbers.
         """
         config = getattr(vae, "config", None)
         scaling = getattr(config, "scaling_factor", None) if scaling is None else scaling

@@ -109,7 +109,7 @@ def r_precision(
         pool: where distractors are drawn from, for each image anew, without replacement and never the right one.
         distractors: how many (the paper: 99).
         seed: of the draws; or one an image, so that its draw does not depend on the images before it.
-        identity: what a caption shows. A distractor that shows the same as the right caption would be no mistake, so
+        identity: what a caption shows. A distractor that shows the same as the right caption would not be a mistake, so
             captions of the same identity are never drawn against each other, and only the first of them is in the pool.
 
     Returns:

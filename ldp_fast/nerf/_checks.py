@@ -59,7 +59,7 @@ def whole(what: str, argument: str, value: Any, low: int, high: int | None = Non
     """Returns a whole number of a range, Python's or NumPy's, as an int.
 
     Raises:
-        ValueError: it is none, or outside.
+        ValueError: it is not a whole number, or outside the range.
     """
     wanted = f"a whole number of at least {low}" if high is None else f"a whole number of {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
@@ -71,7 +71,7 @@ def whole(what: str, argument: str, value: Any, low: int, high: int | None = Non
 
 
 def real(value: Any) -> bool:
-    """Whether a value is a real number, Python's or NumPy's; truth values are none."""
+    """Whether a value is a real number, Python's or NumPy's; a truth value is not."""
     return isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
 
 
@@ -79,7 +79,7 @@ def number(what: str, argument: str, value: Any, low: float = -math.inf, *, open
     """Returns a finite number of at least (or above) `low`, as a float.
 
     Raises:
-        ValueError: it is none, not finite, or too small.
+        ValueError: it is not a number, not finite, or too small.
     """
     bound = "" if low == -math.inf else f" {'above' if open_low else 'of at least'} {low:g}"
     if not (real(value) and math.isfinite(value)) or value < low or (open_low and value == low):
@@ -91,7 +91,7 @@ def values(what: str, argument: str, given: Any, expected: str, dtype: torch.dty
     """Returns numbers, sequences of them, arrays or tensors as a tensor on the CPU, without gradients.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is something else.
     """
     try:
         return torch.as_tensor(given, dtype=dtype, device="cpu").detach()
@@ -103,7 +103,7 @@ def flag(what: str, argument: str, value: Any) -> bool:
     """Returns a truth value, Python's or NumPy's.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not a truth value.
     """
     if not isinstance(value, (bool, np.bool_)):
         fail(what, argument, "True or False", repr(value), TypeError)
@@ -128,7 +128,7 @@ def choice(what: str, argument: str, value: Any, choices: Sequence[str]) -> str:
     """Returns one of the known options.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is another.
     """
     if value not in choices:
         fail(what, argument, f"one of {', '.join(map(repr, choices))}", repr(value))

@@ -101,7 +101,7 @@ class Cameras:
             target: what they look at.
 
         Raises:
-            ValueError: arguments that are no numbers, sizes that do not go together, a value that is not finite, a
+            ValueError: arguments that are not numbers, sizes that do not go together, a value that is not finite, a
                 radius or field of view that is not positive, a field of view of 180° and more, or a target that is
                 not three numbers.
         """
@@ -320,7 +320,7 @@ def _intrinsics(argument: str, given: Values, shapes: Sequence[tuple[int, ...]],
     """Returns focal lengths or a principal point in pixels as a tensor like the poses.
 
     Raises:
-        ValueError: no numbers, another shape or device.
+        ValueError: values that are not numbers, another shape or device.
     """
     what = "Cameras.from_poses"
     wanted = f"numbers of shape {' or '.join(str(list(shape)) for shape in shapes)}"

@@ -48,7 +48,7 @@ class HashGrid(nn.Module):
     Args:
         n_levels: L, 1 to 32.
         n_features: F, features of an entry: 1, 2, 4 or 8.
-        log2_table_size: log₂ T; of no account for `kind="tiled"`.
+        log2_table_size: log₂ T; ignored for `kind="tiled"`.
         base_resolution: b, of the coarsest level.
         finest_resolution: of the finest level; s = (finest / b)^(1 / (L − 1)).
         interpolation: "linear", or "smoothstep" (continuous gradients).

@@ -67,7 +67,7 @@ def check_far(what: str, far: float, near: float) -> float:
     """Returns the far end of a march, which may be infinite.
 
     Raises:
-        ValueError: it is no number above the near end.
+        ValueError: it is not a number above the near end.
     """
     if not (_checks.real(far) and far > near):
         _checks.fail(what, "far", f"a number above near, {near:g}", repr(far))

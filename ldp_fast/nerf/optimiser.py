@@ -76,7 +76,7 @@ class FusedAdam(Optimizer):
     Raises:
         TypeError: a parameter or shadow of another dtype, or a flag that is neither True nor False.
         ValueError: a number out of range, a parameter that is not contiguous, a shadow of another shape, or one of a
-            tensor that is none of the parameters.
+            tensor that is not among the parameters.
 
     Examples:
         >>> import torch

@@ -47,7 +47,7 @@ def configurations(field: LatentField) -> tuple[dict[str, Any], dict[str, Any]]:
     """tiny-cuda-nn's configurations of a field's encoding and network.
 
     Raises:
-        ValueError: the field has something that tiny-cuda-nn has not.
+        ValueError: the field has something that tiny-cuda-nn does not have.
     """
     grid = field.grid
     if field.bias:
@@ -88,7 +88,7 @@ def to_tcnn(field: LatentField) -> Tensor:
     """The field's parameters as tiny-cuda-nn's flat vector, float32.
 
     Raises:
-        ValueError: a grid of a kind that tiny-cuda-nn has not.
+        ValueError: a grid of a kind that tiny-cuda-nn does not have.
     """
     _check_kind("to_tcnn", field.grid)
     parts = []
@@ -107,7 +107,7 @@ def from_tcnn(field: LatentField, parameters: Tensor) -> None:
     What stands for padding is dropped: it does nothing, for padded inputs are zero.
 
     Raises:
-        ValueError: a vector of another size, or a grid of a kind that tiny-cuda-nn has not.
+        ValueError: a vector of another size, or a grid of a kind that tiny-cuda-nn does not have.
     """
     _check_kind("from_tcnn", field.grid)
     sizes = [padded(rows) * padded(columns) for rows, columns in field.shapes]

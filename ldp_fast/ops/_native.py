@@ -21,7 +21,7 @@ def extension() -> ModuleType | None:
 
     Raises:
         ImportError: it was built, but does not load.
-        ValueError: LDP_FAST_LANES, which it reads, holds nothing it knows.
+        ValueError: LDP_FAST_LANES, which it reads, holds a value that it does not know.
     """
     _settings.lanes()
     try:

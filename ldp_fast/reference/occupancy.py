@@ -165,8 +165,8 @@ def occupancy_update(ema: Tensor, cells: Tensor, densities: Tensor, decay: float
 
     Args:
         ema: [N] float32, not negative.
-        cells: [n] int64, from `occupancy_samples`. An index that is no cell is an error on a CPU and is left out on
-            CUDA, where nothing may wait for the device.
+        cells: [n] int64, from `occupancy_samples`. An index that is not a cell's is an error on a CPU and is left
+            out on CUDA, where nothing may wait for the device.
         densities: [n] float32.
         decay: factor on the old average, 0 to 1.
 
@@ -174,7 +174,7 @@ def occupancy_update(ema: Tensor, cells: Tensor, densities: Tensor, decay: float
         [N] float32, a new tensor.
 
     Raises:
-        RuntimeError: an index that is no cell (on a CPU).
+        RuntimeError: an index that is not a cell's (on a CPU).
     """
     if ema.device.type == "cpu" and cells.numel() and not bool(((cells >= 0) & (cells < len(ema))).all()):
         wrong = cells[(cells < 0) | (cells >= len(ema))][0].item()
@@ -190,7 +190,7 @@ def occupancy_bits(ema: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Packs which cells are occupied: those that are above 0 and at least min(threshold, mean of the averages).
 
     At least, because a uniform field is its own mean. An average that is not a number is above everything; if the mean
-    is none, the threshold is used. The mean is summed in float64, natively in a fixed order.
+    is not a number, the threshold is used. The mean is summed in float64, natively in a fixed order.
 
     Args:
         ema: [N] float32, N a multiple of 8.

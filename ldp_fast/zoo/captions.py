@@ -24,7 +24,7 @@ def scene_of(caption: str) -> world.Scene | None:
     """The scene that a caption of this world shows; None for other words.
 
     Articles, `a photo of` and the view's name show nothing else, checkers are the same in either order of the colours,
-    and stripes or checkers in the solid's own colour are none.
+    and stripes or checkers in the solid's own colour are not visible.
     """
     text = " ".join(caption.lower().rstrip(" .").split())
     text = _VIEW.sub("", _PREFIX.sub("", text))

@@ -243,7 +243,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "Wan": (
         lambda: diffusers.AutoencoderKLWan(base_dim=3, z_dim=4, dim_mult=[1, 1], num_res_blocks=1),
-        "AutoencoderKLWan is not served: its first convolution is none of images",
+        "AutoencoderKLWan is not served: its first convolution does not take images",
     ),
     "CogVideoX": (
         lambda: diffusers.AutoencoderKLCogVideoX(
