@@ -21,11 +21,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
+import setuptools
 
 CSRC = Path("csrc")
 USUAL = Path("/usr/local/cuda")  # where NVIDIA's packages put a toolkit
 ARCHITECTURES = ("8.0", "9.0", "12.0")
+OLDEST_SETUPTOOLS = 77  # which knows `license = "Apache-2.0"`; an older one fails with a page about it
 TORCH_TARGET = "0x020a000000000000"  # 2.10, the oldest torch whose stable ABI the extension uses
 BUILDS = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}
 
@@ -148,4 +149,7 @@ def build_arguments() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    setup(**(build_arguments() if BUILDS.intersection(sys.argv) else {}))
+    if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+        needed = f"setuptools>={OLDEST_SETUPTOOLS}"
+        fail(f"expected {needed}, got {setuptools.__version__}: first run pip install '{needed}' ninja")
+    setuptools.setup(**(build_arguments() if BUILDS.intersection(sys.argv) else {}))
