@@ -9,7 +9,7 @@ import torch
 
 from ldp_fast.runs.log import RunLog
 
-from .test_pictures import hide
+from ..apps.test_pictures import hide
 
 
 def read(folder: pathlib.Path, name: str) -> list[tuple[int, float]]:
