@@ -5,17 +5,17 @@
 constexpr unsigned long long torch_target = TORCH_TARGET_VERSION;
 #undef TORCH_TARGET_VERSION
 
+#include <ldp/current_stream.h>
+#include <ldp/widest_lanes.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
 
-#include "conv/conv.h"
-#include "field/field.h"
+#include "frozen_conv/frozen_conv.h"
 #include "hash_grid/layout.h"
-#include <ldp/current_stream.h>
-#include <ldp/widest_lanes.h>
+#include "latent_field/latent_field.h"
 #ifdef USE_CUDA
 #include <ldp/build_info.h>
 #endif
@@ -72,25 +72,26 @@ py::dict device_code(int device) {
 #endif
 }
 
-int64_t conv_workspace(int kind, int64_t batch, int64_t height, int64_t width, int64_t in, int64_t out, bool activated,
-                       int threads) {
-    ldp::ConvParams params{};
+int64_t frozen_conv_workspace(int kind, int64_t batch, int64_t height, int64_t width, int64_t in, int64_t out,
+                              bool activated, int threads) {
+    ldp::FrozenConvParams params{};
     params.kind = static_cast<ldp::ConvKind>(kind);
     params.batch = batch, params.height = height, params.width = width, params.in = in, params.out_channels = out;
     const float present = 0.0f;
     params.scale = activated ? &present : nullptr;
     params.threads = threads;
-    return ldp::conv_workspace(params);
+    return ldp::frozen_conv_workspace(params);
 }
 
-int64_t field_workspace(int encoding, int hidden, int layers, int channels, bool bias, int64_t size, bool backward) {
+int64_t latent_field_workspace(int encoding, int hidden, int layers, int channels, bool bias, int64_t size,
+                               bool backward) {
 #ifdef USE_CUDA
-    ldp::FieldParams params{};
+    ldp::LatentFieldParams params{};
     params.encoding = encoding, params.hidden = hidden, params.layers = layers, params.channels = channels;
     params.bias = bias, params.size = size;
-    return ldp::field_workspace_cuda(params, backward);
+    return ldp::latent_field_workspace_cuda(params, backward);
 #else
-    throw std::runtime_error("field_workspace: expected a build with CUDA, got one without");
+    throw std::runtime_error("latent_field_workspace: expected a build with CUDA, got one without");
 #endif
 }
 
@@ -114,9 +115,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("current_stream", [](int device) { return reinterpret_cast<uintptr_t>(ldp::current_stream(device)); }, py::arg("device"),
           "The address of the stream that operators launch on: torch.cuda.current_stream(device).cuda_stream.");
     m.def("vector_lanes", &ldp::widest_lanes, "Floats in a vector of the widest instructions that operators use on this CPU: 16, 8 or 4.");
-    m.def("field_workspace", &field_workspace, py::arg("encoding"), py::arg("hidden"), py::arg("layers"), py::arg("channels"),
-          py::arg("bias"), py::arg("size"), py::arg("backward"),
-          "Floats of workspace that latent_field or its backward needs on the current CUDA device (csrc/field/field_plan.h).");
-    m.def("conv_workspace", &conv_workspace, py::arg("kind"), py::arg("batch"), py::arg("height"), py::arg("width"), py::arg("in"),
-          py::arg("out"), py::arg("activated"), py::arg("threads"), "Floats of workspace that frozen_conv needs (csrc/conv/conv.h).");
+    m.def("latent_field_workspace", &latent_field_workspace, py::arg("encoding"), py::arg("hidden"), py::arg("layers"),
+          py::arg("channels"), py::arg("bias"), py::arg("size"), py::arg("backward"),
+          "Floats of workspace that latent_field or its backward needs on the current CUDA device "
+          "(csrc/latent_field/latent_field_plan.h).");
+    m.def("frozen_conv_workspace", &frozen_conv_workspace, py::arg("kind"), py::arg("batch"), py::arg("height"),
+          py::arg("width"), py::arg("in"), py::arg("out"), py::arg("activated"), py::arg("threads"),
+          "Floats of workspace that frozen_conv needs (csrc/frozen_conv/frozen_conv.h).");
 }

@@ -5,15 +5,15 @@
 // allocates and all memory is torch's own.
 #include <torch/csrc/stable/library.h>
 
-#include "adam/adam_op.h"
 #include "composite/composite_op.h"
-#include "conv/conv_op.h"
 #include "feature_matching/feature_matching_op.h"
-#include "field/field_op.h"
+#include "frozen_conv/frozen_conv_op.h"
+#include "fused_adam/fused_adam_op.h"
 #include "group_norm_silu/group_norm_silu_op.h"
 #include "hash_grid/hash_grid_op.h"
+#include "latent_field/latent_field_op.h"
 #include "latents/latents_op.h"
-#include "march/march_op.h"
+#include "march_rays/march_rays_op.h"
 #include "occupancy/occupancy_op.h"
 
 STABLE_TORCH_LIBRARY(ldp_fast_native, m) {

@@ -1,4 +1,4 @@
-"""Which of the two ways a convolution takes on a CPU: Winograd's of csrc/conv, or torch's direct one.
+"""Which of the two ways a convolution takes on a CPU: Winograd's of csrc/frozen_conv, or torch's direct one.
 
 Winograd's transforms the weights in every call, 36 numbers (9 where it upsamples) of 9, which only enough pixels are
 worth; and its transforms of a tile are worth it with enough channels only. Where either is faster was measured:

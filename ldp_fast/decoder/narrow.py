@@ -1,9 +1,10 @@
 """Two-byte precisions on a CPU: which products are computed in them, and which in float32.
 
 A processor that multiplies in bfloat16 does so in oneDNN, at about twice the rate of float32; Winograd's filtering in
-float32 (csrc/conv) spares up to three quarters of the products, so that it is the faster one where an image is large
-enough to pay for transforming the weights. One that cannot multiply in a precision has torch do it number by number,
-five to thirty times slower than float32; there every product is float32's, and two bytes are how results are stored.
+float32 (csrc/frozen_conv) spares up to three quarters of the products, so that it is the faster one where an image is
+large enough to pay for transforming the weights. One that cannot multiply in a precision has torch do it number by
+number, five to thirty times slower than float32; there every product is float32's, and two bytes are how results are
+stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`torch.ops.ldp_fast.frozen_conv`: the decoder's 3×3 convolutions, no gradient to their weights.
 
-On a CPU in float32, with channels in multiples of 16, by Winograd's minimal filtering (csrc/conv); elsewhere, and for
-images narrower than a tile, as the reference does it. Inside `shared_workspace()` the calls of a thread use one
+On a CPU in float32, with channels in multiples of 16, by Winograd's minimal filtering (csrc/frozen_conv); elsewhere,
+and for images narrower than a tile, as the reference does it. Inside `shared_workspace()` the calls of a thread use one
 workspace after the other's.
 """
 
@@ -79,13 +79,13 @@ def _native(
         return
     run, module, pixels = function("frozen_conv"), cast(Any, extension()), _pixels(x)
     number, threads = reference.KINDS.index(kind), torch.get_num_threads()
-    needed = module.conv_workspace(number, *cast(Tensor, pixels).shape, out.shape[1], scale is not None, threads)
+    needed = module.frozen_conv_workspace(number, *cast(Tensor, pixels).shape, out.shape[1], scale is not None, threads)
     small = [None if t is None else t.contiguous() for t in (bias, scale, shift)]
     run(_pixels(out), _workspace(x, needed), pixels, weight, *small, _pixels(addend), number, threads)
 
 
 def winograd(x: Tensor, weight: Tensor, kind: str) -> bool:
-    """Whether csrc/conv serves x and weights [O, I, 3, 3] on a CPU with the extension: float32, multiples of 16.
+    """Whether csrc/frozen_conv serves x and weights [O, I, 3, 3] on a CPU with the extension: float32, multiples of 16.
 
     An image narrower than a tile of 4×4 would have the whole tile's work and error, several times those of the few
     terms that are left where most of the taps lie in the padding.

@@ -40,13 +40,13 @@ def _fake_backward(
 def _workspace(
     positions: Tensor, backward: bool, encoding: int, hidden: int, layers: int, channels: int, bias: bool
 ) -> Tensor | None:
-    """What the CUDA kernels need beside their outputs (csrc/field/field_plan.h): the weights as fragments want them
-    and, for the backward, one sum of their gradients for each block. None on a CPU."""
+    """What the CUDA kernels need beside their outputs (csrc/latent_field/latent_field_plan.h): the weights as
+    fragments want them and, for the backward, one sum of their gradients for each block. None on a CPU."""
     if positions.device.type != "cuda":
         return None
     with torch.cuda.device(positions.device):
         network = encoding, hidden, layers, channels, bias
-        floats = _native.required("latent_field").field_workspace(*network, positions.shape[0], backward)
+        floats = _native.required("latent_field").latent_field_workspace(*network, positions.shape[0], backward)
     return positions.new_empty(floats)
 
 

@@ -1,4 +1,4 @@
-"""Ray marching: from rays to packed samples in occupied cells, bit for bit as csrc/march finds them.
+"""Ray marching: from rays to packed samples in occupied cells, bit for bit as csrc/march_rays finds them.
 
 A ray o + t·d enters the box at t_in and leaves it at t_out. Its lattice starts at t_0 = t_in + u·dt(t_in), with u = ½
 or a random number of the ray's own (jitter), so that a sample stands for a step around it:

@@ -17,7 +17,7 @@ import pytest
 from tests.cuda_on_cpu import harness
 from tests.support import built
 
-from .test_conv import KINDS, arguments
+from .test_frozen_conv import KINDS, arguments
 from .test_group_norm_silu import SOURCES as GROUP_NORM
 
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def test_compiles_without_a_warning(source: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_convolutions_agree_with_plain_loops(kind: str) -> None:
     for case in CASES:
-        run("conv_driver.cpp", ("conv/conv_cpu.cpp",), *arguments(kind, case))
+        run("frozen_conv_driver.cpp", ("frozen_conv/frozen_conv_cpu.cpp",), *arguments(kind, case))
 
 
 @emulated
@@ -74,7 +74,9 @@ def test_group_norm_agrees_with_plain_loops() -> None:
 
 def test_the_matrix_product_is_of_fused_multiply_adds_in_registers() -> None:
     """NEON's FMLA on four floats, nothing multiplied alone, no vector kept on the stack."""
-    text = compiled((harness.CSRC / "conv" / "conv_cpu.cpp",), *OPTIMISED, "-S", "-fomit-frame-pointer").read_text()
+    text = compiled(
+        (harness.CSRC / "frozen_conv" / "frozen_conv_cpu.cpp",), *OPTIMISED, "-S", "-fomit-frame-pointer"
+    ).read_text()
     (body,) = re.findall(r"^\S*portable\S*multiply_point\S*:$(.*?)^\s+\.size", text, re.MULTILINE | re.DOTALL)
     opcodes = Counter(re.findall(r"^\s+([a-z]\w*)\s", body, re.MULTILINE))
     assert opcodes["fmla"] > 400 and not opcodes["fmul"], opcodes

@@ -381,7 +381,7 @@ def test_a_captured_graph_follows_its_inputs() -> None:
 
 def test_the_workspace_on_a_gpu_is_what_the_extension_says(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    module = SimpleNamespace(field_workspace=lambda *arguments: asked.append(arguments) or 7)
+    module = SimpleNamespace(latent_field_workspace=lambda *arguments: asked.append(arguments) or 7)
     monkeypatch.setattr(_native, "required", lambda what: module)
     monkeypatch.setattr(torch.cuda, "device", lambda device: (asked.append(device), nullcontext())[1])
     positions: Any = SimpleNamespace(device=torch.device("cuda", 1), shape=(100, 3), new_empty=torch.empty)

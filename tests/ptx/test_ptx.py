@@ -15,14 +15,14 @@ import pytest
 
 from tests.csrc import test_composite_rule
 from tests.cuda_on_cpu import harness
-from tests.ptx import emulator, test_field
+from tests.ptx import emulator, test_latent_field
 from tests.ptx.translate import translate
 
 DIFFERS = 70  # how a driver ends whose comparison fails
 DRIVERS = harness.ROOT / "tests" / "csrc"
-ADAM = {"adam/adam.cu": "."}
+ADAM = {"fused_adam/fused_adam.cu": "."}
 OCCUPANCY = {"occupancy/occupancy_update.cu": ".", "occupancy/occupancy_bits.cu": "."}
-MARCH = {"march/march_scan.cu": ".", "march/march_samples.cu": "."}
+MARCH = {"march_rays/march_rays_scan.cu": ".", "march_rays/march_rays_samples.cu": "."}
 HASH_GRID = {
     "hash_grid/hash_grid_fwd.cu": "<2, float>",
     "hash_grid/hash_grid_bwd.cu": "<2, float>",
@@ -37,11 +37,13 @@ if emulator.EVERYTHING:
 
 
 def march(change: Callable[[str], str] = str) -> Path:
-    return emulator.build(DRIVERS / "march_driver.cpp", MARCH, ["march/march_cpu.cpp"], 90, change=change)
+    return emulator.build(
+        DRIVERS / "march_rays_driver.cpp", MARCH, ["march_rays/march_rays_cpu.cpp"], 90, change=change
+    )
 
 
-def test_adam() -> None:
-    emulator.check(emulator.build(DRIVERS / "adam_driver.cpp", ADAM, ["adam/adam_cpu.cpp"], 90))
+def test_fused_adam() -> None:
+    emulator.check(emulator.build(DRIVERS / "fused_adam_driver.cpp", ADAM, ["fused_adam/fused_adam_cpu.cpp"], 90))
 
 
 def test_occupancy() -> None:
@@ -49,7 +51,7 @@ def test_occupancy() -> None:
     emulator.check(emulator.build(driver, OCCUPANCY, ["occupancy/occupancy_cpu.cpp"], 90))
 
 
-def test_march() -> None:
+def test_march_rays() -> None:
     emulator.check(march())
 
 
@@ -74,7 +76,7 @@ def test_composite_keeps_the_rule(early_stop: float, tmp_path: Path, monkeypatch
 
 
 def test_every_file_is_taken() -> None:
-    taken = {*ADAM, *OCCUPANCY, *MARCH, *HASH_GRID, *COMPOSITE, *test_field.KERNELS}
+    taken = {*ADAM, *OCCUPANCY, *MARCH, *HASH_GRID, *COMPOSITE, *test_latent_field.KERNELS}
     assert taken == {str(file.relative_to(harness.CSRC)) for file in harness.CSRC.glob("*/*.cu")}
 
 
