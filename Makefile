@@ -30,8 +30,8 @@ PY := $(VENV)/bin/python
 # A worker keeps to its half of the files, with what they have made and compiled, until it has nothing left to do.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal --hypothesis-profile=ci
 # What depends on the processor's instructions: not schemas, graphs, and what it takes long to train.
-NUMBERS := tests/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf tests/guidance/test_prior.py \
-  tests/guidance/test_step.py tests/guidance/test_precision.py -m "not slow" -k "not opcheck and not compile"
+NUMBERS := tests/support/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf \
+  tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py -m "not slow" -k "not opcheck and not compile"
 PACKAGES := $(VENV)/.ldp-fast-packages
 STAMP := $(VENV)/.ldp-fast-installed
 CAPABILITY := import torch; print('{}.{}'.format(*torch.cuda.get_device_capability()))

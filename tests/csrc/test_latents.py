@@ -1,4 +1,4 @@
-"""The losses' CPU code under sanitizers, with the instructions of every processor, against loops in double."""
+"""The CPU code of the operators on latents under sanitizers, with every instruction set, against loops in double."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.cuda_on_cpu import harness
 
 DRIVER = harness.ROOT / "tests" / "csrc" / "latents_driver.cpp"
-SOURCES = ["latents/latents_cpu.cpp", "feature_matching/feature_matching_cpu.cpp"]
+SOURCES = ["latents/latents_cpu.cpp"]
 
 
 @pytest.mark.parametrize("lanes", [16, 8, 4])

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import microbenchmarks
 
-from .cuda_on_cpu.sass import find_nvcc, machine_code
+from ..cuda_on_cpu.sass import find_nvcc, machine_code
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 120])

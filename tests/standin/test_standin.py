@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from .standin import VARIABLE
-from .standin.refused import REFUSED, reason
+from . import VARIABLE
+from .refused import REFUSED, reason
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def test_it_refuses_what_a_gpu_refuses() -> None:
 
 
 def test_another_value_is_refused() -> None:
-    done = run("tests/test_tolerances.py", **{VARIABLE: "meta"})
+    done = run("tests/support/test_tolerances.py", **{VARIABLE: "meta"})
     assert done.returncode != 0 and f"{VARIABLE}: expected cpu or nothing, got 'meta'" in done.stdout + done.stderr
 
 

@@ -9,8 +9,8 @@ import torch
 
 from ldp_fast.ops import _native
 
-from .support import instruction_sets
-from .support.instruction_sets import AVX2, AVX512, VARIABLE
+from . import instruction_sets
+from .instruction_sets import AVX2, AVX512, VARIABLE
 
 
 def this_machine() -> int:

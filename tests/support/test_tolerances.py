@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .support.tolerances import FLOOR_ULPS, GRADIENT, OUTPUT, assert_close, measure
+from .tolerances import FLOOR_ULPS, GRADIENT, OUTPUT, assert_close, measure
 
 ULP = torch.finfo(torch.float32).eps
 FLOOR = FLOOR_ULPS * ULP

@@ -13,9 +13,9 @@ import torch
 
 from ldp_fast._precision import in_tf32
 
-from .support import gpu
+from ..support import gpu
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BOTH = ["convolutions", "matrix products"]
 # What a user may have set, with the older way, the newer one and both, and what is in TF32 then.
 STATES = {

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cuda_on_cpu.sass import ARCHITECTURES, machine_code
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
 
 
