@@ -58,7 +58,7 @@ def time(
 ) -> None:
     """Times a call and files how many samples it does a second, and the corners it reads or adds to."""
     function()
-    samples, levels = len(made["positions"]), len(made["layout"][1])
+    samples, levels = len(made["positions"]), len(made["layout"].resolutions)
     benchmark.extra_info |= {"samples": samples, "corners": 8 * samples * levels, "entries": len(made["table"])}
     # The reference takes seconds.
     measure(benchmark, function, device, rounds=3 if device == "cpu" else 50, graph=graph)

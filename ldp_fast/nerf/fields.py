@@ -15,10 +15,17 @@ from torch import Tensor, nn
 
 from ..ops import hash_grid as _hash_grid  # noqa: F401
 from ..ops import latent_field as _latent_field  # noqa: F401
-from ..reference.hash_grid import WRAPPED, live_rows
-from ..reference.latent_field import LARGEST_EXPONENT, LARGEST_SLOPE_EXPONENT, blob, split_weights, to_unit
+from ..reference.hash_grid import WRAPPED, GridLayout, live_rows
+from ..reference.latent_field import (
+    LARGEST_EXPONENT,
+    LARGEST_SLOPE_EXPONENT,
+    FieldNetwork,
+    blob,
+    split_weights,
+    to_unit,
+)
 from . import _checks
-from .hash_grid import HashGrid, layout_arguments
+from .hash_grid import HashGrid
 
 ACTIVATIONS = ("identity", "sigmoid")
 BACKENDS = ("ldp", "tcnn")
@@ -208,26 +215,30 @@ class LatentField(_Field):
         Raises:
             TypeError, ValueError: positions of another dtype, shape or device.
         """
-        self.grid.check("LatentField", positions)
+        grid = self.grid
+        grid.check("LatentField", positions)
         if self.backend == "tcnn":
             return self._finish(self.network(self._unit(positions)), positions, count)
-        half = self.grid.half_table()
-        density, channels, _ = torch.ops.ldp_fast.latent_field(
-            positions.contiguous(),
-            self.grid.table,
-            half,
-            self.weights,
-            count,
-            *self.grid.layout,
-            self.bound,
+        half, hill = grid.half_table(), self.blob
+        network = FieldNetwork(
             self.hidden,
             self.layers,
             self.channels,
             self.bias,
             self.activation == "sigmoid",
-            self.blob.strength,
-            self.blob.std,
+            hill.strength,
+            hill.std,
             half is not None,
+        )
+        density, channels, _ = torch.ops.ldp_fast.latent_field(
+            positions.contiguous(),
+            grid.table,
+            half,
+            self.weights,
+            count,
+            *grid.layout,
+            self.bound,
+            *network,
         )
         return density, channels
 
@@ -344,9 +355,9 @@ class VoxelField(_Field):
         self.table = nn.Parameter(table)
 
     @property
-    def layout(self) -> tuple[Any, ...]:
+    def layout(self) -> GridLayout:
         """The layout, as the operators take it: one dense level with vertices on the ends."""
-        return layout_arguments([0, len(self.table)], [self.resolution], [self.resolution - 1.0], 0.0, WRAPPED, False)
+        return GridLayout([0, len(self.table)], [self.resolution], [self.resolution - 1.0], 0.0, WRAPPED, False)
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density and channels, as `LatentField.forward`."""

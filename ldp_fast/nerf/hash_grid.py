@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,25 +10,14 @@ from torch import Tensor, nn
 
 from ..ops import hash_grid as _registers  # noqa: F401
 from ..ops._native import required
-from ..reference.hash_grid import HASHED, TILED, WRAPPED
+from ..reference.hash_grid import HASHED, TILED, WRAPPED, GridLayout
 from . import _checks
 from .optimiser import source_of
 
 INTERPOLATIONS = ("linear", "smoothstep")
 INDEXING = {"hash": HASHED, "tiled": TILED, "wrapped": WRAPPED}
+layout_arguments = GridLayout  # as ldp_fast.integrations calls it
 INITIAL = 1e-4  # tiny-cuda-nn's: entries start uniform in ±1e-4
-
-
-def layout_arguments(
-    offsets: Sequence[int],
-    resolutions: Sequence[int],
-    scales: Sequence[float],
-    shift: float,
-    indexing: int,
-    smooth: bool,
-) -> tuple[Any, ...]:
-    """The arguments with which the operators are told a layout, in their order."""
-    return list(offsets), list(resolutions), list(scales), shift, indexing, smooth
 
 
 class HashGrid(nn.Module):
@@ -115,10 +103,10 @@ class HashGrid(nn.Module):
         return self.n_levels * self.n_features
 
     @property
-    def layout(self) -> tuple[Any, ...]:
+    def layout(self) -> GridLayout:
         """The layout, as the operators take it."""
         smooth = self.interpolation == "smoothstep"
-        return layout_arguments(self.offsets, self.resolutions, self.scales, 0.5, self._indexing, smooth)
+        return GridLayout(self.offsets, self.resolutions, self.scales, 0.5, self._indexing, smooth)
 
     def shadow(self) -> Tensor:
         """The table in float16, [entries, F]: cast at every call, for a change of the table need not leave a trace.
@@ -185,11 +173,10 @@ class HashGrid(nn.Module):
         Raises:
             TypeError, ValueError: as `forward`.
         """
-        if self.table.dtype not in _checks.FLOATING:
-            _checks.fail(
-                what, "table", "float32 (or float64); float16 is its shadow's", str(self.table.dtype), TypeError
-            )
-        _checks.positions(what, positions, self.table)
+        table = self.table
+        if table.dtype not in _checks.FLOATING:
+            _checks.fail(what, "table", "float32 (or float64); float16 is its shadow's", str(table.dtype), TypeError)
+        _checks.positions(what, positions, table)
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> Tensor:
         """Encodes positions.

@@ -1,8 +1,8 @@
 """`torch.ops.ldp_fast.hash_grid`, its gradients by table and positions, and theirs.
 
-The layout (`SCHEMA`) is told by its numbers, so that `torch.compile` sees plain integers: `ldp_fast._C.HashGridLayout`
-has them. Tensors are contiguous; the table is float32 or float64, and on CUDA a float16 copy of it, `shadow`, may be
-read in its place, the gradient being the table's all the same.
+The layout (`reference.hash_grid.GridLayout`) is told by its numbers, so that `torch.compile` sees plain integers:
+`ldp_fast._C.HashGridLayout` has them. Tensors are contiguous; the table is float32 or float64, and on CUDA a float16
+copy of it, `shadow`, may be read in its place, the gradient being the table's all the same.
 
 Bit-equal from run to run on CPUs, and on CUDA except the table's gradient, which is summed by atomics unless
 `torch.use_deterministic_algorithms(True)` holds when the backward runs.
@@ -10,7 +10,6 @@ Bit-equal from run to run on CPUs, and on CUDA except the table's gradient, whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,22 +19,12 @@ from .. import reference
 from . import _native
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 
-SCHEMA = "int[] offsets, int[] resolutions, float[] scales, float shift, int indexing, bool smoothstep"  # of the layout
-LAYOUT = 6  # arguments in it
+# Of a GridLayout.
+SCHEMA = "int[] offsets, int[] resolutions, float[] scales, float shift, int indexing, bool smoothstep"
 
 
-def _fake(
-    positions: Tensor,
-    table: Tensor,
-    shadow: Tensor | None,
-    count: Tensor | None,
-    offsets: Sequence[int],
-    resolutions: Sequence[int],
-    scales: Sequence[float],
-    shift: float,
-    indexing: int,
-    smoothstep: bool,
-) -> Tensor:
+def _fake(positions: Tensor, table: Tensor, shadow: Tensor | None, count: Tensor | None, *layout: Any) -> Tensor:
+    _, resolutions, *_ = layout
     return table.new_empty(positions.shape[0], len(resolutions) * table.shape[1])
 
 
@@ -73,14 +62,19 @@ def _native_backward_table(
     _native.function("hash_grid_backward_table")(grad_table, workspace, grad, positions, count, *layout)
 
 
-def _by_table(grad: Tensor, positions: Tensor, table: Tensor, count: Tensor | None, layout: tuple[Any, ...]) -> Tensor:
+def _by_table(grad: Tensor, positions: Tensor, table: Tensor, count: Tensor | None, layout: list[Any]) -> Tensor:
     deterministic = torch.are_deterministic_algorithms_enabled()
     return torch.ops.ldp_fast.hash_grid_backward_table(grad, positions, count, *table.shape, *layout, deterministic)
 
 
+def _rest(ctx: Any, given: int) -> tuple[None, ...]:
+    """The gradients of the arguments after the first `given`, which have none."""
+    return (None,) * (len(ctx.needs_input_grad) - given)
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.layout = inputs[4:]
+    positions, table, shadow, count, *ctx.layout = inputs
+    ctx.save_for_backward(positions, table, shadow, count)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -92,12 +86,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         )
     if ctx.needs_input_grad[1]:
         by_table = _by_table(grad, positions, table, count, ctx.layout)
-    return by_positions, by_table, *(None,) * (2 + LAYOUT)
+    return by_positions, by_table, *_rest(ctx, 2)
 
 
 def _setup_context_table(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.layout = inputs[5 : 5 + LAYOUT]
+    grad, positions, count, _entries, _features, *ctx.layout, _deterministic = inputs
+    ctx.save_for_backward(grad, positions, count)
 
 
 def _backward_table(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -110,12 +104,12 @@ def _backward_table(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         by_positions = torch.ops.ldp_fast.hash_grid_backward_positions(
             grad, positions, grad_out, None, count, *ctx.layout
         )
-    return by_grad, by_positions, *(None,) * (4 + LAYOUT)
+    return by_grad, by_positions, *_rest(ctx, 2)
 
 
 def _setup_context_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.layout = inputs[5:]
+    grad, positions, table, shadow, count, *ctx.layout = inputs
+    ctx.save_for_backward(grad, positions, table, shadow, count)
 
 
 def _backward_positions(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -123,7 +117,7 @@ def _backward_positions(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]
         grad_out.contiguous(), *ctx.saved_tensors, *ctx.layout
     )
     wanted = (grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad[:3], strict=True))
-    return *wanted, *(None,) * (2 + LAYOUT)
+    return *wanted, *_rest(ctx, 3)
 
 
 define(f"hash_grid(Tensor positions, Tensor table, Tensor? shadow, Tensor? count, {SCHEMA}) -> Tensor")

@@ -8,27 +8,22 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference.latent_field import to_unit
+from ..reference.latent_field import FieldArguments, FieldNetwork, to_unit
 from . import _native
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 from .hash_grid import SCHEMA as LAYOUT
 
+# Of a FieldNetwork.
 NETWORK = (
     "int hidden, int layers, int channels, bool bias, bool sigmoid, float blob_strength, float blob_std, bool half"
 )
 
-LAYOUT_ARGUMENTS = slice(5, 11)  # of latent_field: offsets to smoothstep
-BOUND = 11
-NETWORK_ARGUMENTS = slice(12, 20)
 
-
-def _fake(positions: Tensor, table: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = (positions, table, *rest)
-    _, resolutions = arguments[LAYOUT_ARGUMENTS][:2]
-    _, _, channels, *_, half = arguments[NETWORK_ARGUMENTS]
-    size = positions.shape[0]
-    encoding = table.new_empty(size, len(resolutions) * table.shape[1], dtype=torch.float16 if half else None)
-    return positions.new_empty(size), positions.new_empty(size, channels), encoding
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    positions, table, _, _, _, layout, _, network = FieldArguments.unpack(*arguments)
+    size, dtype = positions.shape[0], torch.float16 if network.half else None
+    encoding = table.new_empty(size, len(layout.resolutions) * table.shape[1], dtype=dtype)
+    return positions.new_empty(size), positions.new_empty(size, network.channels), encoding
 
 
 def _fake_backward(
@@ -37,41 +32,44 @@ def _fake_backward(
     return weights.new_empty(encoding.shape), torch.empty_like(weights), torch.empty_like(positions)
 
 
-def _workspace(
-    positions: Tensor, backward: bool, encoding: int, hidden: int, layers: int, channels: int, bias: bool
-) -> Tensor | None:
+def _workspace(positions: Tensor, backward: bool, encoding: int, network: FieldNetwork) -> Tensor | None:
     """What the CUDA kernels need beside their outputs (csrc/latent_field/latent_field_plan.h): the weights as
     fragments want them and, for the backward, one sum of their gradients for each block. None on a CPU."""
     if positions.device.type != "cuda":
         return None
     with torch.cuda.device(positions.device):
-        network = encoding, hidden, layers, channels, bias
-        floats = _native.required("latent_field").latent_field_workspace(*network, positions.shape[0], backward)
+        hidden, layers, channels, bias, *_ = network
+        floats = _native.required("latent_field").latent_field_workspace(
+            encoding, hidden, layers, channels, bias, positions.shape[0], backward
+        )
     return positions.new_empty(floats)
 
 
 def _run_native(density: Tensor, latents: Tensor, encoding: Tensor, *arguments: Any) -> None:
-    positions, half = arguments[0], arguments[-1]
-    if half and positions.device.type == "cpu":
+    positions, *_, half = arguments
+    on_cpu = positions.device.type == "cpu"
+    if half and on_cpu:
         results = reference.latent_field(*arguments)
         for output, result in zip((density, latents, encoding), results, strict=True):
             output.copy_(result)
         return
-    workspace = _workspace(positions, False, encoding.shape[1], *arguments[NETWORK_ARGUMENTS][:4])
+    workspace = None
+    if not on_cpu:
+        workspace = _workspace(positions, False, encoding.shape[1], FieldArguments.unpack(*arguments).network)
     _native.function("latent_field")(density, latents, encoding, workspace, *arguments)
 
 
 def _run_native_backward(grad_encoding: Tensor, grad_weights: Tensor, grad_positions: Tensor, *arguments: Any) -> None:
-    positions, encoding = arguments[2:4]
-    workspace = _workspace(positions, True, encoding.shape[1], *arguments[6:10])
+    _, _, positions, encoding, _, _, *network = arguments
+    workspace = _workspace(positions, True, encoding.shape[1], FieldNetwork(*network))
     _native.function("latent_field_backward")(grad_encoding, grad_weights, grad_positions, workspace, *arguments)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    positions, table, shadow, weights, count = inputs[:5]
-    ctx.save_for_backward(positions, table, shadow, weights, count, output[2])
-    ctx.layout, ctx.bound, ctx.network = inputs[LAYOUT_ARGUMENTS], inputs[BOUND], inputs[NETWORK_ARGUMENTS]
-    ctx.mark_non_differentiable(output[2])
+    *saved, ctx.layout, ctx.bound, ctx.network = FieldArguments.unpack(*inputs)
+    _, _, encoding = output
+    ctx.save_for_backward(*saved, encoding)
+    ctx.mark_non_differentiable(encoding)
     # Zeros in place of the encoding's gradient, which there is none of, would be 128 bytes a sample.
     ctx.set_materialize_grads(False)
 
@@ -86,7 +84,7 @@ def _backward(ctx: Any, grad_density: Tensor | None, grad_latents: Tensor | None
     if grad_density is None:
         grad_density = positions.new_zeros(positions.shape[0])
     if grad_latents is None:
-        grad_latents = positions.new_zeros(positions.shape[0], ctx.network[2])
+        grad_latents = positions.new_zeros(positions.shape[0], ctx.network.channels)
     grad_encoding, grad_weights, grad_positions = ops.latent_field_backward(
         grad_density.contiguous(), grad_latents.contiguous(), positions, encoding, weights, count, *ctx.network
     )

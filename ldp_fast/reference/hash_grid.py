@@ -9,20 +9,14 @@ The arguments that all functions share:
     table        [entries, F] float32 or float64
     shadow       [entries, F] float16, read instead of the table; or None
     count        [1] int64, rows that are there, the rest being padding; None: all
-    offsets      L + 1 numbers, in entries
-    resolutions  L numbers, vertices along an axis
-    scales       L numbers, cells along an axis
-    shift        0.5 (tiny-cuda-nn) or 0 (vertices on the ends, a voxel grid's)
-    indexing     what becomes of a vertex's number in a level that has fewer entries than vertices: WRAPPED counts the
-                 axes until they have outrun the level, modulo its size (torch-ngp's tiled grids); HASHED hashes it;
-                 TILED counts every axis, in 32 bits, modulo its size (tiny-cuda-nn's tiled grids)
-    smoothstep   3t² − 2t³ instead of t
+    layout       the six numbers and lists of a `GridLayout`, one after another
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +24,30 @@ from torch import Tensor
 PRIMES = (1, 2654435761, 805459861)
 WRAPPED, HASHED, TILED = 0, 1, 2  # csrc/hash_grid/layout.h has the same numbers
 FAR = 2147483000.0  # cells further away have no number in 32 bits
+
+
+class GridLayout(NamedTuple):
+    """How the levels of a hash grid lie in its table: arguments that its operators share, in their schemas' order.
+
+    Operators are told them one by one, so that `torch.compile` sees plain numbers; the rest hands them on as one.
+
+    Attributes:
+        offsets: L + 1 numbers, in entries.
+        resolutions: L numbers, vertices along an axis.
+        scales: L numbers, cells along an axis.
+        shift: 0.5 (tiny-cuda-nn) or 0 (vertices on the ends, a voxel grid's).
+        indexing: what becomes of a vertex's number in a level that has fewer entries than vertices: WRAPPED counts the
+            axes until they have outrun the level, modulo its size (torch-ngp's tiled grids); HASHED hashes it; TILED
+            counts every axis, in 32 bits, modulo its size (tiny-cuda-nn's tiled grids).
+        smoothstep: 3t² − 2t³ instead of t.
+    """
+
+    offsets: Sequence[int]
+    resolutions: Sequence[int]
+    scales: Sequence[float]
+    shift: float
+    indexing: int
+    smoothstep: bool
 
 
 def live_rows(positions: Tensor, count: Tensor | None) -> Tensor:
@@ -100,16 +118,9 @@ class _Corner:
         )
 
 
-def _corners(
-    positions: Tensor,
-    offsets: Sequence[int],
-    resolutions: Sequence[int],
-    scales: Sequence[float],
-    shift: float,
-    indexing: int,
-    smoothstep: bool,
-) -> Iterator[tuple[int, _Corner]]:
+def _corners(positions: Tensor, layout: GridLayout) -> Iterator[tuple[int, _Corner]]:
     """All levels and the eight corners of each. No copies from the host: on CUDA they would wait for the stream."""
+    offsets, resolutions, scales, shift, indexing, smoothstep = layout
     corners, axes = (torch.arange(n, device=positions.device) for n in (8, 3))
     uppers = corners[:, None] >> axes & 1
     for level, (resolution, scale) in enumerate(zip(resolutions, scales, strict=True)):
@@ -141,12 +152,7 @@ def hash_grid(
     table: Tensor,
     shadow: Tensor | None,
     count: Tensor | None,
-    offsets: Sequence[int],
-    resolutions: Sequence[int],
-    scales: Sequence[float],
-    shift: float,
-    indexing: int,
-    smoothstep: bool,
+    *layout: Any,
 ) -> Tensor:
     """Encodes positions; the arguments are the module's.
 
@@ -154,9 +160,9 @@ def hash_grid(
         [S, L·F] in the table's dtype, level-major; zero on padding. Gradients to positions and table, not to the
         shadow, which passes them on to the table.
     """
-    values = _values(table, shadow)
-    out = [table.new_zeros(len(positions), table.shape[1]) for _ in resolutions]
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
+    values, grid = _values(table, shadow), GridLayout(*layout)
+    out = [table.new_zeros(len(positions), table.shape[1]) for _ in grid.resolutions]
+    for level, corner in _corners(positions, grid):
         out[level] = out[level] + corner.weight.to(table.dtype) * values[corner.index]
     return torch.where(live_rows(positions, count), torch.cat(out, dim=-1), 0)
 
@@ -167,13 +173,7 @@ def hash_grid_backward_table(
     count: Tensor | None,
     entries: int,
     features: int,
-    offsets: Sequence[int],
-    resolutions: Sequence[int],
-    scales: Sequence[float],
-    shift: float,
-    indexing: int,
-    smoothstep: bool,
-    deterministic: bool,
+    *layout_and_deterministic: Any,
 ) -> Tensor:
     """Gradient by the table: Σ weight · grad over the samples that read an entry.
 
@@ -182,14 +182,15 @@ def hash_grid_backward_table(
         positions: and the others, the module's.
         entries: of the table.
         features: F.
-        deterministic: whether the sum must have the same bits in every run; only CUDA asks.
+        layout_and_deterministic: the layout, and whether the sum must have the same bits in every run; only CUDA asks.
 
     Returns:
         [entries, F] in grad's dtype.
     """
+    *layout, _ = layout_and_deterministic
     grads = torch.where(live_rows(positions, count), grad, 0).split(features, -1)
     out = grad.new_zeros(entries, features)
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
+    for level, corner in _corners(positions, GridLayout(*layout)):
         g = grads[level]
         term = torch.where((g != 0).any(-1, keepdim=True), corner.weight.to(grad.dtype) * g, 0)
         out = out.index_add(0, corner.index, term)
@@ -202,12 +203,7 @@ def hash_grid_backward_positions(
     table: Tensor,
     shadow: Tensor | None,
     count: Tensor | None,
-    offsets: Sequence[int],
-    resolutions: Sequence[int],
-    scales: Sequence[float],
-    shift: float,
-    indexing: int,
-    smoothstep: bool,
+    *layout: Any,
 ) -> Tensor:
     """Gradient by the positions: Σ ∇weight · <grad, entry> over levels and corners.
 
@@ -220,7 +216,7 @@ def hash_grid_backward_positions(
     """
     values, grads = _values(table, shadow), grad.split(table.shape[1], -1)
     out = torch.zeros_like(positions)
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
+    for level, corner in _corners(positions, GridLayout(*layout)):
         out = out + corner.gradient() * (grads[level] * values[corner.index]).sum(-1, keepdim=True)
     return torch.where(live_rows(positions, count), out, 0)
 
@@ -232,12 +228,7 @@ def hash_grid_backward_positions_backward(
     table: Tensor,
     shadow: Tensor | None,
     count: Tensor | None,
-    offsets: Sequence[int],
-    resolutions: Sequence[int],
-    scales: Sequence[float],
-    shift: float,
-    indexing: int,
-    smoothstep: bool,
+    *layout: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of <hash_grid_backward_positions(grad, positions, table), grad_out>: the double backward.
 
@@ -255,7 +246,7 @@ def hash_grid_backward_positions_backward(
     values, grads = _values(table, shadow), torch.where(live, grad, 0).split(features, -1)
     by_grad = [torch.zeros_like(g) for g in grads]
     by_positions, by_table = torch.zeros_like(positions), torch.zeros_like(table)
-    for level, corner in _corners(positions, offsets, resolutions, scales, shift, indexing, smoothstep):
+    for level, corner in _corners(positions, GridLayout(*layout)):
         entry = values[corner.index]
         along = (corner.gradient() * grad_out).sum(-1, keepdim=True)
         by_grad[level] = by_grad[level] + along * entry

@@ -38,7 +38,7 @@ FIELDS = {
 def run(programme: Path, made_of: Field, made: dict[str, Any], half: bool, folder: Path) -> list[Tensor]:
     """Density, latents, encoding, and the gradients to the encoding, the weights and the positions."""
     size = len(made["positions"])
-    offsets, resolutions, scales = made["layout"][:3]
+    offsets, resolutions, scales, *_ = made["layout"]
     levels = [n for i, r in enumerate(resolutions) for n in (offsets[i + 1] - offsets[i], r, scales[i])]
     numbers = [size, made_of.hidden, made_of.layers, made_of.channels, made_of.bias, half, made_of.bound]
     numbers += [made_of.blob_strength, made_of.blob_std, len(resolutions), made_of.grid.n_features, *levels]
@@ -70,7 +70,7 @@ def off_rectifiers(made_of: Field, made: dict[str, Any]) -> Tensor:
     Behind such a one a gradient is wrong by all that passes it, however right the products are.
     """
     x = reference.hash_grid(to_unit(made["positions"], made_of.bound), made["table"], None, None, *made["layout"])
-    hidden, layers, channels, bias = made["network"][:4]
+    hidden, layers, channels, bias, *_ = made["network"]
     off = torch.ones(len(x), dtype=torch.bool)
     for matrix, offset in split_weights(made["weights"], x.shape[1], hidden, layers, channels, bias)[:-1]:
         offset = torch.zeros(len(matrix), dtype=x.dtype) if offset is None else offset

@@ -103,8 +103,8 @@ def check_table(made: dict[str, Any]) -> None:
 
 def off_faces(made: dict[str, Any], margin: float = 1e-3) -> dict[str, Any]:
     """Leaves out samples near a face between cells: rounding may put them on either side, and the slope jumps there."""
-    scales = torch.tensor(made["layout"][2], device=made["positions"].device)
-    at = made["positions"][:, None].double() * scales[:, None] + made["layout"][3]
+    scales = torch.tensor(made["layout"].scales, device=made["positions"].device)
+    at = made["positions"][:, None].double() * scales[:, None] + made["layout"].shift
     keep = ((at - at.round()).abs() > margin).all(-1).all(-1)
     return made | {"positions": made["positions"][keep].contiguous(), "grad": made["grad"][keep].contiguous()}
 

@@ -385,8 +385,9 @@ def test_the_workspace_on_a_gpu_is_what_the_extension_says(monkeypatch: pytest.M
     monkeypatch.setattr(_native, "required", lambda what: module)
     monkeypatch.setattr(torch.cuda, "device", lambda device: (asked.append(device), nullcontext())[1])
     positions: Any = SimpleNamespace(device=torch.device("cuda", 1), shape=(100, 3), new_empty=torch.empty)
+    network = Field(hidden=64, layers=2, channels=4, bias=True).network()
     for backward in (False, True):
-        workspace = operator._workspace(positions, backward, 32, 64, 2, 4, True)
+        workspace = operator._workspace(positions, backward, 32, network)
         assert workspace is not None and workspace.shape == (7,)
         assert asked[-2:] == [positions.device, (32, 64, 2, 4, True, 100, backward)]
-    assert operator._workspace(torch.zeros(100, 3), True, 32, 64, 2, 4, True) is None
+    assert operator._workspace(torch.zeros(100, 3), True, 32, network) is None

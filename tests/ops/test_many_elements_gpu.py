@@ -36,7 +36,7 @@ def test_hash_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     *_, last = layout = grid.layout()
     assert last == grid.smoothstep
     samples = MANY // 32 + TAIL
-    table = torch.rand(layout[0][-1], 2, device="cuda") - 0.5
+    table = torch.rand(layout.offsets[-1], 2, device="cuda") - 0.5
     positions = torch.rand(samples, 3, device="cuda")
     tail = positions[-TAIL:].clone()
     encoding = OPS.hash_grid(positions, table, None, None, *layout)

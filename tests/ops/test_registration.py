@@ -13,6 +13,8 @@ import torch
 
 from ldp_fast import _settings, losses
 from ldp_fast.ops import _library
+from ldp_fast.reference.hash_grid import GridLayout
+from ldp_fast.reference.latent_field import FieldArguments, FieldNetwork
 
 from ..support.samples import OPERATORS, sample_arguments, sample_inputs
 from .common import interpreting
@@ -143,3 +145,26 @@ def test_registering_imports_no_triton_and_asks_no_device() -> None:
         "assert not torch.cuda.is_initialized()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+GRID_OPERATORS = [name for name in _library.OPERATORS if name.startswith(("hash_grid", "latent_field"))]
+
+
+@pytest.mark.parametrize("name", GRID_OPERATORS)
+def test_a_tuple_s_names_are_the_schema_s(name: str) -> None:
+    """In their order and one after another: what is unpacked by name is what the operator was told."""
+    told = [argument.name for argument in getattr(torch.ops.ldp_fast, name).default._schema.arguments]
+    tuples = [GridLayout] if name.startswith("hash_grid") else [FieldNetwork]
+    for kind in [GridLayout, FieldNetwork] if name == "latent_field" else tuples:
+        first = told.index(kind._fields[0])
+        assert tuple(told[first : first + len(kind._fields)]) == kind._fields
+
+
+def test_the_field_s_arguments_are_unpacked_by_name_and_packed_again() -> None:
+    told = [argument.name for argument in torch.ops.ldp_fast.latent_field.default._schema.arguments]
+    arguments = FieldArguments.unpack(*told)
+    assert arguments.pack() == tuple(told)
+    flat = {**arguments._asdict(), **arguments.layout._asdict(), **arguments.network._asdict()}
+    assert {"live": "count"} == {
+        name: value for name, value in flat.items() if isinstance(value, str) and name != value
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldp_fast.reference.hash_grid import HASHED, TILED, WRAPPED
+from ldp_fast.reference.hash_grid import HASHED, TILED, WRAPPED, GridLayout
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Grid:
     indexing: int = HASHED
     smoothstep: bool = False
 
-    def layout(self) -> tuple[Any, ...]:
-        """The arguments of the operators: offsets, resolutions, scales, shift, indexing, smoothstep."""
+    def layout(self) -> GridLayout:
+        """The arguments of the operators."""
         if self.shift == 0.0:  # one level with its vertices on the ends: a voxel grid
             resolution = self.base_resolution
-            return [0, resolution**3], [resolution], [resolution - 1.0], 0.0, self.indexing, self.smoothstep
+            scales = [resolution - 1.0]
+            return GridLayout([0, resolution**3], [resolution], scales, 0.0, self.indexing, self.smoothstep)
         offsets, resolutions, scales = [0], [], []
         most = self.base_resolution**3 if self.indexing == TILED else 2**self.log2_table_size
         for level in range(self.n_levels):
@@ -39,7 +40,7 @@ class Grid:
             offsets.append(offsets[-1] + min(vertices, most))
             resolutions.append(resolution)
             scales.append(scale)
-        return offsets, resolutions, scales, self.shift, self.indexing, self.smoothstep
+        return GridLayout(offsets, resolutions, scales, self.shift, self.indexing, self.smoothstep)
 
 
 GRIDS = {
@@ -90,8 +91,8 @@ def sample(
     if rays:
         start, end = draw(size // 16 + 1, 1, 3), draw(size // 16 + 1, 1, 3)
         positions = (start + (end - start) * (torch.arange(16) / 16)[None, :, None]).reshape(-1, 3)[:size].contiguous()
-    table = draw(layout[0][-1], grid.n_features) - 0.5
-    grad = draw(size, len(layout[1]) * grid.n_features) - 0.5
+    table = draw(layout.offsets[-1], grid.n_features) - 0.5
+    grad = draw(size, len(layout.resolutions) * grid.n_features) - 0.5
     tensors = {"positions": positions, "table": table, "grad": grad}
     made: dict[str, Any] = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
     made["count"] = None if count is None else torch.tensor([count], device=device)

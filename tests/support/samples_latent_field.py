@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldp_fast.reference.latent_field import FieldArguments, FieldNetwork
+
 from .samples_hash_grid import GRIDS, Grid
 
 
@@ -35,9 +37,9 @@ class Field:
         widths = [self.encoding, *[self.hidden] * self.layers, 1 + self.channels]
         return sum(o * (i + self.bias) for i, o in itertools.pairwise(widths))
 
-    def network(self, half: bool = False) -> tuple[Any, ...]:
+    def network(self, half: bool = False) -> FieldNetwork:
         """The arguments of the operators after the bound."""
-        return (
+        return FieldNetwork(
             self.hidden,
             self.layers,
             self.channels,
@@ -89,7 +91,7 @@ def sample(
     layout = made_of.grid.layout()
     tensors = {
         "positions": draw(size, 3) * made_of.bound,
-        "table": draw(layout[0][-1], made_of.grid.n_features),
+        "table": draw(layout.offsets[-1], made_of.grid.n_features),
         "weights": draw(made_of.n_weights) * made_of.hidden**-0.5,
         "grad_density": draw(size),
         "grad_latents": draw(size, made_of.channels),
@@ -102,8 +104,8 @@ def sample(
 def off_faces(made: dict[str, Any], margin: float = 1e-3) -> dict[str, Any]:
     """Moves samples near a face between cells to one place inside of cells: the slope jumps at a face."""
     unit = (made["positions"].double() + made["bound"]) / (2 * made["bound"])
-    scales = torch.tensor(made["layout"][2], dtype=torch.float64, device=unit.device)
-    at = unit[:, None] * scales[:, None] + made["layout"][3]
+    scales = torch.tensor(made["layout"].scales, dtype=torch.float64, device=unit.device)
+    at = unit[:, None] * scales[:, None] + made["layout"].shift
     inside = ((at - at.round()).abs() > margin).all(-1).all(-1)
     positions = torch.where(inside[:, None], made["positions"], made["positions"][inside][0])
     return made | {"positions": positions}
@@ -111,13 +113,13 @@ def off_faces(made: dict[str, Any], margin: float = 1e-3) -> dict[str, Any]:
 
 def forward_arguments(made: dict[str, Any], half: bool = False) -> tuple[Any, ...]:
     """The positional arguments of `torch.ops.ldp_fast.latent_field`."""
-    network = (*made["network"][:-1], half)
+    network = made["network"]._replace(half=half)
     inputs = (made["positions"], made["table"], None, made["weights"], made["count"])
-    return *inputs, *made["layout"], made["bound"], *network
+    return FieldArguments(*inputs, made["layout"], made["bound"], network).pack()
 
 
 def backward_arguments(made: dict[str, Any], encoding: Tensor, half: bool = False) -> tuple[Any, ...]:
     """The positional arguments of `torch.ops.ldp_fast.latent_field_backward`."""
-    network = (*made["network"][:-1], half)
+    network = made["network"]._replace(half=half)
     grads = (made["grad_density"], made["grad_latents"])
     return *grads, made["positions"], encoding, made["weights"], made["count"], *network
