@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from .. import _settings
-from ..ops._native import extension
+from ..ops import extension
 
 # By lanes (AVX-512, AVX2, plain): channels, and the fewest pixels of the batch for at least so many; below: torch's.
 Table = dict[int, tuple[tuple[int, int], ...]]

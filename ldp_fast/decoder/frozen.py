@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..ops._compiled import outside_graphs
+from ..ops import outside_graphs
 from .compare import deviations, layers_for
 from .derive import one_pass
 from .layers import Layer

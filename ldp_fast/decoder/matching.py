@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..losses import _checks
+from .. import checks
 from ..losses.feature_matching import NORMS, FeatureMatchingStatistics
 from .pieces import Signs
 
@@ -32,9 +32,9 @@ class LevelMatching:
 
     def __post_init__(self) -> None:
         op = "FrozenDecoder.feature_matching"
-        _checks.choice(op, "norm", self.norm, NORMS)
-        _checks.choice(op, "batch_reduction", self.batch_reduction, _checks.BATCH_REDUCTIONS)
-        _checks.choice(op, "nonfinite", self.nonfinite, _checks.NONFINITE)
+        checks.choice(op, "norm", self.norm, NORMS)
+        checks.choice(op, "batch_reduction", self.batch_reduction, checks.BATCH_REDUCTIONS)
+        checks.choice(op, "nonfinite", self.nonfinite, checks.NONFINITE)
         self._losses: list[Tensor] = []
         self._values: list[Tensor] = []
         self._counts: list[Tensor] = []
@@ -60,7 +60,7 @@ class LevelMatching:
         """Of all levels; raises where it was asked for and something was not finite."""
         if self.nonfinite == "raise":
             named = dict(zip(levels, self._counts, strict=True))
-            _checks.raise_nonfinite("FrozenDecoder.feature_matching", named)
+            checks.raise_nonfinite("FrozenDecoder.feature_matching", named)
         return FeatureMatchingStatistics(torch.cat(self._values), torch.cat(self._counts))
 
     def signs(self, index: int, scale: float) -> Signs | None:

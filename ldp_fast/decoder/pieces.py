@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import call, use_native
 from ..ops import frozen_conv as conv_op
 from ..ops import group_norm_silu as _registered  # noqa: F401  so that `call` finds it
-from ..ops._direct import call
-from ..ops._library import use_native
 from ..reference.frozen_conv import fold_upsample
 from .choice import winograd_is_faster
 from .derive import cast, once

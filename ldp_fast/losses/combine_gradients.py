@@ -6,10 +6,11 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from .. import checks
+from ..checks import BatchReduction, Coefficient, NonFinite, detached
 from ..ops import call
-from ..reference._common import compute_dtype
-from . import _checks
-from ._checks import BatchReduction, Coefficient, NonFinite, detached
+from ..reference import compute_dtype
+from . import _signatures
 
 SCALES = ("latent", "literal")
 
@@ -94,31 +95,31 @@ def combine_gradients(
     """
     op = "combine_gradients"
     gradients = (("grad_v", grad_v), ("grad_v_prime", grad_v_prime))
-    key = _checks.signature(op, latents, residual, grad_v, grad_v_prime, scale, batch_reduction, nonfinite)
-    if not _checks.passed(key):
-        _checks.latents(op, "latents", latents)
-        _checks.like(op, "residual", residual, "latents", latents)
-        _checks.choice(op, "scale", scale, SCALES)
-        _checks.reductions(op, batch_reduction, nonfinite)
+    key = _signatures.signature(op, latents, residual, grad_v, grad_v_prime, scale, batch_reduction, nonfinite)
+    if not _signatures.passed(key):
+        checks.latents(op, "latents", latents)
+        checks.like(op, "residual", residual, "latents", latents)
+        checks.choice(op, "scale", scale, SCALES)
+        checks.reductions(op, batch_reduction, nonfinite)
         for name, grad in gradients:
             if grad is not None:
-                _checks.like(op, name, grad, "latents", latents)
-        _checks.remember(key)
+                checks.like(op, name, grad, "latents", latents)
+        _signatures.remember(key)
     for name, grad in gradients:
         if grad is None and (isinstance(lambda_fm, Tensor) or lambda_fm != 0):
             raise ValueError(f"{op}: {name}: expected a tensor unless lambda_fm is the number 0, got None")
     dtype = compute_dtype(latents, residual, grad_v, grad_v_prime)
-    fm, fm_tensor = _checks.scalar_or_coefficients(op, "lambda_fm", lambda_fm, latents, dtype)
-    kl, kl_tensor = _checks.scalar_or_coefficients(op, "lambda_kl", lambda_kl, latents, dtype)
-    lsd, lsd_tensor = _checks.scalar_or_coefficients(op, "lambda_lsd", lambda_lsd, latents, dtype)
+    fm, fm_tensor = checks.scalar_or_coefficients(op, "lambda_fm", lambda_fm, latents, dtype)
+    kl, kl_tensor = checks.scalar_or_coefficients(op, "lambda_kl", lambda_kl, latents, dtype)
+    lsd, lsd_tensor = checks.scalar_or_coefficients(op, "lambda_lsd", lambda_lsd, latents, dtype)
     g, values, counts = call(
         op,
         detached(latents),
         detached(residual),
         None if grad_v is None else detached(grad_v),
         None if grad_v_prime is None else detached(grad_v_prime),
-        _checks.coefficients(op, "alpha", alpha, latents),
-        _checks.coefficients(op, "weight", weight, latents),
+        checks.coefficients(op, "alpha", alpha, latents),
+        checks.coefficients(op, "weight", weight, latents),
         fm,
         kl,
         lsd,
@@ -131,5 +132,5 @@ def combine_gradients(
     )
     if nonfinite == "raise":
         names = ("the LSD term", "the feature matching term", "the KL term")
-        _checks.raise_nonfinite(op, dict(zip(names, counts, strict=True)))
+        checks.raise_nonfinite(op, dict(zip(names, counts, strict=True)))
     return g, GradientStatistics(*values.unbind(0), *counts.unbind(0))

@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from .. import checks
+from ..checks import BatchReduction, NonFinite
 from ..ops import call
-from . import _checks
-from ._checks import BatchReduction, NonFinite
+from . import _signatures
 
 _OP = "feature_matching_loss"
 Norm = Literal["mean", "sum"]
@@ -78,9 +79,9 @@ def feature_matching_loss(
         RuntimeError: when differentiated twice.
     """
     key = _signature(features, features_prime, norm, batch_reduction, nonfinite)
-    if not _checks.passed(key):
+    if not _signatures.passed(key):
         _check(features, features_prime, norm, batch_reduction, nonfinite)
-        _checks.remember(key)
+        _signatures.remember(key)
     tensors = features if features_prime is None else (*features, *features_prime)
     save_signs = torch.is_grad_enabled() and any([x.requires_grad for x in tensors])
     rows: list[Tensor] = []
@@ -97,7 +98,7 @@ def feature_matching_loss(
         "feature_matching", rows, rows_prime, norm, batch_reduction, nonfinite, save_signs
     )
     if nonfinite == "raise":
-        _checks.raise_nonfinite(_OP, {f"level {level}": count for level, count in enumerate(counts)})
+        checks.raise_nonfinite(_OP, {f"level {level}": count for level, count in enumerate(counts)})
     if return_statistics:
         return loss, FeatureMatchingStatistics(level_values.detach(), counts)
     return loss
@@ -177,16 +178,18 @@ def _rows(x: Tensor, order: tuple[int, int, int] | None) -> Tensor:
 
 
 def _check_options(op: str, norm: str, batch_reduction: str, nonfinite: str) -> None:
-    _checks.choice(op, "norm", norm, NORMS)
-    _checks.choice(op, "batch_reduction", batch_reduction, _checks.BATCH_REDUCTIONS)
-    _checks.choice(op, "nonfinite", nonfinite, _checks.NONFINITE)
+    checks.choice(op, "norm", norm, NORMS)
+    checks.choice(op, "batch_reduction", batch_reduction, checks.BATCH_REDUCTIONS)
+    checks.choice(op, "nonfinite", nonfinite, checks.NONFINITE)
 
 
 def _signature(features: Any, features_prime: Any, *options: str) -> tuple[Any, ...] | None:
     """What the checks look at; None where it is not two lists."""
     if type(features) not in _LISTS or not (features_prime is None or type(features_prime) in _LISTS):
         return None
-    return _checks.signature(_OP, len(features), *options, *features, *(features_prime or ()), features_prime is None)
+    return _signatures.signature(
+        _OP, len(features), *options, *features, *(features_prime or ()), features_prime is None
+    )
 
 
 def _check(
@@ -208,16 +211,16 @@ def _check(
         )
     for level, x in enumerate(features):
         argument = f"features[{level}]"
-        _checks.latents(_OP, argument, x)
+        checks.latents(_OP, argument, x)
         _same_kind(argument, x, features[0])
         if features_prime is not None:
             argument_prime = f"features_prime[{level}]"
-            _checks.like(_OP, argument_prime, features_prime[level], argument, x)
+            checks.like(_OP, argument_prime, features_prime[level], argument, x)
             _same_kind(argument_prime, features_prime[level], features[0])
         elif x.shape[0] % 2:
             raise ValueError(
                 f"{_OP}: {argument}: expected an even batch, x above x', as features_prime is None, "
-                f"got shape {_checks.shape(x)}"
+                f"got shape {checks.shape_text(x)}"
             )
 
 
@@ -226,6 +229,6 @@ def _same_kind(argument: str, x: Tensor, first: Tensor) -> None:
         raise TypeError(f"{_OP}: {argument}: expected the dtype of features[0], {first.dtype}, got {x.dtype}")
     if x.shape[0] != first.shape[0]:
         raise ValueError(
-            f"{_OP}: {argument}: expected the batch of features[0], {first.shape[0]}, got shape {_checks.shape(x)}"
+            f"{_OP}: {argument}: expected the batch of features[0], {first.shape[0]}, got shape {checks.shape_text(x)}"
         )
-    _checks.same_device(_OP, argument, x, "features[0]", first)
+    checks.same_device(_OP, argument, x, "features[0]", first)

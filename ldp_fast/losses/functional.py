@@ -14,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .. import checks
+from ..checks import BatchReduction, Coefficient, NonFinite, detached
 from ..ops import call
-from . import _checks
-from ._checks import BatchReduction, Coefficient, NonFinite, detached
+from . import _signatures
 from .combine_gradients import GradientStatistics, combine_gradients
 from .feature_matching import FeatureMatchingStatistics, feature_matching_loss
 
@@ -75,17 +76,17 @@ def perturb(
         ValueError: a shape or device that does not fit; copies below 1.
     """
     op = "perturb"
-    key = _checks.signature(op, latents, noise, dtype)
-    if not _checks.passed(key):
-        _checks.latents(op, "latents", latents)
-        _checks.like(op, "noise", noise, "latents", latents)
-        if dtype is not None and dtype not in _checks.FLOATING:
+    key = _signatures.signature(op, latents, noise, dtype)
+    if not _signatures.passed(key):
+        checks.latents(op, "latents", latents)
+        checks.like(op, "noise", noise, "latents", latents)
+        if dtype is not None and dtype not in checks.FLOATING:
             raise TypeError(f"{op}: dtype: expected float16, bfloat16, float32 or float64, got {dtype}")
-        _checks.remember(key)
+        _signatures.remember(key)
     if copies < 1:
         raise ValueError(f"{op}: copies: expected at least 1, got {copies}")
-    a = _checks.coefficients(op, "alpha", alpha, latents)
-    s = _checks.coefficients(op, "sigma", sigma, latents)
+    a = checks.coefficients(op, "alpha", alpha, latents)
+    s = checks.coefficients(op, "sigma", sigma, latents)
     return call(op, detached(latents), detached(noise), a, s, copies, dtype)
 
 
@@ -131,16 +132,16 @@ def guided_residual(
     """
     op = "guided_residual"
     guided = guidance_scale is not None
-    key = _checks.signature(op, model_output, noise, guided, guidance, order)
-    if not _checks.passed(key):
-        _checks.latents(op, "noise", noise)
-        _checks.choice(op, "guidance", guidance, GUIDANCE)
-        _checks.choice(op, "order", order, ORDERS)
+    key = _signatures.signature(op, model_output, noise, guided, guidance, order)
+    if not _signatures.passed(key):
+        checks.latents(op, "noise", noise)
+        checks.choice(op, "guidance", guidance, GUIDANCE)
+        checks.choice(op, "order", order, ORDERS)
         batch, wanted = noise.shape[0], "with guidance" if guided else "without guidance"
-        _checks.network_output(op, model_output, noise, 2 * batch if guided else batch, wanted)
-        _checks.remember(key)
+        checks.network_output(op, model_output, noise, 2 * batch if guided else batch, wanted)
+        _signatures.remember(key)
     z, a, s = _conversion(op, prediction, noise, noisy_latents, alpha, sigma)
-    g = None if guidance_scale is None else _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
+    g = None if guidance_scale is None else checks.coefficients(op, "guidance_scale", guidance_scale, noise)
     return call(op, detached(model_output), detached(noise), g, z, a, s, guidance, order, prediction)
 
 
@@ -187,18 +188,18 @@ def perp_neg_residual(
         ValueError: a shape, device or option that does not fit, or an argument that the prediction type needs.
     """
     op = "perp_neg_residual"
-    key = _checks.signature(op, model_output, noise, negative_weights, order, negatives)
-    if not _checks.passed(key):
-        _checks.latents(op, "noise", noise)
-        _checks.choice(op, "order", order, ORDERS)
-        _checks.choice(op, "negatives", negatives, NEGATIVES)
-        _checks.table(op, "negative_weights", negative_weights, "B, K", noise)
+    key = _signatures.signature(op, model_output, noise, negative_weights, order, negatives)
+    if not _signatures.passed(key):
+        checks.latents(op, "noise", noise)
+        checks.choice(op, "order", order, ORDERS)
+        checks.choice(op, "negatives", negatives, NEGATIVES)
+        checks.table(op, "negative_weights", negative_weights, "B, K", noise)
         count = negative_weights.shape[1]
-        _checks.network_output(op, model_output, noise, (2 + count) * noise.shape[0], f"for {count} negatives")
-        _checks.remember(key)
-    w = _checks.of_table(negative_weights, noise)
+        checks.network_output(op, model_output, noise, (2 + count) * noise.shape[0], f"for {count} negatives")
+        _signatures.remember(key)
+    w = checks.of_table(negative_weights, noise)
     z, a, s = _conversion(op, prediction, noise, noisy_latents, alpha, sigma)
-    g = _checks.coefficients(op, "guidance_scale", guidance_scale, noise)
+    g = checks.coefficients(op, "guidance_scale", guidance_scale, noise)
     return call(op, detached(model_output), detached(noise), w, g, z, a, s, order, negatives, prediction)[0]
 
 
@@ -213,7 +214,7 @@ def _conversion(
     """z_t, α_t and σ_t as the operators take them; None for what the prediction type does not need."""
     if prediction == "epsilon":
         return None, None, None
-    _checks.choice(op, "prediction", prediction, tuple(PREDICTIONS))
+    checks.choice(op, "prediction", prediction, tuple(PREDICTIONS))
     given = {"noisy_latents": noisy_latents, "alpha": alpha, "sigma": sigma}
     needs = PREDICTIONS[prediction]
     for name in needs:
@@ -223,23 +224,25 @@ def _conversion(
     if noisy_latents is not None and "noisy_latents" in needs:
         z = _first_copy(op, noisy_latents, noise)
     if alpha is not None and "alpha" in needs:
-        a = _checks.coefficients(op, "alpha", alpha, noise)
+        a = checks.coefficients(op, "alpha", alpha, noise)
     if sigma is not None and "sigma" in needs:
-        s = _checks.coefficients(op, "sigma", sigma, noise)
+        s = checks.coefficients(op, "sigma", sigma, noise)
     return z, a, s
 
 
 def _first_copy(op: str, noisy_latents: Tensor, noise: Tensor) -> Tensor:
-    key = _checks.signature(f"{op}: z", noisy_latents, noise)
+    key = _signatures.signature(f"{op}: z", noisy_latents, noise)
     batch = noise.shape[0]
-    if not _checks.passed(key):
-        _checks.latents(op, "noisy_latents", noisy_latents)
+    if not _signatures.passed(key):
+        checks.latents(op, "noisy_latents", noisy_latents)
         rows = noisy_latents.shape[0]
         if noisy_latents.shape[1:] != noise.shape[1:] or (rows % batch if batch else rows):
             sizes = ", ".join(str(size) for size in noise.shape[1:])
-            raise ValueError(f"{op}: noisy_latents: expected [K·{batch}, {sizes}], got {_checks.shape(noisy_latents)}")
-        _checks.same_device(op, "noisy_latents", noisy_latents, "noise", noise)
-        _checks.remember(key)
+            raise ValueError(
+                f"{op}: noisy_latents: expected [K·{batch}, {sizes}], got {checks.shape_text(noisy_latents)}"
+            )
+        checks.same_device(op, "noisy_latents", noisy_latents, "noise", noise)
+        _signatures.remember(key)
     return detached(noisy_latents)[:batch]
 
 
@@ -265,19 +268,19 @@ def residual_latents(latents: Tensor, residual: Tensor, alpha: Coefficient) -> T
     """
     op = "residual_latents"
     _check_pair(op, latents, residual)
-    return call(op, latents, detached(residual), _checks.coefficients(op, "alpha", alpha, latents))
+    return call(op, latents, detached(residual), checks.coefficients(op, "alpha", alpha, latents))
 
 
 def _check_pair(op: str, latents: Tensor, residual: Tensor, *options: str) -> None:
     """Checks latents and a residual of their shape, and the two options of a loss where there are any."""
-    key = _checks.signature(op, latents, residual, *options)
-    if _checks.passed(key):
+    key = _signatures.signature(op, latents, residual, *options)
+    if _signatures.passed(key):
         return
-    _checks.latents(op, "latents", latents)
-    _checks.like(op, "residual", residual, "latents", latents)
+    checks.latents(op, "latents", latents)
+    checks.like(op, "residual", residual, "latents", latents)
     if options:
-        _checks.reductions(op, *options)
-    _checks.remember(key)
+        checks.reductions(op, *options)
+    _signatures.remember(key)
 
 
 def latent_kl_loss(
@@ -305,14 +308,14 @@ def latent_kl_loss(
         RuntimeError: when differentiated twice.
     """
     op = "latent_kl_loss"
-    key = _checks.signature(op, latents, batch_reduction, nonfinite)
-    if not _checks.passed(key):
-        _checks.latents(op, "latents", latents)
-        _checks.reductions(op, batch_reduction, nonfinite)
-        _checks.remember(key)
+    key = _signatures.signature(op, latents, batch_reduction, nonfinite)
+    if not _signatures.passed(key):
+        checks.latents(op, "latents", latents)
+        checks.reductions(op, batch_reduction, nonfinite)
+        _signatures.remember(key)
     value, _, _, count = call("latent_kl", latents, nonfinite == "zero", nonfinite == "raise")
     if nonfinite == "raise":
-        _checks.raise_nonfinite(op, {"the KL term": count})
+        checks.raise_nonfinite(op, {"the KL term": count})
     return _reduce(value, batch_reduction)
 
 
@@ -350,10 +353,10 @@ def score_distillation_loss(
     """
     op = "score_distillation_loss"
     _check_pair(op, latents, residual, batch_reduction, nonfinite)
-    w = _checks.coefficients(op, "weight", weight, residual)
+    w = checks.coefficients(op, "weight", weight, residual)
     value, count = call("score_distillation", latents, detached(residual), w, nonfinite == "zero", nonfinite == "raise")
     if nonfinite == "raise":
-        _checks.raise_nonfinite(op, {"the LSD term": count})
+        checks.raise_nonfinite(op, {"the LSD term": count})
     return _reduce(value, batch_reduction)
 
 

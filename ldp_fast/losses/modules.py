@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from . import _checks
-from ._checks import BatchReduction, Coefficient, NonFinite
+from .. import checks
+from ..checks import BatchReduction, Coefficient, NonFinite
 from .feature_matching import FeatureMatchingLoss
 from .functional import latent_kl_loss, score_distillation_loss
 
@@ -15,7 +15,7 @@ __all__ = ["FeatureMatchingLoss", "LatentKLLoss", "ScoreDistillationLoss"]
 class _Loss(nn.Module):
     def __init__(self, batch_reduction: BatchReduction = "mean", nonfinite: NonFinite = "propagate"):
         super().__init__()
-        _checks.reductions(type(self).__name__, batch_reduction, nonfinite)
+        checks.reductions(type(self).__name__, batch_reduction, nonfinite)
         self.batch_reduction: BatchReduction = batch_reduction
         self.nonfinite: NonFinite = nonfinite
 

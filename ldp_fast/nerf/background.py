@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import _checks
+from .. import checks
 
 
 class ConstantBackground(nn.Module):
@@ -23,9 +23,9 @@ class ConstantBackground(nn.Module):
 
     def __init__(self, values: Sequence[float] | Tensor):
         super().__init__()
-        given = _checks.values("ConstantBackground", "values", values, "C finite numbers", torch.float32).flatten()
+        given = checks.values("ConstantBackground", "values", values, "C finite numbers", torch.float32).flatten()
         if not len(given) or not given.isfinite().all():
-            _checks.fail("ConstantBackground", "values", "C finite numbers", str(given.tolist()))
+            checks.fail("ConstantBackground", "values", "C finite numbers", str(given.tolist()))
         self.values: Tensor
         # A copy: the caller's tensor may change afterwards. Where other modules' values are made by default.
         self.register_buffer("values", given.to(torch.get_default_device(), copy=True))
@@ -50,8 +50,8 @@ class LearnedBackground(nn.Module):
     def __init__(self, channels: int = 4, size: int = 1, scale: float = 0.0):
         super().__init__()
         name = "LearnedBackground"
-        channels, size = _checks.whole(name, "channels", channels, 1), _checks.whole(name, "size", size, 1)
-        scale = _checks.number(name, "scale", scale, 0.0)
+        channels, size = checks.whole(name, "channels", channels, 1), checks.whole(name, "size", size, 1)
+        scale = checks.number(name, "scale", scale, 0.0)
         self.values = nn.Parameter(torch.randn(1, channels, size, size) * scale)
 
     def forward(self, directions: Tensor, height: int, width: int) -> Tensor:
@@ -82,8 +82,8 @@ class DirectionalBackground(nn.Module):
     def __init__(self, channels: int = 4, hidden: int = 64, frequencies: int = 6):
         super().__init__()
         name = "DirectionalBackground"
-        channels, hidden = _checks.whole(name, "channels", channels, 1), _checks.whole(name, "hidden", hidden, 1)
-        self.frequencies = frequencies = _checks.whole(name, "frequencies", frequencies, 0, 24)
+        channels, hidden = checks.whole(name, "channels", channels, 1), checks.whole(name, "hidden", hidden, 1)
+        self.frequencies = frequencies = checks.whole(name, "frequencies", frequencies, 0, 24)
         self.layers = nn.Sequential(nn.Linear(3 + 6 * frequencies, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, directions: Tensor, height: int, width: int) -> Tensor:

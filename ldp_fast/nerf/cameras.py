@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _checks
+from .. import checks
 
 CONVENTIONS = ("opengl", "opencv")
 FLAT = 1e-6
@@ -57,29 +57,29 @@ class Cameras:
     centre: Tensor
 
     def __post_init__(self) -> None:
-        _checks.tensor("Cameras", "poses", self.poses, ("V", 4, 4))
-        _checks.tensor("Cameras", "focal", self.focal, (len(self.poses), 2), self.poses)
-        _checks.tensor("Cameras", "centre", self.centre, (len(self.poses), 2), self.poses)
+        checks.tensor("Cameras", "poses", self.poses, ("V", 4, 4))
+        checks.tensor("Cameras", "focal", self.focal, (len(self.poses), 2), self.poses)
+        checks.tensor("Cameras", "centre", self.centre, (len(self.poses), 2), self.poses)
         self._check_values()
 
     def _check_values(self) -> None:
         for name in ("poses", "focal", "centre"):
-            values = _checks.memory(getattr(self, name))
+            values = checks.memory(getattr(self, name))
             if values is None:
                 continue
             bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
             if len(bad):
-                _checks.fail("Cameras", name, "finite numbers", f"NaN or infinity in camera {bad[0]}")
+                checks.fail("Cameras", name, "finite numbers", f"NaN or infinity in camera {bad[0]}")
             if name == "focal" and not (values > 0).all():
                 camera = np.flatnonzero((values <= 0).any(axis=1))[0]
-                _checks.fail("Cameras", name, "positive numbers", f"{values[camera].tolist()} in camera {camera}")
+                checks.fail("Cameras", name, "positive numbers", f"{values[camera].tolist()} in camera {camera}")
             if name == "poses":
                 axes = values[:, :3, :3].astype(np.float64)
                 # The volume of the axes over that of a box with their lengths: 1 for a rotation of any scale.
                 box = np.sqrt(np.square(axes).sum(axis=1)).prod(axis=1)
                 flat = np.flatnonzero(np.abs(np.linalg.det(axes)) <= FLAT * box)
                 if len(flat):
-                    _checks.fail("Cameras", name, "rotations", f"axes that span no volume in camera {flat[0]}")
+                    checks.fail("Cameras", name, "rotations", f"axes that span no volume in camera {flat[0]}")
 
     @classmethod
     def orbit(
@@ -107,25 +107,25 @@ class Cameras:
         """
         what, one_or_all = "Cameras.orbit", "a number or V numbers"
         given = [
-            _checks.values(what, argument, x, one_or_all, torch.float64).flatten()
+            checks.values(what, argument, x, one_or_all, torch.float64).flatten()
             for argument, x in (("azimuth", azimuth), ("elevation", elevation), ("radius", radius), ("fov", fov))
         ]
-        towards = _checks.values(what, "target", target, "three finite numbers", torch.float64)
+        towards = checks.values(what, "target", target, "three finite numbers", torch.float64)
         if towards.shape != (3,) or not towards.isfinite().all():
-            _checks.fail(what, "target", "three finite numbers", repr(target))
+            checks.fail(what, "target", "three finite numbers", repr(target))
         sizes = {len(v) for v in given} - {1}
         if len(sizes) > 1 or 0 in sizes:
             got = ", ".join(str(len(x)) for x in given)
-            _checks.fail(what, "azimuth, elevation, radius, fov", "one value or V values each", f"{got} of them")
+            checks.fail(what, "azimuth, elevation, radius, fov", "one value or V values each", f"{got} of them")
         v = max(sizes, default=1)
         a, e, r, f = (x.expand(v) for x in given)
         for name, x in (("azimuth", a), ("elevation", e), ("radius", r), ("fov", f)):
             if not x.isfinite().all():
-                _checks.fail(what, name, "finite numbers", str(x.tolist()))
+                checks.fail(what, name, "finite numbers", str(x.tolist()))
         if (r <= 0).any():
-            _checks.fail(what, "radius", "positive numbers", str(r.tolist()))
+            checks.fail(what, "radius", "positive numbers", str(r.tolist()))
         if (f <= 0).any() or (f >= 180).any():
-            _checks.fail(what, "fov", "degrees between 0 and 180", str(f.tolist()))
+            checks.fail(what, "fov", "degrees between 0 and 180", str(f.tolist()))
         a, e, f = a.deg2rad(), e.deg2rad(), f.deg2rad()
         backward = torch.stack([a.sin() * e.cos(), e.sin(), a.cos() * e.cos()], dim=-1)
         # Straight from above the azimuth still says what is right.
@@ -162,13 +162,13 @@ class Cameras:
             ValueError: a count below 1, or a range that is not (low, high).
         """
         what, wanted = "Cameras.sample", "a number or (low, high), finite"
-        count = _checks.whole(what, "count", count, 1)
+        count = checks.whole(what, "count", count, 1)
 
         def draw(name: str, value: Range) -> Tensor:
-            given = _checks.values(what, name, value, wanted, torch.float64).flatten().tolist()
+            given = checks.values(what, name, value, wanted, torch.float64).flatten().tolist()
             low, high = given if len(given) == 2 else given * 2 if len(given) == 1 else (math.nan, math.nan)
             if not (low <= high and math.isfinite(low) and math.isfinite(high)):
-                _checks.fail(what, name, wanted, repr(value))
+                checks.fail(what, name, wanted, repr(value))
             if name == "elevation" and on_sphere:
                 low, high = math.sin(math.radians(low)), math.sin(math.radians(high))
             u = torch.rand(count, dtype=torch.float64, generator=generator, device="cpu")
@@ -204,11 +204,11 @@ class Cameras:
             TypeError, ValueError: another convention, shape or device, or values that `Cameras` refuses.
         """
         what = "Cameras.from_poses"
-        _checks.choice(what, "convention", convention, CONVENTIONS)
-        width, height = _checks.whole(what, "width", width, 1), _checks.whole(what, "height", height, 1)
+        checks.choice(what, "convention", convention, CONVENTIONS)
+        width, height = checks.whole(what, "width", width, 1), checks.whole(what, "height", height, 1)
         if not isinstance(poses, Tensor) or poses.dim() != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
-            got = _checks.shape_text(poses) if isinstance(poses, Tensor) else type(poses).__name__
-            _checks.fail(what, "poses", "a tensor of shape [V, 4, 4] or [V, 3, 4]", got)
+            got = checks.shape_text(poses) if isinstance(poses, Tensor) else type(poses).__name__
+            checks.fail(what, "poses", "a tensor of shape [V, 4, 4] or [V, 3, 4]", got)
         v, dtype, device = len(poses), poses.dtype, poses.device
         full = torch.eye(4, dtype=dtype, device=device).repeat(v, 1, 1)
         full[:, :3] = poses[:, :3]
@@ -239,9 +239,9 @@ class Cameras:
             try:
                 place = operator.index(index)  # type: ignore[arg-type]
             except TypeError:
-                _checks.fail("Cameras", "index", "an index, a slice or a tensor of indices", repr(index), TypeError)
+                checks.fail("Cameras", "index", "an index, a slice or a tensor of indices", repr(index), TypeError)
             if not -len(self) <= place < len(self):
-                _checks.fail("Cameras", "index", f"one of {len(self)} cameras", str(place), IndexError)
+                checks.fail("Cameras", "index", f"one of {len(self)} cameras", str(place), IndexError)
             place %= len(self)
             index = slice(place, place + 1)
         return Cameras(self.poses[index], self.focal[index], self.centre[index])
@@ -294,7 +294,7 @@ class Cameras:
             ValueError: a size below 1.
         """
         height, width = (
-            _checks.whole("Cameras.rays", name, size, 1) for name, size in (("height", height), ("width", width))
+            checks.whole("Cameras.rays", name, size, 1) for name, size in (("height", height), ("width", width))
         )
         x, y = (self._pixels(size) for size in (width, height))
         u = (x - self.centre[:, :1]) / self.focal[:, :1]  # [V, W]
@@ -326,10 +326,10 @@ def _intrinsics(argument: str, given: Values, shapes: Sequence[tuple[int, ...]],
     wanted = f"numbers of shape {' or '.join(str(list(shape)) for shape in shapes)}"
     if isinstance(given, Tensor):
         if given.device != poses.device:
-            _checks.fail(what, argument, f"a tensor on {poses.device}", f"one on {given.device}")
+            checks.fail(what, argument, f"a tensor on {poses.device}", f"one on {given.device}")
         found = given.to(poses.dtype)
     else:
-        found = _checks.values(what, argument, given, wanted, poses.dtype).to(poses.device, non_blocking=True)
+        found = checks.values(what, argument, given, wanted, poses.dtype).to(poses.device, non_blocking=True)
     if found.shape not in shapes:
-        _checks.fail(what, argument, wanted, _checks.shape_text(found))
+        checks.fail(what, argument, wanted, checks.shape_text(found))
     return found

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..ops import call
-from . import _checks
 
 
 class Composited(NamedTuple):
@@ -34,17 +34,17 @@ class Composited(NamedTuple):
 
 def _check_offsets(what: str, ray_offsets: Tensor, samples: int) -> None:
     """Checks that rays lie in the samples, where that can be seen without waiting for a device."""
-    offsets = _checks.memory(ray_offsets)
+    offsets = checks.memory(ray_offsets)
     if offsets is None:
         return
     if offsets[0] < 0 or offsets[-1] > samples:
         got = f"{offsets[0]} to {offsets[-1]}"
-        _checks.fail(what, "ray_offsets", f"offsets from 0 to at most {samples}, the samples", got)
+        checks.fail(what, "ray_offsets", f"offsets from 0 to at most {samples}, the samples", got)
     falling = offsets[1:] < offsets[:-1]
     if falling.any():
         ray = np.flatnonzero(falling)[0]
         got = f"{offsets[ray]} and then {offsets[ray + 1]} at ray {ray}"
-        _checks.fail(what, "ray_offsets", "offsets that do not decrease", got)
+        checks.fail(what, "ray_offsets", "offsets that do not decrease", got)
 
 
 def composite_with_regularisers(
@@ -85,35 +85,35 @@ def composite_with_regularisers(
             lie in the samples one after another.
     """
     name = "composite"
-    _checks.tensor(name, "density", density, ("S",))
+    checks.tensor(name, "density", density, ("S",))
     samples = len(density)
-    _checks.tensor(name, "values", values, (samples, "C"), density)
-    channels = _checks.whole(name, "channels of values", values.shape[1], 1, 64)
-    _checks.tensor(name, "distances", distances, (samples,), density)
-    _checks.tensor(name, "steps", steps, (samples,), density)
+    checks.tensor(name, "values", values, (samples, "C"), density)
+    channels = checks.whole(name, "channels of values", values.shape[1], 1, 64)
+    checks.tensor(name, "distances", distances, (samples,), density)
+    checks.tensor(name, "steps", steps, (samples,), density)
     if not isinstance(ray_offsets, Tensor) or ray_offsets.dtype != torch.int64:
         got = str(ray_offsets.dtype) if isinstance(ray_offsets, Tensor) else type(ray_offsets).__name__
-        _checks.fail(name, "ray_offsets", "an int64 tensor", got, TypeError)
+        checks.fail(name, "ray_offsets", "an int64 tensor", got, TypeError)
     if ray_offsets.dim() != 1 or len(ray_offsets) < 1 or ray_offsets.device != density.device:
-        _checks.fail(
+        checks.fail(
             name,
             "ray_offsets",
             f"shape [R + 1] on {density.device}",
-            f"{_checks.shape_text(ray_offsets)} on {ray_offsets.device}",
+            f"{checks.shape_text(ray_offsets)} on {ray_offsets.device}",
         )
     _check_offsets(name, ray_offsets, samples)
     rays = len(ray_offsets) - 1
     if background is not None:
         if isinstance(background, Tensor) and background.dim() == 1:
             background = background.expand(rays, -1)
-        _checks.tensor(name, "background", background, (rays, channels), density)
-    early_stop = _checks.number(name, "early_stop", early_stop, 0.0)
+        checks.tensor(name, "background", background, (rays, channels), density)
+    early_stop = checks.number(name, "early_stop", early_stop, 0.0)
     if early_stop >= 1:
-        _checks.fail(name, "early_stop", "a number in [0, 1)", repr(early_stop))
-    emptiness_scale = _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
+        checks.fail(name, "early_stop", "a number in [0, 1)", repr(early_stop))
+    emptiness_scale = checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
     given = [density, values, distances, steps, *([] if background is None else [background])]
     if len({t.dtype for t in given}) > 1:
-        _checks.fail(name, "values", "all tensors of one dtype", ", ".join(str(t.dtype) for t in given), TypeError)
+        checks.fail(name, "values", "all tensors of one dtype", ", ".join(str(t.dtype) for t in given), TypeError)
     return Composited(
         *call(
             "composite",

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import checks
 from ..ops import hash_grid as _hash_grid  # noqa: F401
 from ..ops import latent_field as _latent_field  # noqa: F401
 from ..reference.hash_grid import WRAPPED, GridLayout, live_rows
@@ -24,7 +25,6 @@ from ..reference.latent_field import (
     split_weights,
     to_unit,
 )
-from . import _checks
 from .hash_grid import HashGrid
 
 ACTIVATIONS = ("identity", "sigmoid")
@@ -56,9 +56,9 @@ def find_blob(what: str, density_bias: str | Blob | None) -> Blob:
     if density_bias is None or isinstance(density_bias, str):
         found = {"blob": Blob(), "none": Blob(0.0), None: Blob(0.0)}.get(density_bias)
     if found is None:
-        _checks.fail(what, "density_bias", "'blob', 'none' or a Blob", repr(density_bias))
-    _checks.number(what, "density_bias.strength", found.strength)
-    _checks.number(what, "density_bias.std", found.std, 0.0, open_low=True)
+        checks.fail(what, "density_bias", "'blob', 'none' or a Blob", repr(density_bias))
+    checks.number(what, "density_bias.strength", found.strength)
+    checks.number(what, "density_bias.std", found.std, 0.0, open_low=True)
     return found
 
 
@@ -80,7 +80,7 @@ class _Field(nn.Module):
             [S].
         """
         positions = positions.to(next(self.parameters()).dtype)
-        parts = [self(part)[0] for part in positions.split(_checks.whole("density", "chunk", chunk, 1))]
+        parts = [self(part)[0] for part in positions.split(checks.whole("density", "chunk", chunk, 1))]
         return torch.cat(parts) if parts else positions.new_empty(0)
 
     def density_gradient(self, positions: Tensor, *, create_graph: bool = False) -> tuple[Tensor, Tensor]:
@@ -165,19 +165,19 @@ class LatentField(_Field):
         super().__init__()
         name = "LatentField"
         if not isinstance(grid, HashGrid):
-            _checks.fail(name, "grid", "a HashGrid", type(grid).__name__, TypeError)
-        hidden = _checks.whole(name, "hidden", hidden, 16, 128)
+            checks.fail(name, "grid", "a HashGrid", type(grid).__name__, TypeError)
+        hidden = checks.whole(name, "hidden", hidden, 16, 128)
         if hidden % 16:
-            _checks.fail(name, "hidden", "a multiple of 16", str(hidden))
+            checks.fail(name, "hidden", "a multiple of 16", str(hidden))
         if grid.n_outputs > 128:
-            _checks.fail(name, "grid", "at most 128 outputs (levels × features)", str(grid.n_outputs))
+            checks.fail(name, "grid", "at most 128 outputs (levels × features)", str(grid.n_outputs))
         self.grid = grid
-        self.hidden, self.layers = hidden, _checks.whole(name, "layers", layers, 1, 4)
-        self.channels, self.bias = _checks.whole(name, "channels", channels, 1, 15), bool(bias)
+        self.hidden, self.layers = hidden, checks.whole(name, "layers", layers, 1, 4)
+        self.channels, self.bias = checks.whole(name, "channels", channels, 1, 15), bool(bias)
         self.blob = find_blob(name, density_bias)
-        self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
-        self.activation = _checks.choice(name, "activation", activation, ACTIVATIONS)
-        self.backend = _checks.choice(name, "backend", backend, BACKENDS)
+        self.bound = checks.number(name, "bound", bound, 0.0, open_low=True)
+        self.activation = checks.choice(name, "activation", activation, ACTIVATIONS)
+        self.backend = checks.choice(name, "backend", backend, BACKENDS)
         parts = []
         for rows, columns in self.shapes:
             # Kaiming's uniform initialisation with a gain of 1 keeps the first densities near the blob's.
@@ -342,13 +342,13 @@ class VoxelField(_Field):
     ):
         super().__init__()
         name = "VoxelField"
-        self.resolution = _checks.whole(name, "resolution", resolution, 2, 512)
-        self.channels = _checks.whole(name, "channels", channels, 1, 15)
-        self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
-        self.density_shift = _checks.number(name, "density_shift", density_shift)
+        self.resolution = checks.whole(name, "resolution", resolution, 2, 512)
+        self.channels = checks.whole(name, "channels", channels, 1, 15)
+        self.bound = checks.number(name, "bound", bound, 0.0, open_low=True)
+        self.density_shift = checks.number(name, "density_shift", density_shift)
         self.blob = find_blob(name, density_bias)
-        self.density_scale = _checks.number(name, "density_scale", density_scale, 0.0, open_low=True)
-        _checks.number(name, "latent_scale", latent_scale, 0.0)
+        self.density_scale = checks.number(name, "density_scale", density_scale, 0.0, open_low=True)
+        checks.number(name, "latent_scale", latent_scale, 0.0)
         entries = -(-(self.resolution**3) // 8) * 8
         table = torch.randn(entries, 1 + self.channels) * latent_scale
         table[:, 0] = 0
@@ -361,7 +361,7 @@ class VoxelField(_Field):
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Density and channels, as `LatentField.forward`."""
-        _checks.positions("VoxelField", positions, self.table)
+        checks.positions("VoxelField", positions, self.table)
         unit = to_unit(positions, self.bound)
         features = torch.ops.ldp_fast.hash_grid(unit.contiguous(), self.table, None, count, *self.layout)
         sigma = features[:, 0] + blob(positions, self.blob.strength, self.blob.std)

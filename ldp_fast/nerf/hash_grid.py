@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..ops import hash_grid as _registers  # noqa: F401
-from ..ops._native import required
+from ..ops import required
 from ..reference.hash_grid import HASHED, TILED, WRAPPED, GridLayout
-from . import _checks
 from .optimiser import source_of
 
 INTERPOLATIONS = ("linear", "smoothstep")
@@ -75,15 +75,15 @@ class HashGrid(nn.Module):
     ):
         super().__init__()
         name = "HashGrid"
-        n_features = _checks.whole(name, "n_features", n_features, 1, 8)
+        n_features = checks.whole(name, "n_features", n_features, 1, 8)
         if n_features not in (1, 2, 4, 8):
-            _checks.fail(name, "n_features", "1, 2, 4 or 8", repr(n_features))
-        n_levels = _checks.whole(name, "n_levels", n_levels, 1, 32)
-        log2_table_size = _checks.whole(name, "log2_table_size", log2_table_size, 3, 30)
-        base_resolution = _checks.whole(name, "base_resolution", base_resolution, 2, 10**6)
-        finest_resolution = _checks.whole(name, "finest_resolution", finest_resolution, base_resolution, 10**6)
-        _checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
-        _checks.choice(name, "kind", kind, tuple(INDEXING))
+            checks.fail(name, "n_features", "1, 2, 4 or 8", repr(n_features))
+        n_levels = checks.whole(name, "n_levels", n_levels, 1, 32)
+        log2_table_size = checks.whole(name, "log2_table_size", log2_table_size, 3, 30)
+        base_resolution = checks.whole(name, "base_resolution", base_resolution, 2, 10**6)
+        finest_resolution = checks.whole(name, "finest_resolution", finest_resolution, base_resolution, 10**6)
+        checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
+        checks.choice(name, "kind", kind, tuple(INDEXING))
         growth = math.exp(math.log(finest_resolution / base_resolution) / (n_levels - 1)) if n_levels > 1 else 1.0
         layout = required(name).HashGridLayout(n_levels, log2_table_size, base_resolution, growth, kind == "tiled")
         self.n_levels, self.n_features, self.log2_table_size = n_levels, n_features, log2_table_size
@@ -155,7 +155,7 @@ class HashGrid(nn.Module):
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any, **kwargs: Any
     ) -> None:
         if self.kind == "tiled" and local_metadata.get("version") == 1:
-            _checks.fail("HashGrid", "kind", "'wrapped' for a table that was saved when that was named so", "'tiled'")
+            checks.fail("HashGrid", "kind", "'wrapped' for a table that was saved when that was named so", "'tiled'")
         self.invalidate_shadow()
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
@@ -174,9 +174,9 @@ class HashGrid(nn.Module):
             TypeError, ValueError: as `forward`.
         """
         table = self.table
-        if table.dtype not in _checks.FLOATING:
-            _checks.fail(what, "table", "float32 (or float64); float16 is its shadow's", str(table.dtype), TypeError)
-        _checks.positions(what, positions, table)
+        if table.dtype not in checks.FULL_PRECISION:
+            checks.fail(what, "table", "float32 (or float64); float16 is its shadow's", str(table.dtype), TypeError)
+        checks.positions(what, positions, table)
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> Tensor:
         """Encodes positions.

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..ops import march_rays as _registers  # noqa: F401
-from . import _checks
 from .occupancy import OccupancyGrid
 
 
@@ -47,19 +47,19 @@ def check_box(what: str, box: Sequence[float]) -> list[float]:
     """
     wanted = "six finite numbers, minimum and maximum"
     if isinstance(box, (str, bytes)):
-        _checks.fail(what, "box", wanted, repr(box))
+        checks.fail(what, "box", wanted, repr(box))
     try:
         sides = [float(x) for x in box]
     except (TypeError, ValueError, RuntimeError):
-        _checks.fail(what, "box", wanted, repr(box))
+        checks.fail(what, "box", wanted, repr(box))
     if len(sides) != 6:
-        _checks.fail(what, "box", wanted, f"{len(sides)} numbers")
+        checks.fail(what, "box", wanted, f"{len(sides)} numbers")
     for x in sides:
-        _checks.number(what, "box", x)
+        checks.number(what, "box", x)
     for axis in range(3):
         if not sides[axis] < sides[axis + 3]:
             low, high = sides[axis], sides[axis + 3]
-            _checks.fail(what, "box", "a minimum below the maximum", f"{low:g} to {high:g} along {'xyz'[axis]}")
+            checks.fail(what, "box", "a minimum below the maximum", f"{low:g} to {high:g} along {'xyz'[axis]}")
     return sides
 
 
@@ -69,8 +69,8 @@ def check_far(what: str, far: float, near: float) -> float:
     Raises:
         ValueError: it is not a number above the near end.
     """
-    if not (_checks.real(far) and far > near):
-        _checks.fail(what, "far", f"a number above near, {near:g}", repr(far))
+    if not (checks.is_real(far) and far > near):
+        checks.fail(what, "far", f"a number above near, {near:g}", repr(far))
     return float(far)
 
 
@@ -83,22 +83,22 @@ def seed_tensor(what: str, seed: int | Tensor, device: torch.device) -> Tensor:
     """
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
-            got = f"{seed.dtype} {_checks.shape_text(seed)} on {seed.device}"
-            _checks.fail(what, "seed", f"an int64 tensor of one element on {device}", got)
+            got = f"{seed.dtype} {checks.shape_text(seed)} on {seed.device}"
+            checks.fail(what, "seed", f"an int64 tensor of one element on {device}", got)
         return seed.reshape(1)
     if isinstance(seed, bool) or not isinstance(seed, (int, numbers.Integral)):
-        _checks.fail(what, "seed", "a whole number or an int64 tensor", repr(seed), TypeError)
-    seed = _checks.whole(what, "seed", seed, -(2**63), 2**63 - 1)
+        checks.fail(what, "seed", "a whole number or an int64 tensor", repr(seed), TypeError)
+    seed = checks.whole(what, "seed", seed, -(2**63), 2**63 - 1)
     return torch.full((1,), seed, dtype=torch.int64, device=device)
 
 
 def _check_rays(what: str, **rays: Tensor) -> None:
     """Checks that rays are finite, where that can be seen without waiting for a device."""
     for argument, tensor in rays.items():
-        values = _checks.memory(tensor)
+        values = checks.memory(tensor)
         if values is not None and not (finite := np.isfinite(values)).all():
             ray = np.flatnonzero(~finite.all(axis=1))[0]
-            _checks.fail(what, argument, "finite numbers", f"{values[ray].tolist()} in ray {ray}")
+            checks.fail(what, argument, "finite numbers", f"{values[ray].tolist()} in ray {ray}")
 
 
 @torch.no_grad()
@@ -148,22 +148,22 @@ def march_rays(
             number out of range; on a CPU, rays that are not finite.
     """
     name = "march_rays"
-    _checks.tensor(name, "origins", origins, ("R", 3))
-    _checks.tensor(name, "directions", directions, (len(origins), 3), origins)
+    checks.tensor(name, "origins", origins, ("R", 3))
+    checks.tensor(name, "directions", directions, (len(origins), 3), origins)
     if origins.dtype != torch.float32 or directions.dtype != torch.float32:
-        _checks.fail(name, "origins", "float32 rays", f"{origins.dtype} and {directions.dtype}", TypeError)
+        checks.fail(name, "origins", "float32 rays", f"{origins.dtype} and {directions.dtype}", TypeError)
     _check_rays(name, origins=origins, directions=directions)
-    capacity = _checks.whole(name, "capacity", capacity, 1)
+    capacity = checks.whole(name, "capacity", capacity, 1)
     box = check_box(name, box)
     if occupancy is not None and box != occupancy.box:
-        _checks.fail(name, "box", f"the occupancy grid's, {occupancy.box}", str(box))
+        checks.fail(name, "box", f"the occupancy grid's, {occupancy.box}", str(box))
     if occupancy is not None and occupancy.bits.device != origins.device:
-        _checks.fail(name, "occupancy", f"a grid on {origins.device}", f"one on {occupancy.bits.device}")
-    step = _checks.number(name, "step", step, 0.0, open_low=True)
-    near = _checks.number(name, "near", near, 0.0)
+        checks.fail(name, "occupancy", f"a grid on {origins.device}", f"one on {occupancy.bits.device}")
+    step = checks.number(name, "step", step, 0.0, open_low=True)
+    near = checks.number(name, "near", near, 0.0)
     far = check_far(name, far, near)
-    cone_angle = _checks.number(name, "cone_angle", cone_angle, 0.0)
-    longest = math.inf if max_step is None else _checks.number(name, "max_step", max_step, step)
+    cone_angle = checks.number(name, "cone_angle", cone_angle, 0.0)
+    longest = math.inf if max_step is None else checks.number(name, "max_step", max_step, step)
     return RaySamples(
         *torch.ops.ldp_fast.march_rays(
             origins.contiguous(),
@@ -178,7 +178,7 @@ def march_rays(
             step,
             cone_angle,
             longest,
-            _checks.flag(name, "jitter", jitter),
+            checks.flag(name, "jitter", jitter),
             capacity,
         )
     )

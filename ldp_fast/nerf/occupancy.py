@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..ops import occupancy as _registers  # noqa: F401
-from . import _checks
 
 
 class HasDensity(Protocol):
@@ -76,18 +76,18 @@ class OccupancyGrid(nn.Module):
     ):
         super().__init__()
         name = "OccupancyGrid"
-        self.bound = _checks.number(name, "bound", bound, 0.0, open_low=True)
-        resolution = _checks.whole(name, "resolution", resolution, 8, 512)
+        self.bound = checks.number(name, "bound", bound, 0.0, open_low=True)
+        resolution = checks.whole(name, "resolution", resolution, 8, 512)
         if resolution & (resolution - 1):
-            _checks.fail(name, "resolution", "a power of two", str(resolution))
-        self.resolution, self.cascades = resolution, _checks.whole(name, "cascades", cascades, 1, 8)
-        self.threshold = _checks.number(name, "threshold", threshold, 0.0)
+            checks.fail(name, "resolution", "a power of two", str(resolution))
+        self.resolution, self.cascades = resolution, checks.whole(name, "cascades", cascades, 1, 8)
+        self.threshold = checks.number(name, "threshold", threshold, 0.0)
         diagonal = 2 * math.sqrt(3) * self.bound
-        self.step = _checks.number(name, "step", diagonal / 256 if step is None else step, 0.0, open_low=True)
-        self.decay = _checks.number(name, "decay", decay, 0.0, open_low=True)
+        self.step = checks.number(name, "step", diagonal / 256 if step is None else step, 0.0, open_low=True)
+        self.decay = checks.number(name, "decay", decay, 0.0, open_low=True)
         if self.decay > 1:
-            _checks.fail(name, "decay", "a number in (0, 1]", repr(decay))
-        self.seed = _checks.whole(name, "seed", seed, 0, 2**31 - 1)
+            checks.fail(name, "decay", "a number in (0, 1]", repr(decay))
+        self.seed = checks.whole(name, "seed", seed, 0, 2**31 - 1)
         cells = self.cascades * resolution**3
         self.average: Tensor
         self.bits: Tensor
@@ -128,11 +128,11 @@ class OccupancyGrid(nn.Module):
             self.cascades,
         )
         if not hasattr(field, "density") and not callable(field):
-            _checks.fail("OccupancyGrid", "field", "a field or a function", type(field).__name__, TypeError)
+            checks.fail("OccupancyGrid", "field", "a field or a function", type(field).__name__, TypeError)
         density = field.density(positions) if hasattr(field, "density") else field(positions)
         if not isinstance(density, Tensor) or density.shape != cells.shape:
-            got = _checks.shape_text(density) if isinstance(density, Tensor) else type(density).__name__
-            _checks.fail("OccupancyGrid", "field", f"densities of shape [{len(cells)}]", got)
+            got = checks.shape_text(density) if isinstance(density, Tensor) else type(density).__name__
+            checks.fail("OccupancyGrid", "field", f"densities of shape [{len(cells)}]", got)
         density = (density * self.step).to(self.average.dtype).contiguous()
         self.average.copy_(torch.ops.ldp_fast.occupancy_update(self.average, cells, density, self.decay))
         bits, used = torch.ops.ldp_fast.occupancy_bits(self.average, self.threshold)

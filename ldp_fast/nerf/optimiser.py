@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from .. import checks
 from ..ops import fused_adam as _registers  # noqa: F401
-from . import _checks
 
 Shadow = Tensor | Callable[[], Tensor]
 
@@ -119,8 +119,8 @@ class FusedAdam(Optimizer):
         known = {id(param) for group in self.param_groups for param in group["params"]}
         for key in self._shadows:
             if id(key) not in known:
-                got = f"a tensor of shape {_checks.shape_text(key)}" if isinstance(key, Tensor) else repr(key)
-                _checks.fail("FusedAdam", "shadows", "parameters of this optimiser as keys", got)
+                got = f"a tensor of shape {checks.shape_text(key)}" if isinstance(key, Tensor) else repr(key)
+                checks.fail("FusedAdam", "shadows", "parameters of this optimiser as keys", got)
             key._foreign_steps = getattr(key, "_foreign_steps", 0)  # type: ignore[attr-defined]
         if self._shadows:
             _watch_optimisers()
@@ -129,7 +129,7 @@ class FusedAdam(Optimizer):
         for group in state.get("param_groups", ()):
             for name in ("amsgrad", "maximize"):
                 if group.get(name):
-                    _checks.fail("FusedAdam", f"state_dict's {name}", "False", repr(group[name]))
+                    checks.fail("FusedAdam", f"state_dict's {name}", "False", repr(group[name]))
         super().__setstate__(state)
         for group in self.param_groups:
             # What torch.optim.Adam has under another name, or not at all.
@@ -261,20 +261,20 @@ def _check(group: dict[str, Any]) -> None:
     """Checks a parameter group."""
     what, lr, betas = "FusedAdam", group["lr"], group["betas"]
     if not isinstance(lr, Tensor):
-        _checks.number(what, "lr", lr, 0.0)
+        checks.number(what, "lr", lr, 0.0)
     elif lr.numel() != 1:
-        _checks.fail(what, "lr", "a tensor of one element", f"shape {_checks.shape_text(lr)}")
+        checks.fail(what, "lr", "a tensor of one element", f"shape {checks.shape_text(lr)}")
     if not (
-        isinstance(betas, (tuple, list)) and len(betas) == 2 and all(_checks.real(x) and 0 <= x < 1 for x in betas)
+        isinstance(betas, (tuple, list)) and len(betas) == 2 and all(checks.is_real(x) and 0 <= x < 1 for x in betas)
     ):
-        _checks.fail(what, "betas", "two numbers in [0, 1)", repr(betas))
+        checks.fail(what, "betas", "two numbers in [0, 1)", repr(betas))
     for name in ("eps", "weight_decay"):
-        _checks.number(what, name, group[name], 0.0)
+        checks.number(what, name, group[name], 0.0)
     for name in ("decoupled", "zero_grad"):
-        _checks.flag(what, name, group[name])
+        checks.flag(what, name, group[name])
     for param in group["params"]:
-        if param.dtype not in _checks.FLOATING:
-            _checks.fail(what, "params", "float32 or float64", str(param.dtype), TypeError)
+        if param.dtype not in checks.FULL_PRECISION:
+            checks.fail(what, "params", "float32 or float64", str(param.dtype), TypeError)
         if not param.is_contiguous():
             got = f"strides {list(param.stride())} for shape {list(param.shape)}"
-            _checks.fail(what, "params", "contiguous tensors", got)
+            checks.fail(what, "params", "contiguous tensors", got)

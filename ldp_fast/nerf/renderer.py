@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _checks
+from .. import checks
 from .cameras import Cameras
 from .compositing import Composited, composite_with_regularisers
 from .marching import RaySamples, check_box, check_far, march_rays
@@ -150,30 +150,30 @@ class LatentRenderer(nn.Module):
         self.field, self.occupancy = field, occupancy
         self.background: Any
         if occupancy is not None and not isinstance(occupancy, OccupancyGrid):
-            _checks.fail(name, "occupancy", "an OccupancyGrid or None", type(occupancy).__name__, TypeError)
+            checks.fail(name, "occupancy", "an OccupancyGrid or None", type(occupancy).__name__, TypeError)
         if isinstance(background, Tensor) and not isinstance(background, nn.Parameter):
             self.register_buffer("background", background)
         elif background is None or isinstance(background, Tensor) or callable(background):
             self.background = background  # a parameter is trained
         else:
-            _checks.fail(name, "background", "None, a tensor or a module", type(background).__name__, TypeError)
-        self.max_samples = None if max_samples is None else _checks.whole(name, "max_samples", max_samples, 1)
-        self.steps_per_ray = _checks.whole(name, "steps_per_ray", steps_per_ray, 1)
-        self.near = _checks.number(name, "near", near, 0.0)
+            checks.fail(name, "background", "None, a tensor or a module", type(background).__name__, TypeError)
+        self.max_samples = None if max_samples is None else checks.whole(name, "max_samples", max_samples, 1)
+        self.steps_per_ray = checks.whole(name, "steps_per_ray", steps_per_ray, 1)
+        self.near = checks.number(name, "near", near, 0.0)
         self.far = check_far(name, far, self.near)
-        self.cone_angle = _checks.number(name, "cone_angle", cone_angle, 0.0)
-        self.early_stop = _checks.number(name, "early_stop", early_stop, 0.0)
-        self.emptiness_scale = _checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
+        self.cone_angle = checks.number(name, "cone_angle", cone_angle, 0.0)
+        self.early_stop = checks.number(name, "early_stop", early_stop, 0.0)
+        self.emptiness_scale = checks.number(name, "emptiness_scale", emptiness_scale, 0.0)
         if jitter not in (None, True, False):
-            _checks.fail(name, "jitter", "True, False or None", repr(jitter))
+            checks.fail(name, "jitter", "True, False or None", repr(jitter))
         self.jitter = jitter
         if box is None and not hasattr(field, "bound"):
-            _checks.fail(name, "box", "six numbers for a field without an attribute `bound`", "None")
+            checks.fail(name, "box", "six numbers for a field without an attribute `bound`", "None")
         bound = getattr(field, "bound", 0.0)
         self.box = check_box(name, [-bound] * 3 + [bound] * 3 if box is None else box)
         if occupancy is not None and occupancy.box != self.box:
-            _checks.fail(name, "occupancy", f"a grid of the box {self.box}", f"one of {occupancy.box}")
-        self.overflow = _checks.choice(name, "overflow", overflow, OVERFLOWS)
+            checks.fail(name, "occupancy", f"a grid of the box {self.box}", f"one of {occupancy.box}")
+        self.overflow = checks.choice(name, "overflow", overflow, OVERFLOWS)
         self._awaited: deque[tuple[Tensor, torch.cuda.Event, int, int]] = deque()
 
     @property
@@ -208,12 +208,12 @@ class LatentRenderer(nn.Module):
             TypeError, ValueError: cameras or a background of another dtype, shape or device.
         """
         if not isinstance(cameras, Cameras):
-            _checks.fail("LatentRenderer", "cameras", "Cameras", type(cameras).__name__, TypeError)
+            checks.fail("LatentRenderer", "cameras", "Cameras", type(cameras).__name__, TypeError)
         self._report_awaited(cameras.poses.device)
         origins, directions = cameras.rays(height, width)
         rays, like = len(origins), next(self.field.parameters(), origins)
         if like.device != origins.device:
-            _checks.fail(
+            checks.fail(
                 "LatentRenderer", "cameras", f"cameras on the field's device, {like.device}", f"on {origins.device}"
             )
         capacity = self.max_samples or max(rays * (self.steps_per_ray + 1), 1)
@@ -261,13 +261,13 @@ class LatentRenderer(nn.Module):
             views, channels = len(directions) // (height * width), values.shape[1]
             if behind.shape != (views, channels, height, width):
                 want = f"shape [C] or [{views}, {channels}, {height}, {width}]"
-                _checks.fail("LatentRenderer", "background", want, _checks.shape_text(behind))
+                checks.fail("LatentRenderer", "background", want, checks.shape_text(behind))
             behind = behind.permute(0, 2, 3, 1).reshape(-1, channels)
         return behind.to(values.dtype)
 
     def _normals(self, positions: Tensor, samples: RaySamples, result: Composited) -> Tensor:
         if not hasattr(self.field, "normals"):
-            _checks.fail("LatentRenderer", "normals", "a field with a method `normals`", type(self.field).__name__)
+            checks.fail("LatentRenderer", "normals", "a field with a method `normals`", type(self.field).__name__)
         vectors = self.field.normals(positions)  # type: ignore[operator]
         weights = result.weights.detach()
         rays = torch.arange(len(samples.ray_offsets) - 1, device=positions.device)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import _checks
+from .. import checks
 
 if TYPE_CHECKING:
     from .fields import LatentField
@@ -51,9 +51,9 @@ def configurations(field: LatentField) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     grid = field.grid
     if field.bias:
-        _checks.fail("LatentField", "bias", "False for backend 'tcnn', whose layers have none", "True")
+        checks.fail("LatentField", "bias", "False for backend 'tcnn', whose layers have none", "True")
     if field.hidden not in WIDTHS:
-        _checks.fail("LatentField", "hidden", f"one of {WIDTHS} for backend 'tcnn'", str(field.hidden))
+        checks.fail("LatentField", "hidden", f"one of {WIDTHS} for backend 'tcnn'", str(field.hidden))
     _check_kind("LatentField", grid)
     encoding = {
         "otype": OTYPES[grid.kind],
@@ -76,7 +76,7 @@ def configurations(field: LatentField) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _check_kind(what: str, grid: HashGrid) -> None:
     if grid.kind not in OTYPES:
-        _checks.fail(what, "grid.kind", "'hash' or 'tiled', which tiny-cuda-nn has,", repr(grid.kind))
+        checks.fail(what, "grid.kind", "'hash' or 'tiled', which tiny-cuda-nn has,", repr(grid.kind))
 
 
 def padded(size: int, multiple: int = PADDING) -> int:
@@ -113,7 +113,7 @@ def from_tcnn(field: LatentField, parameters: Tensor) -> None:
     sizes = [padded(rows) * padded(columns) for rows, columns in field.shapes]
     wanted = sum(sizes) + field.grid.table.numel()
     if parameters.dim() != 1 or len(parameters) != wanted:
-        _checks.fail("from_tcnn", "parameters", f"shape [{wanted}]", _checks.shape_text(parameters))
+        checks.fail("from_tcnn", "parameters", f"shape [{wanted}]", checks.shape_text(parameters))
     *matrices, table = parameters.detach().split([*sizes, field.grid.table.numel()])
     with torch.no_grad():
         for (ours, _), theirs in zip(field.linear_layers(), matrices, strict=True):

@@ -37,12 +37,17 @@ from . import (
     residual_latents,
     score_distillation,
 )
-from ._direct import call
+from ._compiled import outside_graphs
+from ._direct import call, differentiated_otherwise
+from ._library import use_native
+from ._native import extension, required
 
 __all__ = [
     "call",
     "combine_gradients",
     "composite",
+    "differentiated_otherwise",
+    "extension",
     "feature_matching",
     "frozen_conv",
     "fused_adam",
@@ -53,8 +58,11 @@ __all__ = [
     "latent_kl",
     "march_rays",
     "occupancy",
+    "outside_graphs",
     "perp_neg_residual",
     "perturb",
+    "required",
     "residual_latents",
     "score_distillation",
+    "use_native",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..reference._common import widened
+from ..reference import widened
 from ._native import function
 
 # As csrc/latents/latents.h numbers them.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..reference import combine_gradients as reference
-from ..reference._common import compute_dtype, memory_format
+from ..reference import compute_dtype, memory_format
 from ._library import define, register, register_no_gradient
 
 

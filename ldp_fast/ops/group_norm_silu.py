@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..reference import compute_dtype
 from ..reference import group_norm_silu as reference
-from ..reference._common import compute_dtype
 from ._library import backward_of, define, register, register_autograd, register_no_gradient
 from ._native import function
 

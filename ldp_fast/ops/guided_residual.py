@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..reference import compute_dtype, empty_like
 from ..reference import guided_residual as reference
-from ..reference._common import compute_dtype, empty_like
 from . import _latents
 from ._library import define, register, register_no_gradient
 

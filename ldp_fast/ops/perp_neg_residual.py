@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..reference import compute_dtype, memory_format
 from ..reference import perp_neg_residual as reference
-from ..reference._common import compute_dtype, memory_format
 from ._library import define, register, register_no_gradient
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..reference import empty_like
 from ..reference import perturb as reference
-from ..reference._common import empty_like
 from . import _latents
 from ._library import define, register, register_no_gradient
 

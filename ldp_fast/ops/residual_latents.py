@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import reference
-from ..reference._common import empty_like
+from ..reference import empty_like
 from . import _latents
 from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..reference._common import compute_dtype, empty_like
+from ..reference import compute_dtype, empty_like
 from . import _latents
 from ._direct import call
 from ._library import backward_of, define, register, register_autograd, register_no_gradient

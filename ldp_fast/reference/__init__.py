@@ -5,6 +5,7 @@ Whatever the inputs are, the arithmetic is float32, or float64 as soon as one in
 numbers as well and check their arguments.
 """
 
+from ._common import compute_dtype, empty_like, memory_format, widened
 from .combine_gradients import combine_gradients
 from .composite import composite, composite_backward
 from .fused_adam import fused_adam
@@ -30,6 +31,8 @@ __all__ = [
     "combine_gradients",
     "composite",
     "composite_backward",
+    "compute_dtype",
+    "empty_like",
     "fused_adam",
     "guided_residual",
     "hash_grid",
@@ -41,6 +44,7 @@ __all__ = [
     "latent_kl",
     "latent_kl_backward",
     "march_rays",
+    "memory_format",
     "occupancy_bits",
     "occupancy_samples",
     "occupancy_update",
@@ -50,4 +54,5 @@ __all__ = [
     "residual_latents_backward",
     "score_distillation",
     "score_distillation_backward",
+    "widened",
 ]

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import losses
-from ldp_fast.losses import _checks
+from ldp_fast.losses import _signatures
 from ldp_fast.ops import _direct, _library
 
 from ..support.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
@@ -175,11 +175,11 @@ def test_what_passed_once_is_looked_at_again_when_it_changes() -> None:
 
 
 def test_what_passed_is_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_checks, "_MOST", 8)
-    monkeypatch.setattr(_checks, "_PASSED", set())
+    monkeypatch.setattr(_signatures, "_MOST", 8)
+    monkeypatch.setattr(_signatures, "_PASSED", set())
     for height in range(1, 30):
         losses.latent_kl_loss(torch.randn(1, 4, height, 8))
-    assert 1 <= len(_checks._PASSED) <= 8
+    assert 1 <= len(_signatures._PASSED) <= 8
 
 
 def test_every_argument_of_a_schema_is_given_by_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldp_fast.nerf import OccupancyGrid, _checks, composite, march_rays
+from ldp_fast import checks
+from ldp_fast.nerf import OccupancyGrid, composite, march_rays
 from ldp_fast.nerf.marching import check_box
 
 from ..ops.common import NoSync
@@ -133,12 +134,12 @@ def test_looking_at_values_calls_no_operator_that_waits() -> None:
 
 
 def test_values_are_looked_at_only_where_they_are() -> None:
-    assert np.array_equal(_checks.memory(torch.nn.Parameter(torch.ones(2))), [1, 1])
-    assert _checks.memory(torch.ones(2, device="meta")) is None
+    assert np.array_equal(checks.memory(torch.nn.Parameter(torch.ones(2))), [1, 1])
+    assert checks.memory(torch.ones(2, device="meta")) is None
     seen = []
 
     def look(x: Tensor) -> Tensor:
-        seen.append(_checks.memory(x))
+        seen.append(checks.memory(x))
         return x.sum()
 
     torch.func.grad(look)(torch.ones(2))
@@ -146,23 +147,23 @@ def test_values_are_looked_at_only_where_they_are() -> None:
     assert seen == [None, None]
 
     def compiled(x: Tensor) -> Tensor:
-        return x + (1 if _checks.memory(x) is None else 2)
+        return x + (1 if checks.memory(x) is None else 2)
 
     assert torch.equal(torch.compile(compiled, backend="eager", fullgraph=True)(torch.zeros(2)), torch.ones(2))
 
 
 def test_whole_and_real_numbers_of_numpy() -> None:
     for value in (3, np.int64(3), np.uint8(3)):
-        found = _checks.whole("test", "x", value, 0)
+        found = checks.whole("test", "x", value, 0)
         assert found == 3 and type(found) is int
     for value in (3, 3.0, np.float32(3), np.float16(3), np.int64(3)):
-        found = _checks.number("test", "x", value)
+        found = checks.number("test", "x", value)
         assert found == 3 and type(found) is float
     for value in (True, np.bool_(True), "3", None, 1j, [3]):
         with pytest.raises(ValueError, match="test: x: expected a whole number of at least 0, got"):
-            _checks.whole("test", "x", value, 0)
+            checks.whole("test", "x", value, 0)
         with pytest.raises(ValueError, match="test: x: expected a finite number, got"):
-            _checks.number("test", "x", value)
+            checks.number("test", "x", value)
 
 
 def test_a_grid_of_numpys_numbers() -> None:

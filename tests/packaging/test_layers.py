@@ -14,7 +14,7 @@ import pytest
 from .installation import ROOT
 
 LAYERS = (
-    {"errors", "_precision", "_settings", "_terminal", "_threads"},
+    {"errors", "checks", "_precision", "_settings", "_terminal", "_threads"},
     {"runs"},
     {"reference", "kernels", "_C"},
     {"ops"},
@@ -27,6 +27,7 @@ LAYERS = (
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+STILL_PRIVATE = {"guidance", "integrations"}  # they import _checks, and private modules of ops, as before
 ALONE = {"reference", "kernels"}  # these import nothing of ours, not even errors
 FRONT_DOOR = ROOT / "ldp_fast" / "__init__.py"  # re-exports lazily; test_import.py looks after it
 FILES = sorted({*(ROOT / "ldp_fast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")} - {FRONT_DOOR})
@@ -40,8 +41,8 @@ def module_of(path: Path) -> list[str]:
     return parts
 
 
-def imports(source: str, module: list[str], package: bool) -> Iterator[tuple[int, str]]:
-    """Line and room of every import of ours: `ldp_fast.ops.x` is of the room `ops`. Lazy ones count as well."""
+def imports(source: str, module: list[str], package: bool) -> Iterator[tuple[int, str, str]]:
+    """Line, room and rest of every import of ours: `ldp_fast.ops.x` is `x` of the room `ops`. Lazy ones count too."""
     base = module if package else module[:-1]
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
@@ -56,14 +57,15 @@ def imports(source: str, module: list[str], package: bool) -> Iterator[tuple[int
         for name in names:
             top, _, rest = name.partition(".")
             if top == "ldp_fast":
-                yield node.lineno, rest.split(".")[0]
+                room, _, inside = rest.partition(".")
+                yield node.lineno, room, inside
 
 
 def violations(source: str, module: list[str], package: bool) -> list[str]:
     """What a file imports against the arrows."""
     room = module[1]
     found = []
-    for line, target in imports(source, module, package):
+    for line, target, _ in imports(source, module, package):
         allowed = target == room or (
             room not in ALONE and (RANK.get(target, -1) < RANK[room] if target in RANK else target == "__version__")
         )
@@ -77,6 +79,33 @@ def test_imports_point_downwards(path: Path) -> None:
     module = module_of(path)
     package = module[-1] == "__init__"
     assert not violations(path.read_text(), module[:-1] if package else module, package)
+
+
+def private(source: str, module: list[str], package: bool) -> list[str]:
+    """What a file imports that is another room's own."""
+    found = imports(source, module, package)
+    return [
+        f"{'.'.join(module)}:{line}: {room}.{inside}" for line, room, inside in found if _own(module[1], room, inside)
+    ]
+
+
+def _own(room: str, target: str, inside: str) -> bool:
+    return target != room and any(part.startswith("_") for part in inside.split("."))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_private_modules_stay_in_their_room(path: Path) -> None:
+    module = module_of(path)
+    package = module[-1] == "__init__"
+    if module[1] not in STILL_PRIVATE:
+        assert not private(path.read_text(), module[:-1] if package else module, package)
+
+
+def test_the_check_sees_a_private_module_of_another_room() -> None:
+    for source in ("from ..losses import _checks", "from ..ops._native import required", "import ldp_fast.ops._direct"):
+        assert len(private(source, ["ldp_fast", "decoder", "x"], False)) == 1
+    allowed = "from . import _own\nfrom .. import _settings, checks\nfrom ..ops import call, perturb as _registers"
+    assert private(allowed, ["ldp_fast", "decoder", "x"], False) == []
 
 
 def test_every_room_has_a_layer() -> None:
