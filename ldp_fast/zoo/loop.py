@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -10,13 +9,14 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
+from ..schedules import cosine_decay
 
-def cosine_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+
+def rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> float:
     """Learning rate: linear warm-up, then a cosine down to a hundredth of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return peak * cosine_decay((step - warmup) / max(1, steps - warmup), 0.01)
 
 
 class Ema:
@@ -80,7 +80,7 @@ def train(
     progress = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=5)
     for step in progress:
         for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, steps, peak_rate)
+            group["lr"] = rate_at(step, steps, peak_rate)
         loss, shown = loss_at(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -14,7 +14,7 @@ import pytest
 from .installation import ROOT
 
 LAYERS = (
-    {"errors", "checks", "_precision", "_settings", "_terminal", "_threads"},
+    {"errors", "checks", "schedules", "_precision", "_settings", "_terminal", "_threads"},
     {"runs"},
     {"reference", "kernels", "_C"},
     {"ops"},
