@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from ldp_fast import losses, reference
-from tests.support.samples import sample_inputs
+from tests.support import samples
 
 from .conftest import SIZES
 
 
 def test_combine_gradients(measure: Callable[..., None], device: str, size: str) -> None:
     def inputs(seed: int) -> dict[str, Any]:
-        return sample_inputs("combine_gradients", shape=SIZES[size], dtype=torch.float32, device=device, seed=seed)
+        return samples.combine_gradients.inputs(shape=SIZES[size], dtype=torch.float32, device=device, seed=seed)
 
     measure("combine_gradients", {"eager": reference.combine_gradients, "ours": losses.combine_gradients}, inputs)

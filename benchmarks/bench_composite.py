@@ -16,7 +16,7 @@ import torch
 
 from ldp_fast import reference
 from ldp_fast.ops import composite as _registers  # noqa: F401
-from tests.support.samples_composite import sample_backward, sample_rays
+from tests.support import samples
 
 from .timing import measure
 
@@ -35,18 +35,18 @@ BACKENDS = ("reference", "ldp_fast")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_composite(benchmark: Any, backend: str, size: str, direction: str) -> None:
-    rays, samples, channels, density = SIZES[size]
-    inputs = sample_rays(
-        (samples,) * rays, channels=channels, density=density, padding=0, early_stop=1e-4, device=DEVICE
+    rays, each, channels, density = SIZES[size]
+    inputs = samples.composite.inputs(
+        (each,) * rays, channels=channels, density=density, padding=0, early_stop=1e-4, device=DEVICE
     )
     backward = direction == "backward"
     # The gradients of values and opacity, as a loss on the rendered latents has them.
-    arguments = sample_backward(inputs, which=3) if backward else tuple(inputs.values())
+    arguments = samples.composite.backward_arguments(inputs, which=3) if backward else tuple(inputs.values())
     name = "composite_backward" if backward else "composite"
     function = getattr(reference if backend == "reference" else torch.ops.ldp_fast, name)
     benchmark.group = f"composite, {direction} {size} {DEVICE}"
-    benchmark.extra_info |= {"rays": rays, "samples": rays * samples}
+    benchmark.extra_info |= {"rays": rays, "samples": rays * each}
     per_sample = 4 * (3 + 2 * channels + 1) if backward else 4 * (3 + channels + 1)
-    benchmark.extra_info["least_bytes"] = rays * samples * per_sample
+    benchmark.extra_info["least_bytes"] = rays * each * per_sample
     rounds, graph = 50 if DEVICE == "cuda" else 3, backend != "reference"
     measure(benchmark, partial(function, *arguments), DEVICE, rounds=rounds, warmup_rounds=1, graph=graph)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ldp_fast.losses.feature_matching import feature_matching_loss
 from ldp_fast.reference import feature_matching as reference
-from tests.support.samples_feature_matching import decoder_levels, sample_features, sample_halves
+from tests.support import samples
 
 from .machine import compile_missing, default_device
 from .timing import measure
@@ -61,8 +61,16 @@ def loss_function(backend: str) -> Callable[[list[Tensor]], Any]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_feature_matching(benchmark: Any, backend: str, dtype: torch.dtype, size: str) -> None:
     latent, batch = SIZES[size]
-    lists = sample_features(decoder_levels(latent), batch=batch, dtype=dtype, device=DEVICE, layout="channels_last")
-    halves = sample_halves(*lists)
+    lists = tuple(
+        samples.feature_matching.inputs(
+            samples.feature_matching.decoder_levels(latent),
+            batch=batch,
+            dtype=dtype,
+            device=DEVICE,
+            layout="channels_last",
+        ).values()
+    )
+    halves = samples.feature_matching.halves(*lists)
     del lists
     elements = sum(x.numel() for x in halves) // 2
     benchmark.group = f"feature_matching {size} {dtype}"

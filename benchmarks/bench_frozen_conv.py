@@ -21,7 +21,7 @@ from torch import Tensor
 
 import ldp_fast.ops  # noqa: F401  brings torch.ops.ldp_fast.frozen_conv into being
 from ldp_fast.reference.frozen_conv import fold_upsample
-from tests.support.samples_frozen_conv import KINDS, sample_conv
+from tests.support import samples
 
 from .machine import default_device
 from .timing import check_gradients, measure
@@ -71,11 +71,11 @@ def function_of(backend: str, sample: dict[str, Any]) -> Callable[[], Tensor]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_frozen_conv(benchmark: Any, backend: str, kind: str, dtype: torch.dtype, size: str) -> None:
     into, out, side = SIZES[size]
-    sample = sample_conv(kind, (1, into, side, side), out, dtype=dtype, device=DEVICE)
+    sample = samples.frozen_conv.inputs(kind, (1, into, side, side), out, dtype=dtype, device=DEVICE)
     function = function_of(backend, sample)
     check_gradients([function()], [direct(sample["x"], sample["weight"], kind)])
     benchmark.group = f"frozen_conv {kind} {size} {dtype}"

@@ -16,7 +16,7 @@ import torch
 
 from ldp_fast import reference
 from ldp_fast.nerf.optimiser import FusedAdam
-from tests.support.samples_fused_adam import sample_adam
+from tests.support import samples
 
 from .timing import measure
 
@@ -51,7 +51,7 @@ def step_function(backend: str, arguments: dict[str, Any]) -> Callable[[], None]
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_fused_adam(benchmark: Any, backend: str, size: str) -> None:
-    arguments = sample_adam(SIZES[size], shadow=True, device=DEVICE)
+    arguments = samples.fused_adam.inputs(SIZES[size], shadow=True, device=DEVICE)
     step = step_function(backend, arguments)
     benchmark.group = f"fused_adam {size} {DEVICE}"
     elements = arguments["param"].numel()

@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldp_fast.ops._direct import call
-from tests.support.samples import Shape
-from tests.support.samples_group_norm_silu import EPS, sample_norm, sample_signs
+from tests.support import samples
 
 from . import memory
 from .machine import compile_missing, default_device
@@ -30,7 +29,7 @@ from .timing import check_gradients, measure
 
 DEVICE = default_device()
 GROUPS = 32
-SIZES: dict[str, Shape] = {"small": (2, 64, 8, 8)}
+SIZES: dict[str, samples.Shape] = {"small": (2, 64, 8, 8)}
 SIZES |= (
     {"512 x 64": (2, 512, 64, 64), "512 x 256": (2, 512, 256, 256), "256 x 512": (2, 256, 512, 512)}
     if DEVICE == "cuda"
@@ -49,7 +48,7 @@ def textbook(part: str, sample: dict[str, Any], added: Tensor) -> Callable[[], T
     x, weight, bias = sample["x"].requires_grad_(part != "forward"), sample["weight"], sample["bias"]
 
     def run() -> Tensor:
-        y = F.silu(F.group_norm(x, GROUPS, weight, bias, EPS))
+        y = F.silu(F.group_norm(x, GROUPS, weight, bias, samples.group_norm_silu.EPS))
         if part == "forward":
             return y
         (grad,) = torch.autograd.grad(y, x, sample["grad"])
@@ -63,7 +62,11 @@ def compiled(part: str, sample: dict[str, Any], added: Tensor) -> Callable[[], T
         pytest.skip(reason)
     torch._dynamo.reset()
     x, weight, bias = sample["x"].requires_grad_(part != "forward"), sample["weight"], sample["bias"]
-    layer = torch.compile(lambda x: F.silu(F.group_norm(x, GROUPS, weight, bias, EPS)), fullgraph=True, dynamic=False)
+    layer = torch.compile(
+        lambda x: F.silu(F.group_norm(x, GROUPS, weight, bias, samples.group_norm_silu.EPS)),
+        fullgraph=True,
+        dynamic=False,
+    )
     add = torch.compile(lambda grad: grad + sample["addend"] + added * 0.5, fullgraph=True, dynamic=False)
 
     def run() -> Tensor:
@@ -81,7 +84,7 @@ def ours(part: str, sample: dict[str, Any], packed: Tensor) -> Callable[[], Tens
     more = (sample["addend"], packed, 0.5) if part == "decoder" else (None, None, 0.0)
 
     def run() -> Tensor:
-        arguments = (*call("group_norm_moments", x, GROUPS, EPS), *affine, True)
+        arguments = (*call("group_norm_moments", x, GROUPS, samples.group_norm_silu.EPS), *affine, True)
         y = call("group_norm_silu", x, *arguments)
         return y if part == "forward" else call("group_norm_silu_backward", sample["grad"], x, *arguments, *more)
 
@@ -100,8 +103,8 @@ def warm() -> None:
 @pytest.mark.parametrize(("part", "layout"), CASES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_group_norm_silu(benchmark: Any, backend: str, part: str, layout: str, dtype: torch.dtype, size: str) -> None:
-    sample = sample_norm(SIZES[size], dtype=dtype, device=DEVICE, layout=layout)
-    packed, signs = sample_signs(sample["x"])
+    sample = samples.group_norm_silu.inputs(SIZES[size], dtype=dtype, device=DEVICE, layout=layout)
+    packed, signs = samples.group_norm_silu.signs(sample["x"])
     added = torch.cat([signs, -signs]).to(dtype).contiguous(memory_format=torch.channels_last)
     if backend == "ldp_fast":
         function = ours(part, sample, packed)

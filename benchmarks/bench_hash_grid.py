@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ldp_fast import ops, reference
-from tests.support.samples_hash_grid import Grid, sample
+from tests.support import samples
 
 from .timing import measure
 
@@ -28,13 +28,13 @@ NAMES = ("encode", "by_table", "by_positions")
 BACKENDS = ("reference", "ours")
 
 
-def grid_of(log2_table_size: int = 19) -> Grid:
+def grid_of(log2_table_size: int = 19) -> samples.hash_grid.Grid:
     """Instant-ngp's: 16 levels of 2 features from 16 to 2048."""
-    return Grid(16, 2, log2_table_size, 16, math.exp(math.log(2048 / 16) / 15))
+    return samples.hash_grid.Grid(16, 2, log2_table_size, 16, math.exp(math.log(2048 / 16) / 15))
 
 
 def inputs(size: str, device: str, rays: bool, log2_table_size: int = 19) -> dict[str, Any]:
-    made = sample(grid_of(log2_table_size), SAMPLES[size], device=device)
+    made = samples.hash_grid.inputs(grid_of(log2_table_size), SAMPLES[size], device=device)
     if rays:
         generator = torch.Generator().manual_seed(0)
         start, end = (torch.rand(SAMPLES[size] // 64, 1, 3, generator=generator) for _ in range(2))
@@ -58,8 +58,8 @@ def time(
 ) -> None:
     """Times a call and files how many samples it does a second, and the corners it reads or adds to."""
     function()
-    samples, levels = len(made["positions"]), len(made["layout"].resolutions)
-    benchmark.extra_info |= {"samples": samples, "corners": 8 * samples * levels, "entries": len(made["table"])}
+    rows, levels = len(made["positions"]), len(made["layout"].resolutions)
+    benchmark.extra_info |= {"samples": rows, "corners": 8 * rows * levels, "entries": len(made["table"])}
     # The reference takes seconds.
     measure(benchmark, function, device, rounds=3 if device == "cpu" else 50, graph=graph)
 

@@ -23,10 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldp_fast import losses
-from tests.support import naive
+from tests.support import naive, samples
 from tests.support.fake_driver import launching_into_nothing, missing
-from tests.support.samples import sample_inputs
-from tests.support.samples_feature_matching import sample_features
 
 SHAPE = (1, 4, 8, 8)
 PLACES = ("cpu", "meta", "cuda, launched into nothing")
@@ -87,9 +85,9 @@ def cases() -> dict[str, Case]:
     written = {"score_distillation_loss": score_distillation, "combine_gradients": combine_gradients}
     found: dict[str, Case] = {}
     for name, (op, wanted) in options.items():
-        inputs = sample_inputs(op, shape=SHAPE, **wanted)
+        inputs = samples.inputs(op, shape=SHAPE, **wanted)
         found[name] = (written.get(op) or getattr(naive, op), getattr(losses, op), inputs)
-    x, y = sample_features((SHAPE[1:],) * 3, batch=1)
+    x, y = samples.feature_matching.inputs((SHAPE[1:],) * 3, batch=1).values()
     inputs = {"features": x, "features_prime": y}
     found["feature_matching_loss"] = (feature_matching, losses.feature_matching_loss, inputs)
     return found

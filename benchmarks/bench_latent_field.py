@@ -22,15 +22,14 @@ from torch import Tensor
 from ldp_fast import ops, reference
 from ldp_fast.ops import _native
 from ldp_fast.reference.latent_field import split_weights
-from tests.support.samples_hash_grid import Grid
-from tests.support.samples_latent_field import Field, backward_arguments, forward_arguments, sample
+from tests.support import samples
 
 from .timing import measure
 
 assert ops.latent_field
 
 SIZE = 262144
-GRID = Grid(n_levels=16, log2_table_size=19, base_resolution=16, growth=128 ** (1 / 15))
+GRID = samples.hash_grid.Grid(n_levels=16, log2_table_size=19, base_resolution=16, growth=128 ** (1 / 15))
 NETWORKS = {"small": (16, 1), "32x2": (32, 2), "64x1": (64, 1), "64x2": (64, 2), "64x3": (64, 3), "128x2": (128, 2)}
 CONTENDERS = ("reference", "linear", "ours", "half")
 
@@ -61,9 +60,9 @@ def test_latent_field(benchmark: Any, device: str, network: str, direction: str,
         pytest.skip("linear layers are compared where autograd is: forward and backward of the network")
     hidden, layers = NETWORKS[network]
     size = 4096 if network == "small" else SIZE
-    made = sample(Field(GRID, hidden, layers), size, device=device)
+    made = samples.latent_field.inputs(samples.latent_field.Field(GRID, hidden, layers), size, device=device)
     half = contender == "half"
-    encoding = torch.ops.ldp_fast.latent_field(*forward_arguments(made, half))[2]
+    encoding = torch.ops.ldp_fast.latent_field(*samples.latent_field.arguments(made, half))[2]
     functions: dict[str, Callable[..., Any]] = {
         "reference": reference.latent_field if direction == "field forward" else reference.latent_field_backward,
         "linear": lambda *_: through_linear(made, encoding),
@@ -72,7 +71,11 @@ def test_latent_field(benchmark: Any, device: str, network: str, direction: str,
     ours = namespace.latent_field if direction == "field forward" else namespace.latent_field_backward
     function = functions.get(contender, ours)
     forward = direction == "field forward"
-    arguments = forward_arguments(made, half) if forward else backward_arguments(made, encoding, half)
+    arguments = (
+        samples.latent_field.arguments(made, half)
+        if forward
+        else samples.latent_field.backward_arguments(made, encoding, half)
+    )
 
     benchmark.group = f"latent_field {network}, {direction}, {device}"
     benchmark.extra_info |= {

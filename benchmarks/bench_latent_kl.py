@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast import losses, reference
-from tests.support.samples import sample_inputs
+from tests.support import samples
 
 from .conftest import SIZES
 
@@ -32,7 +32,7 @@ def ours_with_backward(latents: Tensor) -> Tensor:
 @pytest.mark.parametrize("direction", ["forward", "forward and backward"])
 def test_latent_kl_loss(measure: Callable[..., None], device: str, size: str, direction: str) -> None:
     def inputs(seed: int) -> dict[str, Any]:
-        return sample_inputs("latent_kl_loss", shape=SIZES[size], device=device, seed=seed)
+        return samples.latent_kl.inputs(shape=SIZES[size], device=device, seed=seed)
 
     if direction == "forward":
         functions = {"eager": eager, "ours": losses.latent_kl_loss}

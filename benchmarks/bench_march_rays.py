@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast import reference
-from tests.support.samples_march import BOX, shell_average
+from tests.support import samples
 
 from .timing import measure
 
@@ -35,10 +35,10 @@ def arguments(size: str, scene: str, steps: int, device: str) -> dict[str, Any]:
     origins, directions = camera(SIZES[size], device)
     bits = None
     if scene == "shell":
-        bits, _ = torch.ops.ldp_fast.occupancy_bits(shell_average(128, device=device), 0.01)
-    step = math.dist(BOX[:3], BOX[3:]) / steps
+        bits, _ = torch.ops.ldp_fast.occupancy_bits(samples.occupancy.shell_average(128, device=device), 0.01)
+    step = math.dist(samples.occupancy.BOX[:3], samples.occupancy.BOX[3:]) / steps
     made = {"origins": origins, "directions": directions, "bits": bits, "seed": torch.zeros(1, device=device).long()}
-    made |= {"box": BOX, "resolution": 128, "cascades": 1, "near": 0.1, "far": math.inf, "step": step}
+    made |= {"box": samples.occupancy.BOX, "resolution": 128, "cascades": 1, "near": 0.1, "far": math.inf, "step": step}
     made |= {"cone_angle": 0.0, "max_step": math.inf, "jitter": True, "capacity": 1}
     required = int(torch.ops.ldp_fast.march_rays(**made)[4][1])
     return made | {"capacity": required}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ldp_fast import reference
-from tests.support.samples_march import BOX, shell_average
+from tests.support import samples
 
 from .timing import measure
 
@@ -19,10 +19,10 @@ SIZES = {"small": 32, "instant_ngp": 128}  # cells along an axis
 
 def calls(size: str, part: str, device: str) -> dict[str, tuple[Any, ...]]:
     """Arguments of the operators in one update, by name."""
-    average = shell_average(SIZES[size], device=device)
+    average = samples.occupancy.shell_average(SIZES[size], device=device)
     quarter = 0 if part == "full" else average.numel() // 4
     threshold, seed = torch.tensor([0.01], device=device), torch.ones(1, dtype=torch.int64, device=device)
-    draw = (average, threshold, seed, quarter, quarter, BOX, SIZES[size], 1)
+    draw = (average, threshold, seed, quarter, quarter, samples.occupancy.BOX, SIZES[size], 1)
     cells, positions = torch.ops.ldp_fast.occupancy_samples(*draw)
     update = (average, cells, positions.norm(dim=-1), 0.95)
     return {"occupancy_samples": draw, "occupancy_update": update, "occupancy_bits": (average, 0.01)}

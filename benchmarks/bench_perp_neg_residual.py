@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ldp_fast import losses, reference
-from tests.support.samples import sample_inputs
+from tests.support import samples
 
 from .conftest import SIZES
 
@@ -19,9 +19,7 @@ def eager(**inputs: Tensor) -> Tensor:
 
 def test_perp_neg_residual(measure: Callable[..., None], device: str, size: str) -> None:
     def inputs(seed: int) -> dict[str, Any]:
-        made = sample_inputs(
-            "perp_neg_residual", shape=SIZES[size], device=device, seed=seed, prediction="v_prediction"
-        )
+        made = samples.perp_neg_residual.inputs(shape=SIZES[size], device=device, seed=seed, prediction="v_prediction")
         return made | {name: made[name].half() for name in ("model_output", "noisy_latents")}
 
     measure("perp_neg_residual", {"eager": eager, "ours": losses.perp_neg_residual}, inputs)

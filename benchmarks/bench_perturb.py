@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from ldp_fast import losses, reference
-from tests.support.samples import sample_inputs
+from tests.support import samples
 
 from .conftest import SIZES
 
 
 def test_perturb(measure: Callable[..., None], device: str, size: str) -> None:
     def inputs(seed: int) -> dict[str, Any]:
-        made = sample_inputs("perturb", shape=SIZES[size], device=device, seed=seed)
+        made = samples.perturb.inputs(shape=SIZES[size], device=device, seed=seed)
         return made | {"copies": 2, "dtype": torch.float16}
 
     measure("perturb", {"eager": reference.perturb, "ours": losses.perturb}, inputs)

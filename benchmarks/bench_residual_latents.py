@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast import losses, reference
-from tests.support.samples import sample_inputs
+from tests.support import samples
 
 from .conftest import SIZES
 
@@ -29,7 +29,7 @@ def ours_with_backward(latents: Tensor, residual: Tensor, alpha: Tensor) -> Tens
 @pytest.mark.parametrize("direction", ["forward", "forward and backward"])
 def test_residual_latents(measure: Callable[..., None], device: str, size: str, direction: str) -> None:
     def inputs(seed: int) -> dict[str, Any]:
-        return sample_inputs("residual_latents", shape=SIZES[size], device=device, seed=seed)
+        return samples.residual_latents.inputs(shape=SIZES[size], device=device, seed=seed)
 
     if direction == "forward":
         functions = {"eager": reference.residual_latents, "ours": losses.residual_latents}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast import losses, reference
-from tests.support.samples import sample_inputs
+from tests.support import samples
 
 from .conftest import SIZES
 
@@ -33,7 +33,7 @@ def ours_with_backward(latents: Tensor, residual: Tensor, weight: Tensor) -> Ten
 @pytest.mark.parametrize("direction", ["forward", "forward and backward"])
 def test_score_distillation_loss(measure: Callable[..., None], device: str, size: str, direction: str) -> None:
     def inputs(seed: int) -> dict[str, Any]:
-        return sample_inputs("score_distillation_loss", shape=SIZES[size], device=device, seed=seed)
+        return samples.score_distillation.inputs(shape=SIZES[size], device=device, seed=seed)
 
     if direction == "forward":
         functions = {"eager": eager, "ours": losses.score_distillation_loss}

@@ -26,14 +26,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.samples import Shape
+from tests.support import samples
 
 from . import REHEARSING, captured, rehearsal
 from .machine import compile_missing, default_device
 from .recording import Recorder
 
 BACKENDS = ("eager", "compile", "ours")
-SIZES: dict[str, Shape] = {
+SIZES: dict[str, samples.Shape] = {
     "small": (1, 4, 8, 8),
     "sd": (4, 4, 64, 64),
     "sdxl": (4, 4, 128, 128),

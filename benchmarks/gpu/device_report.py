@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks import lines, machine, rehearsal
 from ldp_fast import env_report, losses
 from ldp_fast.nerf import Cameras, FusedAdam, HashGrid, LatentField, LatentRenderer, OccupancyGrid
-from tests.support.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
+from tests.support import samples
 
 # Of the CPU's result in the same precision: a wrong kernel is far beyond it.
 NEAR = 1e-2
@@ -34,12 +34,12 @@ def loss_call(name: str) -> Call:
     """An operator of the losses, and its gradient where it has one."""
 
     def call(device: str) -> list[Tensor]:
-        inputs = sample_inputs(name, device=device)
-        if name in DIFFERENTIABLE:
+        inputs = samples.inputs(name, device=device)
+        if name in samples.DIFFERENTIABLE:
             inputs["latents"].requires_grad_()
         result = getattr(losses, name)(**inputs)
         results = [r for r in (result if isinstance(result, tuple) else (result,)) if isinstance(r, Tensor)]
-        if name in DIFFERENTIABLE:
+        if name in samples.DIFFERENTIABLE:
             results.append(torch.autograd.grad(results[0].sum(), inputs["latents"])[0])
         return results
 
@@ -110,7 +110,7 @@ def optimiser(device: str) -> list[Tensor]:
 
 
 CALLS: dict[str, Call] = {
-    **{name: loss_call(name) for name in OPERATORS},
+    **{name: loss_call(name) for name in samples.OPERATORS},
     "feature_matching": features,
     "group_norm_silu": normalised,
     "hash_grid": encoding,

@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks import bench_host_cost, goals
 from ldp_fast import losses
 
+from ..support import samples
 from ..support.fake_driver import launching_into_nothing, missing
-from ..support.samples import sample_inputs
 from .made_up import row
 
 
@@ -37,7 +37,7 @@ def test_a_launch_into_nothing_goes_through_triton_and_leaves_no_trace(monkeypat
     launched: list[int] = []
     monkeypatch.setattr("tests.support.fake_driver._Launcher.__call__", lambda self, *args: launched.append(len(args)))
     before = dict(vars(driver))
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     with launching_into_nothing():
         assert losses.perturb(**inputs).shape == (2, 4, 8, 8)
     assert len(launched) == 1 and vars(driver) == before

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..cuda_on_cpu import harness
 from ..support import naive_composite as naive
-from ..support.samples import widen
-from ..support.samples_composite import sample_rays
+from ..support import samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 
 DRIVER = harness.ROOT / "tests" / "csrc" / "composite_rule_driver.cpp"
@@ -22,16 +21,16 @@ ALL = 63  # every output has a gradient
 
 def run(programme: Path, inputs: dict[str, Any], folder: Path) -> list[Tensor]:
     """The outputs, and the gradients to density, values and background where the outputs have `factors`."""
-    (samples, channels), rays = inputs["values"].shape, len(inputs["ray_offsets"]) - 1
-    outputs: list[tuple[int, ...]] = [(rays, channels), (rays,), (rays,), (samples,), (rays,), (rays,)]
+    (size, channels), rays = inputs["values"].shape, len(inputs["ray_offsets"]) - 1
+    outputs: list[tuple[int, ...]] = [(rays, channels), (rays,), (rays,), (size,), (rays,), (rays,)]
     factors = [torch.linspace(-1, 1, torch.Size(s).numel(), dtype=torch.float64) for s in outputs]
-    numbers = [samples, rays, channels, inputs["early_stop"], inputs["emptiness_scale"]]
+    numbers = [size, rays, channels, inputs["early_stop"], inputs["emptiness_scale"]]
     names = ("density", "values", "distances", "steps", "ray_offsets", "background")
     tensors = [*(inputs[name].flatten().double() for name in names), *factors]
     torch.cat([torch.tensor(numbers, dtype=torch.float64), *tensors]).numpy().tofile(folder / "in")
     harness.succeed(programme, str(folder / "in"), str(folder / "out"))
     flat = torch.frombuffer(bytearray((folder / "out").read_bytes()), dtype=torch.float32)
-    shapes = [*outputs, (samples,), (samples, channels), (rays, channels)]
+    shapes = [*outputs, (size,), (size, channels), (rays, channels)]
     parts = flat.split([torch.Size(shape).numel() for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -45,12 +44,14 @@ def judge(programme: Path, channels: int, early_stop: float, folder: Path) -> No
         early_stop: 0 for rays that never stop.
         folder: for the driver's files.
     """
-    inputs = sample_rays(channels=channels, density=4.0 if early_stop == 0.0 else 30.0, early_stop=early_stop)
+    inputs = samples.composite.inputs(
+        channels=channels, density=4.0 if early_stop == 0.0 else 30.0, early_stop=early_stop
+    )
     found = run(programme, inputs, folder)
-    plain, truth = naive.textbook(**inputs), naive.textbook(**widen(inputs))
+    plain, truth = naive.textbook(**inputs), naive.textbook(**samples.widen(inputs))
     for x, e, t, what in zip(found[:6], plain, truth, naive.NAMES, strict=True):
         assert_close(x, e, t, factor=OUTPUT, what=what)
-    plain, truth = (naive.gradients(naive.textbook, made, ALL) for made in (inputs, widen(inputs)))
+    plain, truth = (naive.gradients(naive.textbook, made, ALL) for made in (inputs, samples.widen(inputs)))
     for x, e, t, what in zip(found[6:], plain, truth, ("density", "values", "background"), strict=True):
         # A weight's gradient times what is behind it, minus a sum over all weights behind: they may cancel.
         assert_close(x, e, t, factor=GRADIENT, what=f"grad_{what}", condition=8.0)

@@ -18,9 +18,7 @@ from ldp_fast.reference.latent_field import split_weights, to_unit
 
 from ..cuda_on_cpu import harness
 from ..ops.test_latent_field import network
-from ..support.samples import widen
-from ..support.samples_hash_grid import Grid
-from ..support.samples_latent_field import Field, off_faces, sample
+from ..support import samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .test_latent_field import SOURCES
 
@@ -29,13 +27,17 @@ SIZE = 256
 NAMES = ("density", "latents", "grad_encoding", "grad_weights", "grad_positions")
 
 FIELDS = {
-    "two-layers-of-64": Field(Grid(n_levels=16, growth=1.2)),
-    "two-layers-of-128": Field(Grid(n_levels=16, growth=1.2), hidden=128),
-    "four-layers-with-biases": Field(Grid(n_levels=8, growth=1.3), hidden=32, layers=4, bias=True),
+    "two-layers-of-64": samples.latent_field.Field(samples.hash_grid.Grid(n_levels=16, growth=1.2)),
+    "two-layers-of-128": samples.latent_field.Field(samples.hash_grid.Grid(n_levels=16, growth=1.2), hidden=128),
+    "four-layers-with-biases": samples.latent_field.Field(
+        samples.hash_grid.Grid(n_levels=8, growth=1.3), hidden=32, layers=4, bias=True
+    ),
 }
 
 
-def run(programme: Path, made_of: Field, made: dict[str, Any], half: bool, folder: Path) -> list[Tensor]:
+def run(
+    programme: Path, made_of: samples.latent_field.Field, made: dict[str, Any], half: bool, folder: Path
+) -> list[Tensor]:
     """Density, latents, encoding, and the gradients to the encoding, the weights and the positions."""
     size = len(made["positions"])
     offsets, resolutions, scales, *_ = made["layout"]
@@ -52,19 +54,19 @@ def run(programme: Path, made_of: Field, made: dict[str, Any], half: bool, folde
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def inputs(made_of: Field, one_sign: bool, size: int) -> dict[str, Any]:
+def inputs(made_of: samples.latent_field.Field, one_sign: bool, size: int) -> dict[str, Any]:
     """Samples, with weights that add terms of both signs, or of one: what is always cut off then adds up."""
-    made = off_faces(sample(made_of, size))
+    made = samples.latent_field.off_faces(samples.latent_field.inputs(made_of, size))
     if one_sign:
         # Averages, so that the density's exponent stays what it is in use.
         made |= {"weights": made["weights"].abs() * 2 * made_of.hidden**-0.5}
         made |= {name: made[name].abs() for name in ("table", "grad_density", "grad_latents")}
-    kept = off_rectifiers(made_of, widen(made))
+    kept = off_rectifiers(made_of, samples.widen(made))
     assert kept.sum() > 0.8 * size
     return made | {name: made[name][kept] for name in ("positions", "grad_density", "grad_latents")}
 
 
-def off_rectifiers(made_of: Field, made: dict[str, Any]) -> Tensor:
+def off_rectifiers(made_of: samples.latent_field.Field, made: dict[str, Any]) -> Tensor:
     """[S], which samples have no rectifier whose argument is so near 0 that float16 factors may give it another sign.
 
     Behind such a one a gradient is wrong by all that passes it, however right the products are.
@@ -94,7 +96,9 @@ def textbook(made: dict[str, Any], encoding: Tensor, half: bool = False) -> tupl
     )
 
 
-def judge(programme: Path, made_of: Field, half: bool, one_sign: bool, folder: Path, size: int = SIZE) -> None:
+def judge(
+    programme: Path, made_of: samples.latent_field.Field, half: bool, one_sign: bool, folder: Path, size: int = SIZE
+) -> None:
     """Holds what the driver computes to the rule.
 
     Args:
@@ -107,7 +111,7 @@ def judge(programme: Path, made_of: Field, half: bool, one_sign: bool, folder: P
     """
     made = inputs(made_of, one_sign, size)
     density, latents, encoding, *grads = run(programme, made_of, made, half, folder)
-    eager, truth = textbook(made, encoding, half), textbook(widen(made), encoding)
+    eager, truth = textbook(made, encoding, half), textbook(samples.widen(made), encoding)
     for x, e, t, what in zip((density, latents, *grads), eager, truth, NAMES, strict=True):
         assert_close(x, e, t, factor=GRADIENT if what.startswith("grad") else OUTPUT, what=what)
 

@@ -14,9 +14,9 @@ from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbedding
 
 from ..decoder.common import kl
 from ..ops.common import bitwise_equal
+from ..support import samples
 from ..support.gpu import needs_memory, second_device, size
 from ..support.models import scheduler
-from ..support.samples import sample_inputs
 from .steps import assert_near_graph, fixed, make
 
 # Where the algorithms may be others, a flipped sign of feature matching moves the gradient by more than their rounding.
@@ -72,7 +72,7 @@ def test_two_graphs_are_alive() -> None:
 
 def test_memory_is_used_again_across_streams() -> None:
     """What one stream is not done with is not given to another; what it is done with may be."""
-    inputs = sample_inputs("perturb", shape=size((8, 4, 256, 256), (2, 4, 8, 8)), device="cuda")
+    inputs = samples.perturb.inputs(shape=size((8, 4, 256, 256), (2, 4, 8, 8)), device="cuda")
     wanted = losses.perturb(**inputs).clone()
     side, here = torch.cuda.Stream(), torch.cuda.current_stream()
     for _ in range(20):
@@ -91,7 +91,7 @@ def test_memory_is_used_again_across_streams() -> None:
 
 @second_device
 def test_triton_launches_on_the_tensors_device() -> None:
-    inputs = sample_inputs("perturb", shape=(2, 4, 16, 16), device="cuda:1")
+    inputs = samples.perturb.inputs(shape=(2, 4, 16, 16), device="cuda:1")
     assert torch.cuda.current_device() == 0
     z = losses.perturb(**inputs)
     at_home = losses.perturb(**{k: x.to("cuda:0") if isinstance(x, torch.Tensor) else x for k, x in inputs.items()})

@@ -10,9 +10,8 @@ import torch
 
 from ldp_fast import losses
 
+from ..support import samples
 from ..support.fake_driver import launching_into_nothing, missing
-from ..support.samples import sample_inputs
-from ..support.samples_feature_matching import sample_features
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -50,7 +49,7 @@ def kinds(launch: tuple[Any, ...]) -> list[Any]:
 
 @pytest.mark.parametrize("op", ["perturb", "guided_residual", "residual_latents", "score_distillation_loss"])
 def test_a_second_launch_is_the_first_one_again(op: str, launched: list[tuple[Any, ...]]) -> None:
-    inputs = sample_inputs(op)
+    inputs = samples.inputs(op)
     for _ in range(2):
         getattr(losses, op)(**inputs)
     first, second = launched
@@ -61,7 +60,7 @@ def test_a_second_launch_is_the_first_one_again(op: str, launched: list[tuple[An
 
 
 def test_feature_matching_s_launches_are_the_first_ones_again(launched: list[tuple[Any, ...]]) -> None:
-    lists = sample_features()
+    lists = tuple(samples.feature_matching.inputs().values())
     for _ in range(2):
         losses.feature_matching_loss(*lists).backward()
     assert len(launched) == 6 and len(known()) == 3
@@ -69,12 +68,12 @@ def test_feature_matching_s_launches_are_the_first_ones_again(launched: list[tup
 
 
 def test_another_number_dtype_or_constant_is_another_kernel(launched: list[tuple[Any, ...]]) -> None:
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     others = (
         inputs,
         inputs | {"copies": 2},
         inputs | {"latents": inputs["latents"].half()},
-        sample_inputs("perturb", shape=(1, 4, 8, 8)),
+        samples.perturb.inputs(shape=(1, 4, 8, 8)),
     )
     for count, other in enumerate(others, 1):
         losses.perturb(**other)
@@ -82,7 +81,7 @@ def test_another_number_dtype_or_constant_is_another_kernel(launched: list[tuple
 
 
 def test_misaligned_tensors_go_triton_s_way(launched: list[tuple[Any, ...]]) -> None:
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     shifted = torch.empty(inputs["latents"].numel() + 1)[1:].view_as(inputs["latents"])
     assert shifted.data_ptr() % 16
     losses.perturb(**inputs)
@@ -96,7 +95,7 @@ def test_what_is_kept_is_limited(launched: list[tuple[Any, ...]], monkeypatch: p
 
     monkeypatch.setattr(_launch, "_MOST", 3)
     for batch in range(1, 8):
-        losses.perturb(**sample_inputs("perturb", shape=(batch, 4, 8, 8)))
+        losses.perturb(**samples.perturb.inputs(shape=(batch, 4, 8, 8)))
     assert 1 <= len(known()) <= 3
 
 
@@ -128,7 +127,7 @@ def test_hooks_before_a_launch_are_called_every_time(launched: list[tuple[Any, .
     from ldp_fast.kernels import perturb
 
     calls: list[int] = []
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     losses.perturb(**inputs)
     perturb.perturb_kernel.add_pre_run_hook(lambda *_, **__: calls.append(1))
     try:

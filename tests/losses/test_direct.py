@@ -17,8 +17,7 @@ from ldp_fast import losses
 from ldp_fast.losses import _signatures
 from ldp_fast.ops import _direct, _library
 
-from ..support.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
-from ..support.samples_feature_matching import sample_features
+from ..support import samples
 
 
 class Seen(TorchDispatchMode):
@@ -60,12 +59,12 @@ def result_and_gradients(op: str, inputs: dict[str, Any]) -> list[Tensor]:
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    for op in OPERATORS:
-        inputs = sample_inputs(op)
-        if op in DIFFERENTIABLE:
+    for op in samples.OPERATORS:
+        inputs = samples.inputs(op)
+        if op in samples.DIFFERENTIABLE:
             inputs["latents"].requires_grad_()
         yield op, inputs
-    x, y = sample_features()
+    x, y = samples.feature_matching.inputs().values()
     yield "feature_matching_loss", {"features": x, "features_prime": y}
     yield "feature_matching_loss", {"features": x, "features_prime": [t.detach() for t in y]}
     halves = [torch.cat([a, b]).detach().requires_grad_() for a, b in zip(x, y, strict=True)]
@@ -81,7 +80,7 @@ def test_past_the_dispatcher_and_through_it_are_the_same_to_the_bit(case: int, d
 
 
 def test_a_mode_sees_every_operator_forward_and_backward() -> None:
-    inputs = sample_inputs("latent_kl_loss")
+    inputs = samples.latent_kl.inputs()
     inputs["latents"].requires_grad_()
     with Seen() as seen:
         losses.latent_kl_loss(**inputs).backward()
@@ -89,7 +88,7 @@ def test_a_mode_sees_every_operator_forward_and_backward() -> None:
 
 
 def test_a_backward_begun_outside_of_a_mode_is_seen_by_it() -> None:
-    inputs = sample_inputs("latent_kl_loss")
+    inputs = samples.latent_kl.inputs()
     loss = losses.latent_kl_loss(inputs["latents"].requires_grad_())
     with Seen() as seen:
         loss.backward()
@@ -98,12 +97,12 @@ def test_a_backward_begun_outside_of_a_mode_is_seen_by_it() -> None:
 
 def test_the_profiler_names_the_operator() -> None:
     with torch.profiler.profile() as profile:
-        losses.perturb(**sample_inputs("perturb"))
+        losses.perturb(**samples.perturb.inputs())
     assert any("ldp_fast::perturb" in event.key for event in profile.key_averages())
 
 
 def test_fake_tensors_stay_fake() -> None:
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     with FakeTensorMode() as mode:
         inputs = {k: mode.from_tensor(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         inside = losses.perturb(**inputs)
@@ -111,7 +110,7 @@ def test_fake_tensors_stay_fake() -> None:
 
 
 def test_subclasses_and_negative_views_go_through_the_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     wanted = losses.perturb(**inputs)
     negative = torch.complex(torch.zeros(2, 4, 8, 8), -inputs["latents"]).conj().imag
     assert negative.is_neg() and torch.equal(negative, inputs["latents"])
@@ -124,17 +123,17 @@ def test_subclasses_and_negative_views_go_through_the_dispatcher(monkeypatch: py
 
 
 def test_transforms_get_what_the_dispatcher_gives_them() -> None:
-    v = sample_inputs("latent_kl_loss")["latents"]
+    v = samples.latent_kl.inputs()["latents"]
     with pytest.raises(RuntimeError, match="functorch"):
         torch.func.grad(losses.latent_kl_loss)(v)
     each = torch.func.vmap(losses.latent_kl_loss)(v[:, None])
     assert torch.equal(each, torch.stack([losses.latent_kl_loss(x[None]) for x in v]))
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 def test_forward_mode_is_refused(op: str) -> None:
     """A tangent that is left out is a wrong number."""
-    inputs = sample_inputs(op)
+    inputs = samples.inputs(op)
     name = "latents" if "latents" in inputs else "model_output"
     function, v = getattr(losses, op), inputs[name]
 
@@ -150,9 +149,9 @@ def test_forward_mode_is_refused(op: str) -> None:
         of(forward_ad.make_dual(v, torch.ones_like(v)))
 
 
-@pytest.mark.parametrize("op", DIFFERENTIABLE)
+@pytest.mark.parametrize("op", samples.DIFFERENTIABLE)
 def test_differentiating_twice_is_refused(op: str) -> None:
-    inputs = sample_inputs(op)
+    inputs = samples.inputs(op)
     v = inputs["latents"].requires_grad_()
     (grad,) = torch.autograd.grad((getattr(losses, op)(**inputs) ** 2).sum(), v, create_graph=True)
     with pytest.raises(RuntimeError, match="can be differentiated once, not twice"):
@@ -160,7 +159,7 @@ def test_differentiating_twice_is_refused(op: str) -> None:
 
 
 def test_what_passed_once_is_looked_at_again_when_it_changes() -> None:
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     losses.perturb(**inputs)
     for name, value, error in (
         ("noise", inputs["noise"][:1], "noise: expected the shape"),
@@ -195,7 +194,7 @@ def test_every_argument_of_a_schema_is_given_by_the_functions(monkeypatch: pytes
         monkeypatch.setattr(importlib.import_module(f"ldp_fast.losses.{module}"), "call", counted)
     for op, inputs in cases():
         result_and_gradients(op, inputs)
-    assert len(given) == len(OPERATORS) + 1
+    assert len(given) == len(samples.OPERATORS) + 1
     for name, count in given.items():
         assert count == len(getattr(torch.ops.ldp_fast, name).default._schema.arguments)
         assert name in _library.OPERATORS

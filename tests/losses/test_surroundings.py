@@ -23,10 +23,10 @@ from ldp_fast.losses import (
 )
 
 from ..ops.common import NoSync
+from ..support import samples
 from ..support.ranks import needs_gloo, run_on_ranks
-from ..support.samples import DIFFERENTIABLE, OPERATORS, sample_inputs
 
-GRADIENT_TAKERS = sorted(DIFFERENTIABLE)
+GRADIENT_TAKERS = sorted(samples.DIFFERENTIABLE)
 
 
 def first(result: Any) -> Tensor:
@@ -42,15 +42,15 @@ def step(v: Tensor, noise: Tensor, out: Tensor, alpha: Tensor, sigma: Tensor, we
 
 
 def step_inputs(**options: Any) -> tuple[Tensor, ...]:
-    a = sample_inputs("guided_residual", prediction="sample", **options)
-    v = sample_inputs("latent_kl_loss", **options)["latents"].requires_grad_()
+    a = samples.guided_residual.inputs(prediction="sample", **options)
+    v = samples.latent_kl.inputs(**options)["latents"].requires_grad_()
     return v, a["noise"], a["model_output"], a["alpha"], a["sigma"], a["alpha"]
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_changes_nothing(op: str, dtype: torch.dtype) -> None:
-    inputs = sample_inputs(op)
+    inputs = samples.inputs(op)
     plain = first(getattr(losses, op)(**inputs))
     with torch.autocast("cpu", dtype=dtype):
         cast = first(getattr(losses, op)(**inputs))
@@ -69,7 +69,7 @@ def test_autocast_around_forward_and_backward() -> None:
 @pytest.mark.parametrize("op", GRADIENT_TAKERS)
 def test_a_grad_scaler_scales_the_gradient(op: str) -> None:
     """Hosts that ignore the incoming gradient are wrong by the scaler's factor; here unscaling gives the gradient."""
-    inputs = sample_inputs(op)
+    inputs = samples.inputs(op)
     v = inputs["latents"].requires_grad_()
     loss = getattr(losses, op)(**inputs).sum()
     (plain,) = torch.autograd.grad(loss, v, retain_graph=True)
@@ -99,7 +99,7 @@ def test_compiles_for_changing_shapes() -> None:
 
 
 def test_gradient_mode_compiles_as_one_graph() -> None:
-    inputs = sample_inputs("combine_gradients")
+    inputs = samples.combine_gradients.inputs()
     g, statistics = combine_gradients(**inputs)
     compiled = torch.compile(combine_gradients, backend="aot_eager", fullgraph=True)
     for lambda_kl in (0.1, torch.tensor(0.1)):
@@ -110,7 +110,7 @@ def test_gradient_mode_compiles_as_one_graph() -> None:
 @pytest.mark.parametrize("op", GRADIENT_TAKERS)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_gives_the_same_gradient(op: str, reentrant: bool) -> None:
-    inputs = sample_inputs(op)
+    inputs = samples.inputs(op)
     v = inputs.pop("latents").requires_grad_()
 
     def function(latents: Tensor) -> Tensor:
@@ -121,11 +121,11 @@ def test_checkpointing_gives_the_same_gradient(op: str, reentrant: bool) -> None
     assert v.grad is not None and torch.equal(v.grad, wanted)
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 @pytest.mark.parametrize("layout", ["contiguous", "mixed"])
 def test_nothing_waits_for_the_device(op: str, layout: str) -> None:
-    inputs = sample_inputs(op, layout=layout)
-    if op in DIFFERENTIABLE:
+    inputs = samples.inputs(op, layout=layout)
+    if op in samples.DIFFERENTIABLE:
         inputs["latents"].requires_grad_()
     with NoSync():
         result = first(getattr(losses, op)(**inputs))
@@ -144,7 +144,7 @@ def test_nonfinite_raise_is_documented_to_wait() -> None:
 
 
 def test_modules_are_the_functions() -> None:
-    inputs = sample_inputs("score_distillation_loss")
+    inputs = samples.score_distillation.inputs()
     v, r, w = inputs["latents"], inputs["residual"], inputs["weight"]
     assert torch.equal(ScoreDistillationLoss("sum")(v, r, w), score_distillation_loss(v, r, w, batch_reduction="sum"))
     assert torch.equal(ScoreDistillationLoss()(v, r), score_distillation_loss(v, r, 1.0))
@@ -167,7 +167,7 @@ class Field(nn.Module):
 
 def _train_on_one_rank(rank: int) -> Tensor:
     model = nn.parallel.DistributedDataParallel(Field())
-    inputs = sample_inputs("score_distillation_loss", seed=rank)
+    inputs = samples.score_distillation.inputs(seed=rank)
     v = model(inputs["latents"])
     loss = score_distillation_loss(v, inputs["residual"], inputs["weight"]) + 10 * latent_kl_loss(v)
     loss.backward()
@@ -175,7 +175,7 @@ def _train_on_one_rank(rank: int) -> Tensor:
 
 
 def _gradient_alone(rank: int) -> Tensor:
-    model, inputs = Field(), sample_inputs("score_distillation_loss", seed=rank)
+    model, inputs = Field(), samples.score_distillation.inputs(seed=rank)
     v = model(inputs["latents"])
     (score_distillation_loss(v, inputs["residual"], inputs["weight"]) + 10 * latent_kl_loss(v)).backward()
     assert model.latents.grad is not None

@@ -13,16 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldp_fast import losses
 
-from ..support import naive
-from ..support.samples import DTYPES, LAYOUTS, SHAPES, Shape, sample_inputs, widen
+from ..support import naive, samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 
 GUARD = 64
 SENTINEL = -777.0
 
 # (shape, dtype, layout): every shape and every layout in every dtype, not every shape in every layout.
-CASES = [(shape, dtype, "contiguous") for shape in SHAPES for dtype in DTYPES]
-CASES += [(SHAPES[2], dtype, layout) for layout in LAYOUTS[1:] for dtype in DTYPES]
+CASES = [(shape, dtype, "contiguous") for shape in samples.SHAPES for dtype in samples.DTYPES]
+CASES += [(samples.SHAPES[2], dtype, layout) for layout in samples.LAYOUTS[1:] for dtype in samples.DTYPES]
 
 
 def interpreting() -> bool:
@@ -42,7 +41,7 @@ def check_output(op: str, inputs: dict[str, Any]) -> Any:
     """Asserts that an operator agrees with its naive formula in float64, and returns what it returned."""
     result = getattr(losses, op)(**inputs)
     formula: Callable[..., Tensor] = getattr(naive, op)
-    truth, eager = formula(**widen(inputs)), formula(**inputs)
+    truth, eager = formula(**samples.widen(inputs)), formula(**inputs)
     assert_close(result[0] if isinstance(result, tuple) else result, eager, truth, factor=OUTPUT, what=op)
     return result
 
@@ -67,7 +66,7 @@ def check_gradient(
 ) -> Tensor:
     """Asserts that an operator's gradient agrees with the gradient of a formula in float64."""
     grad = gradient(getattr(losses, op), inputs, upstream)
-    truth, eager = gradient(formula, widen(inputs), upstream), gradient(formula, inputs, upstream)
+    truth, eager = gradient(formula, samples.widen(inputs), upstream), gradient(formula, inputs, upstream)
     assert grad.dtype == inputs["latents"].dtype
     assert_close(grad, eager, truth, factor=GRADIENT, what=f"gradient of {op}", condition=condition)
     return grad
@@ -119,12 +118,12 @@ def check_launcher(launcher: Callable[..., None], fake_outputs: Any, arguments: 
     return [tensor for tensor, _ in made]
 
 
-def case_inputs(op: str, case: tuple[Shape, torch.dtype, str], **options: Any) -> dict[str, Any]:
+def case_inputs(op: str, case: tuple[samples.Shape, torch.dtype, str], **options: Any) -> dict[str, Any]:
     """Returns the sample of an operator for one of `CASES`."""
     shape, dtype, layout = case
-    return sample_inputs(op, shape=shape, dtype=dtype, layout=layout, **options)
+    return samples.inputs(op, shape=shape, dtype=dtype, layout=layout, **options)
 
 
-def case_id(case: tuple[Shape, torch.dtype, str]) -> str:
+def case_id(case: tuple[samples.Shape, torch.dtype, str]) -> str:
     shape, dtype, layout = case
     return f"{'x'.join(map(str, shape))}-{str(dtype).removeprefix('torch.')}-{layout}"

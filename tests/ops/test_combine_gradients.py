@@ -20,8 +20,7 @@ from ldp_fast.losses import (
 )
 from ldp_fast.reference import combine_gradients as reference
 
-from ..support import naive
-from ..support.samples import DTYPES, LAYOUTS, sample_inputs, widen
+from ..support import naive, samples
 from ..support.tolerances import assert_close
 from .common import CASES, bitwise_equal, case_id, case_inputs, check_launcher, check_output, launch_device
 
@@ -50,7 +49,7 @@ def check(inputs: dict[str, Any]) -> tuple[Tensor, GradientStatistics]:
         numbers = {"mean": mean, "variance": variance, "kl": kl, "lsd": lsd, "norm_total": total.flatten(1).norm(dim=1)}
         return total, numbers | {f"norm_{name}": term.flatten(1).norm(dim=1) for name, term in terms.items()}
 
-    truth, numbers = formula(widen(inputs))
+    truth, numbers = formula(samples.widen(inputs))
     eager, eager_numbers = formula(inputs)
     assert_close(g, eager, truth, what="g")
     for name, number in numbers.items():
@@ -74,18 +73,18 @@ def test_agrees_with_float64(case, scale: str, poisoned: None) -> None:
 @pytest.mark.parametrize("batch_reduction", ["mean", "sum"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_option(scale: str, batch_reduction: str, dtype: torch.dtype) -> None:
-    g, _ = check(sample_inputs(OP, dtype=dtype, scale=scale, batch_reduction=batch_reduction))
+    g, _ = check(samples.combine_gradients.inputs(dtype=dtype, scale=scale, batch_reduction=batch_reduction))
     assert g.dtype == dtype
 
 
 def test_a_sample_larger_than_a_program() -> None:
-    check(sample_inputs(OP, shape=(1, 4, 66, 65)))
+    check(samples.combine_gradients.inputs(shape=(1, 4, 66, 65)))
 
 
 @pytest.mark.parametrize("batch_reduction", ["mean", "sum"])
 def test_gradient_mode_is_loss_mode(batch_reduction: str) -> None:
     """The sum of the losses, differentiated by autograd, gives the same g."""
-    inputs = sample_inputs(OP, dtype=torch.float64)
+    inputs = samples.combine_gradients.inputs(dtype=torch.float64)
     v, r, alpha = inputs["latents"].requires_grad_(), inputs["residual"], inputs["alpha"]
     reduction: Any = {"batch_reduction": batch_reduction}
     matrix = torch.randn(256, 64, dtype=torch.float64)
@@ -111,7 +110,7 @@ def test_gradient_mode_is_loss_mode(batch_reduction: str) -> None:
 
 
 def test_lambdas_on_the_device_give_the_same_bits() -> None:
-    inputs = sample_inputs(OP, lambda_fm=0.25, lambda_kl=0.5, lambda_lsd=2.0)
+    inputs = samples.combine_gradients.inputs(lambda_fm=0.25, lambda_kl=0.5, lambda_lsd=2.0)
     g, _ = combine_gradients(**inputs)
     for make in (torch.tensor, lambda x: torch.full((2,), x)):
         tensors = {key: make(inputs[key]) for key in ("lambda_fm", "lambda_kl", "lambda_lsd")}
@@ -119,7 +118,7 @@ def test_lambdas_on_the_device_give_the_same_bits() -> None:
 
 
 def test_lambdas_may_differ_by_sample() -> None:
-    inputs = sample_inputs(OP, batch_reduction="sum")
+    inputs = samples.combine_gradients.inputs(batch_reduction="sum")
     g, _ = combine_gradients(**inputs | {"lambda_lsd": torch.tensor([1.0, 0.0])})
     with_lsd, _ = combine_gradients(**inputs)
     without, _ = combine_gradients(**inputs | {"lambda_lsd": 0.0})
@@ -127,7 +126,7 @@ def test_lambdas_may_differ_by_sample() -> None:
 
 
 def test_without_feature_matching_no_gradients_are_needed() -> None:
-    inputs = sample_inputs(OP, grad_v=None, grad_v_prime=None, lambda_fm=0)
+    inputs = samples.combine_gradients.inputs(grad_v=None, grad_v_prime=None, lambda_fm=0)
     g, statistics = combine_gradients(**inputs)
     zeros = torch.zeros_like(g)
     wanted, _ = combine_gradients(**inputs | {"grad_v": zeros, "grad_v_prime": zeros})
@@ -135,24 +134,24 @@ def test_without_feature_matching_no_gradients_are_needed() -> None:
 
 
 def test_an_empty_batch_gives_an_empty_gradient() -> None:
-    g, statistics = combine_gradients(**sample_inputs(OP, shape=(0, 4, 8, 8)))
+    g, statistics = combine_gradients(**samples.combine_gradients.inputs(shape=(0, 4, 8, 8)))
     assert g.shape == (0, 4, 8, 8) and all(x.shape == (0,) for x in statistics)
 
 
 def test_a_constant_latent_is_finite() -> None:
-    g, statistics = combine_gradients(**sample_inputs(OP) | {"latents": torch.zeros(2, 4, 8, 8)})
+    g, statistics = combine_gradients(**samples.combine_gradients.inputs() | {"latents": torch.zeros(2, 4, 8, 8)})
     assert g.isfinite().all() and all(x.isfinite().all() for x in statistics)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "mixed"])
 def test_memory_format_follows_the_latents(layout: str) -> None:
-    g, _ = combine_gradients(**sample_inputs(OP, layout=layout))
+    g, _ = combine_gradients(**samples.combine_gradients.inputs(layout=layout))
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert g.is_contiguous(memory_format=wanted)
 
 
 def test_the_result_is_the_same_from_run_to_run() -> None:
-    inputs = sample_inputs(OP, shape=(2, 4, 33, 33))
+    inputs = samples.combine_gradients.inputs(shape=(2, 4, 33, 33))
     (a, statistics_a), (b, statistics_b) = combine_gradients(**inputs), combine_gradients(**inputs)
     assert bitwise_equal(a, b) and all(bitwise_equal(x, y) for x, y in zip(statistics_a, statistics_b, strict=True))
 
@@ -161,7 +160,7 @@ def test_the_result_is_the_same_from_run_to_run() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 16, 5, 7)])
 def test_zero_replaces_the_offending_elements_of_that_term_and_counts_them(name, term, bad: float, shape) -> None:
-    inputs = sample_inputs(OP, shape=shape)
+    inputs = samples.combine_gradients.inputs(shape=shape)
     clean, before = combine_gradients(**inputs)
     inputs[name][1, 2, 3, 4] = bad
     propagated, _ = combine_gradients(**inputs)
@@ -187,18 +186,18 @@ def test_zero_replaces_the_offending_elements_of_that_term_and_counts_them(name,
 
 
 def test_a_latent_that_is_not_finite_takes_its_whole_kl_term() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.combine_gradients.inputs()
     inputs["latents"][0, 0, 0, 0] = float("nan")
     g, statistics = combine_gradients(**inputs, nonfinite="zero")
-    untouched, _ = combine_gradients(**sample_inputs(OP))
-    no_kl, _ = combine_gradients(**sample_inputs(OP) | {"lambda_kl": 0.0})
+    untouched, _ = combine_gradients(**samples.combine_gradients.inputs())
+    no_kl, _ = combine_gradients(**samples.combine_gradients.inputs() | {"lambda_kl": 0.0})
     assert torch.equal(g[0], no_kl[0]) and torch.equal(g[1], untouched[1])
     assert statistics.nonfinite_kl.tolist() == [256, 0]
     assert statistics.mean[0].isnan() and statistics.kl[0].isnan() and statistics.norm_kl[0] == 0
 
 
 def test_a_lambda_of_zero_switches_a_term_off() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.combine_gradients.inputs()
     inputs["grad_v"][0, 0, 0, 0] = float("nan")
     g, statistics = combine_gradients(**inputs | {"lambda_fm": 0.0})
     assert g.isfinite().all() and statistics.nonfinite_fm.tolist() == [1, 0]
@@ -206,14 +205,16 @@ def test_a_lambda_of_zero_switches_a_term_off() -> None:
 
 @given(
     shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(2, 9)),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from(samples.DTYPES),
+    layout=st.sampled_from(samples.LAYOUTS),
     magnitude=st.sampled_from([0.3, 1.0, 3.0]),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=25)
 def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, seed) -> None:
-    check_output(OP, sample_inputs(OP, shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed))
+    check_output(
+        OP, samples.combine_gradients.inputs(shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
+    )
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 16, 5, 7), (2, 4, 66, 65)])
@@ -221,7 +222,7 @@ def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, s
 def test_launcher_writes_its_output_and_nothing_else(shape, with_fm: bool) -> None:
     from ldp_fast.kernels.combine_gradients import combine_gradients as launcher
 
-    inputs = sample_inputs(OP, shape=shape, device=launch_device())
+    inputs = samples.combine_gradients.inputs(shape=shape, device=launch_device())
     if not with_fm:
         inputs |= {"grad_v": None, "grad_v_prime": None}
     wanted = reference(**inputs)
@@ -247,4 +248,4 @@ def test_launcher_writes_its_output_and_nothing_else(shape, with_fm: bool) -> No
 )
 def test_wrong_arguments_are_named(change, error, message: str) -> None:
     with pytest.raises(error, match=f"combine_gradients: {message}"):
-        combine_gradients(**sample_inputs(OP) | change)
+        combine_gradients(**samples.combine_gradients.inputs() | change)

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from ldp_fast.nerf.optimiser import FusedAdam
 
 from ..support import naive_composite as naive
-from ..support.samples import widen
-from ..support.samples_composite import sample_rays
-from ..support.samples_fused_adam import sample_adam
+from ..support import samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal
 from .test_composite import CASES, composite
@@ -29,21 +27,21 @@ def on_cpu(inputs: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("which", [63, 3, 16])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_composite_agrees_with_float64(case: dict[str, Any], which: int, poisoned: None) -> None:
-    inputs = sample_rays(**case, device="cuda")
+    inputs = samples.composite.inputs(**case, device="cuda")
     at_home = on_cpu(inputs)
-    truth, plain = naive.textbook(**widen(at_home)), naive.textbook(**at_home)
+    truth, plain = naive.textbook(**samples.widen(at_home)), naive.textbook(**at_home)
     for name, got, theirs, true in zip(naive.NAMES, composite(**inputs), plain, truth, strict=True):
         assert_close(got, theirs, true, factor=OUTPUT, what=name)
     if not case.get("counts", (1,)):
         return
     grads = naive.gradients(composite, inputs, which)
-    truth, plain = (naive.gradients(naive.textbook, x, which) for x in (widen(at_home), at_home))
+    truth, plain = (naive.gradients(naive.textbook, x, which) for x in (samples.widen(at_home), at_home))
     for got, theirs, true in zip(grads, plain, truth, strict=True):
         assert_close(got, theirs, true, factor=GRADIENT, what=f"gradient of {which}", condition=8.0)
 
 
 def test_composite_is_deterministic() -> None:
-    inputs = sample_rays((200,) * 300, density=30.0, early_stop=1e-4, device="cuda")
+    inputs = samples.composite.inputs((200,) * 300, density=30.0, early_stop=1e-4, device="cuda")
     first = [*composite(**inputs), *naive.gradients(composite, inputs, 63)]
     for _ in range(10):
         again = [*composite(**inputs), *naive.gradients(composite, inputs, 63)]
@@ -52,8 +50,8 @@ def test_composite_is_deterministic() -> None:
 
 def test_composite_in_a_graph() -> None:
     """The graph follows the values and the offsets it finds on the device."""
-    inputs = sample_rays((30, 0, 50), device="cuda", requires_grad=True)
-    other = sample_rays((50, 30, 0), device="cuda", seed=1)
+    inputs = samples.composite.inputs((30, 0, 50), device="cuda", requires_grad=True)
+    other = samples.composite.inputs((50, 30, 0), device="cuda", seed=1)
     side = torch.cuda.Stream()
 
     def both() -> list[Tensor]:
@@ -77,7 +75,7 @@ def test_composite_in_a_graph() -> None:
 
 
 def test_nothing_synchronises() -> None:
-    inputs = sample_rays(device="cuda", requires_grad=True, padding=0)
+    inputs = samples.composite.inputs(device="cuda", requires_grad=True, padding=0)
     param = nn.Parameter(torch.ones(1000, device="cuda"))
     optimiser = FusedAdam([param], shadows={param: torch.ones(1000, device="cuda", dtype=torch.float16)})
     param.grad = torch.ones_like(param)
@@ -93,11 +91,13 @@ def test_nothing_synchronises() -> None:
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": True}], ids=str)
 def test_adam_agrees_with_float64(options: dict[str, Any], shift: int) -> None:
-    arguments = sample_adam((100_003,), device="cuda", shadow=True, grad_scale=2.0, found_inf=0.0, **options)
+    arguments = samples.fused_adam.inputs(
+        (100_003,), device="cuda", shadow=True, grad_scale=2.0, found_inf=0.0, **options
+    )
     for name in ("param", "grad", "exp_avg", "exp_avg_sq"):
         arguments[name] = torch.cat([arguments[name].new_zeros(shift), arguments[name]])[shift:]
     at_home = on_cpu(arguments)
-    plain, truth = textbook(at_home), textbook(widen(at_home))
+    plain, truth = textbook(at_home), textbook(samples.widen(at_home))
     torch.ops.ldp_fast.fused_adam(*arguments.values())
     for name in ("param", "exp_avg", "exp_avg_sq"):
         assert_close(arguments[name], plain[name], truth[name], factor=OUTPUT, what=name)

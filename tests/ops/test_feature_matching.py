@@ -11,7 +11,7 @@ from torch import Tensor
 from ldp_fast import _settings
 from ldp_fast.losses.feature_matching import feature_matching_loss
 from ldp_fast.reference import feature_matching as reference
-from tests.support.samples_feature_matching import LAYOUTS, SMALL, arrange, sample_features, sample_halves
+from tests.support import samples
 from tests.support.tolerances import GRADIENT, assert_close
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,16 +52,24 @@ def check(features: list[Tensor], features_prime: list[Tensor], **options: str) 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("poisoned")
 def test_matches_float64(dtype: torch.dtype, norm: str, batch_reduction: str, device: str) -> None:
-    check(*sample_features(dtype=dtype, device=device), norm=norm, batch_reduction=batch_reduction)
+    check(
+        *samples.feature_matching.inputs(dtype=dtype, device=device).values(),
+        norm=norm,
+        batch_reduction=batch_reduction,
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("layout_prime", LAYOUTS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout_prime", samples.feature_matching.LAYOUTS)
+@pytest.mark.parametrize("layout", samples.feature_matching.LAYOUTS)
 @pytest.mark.usefixtures("poisoned")
 def test_every_pair_of_layouts(layout: str, layout_prime: str, device: str) -> None:
     shapes = ((3, 5, 7), (16, 5, 8))
-    lists = sample_features(shapes, dtype=torch.bfloat16, device=device, layout=layout, layout_prime=layout_prime)
+    lists = tuple(
+        samples.feature_matching.inputs(
+            shapes, dtype=torch.bfloat16, device=device, layout=layout, layout_prime=layout_prime
+        ).values()
+    )
     check(*lists)
     grads = torch.autograd.grad(feature_matching_loss(*lists), lists[0])
     if layout == "channels_last":
@@ -73,7 +81,9 @@ def test_every_pair_of_layouts(layout: str, layout_prime: str, device: str) -> N
     shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=11),
     batch=st.integers(1, 4),
     dtype=st.sampled_from(DTYPES),
-    layouts=st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
+    layouts=st.tuples(
+        st.sampled_from(samples.feature_matching.LAYOUTS), st.sampled_from(samples.feature_matching.LAYOUTS)
+    ),
     norm=st.sampled_from(["mean", "sum"]),
     batch_reduction=st.sampled_from(["mean", "sum"]),
     exponent=st.integers(-3, 3),
@@ -87,8 +97,10 @@ def test_any_shape(
     batch_reduction: str,
     exponent: int,
 ) -> None:
-    lists = sample_features(
-        shapes, batch=batch, dtype=dtype, layout=layouts[0], layout_prime=layouts[1], scale=10.0**exponent
+    lists = tuple(
+        samples.feature_matching.inputs(
+            shapes, batch=batch, dtype=dtype, layout=layouts[0], layout_prime=layouts[1], scale=10.0**exponent
+        ).values()
     )
     check(*lists, norm=norm, batch_reduction=batch_reduction)
 
@@ -98,15 +110,21 @@ def test_any_shape(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("poisoned")
 def test_halves_are_the_lists_bit_for_bit(dtype: torch.dtype, layout: str, device: str) -> None:
-    lists = sample_features(dtype=dtype, device=device, layout=layout)
+    lists = tuple(samples.feature_matching.inputs(dtype=dtype, device=device, layout=layout).values())
     loss, statistics = feature_matching_loss(*lists, return_statistics=True)
     grads = torch.autograd.grad(loss, lists[0] + lists[1])
-    halves = sample_halves(*lists)
+    halves = samples.feature_matching.halves(*lists)
     loss_halves, statistics_halves = feature_matching_loss(halves, None, return_statistics=True)
     grads_halves = torch.autograd.grad(loss_halves, halves)
     assert torch.equal(loss, loss_halves)
     assert all(torch.equal(a, b) for a, b in zip(statistics, statistics_halves, strict=True))
-    for grad, grad_prime, whole, x in zip(grads[: len(SMALL)], grads[len(SMALL) :], grads_halves, halves, strict=True):
+    for grad, grad_prime, whole, x in zip(
+        grads[: len(samples.feature_matching.SMALL)],
+        grads[len(samples.feature_matching.SMALL) :],
+        grads_halves,
+        halves,
+        strict=True,
+    ):
         assert torch.equal(torch.cat([grad, grad_prime]), whole)
         assert whole.stride() == x.stride()
 
@@ -147,7 +165,7 @@ def test_overflow_of_a_finite_difference_is_counted() -> None:
 
 
 def test_statistics_are_means_whatever_the_norm() -> None:
-    lists = sample_features(batch=3)
+    lists = tuple(samples.feature_matching.inputs(batch=3).values())
     truth = torch.stack([(x - y).abs().flatten(1).mean(1) for x, y in zip(*lists, strict=True)])
     for norm in ("mean", "sum"):
         _, statistics = feature_matching_loss(*lists, norm=norm, return_statistics=True)
@@ -158,7 +176,7 @@ def test_statistics_are_means_whatever_the_norm() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_two_runs_are_bit_equal(device: str) -> None:
-    lists = sample_features(dtype=torch.bfloat16, device=device)
+    lists = tuple(samples.feature_matching.inputs(dtype=torch.bfloat16, device=device).values())
     runs = []
     for _ in range(2):
         loss = feature_matching_loss(*lists)
@@ -167,7 +185,7 @@ def test_two_runs_are_bit_equal(device: str) -> None:
 
 
 def test_empty_batch() -> None:
-    lists = sample_features(batch=0)
+    lists = tuple(samples.feature_matching.inputs(batch=0).values())
     loss, statistics = feature_matching_loss(*lists, return_statistics=True)
     loss.backward()
     assert loss == 0 and statistics.level_values.shape == (3, 0) and statistics.nonfinite.shape == (3, 0)
@@ -176,7 +194,7 @@ def test_empty_batch() -> None:
 
 
 def test_more_levels_than_a_launch_takes() -> None:
-    check(*sample_features(((2, 3, 3), (8, 4, 4)) * 9, dtype=torch.float16))
+    check(*samples.feature_matching.inputs(((2, 3, 3), (8, 4, 4)) * 9, dtype=torch.float16).values())
 
 
 def test_expanded_batch_is_read_in_place() -> None:
@@ -224,7 +242,7 @@ needs_triton = pytest.mark.skipif(
 def test_interpreted_kernel_packs_the_reference_bits(dtype: torch.dtype) -> None:
     from ldp_fast.kernels import feature_matching as kernel
 
-    lists = sample_features(dtype=dtype, requires_grad=False)
+    lists = tuple(samples.feature_matching.inputs(dtype=dtype, requires_grad=False).values())
     lists[0][1].view(-1)[7:9] = NAN
     rows = [[x.flatten(1) for x in entries] for entries in lists]
     expected = reference.forward(*rows, "mean", "mean", "propagate", True)
@@ -240,7 +258,7 @@ def test_interpreted_kernel_packs_the_reference_bits(dtype: torch.dtype) -> None
 def test_interpreted_kernel_writes_nothing_beside_its_outputs(dtype: torch.dtype, layout: str) -> None:
     from ldp_fast.kernels import feature_matching as kernel
 
-    lists = sample_features(dtype=dtype, layout=layout, requires_grad=False)
+    lists = tuple(samples.feature_matching.inputs(dtype=dtype, layout=layout, requires_grad=False).values())
     rows = [[x.flatten(1) for x in entries] for entries in lists]
     promised = torch.ops.ldp_fast.feature_matching(*rows, "mean", "mean", "propagate", True)
     outer = [x.new_full((x.numel() + 64,), 77) for x in promised]
@@ -258,4 +276,6 @@ def test_interpreted_kernel_writes_nothing_beside_its_outputs(dtype: torch.dtype
 
 def test_layouts_arrange_the_same_values() -> None:
     x = torch.randn(2, 3, 4, 5)
-    assert all(torch.equal(arrange(x, layout), x) for layout in LAYOUTS)
+    assert all(
+        torch.equal(samples.feature_matching.arrange(x, layout), x) for layout in samples.feature_matching.LAYOUTS
+    )

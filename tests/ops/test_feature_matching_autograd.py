@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldp_fast.losses.feature_matching import FeatureMatchingLoss, feature_matching_loss
 from ldp_fast.reference import feature_matching as reference
-from tests.support.samples_feature_matching import SMALL, sample_features, sample_halves
+from tests.support import samples
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -39,7 +39,7 @@ class Recorder(TorchDispatchMode):
 
 
 def test_halves_are_read_in_place() -> None:
-    halves = sample_halves(*sample_features())
+    halves = samples.feature_matching.halves(*samples.feature_matching.inputs().values())
     with Recorder() as recorder:
         loss = feature_matching_loss(halves, None)
         loss.backward()
@@ -48,7 +48,7 @@ def test_halves_are_read_in_place() -> None:
 
 @pytest.mark.parametrize("wanted", ["features", "features_prime", "one level"])
 def test_only_wanted_gradients(wanted: str) -> None:
-    lists = sample_features()
+    lists = tuple(samples.feature_matching.inputs().values())
     truth = torch.autograd.grad(reference.feature_matching_loss(*lists), lists[0] + lists[1])
     keep = {"features": [0, 1, 2], "features_prime": [3, 4, 5], "one level": [1]}[wanted]
     leaves = [x.detach().requires_grad_(i in keep) for i, x in enumerate(lists[0] + lists[1])]
@@ -63,11 +63,11 @@ def test_only_wanted_gradients(wanted: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_only_packed_signs_are_saved(dtype: torch.dtype) -> None:
     saved: list[Tensor] = []
-    leaves = sample_features(dtype=dtype, layout="channels_last")
+    leaves = tuple(samples.feature_matching.inputs(dtype=dtype, layout="channels_last").values())
     features, features_prime = [x * 1 for x in leaves[0]], [x * 1 for x in leaves[1]]
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         loss = feature_matching_loss(features, features_prime)
-    blocks = sum(2 * math.ceil(math.prod(shape) / reference.BLOCK) for shape in SMALL)
+    blocks = sum(2 * math.ceil(math.prod(shape) / reference.BLOCK) for shape in samples.feature_matching.SMALL)
     assert [x.numel() * x.element_size() for x in saved] == [blocks * reference.BLOCK // 4]
     alive = [weakref.ref(x) for x in features + features_prime]
     del features, features_prime
@@ -78,7 +78,7 @@ def test_only_packed_signs_are_saved(dtype: torch.dtype) -> None:
 
 
 def test_nothing_is_saved_without_a_gradient() -> None:
-    lists = sample_features(requires_grad=False)
+    lists = tuple(samples.feature_matching.inputs(requires_grad=False).values())
     rows = [[x.flatten(1) for x in entries] for entries in lists]
     assert torch.ops.ldp_fast.feature_matching(*rows, "mean", "mean", "propagate", False)[3].numel() == 0
     assert not feature_matching_loss(*lists).requires_grad
@@ -86,7 +86,7 @@ def test_nothing_is_saved_without_a_gradient() -> None:
 
 @pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
 def test_no_host_synchronisation(nonfinite: str) -> None:
-    lists = sample_features(layout="channels_last", layout_prime="strided")
+    lists = tuple(samples.feature_matching.inputs(layout="channels_last", layout_prime="strided").values())
     with Recorder() as recorder:
         loss, _ = feature_matching_loss(*lists, nonfinite=nonfinite, return_statistics=True)
         loss.backward()
@@ -96,7 +96,7 @@ def test_no_host_synchronisation(nonfinite: str) -> None:
 @pytest.mark.parametrize("halves", [False, True])
 @pytest.mark.parametrize("save_signs", [False, True])
 def test_opcheck(save_signs: bool, halves: bool) -> None:
-    lists = sample_features(((3, 5, 7), (32, 16, 17)), requires_grad=False)
+    lists = tuple(samples.feature_matching.inputs(((3, 5, 7), (32, 16, 17)), requires_grad=False).values())
     rows = [[x.flatten(1).requires_grad_(save_signs) for x in entries] for entries in lists]
     arguments = (rows[0], [] if halves else rows[1], "mean", "sum", "zero", save_signs)
     torch.library.opcheck(torch.ops.ldp_fast.feature_matching, arguments)
@@ -104,7 +104,7 @@ def test_opcheck(save_signs: bool, halves: bool) -> None:
 
 @pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)])
 def test_opcheck_backward(needs: tuple[bool, bool]) -> None:
-    rows = [[x.flatten(1).detach() for x in entries] for entries in sample_features()]
+    rows = [[x.flatten(1).detach() for x in entries] for entries in samples.feature_matching.inputs().values()]
     signs = torch.ops.ldp_fast.feature_matching(*rows, "mean", "sum", "propagate", True)[3]
     sizes = [x.shape[1] for x in rows[0]]
     arguments = (torch.ones(()), signs, sizes, 2, torch.float32, "mean", "sum", False, *needs)
@@ -116,8 +116,10 @@ def test_compiles_without_a_graph_break(dynamic: bool) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(feature_matching_loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for batch in (2, 3):
-        lists = sample_features(((3, 5, 7), (16, 8, 8)), batch=batch, layout="channels_last")
-        halves = sample_halves(*lists)
+        lists = tuple(
+            samples.feature_matching.inputs(((3, 5, 7), (16, 8, 8)), batch=batch, layout="channels_last").values()
+        )
+        halves = samples.feature_matching.halves(*lists)
         for arguments, leaves in ((lists, lists[0] + lists[1]), ((halves, None), halves)):
             eager, statistics = feature_matching_loss(*arguments, return_statistics=True)
             loss, statistics_compiled = compiled(*arguments, return_statistics=True)
@@ -143,7 +145,7 @@ def test_under_checkpoint(reentrant: bool) -> None:
 
 
 def test_under_autocast() -> None:
-    lists = sample_features()
+    lists = tuple(samples.feature_matching.inputs().values())
     plain = feature_matching_loss(*lists)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = feature_matching_loss(*lists)
@@ -175,14 +177,14 @@ def test_under_a_grad_scaler() -> None:
 
 
 def test_second_derivative_is_refused() -> None:
-    lists = sample_features()
+    lists = tuple(samples.feature_matching.inputs().values())
     (grad,) = torch.autograd.grad(feature_matching_loss(*lists) ** 2, lists[0][:1], create_graph=True)
     with pytest.raises(RuntimeError, match=r"feature_matching.*once, not twice"):
         grad.sum().backward()
 
 
 def test_reference_gradcheck() -> None:
-    x, y = sample_features(((2, 2, 3),), dtype=torch.float64)
+    x, y = samples.feature_matching.inputs(((2, 2, 3),), dtype=torch.float64).values()
     y = [a.detach() + torch.where(a == b, 1.0, b - a).detach() for a, b in zip(x, y, strict=True)]
     torch.autograd.gradcheck(lambda a, b: reference.feature_matching_loss([a], [b]), (x[0], y[0].requires_grad_()))
     torch.autograd.gradcheck(lambda a, b: feature_matching_loss([a], [b], norm="sum"), (x[0], y[0].requires_grad_()))
@@ -198,8 +200,10 @@ def test_the_two_branches_of_the_prior() -> None:
 
 
 def test_module() -> None:
-    lists = sample_features()
+    lists = tuple(samples.feature_matching.inputs().values())
     module = FeatureMatchingLoss(norm="sum", batch_reduction="sum", nonfinite="zero")
     expected = feature_matching_loss(*lists, norm="sum", batch_reduction="sum", nonfinite="zero")
-    assert torch.equal(module(*lists), expected) and torch.equal(module(sample_halves(*lists)), expected)
+    assert torch.equal(module(*lists), expected) and torch.equal(
+        module(samples.feature_matching.halves(*lists)), expected
+    )
     assert repr(module) == "FeatureMatchingLoss(norm='sum', batch_reduction='sum', nonfinite='zero')"

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks.captured import times
 from ldp_fast.losses.feature_matching import feature_matching_loss
+from tests.support import samples
 from tests.support.gpu import MANY, needs_memory, size
-from tests.support.samples_feature_matching import SMALL, decoder_levels, sample_features, sample_halves
 
 pytestmark = pytest.mark.gpu
 
@@ -40,9 +40,13 @@ def test_more_elements_than_a_32_bit_index(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("halves", [False, True])
 def test_replays_from_a_graph(halves: bool) -> None:
     def inputs() -> tuple[list[Tensor], list[Tensor] | None, list[Tensor]]:
-        lists = sample_features(SMALL * 4, dtype=torch.bfloat16, device="cuda", layout="channels_last")
+        lists = tuple(
+            samples.feature_matching.inputs(
+                samples.feature_matching.SMALL * 4, dtype=torch.bfloat16, device="cuda", layout="channels_last"
+            ).values()
+        )
         if halves:
-            both = sample_halves(*lists)
+            both = samples.feature_matching.halves(*lists)
             return both, None, both
         return *lists, lists[0] + lists[1]
 
@@ -69,7 +73,7 @@ def test_replays_from_a_graph(halves: bool) -> None:
 
 
 def test_never_waits_for_the_device() -> None:
-    lists = sample_features(device="cuda")
+    lists = tuple(samples.feature_matching.inputs(device="cuda").values())
     feature_matching_loss(*lists).backward()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -82,7 +86,11 @@ def test_never_waits_for_the_device() -> None:
 @pytest.mark.real_size  # alone on the GPU, as everything of that mark
 def test_runs_at_half_of_a_copy_s_bandwidth_or_more() -> None:
     """At Stable Diffusion's sizes, the device alone: of captured graphs. The benchmark says how much more."""
-    halves = sample_halves(*sample_features(decoder_levels(), batch=1, dtype=torch.bfloat16, device="cuda"))
+    halves = samples.feature_matching.halves(
+        *samples.feature_matching.inputs(
+            samples.feature_matching.decoder_levels(), batch=1, dtype=torch.bfloat16, device="cuda"
+        ).values()
+    )
     elements = sum(x.numel() for x in halves) // 2
     source = torch.empty(4 * elements, dtype=torch.bfloat16, device="cuda")
     target = torch.empty_like(source)

@@ -14,8 +14,7 @@ from ldp_fast.ops import _library, _native
 from ldp_fast.ops import frozen_conv as module
 from ldp_fast.reference.frozen_conv import fold_upsample
 
-from ..support.samples import DTYPES, LAYOUTS, Shape, widen
-from ..support.samples_frozen_conv import KINDS, sample_conv, sample_conv_arguments
+from ..support import samples
 from ..support.tolerances import FLOOR_ULPS, GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal, weights_like
 
@@ -23,7 +22,7 @@ CONV = torch.ops.ldp_fast.frozen_conv
 NAN, INF = float("nan"), float("inf")
 
 # (x, channels out): channels of the Winograd path and not; sides of no tile, one, several; one pixel; an empty batch.
-CASES: tuple[tuple[Shape, int], ...] = (
+CASES: tuple[tuple[samples.Shape, int], ...] = (
     ((1, 16, 1, 1), 16),
     ((2, 32, 1, 2), 48),
     ((1, 16, 3, 1), 80),
@@ -69,7 +68,7 @@ def condition_of(sample: dict[str, Any], truth: Tensor) -> float:
     """
     if not len(truth):
         return 1.0
-    wide = widen(sample)
+    wide = samples.widen(sample)
     if wide["scale"] is not None:
         before = wide["x"] * wide["scale"][:, :, None, None] + wide["shift"][:, :, None, None]
         wide |= {"x": F.silu(before), "scale": None, "shift": None}
@@ -81,7 +80,7 @@ def check(sample: dict[str, Any], *, allowance: bool = True) -> Tensor:
     """Against float64, by the rule of tests/support/tolerances.py; a transposed kind is a gradient."""
     result = CONV(**sample)
     assert result.dtype == sample["x"].dtype and result.is_contiguous(memory_format=torch.channels_last)
-    truth = textbook(**widen(sample))
+    truth = textbook(**samples.widen(sample))
     if result.dtype == torch.float64:  # no truth is wider
         torch.testing.assert_close(result, truth, rtol=1e-12, atol=1e-12)
         return result
@@ -93,61 +92,61 @@ def check(sample: dict[str, Any], *, allowance: bool = True) -> Tensor:
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["bare", "full"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 @pytest.mark.parametrize(("shape", "out"), CASES, ids=str)
 @pytest.mark.usefixtures("poisoned")
-def test_matches_float64(shape: Shape, out: int, kind: str, full: bool) -> None:
-    check(sample_conv(kind, shape, out, **(FULL if full else {})))
+def test_matches_float64(shape: samples.Shape, out: int, kind: str, full: bool) -> None:
+    check(samples.frozen_conv.inputs(kind, shape, out, **(FULL if full else {})))
 
 
 @needs_extension
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 @pytest.mark.parametrize("channels", [128, 512])
 def test_wide_convolutions_need_no_allowance(channels: int, kind: str) -> None:
     """The plain rule, for the channels that real decoders have, in the layout that the decoder has.
 
     In its default layout PyTorch's error on 512 channels is smaller; docs/decoder.md says by how much.
     """
-    check(sample_conv(kind, (1, channels, 9, 11), 64), allowance=False)
-    check(sample_conv(kind, (1, channels, 8, 8), 64, **FULL), allowance=False)
-    check(sample_conv(kind, (1, channels, 9, 11), 64, layout="contiguous"))
+    check(samples.frozen_conv.inputs(kind, (1, channels, 9, 11), 64), allowance=False)
+    check(samples.frozen_conv.inputs(kind, (1, channels, 8, 8), 64, **FULL), allowance=False)
+    check(samples.frozen_conv.inputs(kind, (1, channels, 9, 11), 64, layout="contiguous"))
 
 
 @pytest.mark.parametrize("part", FULL)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 @pytest.mark.usefixtures("poisoned")
 def test_each_part_alone(kind: str, part: str) -> None:
-    check(sample_conv(kind, (2, 32, 5, 6), 16, **{part: True}))
+    check(samples.frozen_conv.inputs(kind, (2, 32, 5, 6), 16, **{part: True}))
 
 
-@pytest.mark.parametrize("dtype", (*DTYPES, torch.float64), ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", (*samples.DTYPES, torch.float64), ids=str)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 @pytest.mark.usefixtures("poisoned")
 def test_dtypes(kind: str, dtype: torch.dtype) -> None:
-    check(sample_conv(kind, (2, 16, 5, 3), 32, dtype=dtype, **FULL))
+    check(samples.frozen_conv.inputs(kind, (2, 16, 5, 3), 32, dtype=dtype, **FULL))
 
 
 @pytest.mark.parametrize("weight_last", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS[:-1])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", samples.LAYOUTS[:-1])
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 @pytest.mark.usefixtures("poisoned")
 def test_layouts(kind: str, layout: str, weight_last: bool) -> None:
-    check(sample_conv(kind, (2, 16, 5, 6), 32, layout=layout, weight_last=weight_last, **FULL))
+    check(samples.frozen_conv.inputs(kind, (2, 16, 5, 6), 32, layout=layout, weight_last=weight_last, **FULL))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 def test_weights_may_be_a_slice(kind: str) -> None:
-    sample = sample_conv(kind, (2, 16, 5, 6), 32)
+    sample = samples.frozen_conv.inputs(kind, (2, 16, 5, 6), 32)
     expected = CONV(**sample)
     larger = F.pad(sample["weight"], (1, 2, 2, 1, 3, 1, 1, 4))
     assert bitwise_equal(CONV(**sample | {"weight": larger[1:-4, 3:-1, 2:-1, 1:-2]}), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 def test_the_reference_serves_whoever_asks_for_it(kind: str, monkeypatch: Any) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", "reference")
     monkeypatch.setattr(_library.OPERATORS["frozen_conv"], "native", None)
-    check(sample_conv(kind, (2, 16, 5, 6), 32, **FULL))
+    check(samples.frozen_conv.inputs(kind, (2, 16, 5, 6), 32, **FULL))
 
 
 @needs_extension
@@ -171,16 +170,16 @@ def test_what_the_extension_serves(monkeypatch: Any) -> None:
         ("upsample_transposed", (1, 16, 4, 3), 16, torch.float32, False),
     ):
         ran.clear()
-        CONV(**sample_conv(kind, shape, out, dtype=dtype))
+        CONV(**samples.frozen_conv.inputs(kind, shape, out, dtype=dtype))
         assert bool(ran) is native, (kind, shape, out, dtype)
 
 
 @pytest.mark.parametrize("kind", ["same", "upsample"])
 @pytest.mark.parametrize("shape", [(2, 16, 7, 5), (1, 48, 1, 3), (2, 5, 4, 3)], ids=str)
-def test_the_transposed_kind_is_the_adjoint(shape: Shape, kind: str) -> None:
+def test_the_transposed_kind_is_the_adjoint(shape: samples.Shape, kind: str) -> None:
     """⟨A x, y⟩ = ⟨x, Aᵀ y⟩."""
     for dtype in (torch.float32, torch.float64):
-        sample = sample_conv(kind, shape, 32, dtype=dtype)
+        sample = samples.frozen_conv.inputs(kind, shape, 32, dtype=dtype)
         image = CONV(**sample)
         y = weights_like(image)
         back = CONV(**sample | {"x": y, "kind": f"{kind}_transposed"})
@@ -203,10 +202,10 @@ def test_folding_the_upsampling_is_exact(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 def test_what_is_not_finite_shows_and_stays_near(kind: str, value: float) -> None:
     """Wherever the definition's result is not finite, and (kinds `same`) in the rest of the 4×4 outputs around it."""
-    sample = sample_conv(kind, (2, 16, 9, 6), 16)
+    sample = samples.frozen_conv.inputs(kind, (2, 16, 9, 6), 16)
     clean = CONV(**sample)
     height, width = sample["x"].shape[2:]
     for y in range(height):
@@ -222,10 +221,10 @@ def test_what_is_not_finite_shows_and_stays_near(kind: str, value: float) -> Non
             assert not pixels[0].any() and int(pixels[1].sum()) <= most
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 def test_no_argument_hides_what_is_not_finite(kind: str) -> None:
     for name in ("weight", "bias", "scale", "shift", "addend"):
-        sample = sample_conv(kind, (1, 16, 5, 4), 16, **FULL)
+        sample = samples.frozen_conv.inputs(kind, (1, 16, 5, 4), 16, **FULL)
         if sample[name] is None:
             assert name == "bias" and kind.endswith("transposed")
             continue
@@ -234,23 +233,26 @@ def test_no_argument_hides_what_is_not_finite(kind: str) -> None:
         assert wanted.any() and (hurt | ~wanted).all(), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 def test_extreme_activations(kind: str) -> None:
     """silu far out on both sides: 0 and x, never NaN."""
-    sample = sample_conv(kind, (1, 16, 4, 4), 16, silu=True)
+    sample = samples.frozen_conv.inputs(kind, (1, 16, 4, 4), 16, silu=True)
     sample["shift"][:, ::2], sample["shift"][:, 1::2] = -3e4, 3e4
     check(sample)
 
 
 @needs_extension
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", samples.frozen_conv.KINDS)
 def test_the_same_bits_for_any_number_of_threads(kind: str) -> None:
-    samples = [sample_conv(kind, shape, 48, **FULL) for shape in ((2, 32, 19, 21), (1, 16, 4, 40), (3, 16, 4, 4))]
+    made = [
+        samples.frozen_conv.inputs(kind, shape, 48, **FULL)
+        for shape in ((2, 32, 19, 21), (1, 16, 4, 40), (3, 16, 4, 4))
+    ]
     threads, runs = torch.get_num_threads(), []
     try:
         for number in (1, 2, 3, 5):
             torch.set_num_threads(number)
-            runs.append([CONV(**sample) for sample in samples])
+            runs.append([CONV(**sample) for sample in made])
     finally:
         torch.set_num_threads(threads)
     assert all(bitwise_equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
@@ -259,14 +261,14 @@ def test_the_same_bits_for_any_number_of_threads(kind: str) -> None:
 @needs_extension
 def test_a_shared_workspace_changes_no_bit() -> None:
     """Of growing and shrinking calls, whatever an earlier one left there."""
-    samples = [
-        sample_conv(kind, shape, out, **FULL)
+    made = [
+        samples.frozen_conv.inputs(kind, shape, out, **FULL)
         for shape, out in (((1, 16, 4, 5), 16), ((2, 48, 9, 9), 80), ((1, 16, 6, 4), 32))
-        for kind in KINDS
+        for kind in samples.frozen_conv.KINDS
     ]
-    expected = [CONV(**sample) for sample in samples]
+    expected = [CONV(**sample) for sample in made]
     with module.shared_workspace():
-        for sample, result in zip(samples, expected, strict=True):
+        for sample, result in zip(made, expected, strict=True):
             assert bitwise_equal(CONV(**sample), result)
             module._shared.workspace.fill_(NAN)
             assert bitwise_equal(CONV(**sample), result)
@@ -275,7 +277,7 @@ def test_a_shared_workspace_changes_no_bit() -> None:
 
 @needs_extension
 def test_the_outermost_context_frees_the_workspace_of_its_thread() -> None:
-    sample = sample_conv("same", (1, 16, 4, 4), 16)
+    sample = samples.frozen_conv.inputs("same", (1, 16, 4, 4), 16)
     expected = CONV(**sample)
     held: dict[str, Any] = {}
 
@@ -303,19 +305,19 @@ def test_the_outermost_context_frees_the_workspace_of_its_thread() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_opcheck_frozen_conv(dtype: torch.dtype) -> None:
-    tuples = sample_conv_arguments(dtype=dtype)
+    tuples = samples.frozen_conv.argument_tuples(dtype=dtype)
     for arguments in tuples if dtype == torch.float32 else tuples[1::6]:  # one reference serves the others
         torch.library.opcheck(CONV.default, arguments)
 
 
 def test_the_shape_function_promises_the_real_strides() -> None:
-    for arguments in sample_conv_arguments():
+    for arguments in samples.frozen_conv.argument_tuples():
         result, promise = CONV(*arguments), _library.OPERATORS["frozen_conv"].fake(*arguments)
         assert (result.shape, result.stride(), result.dtype) == (promise.shape, promise.stride(), promise.dtype)
 
 
 def test_a_backward_through_it_says_where_the_gradient_is() -> None:
-    sample = sample_conv()
+    sample = samples.frozen_conv.inputs()
     y = CONV(**sample | {"x": sample["x"].requires_grad_()})
     with pytest.raises(RuntimeError, match=r"frozen_conv: expected no backward .*the transposed kind"):
         y.sum().backward()

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ..support.samples import widen
-from ..support.samples_fused_adam import sample_adam
+from ..support import samples
 from ..support.tolerances import OUTPUT, assert_close
 from .common import NoSync, bitwise_equal
 
@@ -65,8 +64,8 @@ def test_is_adam(
 ) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", backend)
     options: dict[str, Any] = {"decoupled": decoupled, "weight_decay": weight_decay, "grad_scale": grad_scale}
-    arguments = sample_adam((1001,), zero_grad=zero_grad, shadow=True, **options)
-    after, plain, truth = stepped(arguments), textbook(arguments), textbook(widen(arguments))
+    arguments = samples.fused_adam.inputs((1001,), zero_grad=zero_grad, shadow=True, **options)
+    after, plain, truth = stepped(arguments), textbook(arguments), textbook(samples.widen(arguments))
     for name in ("param", "exp_avg", "exp_avg_sq"):
         assert_close(after[name], plain[name], truth[name], factor=OUTPUT, what=name)
         # Each in units of its own gradient, so that the small ones count.
@@ -85,7 +84,9 @@ def test_found_inf_changes_nothing_but_the_gradient(
     zero_grad: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", backend)
-    arguments = sample_adam(found_inf=1.0, grad_scale=2.0, shadow=True, zero_grad=zero_grad, weight_decay=0.1)
+    arguments = samples.fused_adam.inputs(
+        found_inf=1.0, grad_scale=2.0, shadow=True, zero_grad=zero_grad, weight_decay=0.1
+    )
     arguments["grad"][3] = float("inf")
     after = stepped(arguments)
     for name in ("param", "exp_avg", "exp_avg_sq", "step", "shadow"):
@@ -99,16 +100,16 @@ def test_found_inf_changes_nothing_but_the_gradient(
 @given(size=st.integers(0, 5000), step=st.integers(0, 10**6), shift=st.integers(0, 3), seed=st.integers(0, 100))
 def test_any_size_and_step(size: int, step: int, shift: int, seed: int) -> None:
     """Arrays that start anywhere, and bias corrections from the first step to the millionth."""
-    arguments = sample_adam((size,), step=step, seed=seed)
+    arguments = samples.fused_adam.inputs((size,), step=step, seed=seed)
     for name in ("param", "grad", "exp_avg", "exp_avg_sq"):
         arguments[name] = torch.cat([torch.zeros(shift), arguments[name]])[shift:]
-    after, plain, truth = stepped(arguments), textbook(arguments), textbook(widen(arguments))
+    after, plain, truth = stepped(arguments), textbook(arguments), textbook(samples.widen(arguments))
     assert_close(after["param"], plain["param"], truth["param"], factor=OUTPUT, what="param")
 
 
 def test_the_first_step_has_the_size_of_the_rate() -> None:
     """Bias corrections near zero: 1 − β₂ᵗ is 0.001 at β₂ = 0.999, and must not lose digits."""
-    arguments = sample_adam((100,), step=0) | {"beta2": 0.999}
+    arguments = samples.fused_adam.inputs((100,), step=0) | {"beta2": 0.999}
     arguments["exp_avg"].zero_(), arguments["exp_avg_sq"].zero_()
     arguments["grad"] = torch.where(torch.arange(100) % 2 == 0, 3.0, -3.0)
     arguments["param"].zero_()
@@ -117,7 +118,7 @@ def test_the_first_step_has_the_size_of_the_rate() -> None:
 
 
 def test_nan_goes_where_it_came_from() -> None:
-    arguments = sample_adam()
+    arguments = samples.fused_adam.inputs()
     arguments["grad"][2, 1] = float("nan")
     after = stepped(arguments)
     for name in ("param", "exp_avg", "exp_avg_sq"):
@@ -125,21 +126,21 @@ def test_nan_goes_where_it_came_from() -> None:
 
 
 def test_float64_takes_the_reference() -> None:
-    arguments = widen(sample_adam()) | {"step": torch.tensor(3.0), "lr": torch.tensor(0.01)}
+    arguments = samples.widen(samples.fused_adam.inputs()) | {"step": torch.tensor(3.0), "lr": torch.tensor(0.01)}
     torch.testing.assert_close(stepped(arguments)["param"], textbook(arguments)["param"], rtol=1e-7, atol=1e-9)
     assert stepped(arguments)["param"].dtype == torch.float64
 
 
 def test_versions_are_counted() -> None:
     """Autograd has to notice what changed under a graph that needs it."""
-    arguments = sample_adam(shadow=True)
+    arguments = samples.fused_adam.inputs(shadow=True)
     before = {name: arguments[name]._version for name in (*STATE, "shadow")}
     torch.ops.ldp_fast.fused_adam(*arguments.values())
     assert all(arguments[name]._version > version for name, version in before.items())
     param = torch.ones(3, requires_grad=True)
     square = param.square().sum()
     with torch.no_grad():
-        torch.ops.ldp_fast.fused_adam(*(sample_adam((3,)) | {"param": param}).values())
+        torch.ops.ldp_fast.fused_adam(*(samples.fused_adam.inputs((3,)) | {"param": param}).values())
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         square.backward()
 
@@ -147,7 +148,7 @@ def test_versions_are_counted() -> None:
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_nothing_waits_for_the_device(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", backend)
-    arguments = sample_adam(shadow=True, grad_scale=2.0, found_inf=0.0, weight_decay=0.1)
+    arguments = samples.fused_adam.inputs(shadow=True, grad_scale=2.0, found_inf=0.0, weight_decay=0.1)
     with NoSync():
         torch.ops.ldp_fast.fused_adam(*arguments.values())
 
@@ -155,7 +156,7 @@ def test_nothing_waits_for_the_device(backend: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck(dtype: torch.dtype) -> None:
     for options in ({}, {"shadow": True, "grad_scale": 2.0, "found_inf": 0.0}, {"found_inf": 1.0, "zero_grad": False}):
-        arguments = sample_adam(dtype=dtype, **options)
+        arguments = samples.fused_adam.inputs(dtype=dtype, **options)
         torch.library.opcheck(torch.ops.ldp_fast.fused_adam.default, tuple(arguments.values()))
 
 
@@ -166,8 +167,8 @@ def test_compiles() -> None:
         torch.ops.ldp_fast.fused_adam(*arguments)
         return arguments[0] * 2
 
-    expected = stepped(sample_adam())
-    arguments = sample_adam()
+    expected = stepped(samples.fused_adam.inputs())
+    arguments = samples.fused_adam.inputs()
     doubled = torch.compile(function, backend="aot_eager", fullgraph=True)(*arguments.values())
     assert torch.equal(doubled, expected["param"] * 2)
     assert all(torch.equal(arguments[name], expected[name]) for name in STATE)
@@ -185,4 +186,4 @@ def test_compiles() -> None:
 )
 def test_wrong_arguments_are_named(change: dict[str, Tensor], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.ldp_fast.fused_adam(*(sample_adam() | change).values())
+        torch.ops.ldp_fast.fused_adam(*(samples.fused_adam.inputs() | change).values())

@@ -14,8 +14,7 @@ from torch import Tensor
 from ldp_fast import _settings
 from ldp_fast.ops import _library
 
-from ..support.samples import DTYPES, LAYOUTS, Shape, lay_out, widen
-from ..support.samples_group_norm_silu import CASES, EPS, sample_norm, sample_norm_arguments, sample_signs
+from ..support import samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 
 OPS = torch.ops.ldp_fast
@@ -27,12 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 
 
 def textbook(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, silu: bool) -> Tensor:
-    y = F.group_norm(x, groups, weight, bias, EPS)
+    y = F.group_norm(x, groups, weight, bias, samples.group_norm_silu.EPS)
     return F.silu(y) if silu else y
 
 
 def ours(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, silu: bool) -> Tensor:
-    return OPS.group_norm_silu(x, *OPS.group_norm_moments(x, groups, EPS), weight, bias, silu)
+    return OPS.group_norm_silu(x, *OPS.group_norm_moments(x, groups, samples.group_norm_silu.EPS), weight, bias, silu)
 
 
 def with_gradient(function: Any, sample: dict[str, Any], groups: int, silu: bool) -> tuple[Tensor, Tensor]:
@@ -53,10 +52,10 @@ def compare(result: Tensor, eager: Tensor, truth: Tensor, condition: float = 1.0
 
 def cancellation(sample: dict[str, Any], groups: int, silu: bool, truth: Tensor) -> float:
     """Size of the terms of the gradient, g / σ, over what is left of them: little in a group of two, where x̂ is ±1."""
-    wide = widen(sample)
+    wide = samples.widen(sample)
     grouped = wide["x"].unflatten(1, (groups, -1))
     variance, mean = torch.var_mean(grouped, (2, 3, 4), correction=0, keepdim=True)
-    rstd = (variance + EPS).rsqrt()
+    rstd = (variance + samples.group_norm_silu.EPS).rsqrt()
     normal = ((grouped - mean) * rstd).flatten(1, 2).requires_grad_()
     shape = (1, -1, 1, 1)
     h = normal if wide["weight"] is None else normal * wide["weight"].view(shape) + wide["bias"].view(shape)
@@ -74,7 +73,7 @@ def lies_like(x: Tensor, result: Tensor) -> bool:
 def check(sample: dict[str, Any], groups: int, silu: bool, condition: float = 1.0) -> None:
     """Output and gradient against float64, by the rule of tests/support/tolerances.py."""
     results = with_gradient(ours, sample, groups, silu)
-    truth = with_gradient(textbook, widen(sample), groups, silu)
+    truth = with_gradient(textbook, samples.widen(sample), groups, silu)
     # A condition means that PyTorch's own is no yardstick: it loses what cancels.
     eager = with_gradient(textbook, sample, groups, silu) if condition == 1.0 else truth
     conditions = (condition, condition * cancellation(sample, groups, silu, truth[1]))
@@ -85,22 +84,22 @@ def check(sample: dict[str, Any], groups: int, silu: bool, condition: float = 1.
 
 # Kernels widen before they compute: what comes after does not depend on the dtype.
 @pytest.mark.parametrize(
-    ("dtype", "silu"), [*((dtype, True) for dtype in (*DTYPES, torch.float64)), (torch.float32, False)], ids=str
+    ("dtype", "silu"), [*((dtype, True) for dtype in (*samples.DTYPES, torch.float64)), (torch.float32, False)], ids=str
 )
-@pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
+@pytest.mark.parametrize(("shape", "groups"), samples.group_norm_silu.CASES, ids=str)
 @pytest.mark.usefixtures("poisoned")
-def test_matches_float64(shape: Shape, groups: int, dtype: torch.dtype, silu: bool) -> None:
-    check(sample_norm(shape, dtype=dtype), groups, silu)
+def test_matches_float64(shape: samples.Shape, groups: int, dtype: torch.dtype, silu: bool) -> None:
+    check(samples.group_norm_silu.inputs(shape, dtype=dtype), groups, silu)
 
 
-@pytest.mark.parametrize("dtype", (*DTYPES, torch.float64), ids=str)
-@pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
-def test_moments(shape: Shape, groups: int, dtype: torch.dtype) -> None:
-    x = sample_norm(shape, dtype=dtype)["x"]
+@pytest.mark.parametrize("dtype", (*samples.DTYPES, torch.float64), ids=str)
+@pytest.mark.parametrize(("shape", "groups"), samples.group_norm_silu.CASES, ids=str)
+def test_moments(shape: samples.Shape, groups: int, dtype: torch.dtype) -> None:
+    x = samples.group_norm_silu.inputs(shape, dtype=dtype)["x"]
     wide = torch.promote_types(dtype, torch.float32)
-    results = OPS.group_norm_moments(x, groups, EPS)
+    results = OPS.group_norm_moments(x, groups, samples.group_norm_silu.EPS)
     truths, eagers = (
-        (mean, torch.rsqrt(variance + EPS))
+        (mean, torch.rsqrt(variance + samples.group_norm_silu.EPS))
         for variance, mean in (
             torch.var_mean(x.to(kind).reshape(shape[0], groups, -1), 2, correction=0) for kind in (torch.float64, wide)
         )
@@ -111,33 +110,40 @@ def test_moments(shape: Shape, groups: int, dtype: torch.dtype) -> None:
         compare(result, eager, truth, what="moments", condition=1 / float(truth.abs().max()))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[:-1])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", samples.LAYOUTS[:-1])
+@pytest.mark.parametrize("dtype", samples.DTYPES, ids=str)
 @pytest.mark.usefixtures("poisoned")
 def test_layouts(dtype: torch.dtype, layout: str) -> None:
-    sample = sample_norm((2, 12, 5, 7), dtype=dtype, layout=layout)
+    sample = samples.group_norm_silu.inputs((2, 12, 5, 7), dtype=dtype, layout=layout)
     check(sample, 3, True)
 
 
 # In planes vectors run along pixels: fewer than a vector, no multiple of one, more than a part.
-@pytest.mark.parametrize("dtype", (*DTYPES, torch.float64), ids=str)
+@pytest.mark.parametrize("dtype", (*samples.DTYPES, torch.float64), ids=str)
 @pytest.mark.parametrize(
-    ("shape", "groups"), [*CASES, *([] if _settings.interpreting() else [((1, 2, 150, 151), 1)])], ids=str
+    ("shape", "groups"),
+    [*samples.group_norm_silu.CASES, *([] if _settings.interpreting() else [((1, 2, 150, 151), 1)])],
+    ids=str,
 )
 @pytest.mark.usefixtures("poisoned")
-def test_contiguous_images(shape: Shape, groups: int, dtype: torch.dtype) -> None:
-    check(sample_norm(shape, dtype=dtype, layout="contiguous"), groups, True)
+def test_contiguous_images(shape: samples.Shape, groups: int, dtype: torch.dtype) -> None:
+    check(samples.group_norm_silu.inputs(shape, dtype=dtype, layout="contiguous"), groups, True)
 
 
 @pytest.mark.parametrize("others", ["contiguous", "channels_last", "cropped"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
 def test_images_of_one_call_may_lie_differently(layout: str, others: str) -> None:
     """x decides how the gradient lies; signs are in the order of channels-last images, however x lies."""
-    sample = sample_norm((2, 24, 19, 5))
-    packed, _ = sample_signs(sample["x"])
-    arguments = (*OPS.group_norm_moments(sample["x"], 8, EPS), sample["weight"], sample["bias"], True)
+    sample = samples.group_norm_silu.inputs((2, 24, 19, 5))
+    packed, _ = samples.group_norm_silu.signs(sample["x"])
+    arguments = (
+        *OPS.group_norm_moments(sample["x"], 8, samples.group_norm_silu.EPS),
+        sample["weight"],
+        sample["bias"],
+        True,
+    )
     x, grad, addend = (
-        lay_out(sample[name], kind) for name, kind in (("x", layout), ("grad", others), ("addend", others))
+        samples.lay_out(sample[name], kind) for name, kind in (("x", layout), ("grad", others), ("addend", others))
     )
     for more in ((), (addend,), (addend, packed, 0.5)):
         expected = OPS.group_norm_silu_backward(sample["grad"], sample["x"], *arguments, *more)
@@ -153,7 +159,7 @@ def test_images_of_one_call_may_lie_differently(layout: str, others: str) -> Non
     in_group=st.integers(1, 17),
     height=st.integers(2, 9),
     width=st.integers(1, 9),
-    dtype=st.sampled_from((*DTYPES, torch.float64)),
+    dtype=st.sampled_from((*samples.DTYPES, torch.float64)),
     affine=st.booleans(),
     silu=st.booleans(),
 )
@@ -161,20 +167,20 @@ def test_any_shape(
     batch: int, groups: int, in_group: int, height: int, width: int, dtype: torch.dtype, affine: bool, silu: bool
 ) -> None:
     shape = (batch, groups * in_group, height, width)
-    check(sample_norm(shape, dtype=dtype, affine=affine), groups, silu)
+    check(samples.group_norm_silu.inputs(shape, dtype=dtype, affine=affine), groups, silu)
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 9, 9), (1, 96, 16, 24)], ids=str)
-def test_a_mean_far_from_zero_costs_no_digits_but_its_own(shape: Shape) -> None:
+def test_a_mean_far_from_zero_costs_no_digits_but_its_own(shape: samples.Shape) -> None:
     """Mean 100, standard deviation 1: E[x²] − E[x]² in float32 would have three digits left."""
-    check(sample_norm(shape, mean=100.0), 8, True, condition=100.0)
+    check(samples.group_norm_silu.inputs(shape, mean=100.0), 8, True, condition=100.0)
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 9, 9), (1, 96, 16, 24), (1, 8, 40, 41)], ids=str)
 @pytest.mark.parametrize("first", [1, 4, 30])
-def test_first_pixels_far_from_the_others(shape: Shape, first: int) -> None:
+def test_first_pixels_far_from_the_others(shape: samples.Shape, first: int) -> None:
     """What a one-pass variance with a shift from the first elements has to live with."""
-    sample = sample_norm(shape)
+    sample = samples.group_norm_silu.inputs(shape)
     sample["x"].permute(0, 2, 3, 1).flatten(1, 2)[:, :first] += 30.0
     check(sample, 8, True)
 
@@ -188,16 +194,16 @@ def test_a_constant_image_is_its_own_mean() -> None:
 
 
 def test_a_group_of_one_element_has_no_gradient() -> None:
-    sample = sample_norm((2, 4, 1, 1))
+    sample = samples.group_norm_silu.inputs((2, 4, 1, 1))
     y, grad = with_gradient(ours, sample, 4, True)
     torch.testing.assert_close(y, F.silu(sample["bias"])[None, :, None, None].expand_as(y))
     # Two equal terms of the size of 1/√ε cancel.
-    assert grad.abs().max() <= 8 * torch.finfo(torch.float32).eps * EPS**-0.5
+    assert grad.abs().max() <= 8 * torch.finfo(torch.float32).eps * samples.group_norm_silu.EPS**-0.5
 
 
 @pytest.mark.parametrize("constants", [torch.float16, torch.float64], ids=str)
 def test_weight_and_bias_may_have_another_dtype(constants: torch.dtype) -> None:
-    sample = sample_norm(dtype=torch.float32)
+    sample = samples.group_norm_silu.inputs(dtype=torch.float32)
     other = {name: sample[name].to(constants) for name in ("weight", "bias")}
     same = {name: value.float() for name, value in other.items()}
     pairs = (with_gradient(ours, sample | each, 8, True) for each in (other, same))
@@ -210,19 +216,26 @@ def test_weight_and_bias_may_have_another_dtype(constants: torch.dtype) -> None:
     ("dtype", "with_addend", "with_signs"),
     [
         *((torch.float32, *more) for more in ((True, False), (False, True), (True, "nan"))),
-        *((dtype, True, True) for dtype in (*DTYPES, torch.float64)),
+        *((dtype, True, True) for dtype in (*samples.DTYPES, torch.float64)),
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("shape", "groups"), [c for c in CASES if c[0][0] == 2] + [((4, 24, 19, 5), 8)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "groups"), [c for c in samples.group_norm_silu.CASES if c[0][0] == 2] + [((4, 24, 19, 5), 8)], ids=str
+)
 @pytest.mark.usefixtures("poisoned")
 def test_addend_and_signs_come_along(
-    shape: Shape, groups: int, dtype: torch.dtype, with_addend: bool, with_signs: Any
+    shape: samples.Shape, groups: int, dtype: torch.dtype, with_addend: bool, with_signs: Any
 ) -> None:
-    sample = sample_norm(shape, dtype=dtype)
+    sample = samples.group_norm_silu.inputs(shape, dtype=dtype)
     addend = sample["addend"] if with_addend else None
-    packed, signs = sample_signs(sample["x"], nan=with_signs == "nan") if with_signs else (None, None)
-    arguments = (*OPS.group_norm_moments(sample["x"], groups, EPS), sample["weight"], sample["bias"], True)
+    packed, signs = samples.group_norm_silu.signs(sample["x"], nan=with_signs == "nan") if with_signs else (None, None)
+    arguments = (
+        *OPS.group_norm_moments(sample["x"], groups, samples.group_norm_silu.EPS),
+        sample["weight"],
+        sample["bias"],
+        True,
+    )
     result = OPS.group_norm_silu_backward(sample["grad"], sample["x"], *arguments, addend, packed, 0.37)
 
     def separately(values: dict[str, Any]) -> Tensor:
@@ -231,7 +244,7 @@ def test_addend_and_signs_come_along(
             total = total + values["addend"]
         return total if signs is None else total + 0.37 * torch.cat([signs, -signs]).to(total.dtype)
 
-    eager, truth = separately(sample), separately(widen(sample))
+    eager, truth = separately(sample), separately(samples.widen(sample))
     assert torch.equal(result.isnan(), truth.isnan())
     assert bool(result.isnan().any()) == (with_signs == "nan")
     compare(*(x.nan_to_num(0.0) for x in (result, eager, truth)), factor=GRADIENT, what="everything at x")
@@ -239,13 +252,20 @@ def test_addend_and_signs_come_along(
 
 def test_signs_are_those_of_feature_matching() -> None:
     """Its gradient on the same features, in its memory order."""
-    sample = sample_norm((4, 24, 19, 5))
+    sample = samples.group_norm_silu.inputs((4, 24, 19, 5))
     x, rows = sample["x"], sample["x"].permute(0, 2, 3, 1).flatten(1)
     signs = OPS.feature_matching([rows], [], "sum", "sum", "propagate", True)[3]
     (matching,) = OPS.feature_matching_backward(
         torch.ones(()), signs, [rows.shape[1]], 2, x.dtype, "sum", "sum", True, True, True
     )
-    arguments = (sample["grad"], x, *OPS.group_norm_moments(x, 8, EPS), sample["weight"], sample["bias"], True)
+    arguments = (
+        sample["grad"],
+        x,
+        *OPS.group_norm_moments(x, 8, samples.group_norm_silu.EPS),
+        sample["weight"],
+        sample["bias"],
+        True,
+    )
     with_signs = OPS.group_norm_silu_backward(*arguments, None, signs, 1.0)
     added = OPS.group_norm_silu_backward(*arguments) + matching.view(4, 19, 5, 24).permute(0, 3, 1, 2)
     torch.testing.assert_close(with_signs, added)
@@ -253,12 +273,12 @@ def test_signs_are_those_of_feature_matching() -> None:
 
 def test_empty_batch() -> None:
     for dtype in (torch.float32, torch.float16):
-        sample = sample_norm((0, 8, 3, 3), dtype=dtype)
+        sample = samples.group_norm_silu.inputs((0, 8, 3, 3), dtype=dtype)
         y, grad = with_gradient(ours, sample, 4, True)
         assert y.shape == grad.shape == (0, 8, 3, 3)
-        assert OPS.group_norm_moments(sample["x"], 4, EPS)[0].shape == (0, 4)
-        signs = sample_signs(sample["x"])[0]
-        moments = OPS.group_norm_moments(sample["x"], 4, EPS)
+        assert OPS.group_norm_moments(sample["x"], 4, samples.group_norm_silu.EPS)[0].shape == (0, 4)
+        signs = samples.group_norm_silu.signs(sample["x"])[0]
+        moments = OPS.group_norm_moments(sample["x"], 4, samples.group_norm_silu.EPS)
         OPS.group_norm_silu_backward(sample["grad"], sample["x"], *moments, None, None, True, None, signs, 1.0)
 
 
@@ -268,13 +288,13 @@ def test_empty_batch() -> None:
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name: str, dtype: torch.dtype) -> None:
-    for arguments in sample_norm_arguments(name, dtype=dtype):
+    for arguments in samples.group_norm_silu.argument_tuples(name, dtype=dtype):
         torch.library.opcheck(getattr(OPS, name).default, arguments)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_functions_promise_the_real_strides(name: str) -> None:
-    for arguments in sample_norm_arguments(name):
+    for arguments in samples.group_norm_silu.argument_tuples(name):
         results, promised = getattr(OPS, name)(*arguments), _library.OPERATORS[name].fake(*arguments)
         pairs = zip(results, promised, strict=True) if isinstance(results, tuple) else [(results, promised)]
         for result, promise in pairs:
@@ -282,9 +302,9 @@ def test_shape_functions_promise_the_real_strides(name: str) -> None:
 
 
 def test_what_cannot_be_differentiated_says_so() -> None:
-    sample = sample_norm()
+    sample = samples.group_norm_silu.inputs()
     x = sample["x"].requires_grad_()
-    moments = OPS.group_norm_moments(x, 8, EPS)
+    moments = OPS.group_norm_moments(x, 8, samples.group_norm_silu.EPS)
     assert not moments[0].requires_grad and not moments[1].requires_grad
     y = OPS.group_norm_silu(x, *moments, sample["weight"], sample["bias"], True)
     (grad,) = torch.autograd.grad(y, x, sample["grad"].requires_grad_(), create_graph=True)
@@ -337,10 +357,10 @@ def test_errors_of_the_others() -> None:
     with pytest.raises(
         ValueError, match="group_norm_moments: groups: expected a divisor of the 6 channels of x, got 4"
     ):
-        OPS.group_norm_moments(x, 4, EPS)
+        OPS.group_norm_moments(x, 4, samples.group_norm_silu.EPS)
     with pytest.raises(ValueError, match="groups: expected a divisor"):
-        OPS.group_norm_moments(x, 0, EPS)
-    moments = OPS.group_norm_moments(x, 3, EPS)
+        OPS.group_norm_moments(x, 0, samples.group_norm_silu.EPS)
+    moments = OPS.group_norm_moments(x, 3, samples.group_norm_silu.EPS)
     with pytest.raises(ValueError, match="group_norm_silu: weight: expected"):
         OPS.group_norm_silu(x, *moments, torch.zeros(3), None, True)
     signs = torch.zeros(1, 512, dtype=torch.int32)
@@ -348,9 +368,9 @@ def test_errors_of_the_others() -> None:
         OPS.group_norm_silu_backward(x, x, *moments, None, None, True, None, signs, 1.0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", samples.DTYPES, ids=str)
 def test_nan_in_a_group_stays_in_it(dtype: torch.dtype) -> None:
-    sample = sample_norm((2, 8, 5, 7), dtype=dtype)
+    sample = samples.group_norm_silu.inputs((2, 8, 5, 7), dtype=dtype)
     sample["x"][1, 2, 3, 4] = NAN
     y, grad = with_gradient(ours, sample, 4, True)
     hurt = torch.zeros_like(y, dtype=torch.bool)
@@ -359,5 +379,8 @@ def test_nan_in_a_group_stays_in_it(dtype: torch.dtype) -> None:
 
 
 def test_layouts_arrange_the_same_values() -> None:
-    sample, other = sample_norm(layout="contiguous"), sample_norm(layout="channels_last")
-    assert torch.equal(sample["x"], other["x"]) and torch.equal(lay_out(sample["x"], "cropped"), other["x"])
+    sample, other = (
+        samples.group_norm_silu.inputs(layout="contiguous"),
+        samples.group_norm_silu.inputs(layout="channels_last"),
+    )
+    assert torch.equal(sample["x"], other["x"]) and torch.equal(samples.lay_out(sample["x"], "cropped"), other["x"])

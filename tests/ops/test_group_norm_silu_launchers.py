@@ -13,9 +13,8 @@ from torch import Tensor
 from ldp_fast.ops import _library, _native
 from ldp_fast.reference import group_norm_silu as reference
 
+from ..support import samples
 from ..support.gpu import MANY, needs_memory, size
-from ..support.samples import DTYPES, Shape
-from ..support.samples_group_norm_silu import CASES, EPS, sample_norm, sample_signs
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import NoSync, bitwise_equal, guarded, launch_device
 
@@ -53,11 +52,11 @@ def run_guarded(runs: tuple[Run, Run, Run], sample: dict[str, Any], groups: int)
         return output(batch, height, width, channels, dtype=x.dtype).permute(0, 3, 1, 2)
 
     moments = [output(x.shape[0], groups, dtype=torch.float32) for _ in range(2)]
-    runs[0](*moments, x, groups, EPS)
+    runs[0](*moments, x, groups, samples.group_norm_silu.EPS)
     arguments = (*moments, sample["weight"], sample["bias"], True)
     y, grad = image(), image()
     runs[1](y, x, *arguments)
-    more = (sample["addend"], sample_signs(x)[0], 0.5) if x.shape[0] % 2 == 0 else ()
+    more = (sample["addend"], samples.group_norm_silu.signs(x)[0], 0.5) if x.shape[0] % 2 == 0 else ()
     runs[2](grad, sample["grad"], x, *arguments, *more)
     for check in checks:
         check()
@@ -67,8 +66,8 @@ def run_guarded(runs: tuple[Run, Run, Run], sample: dict[str, Any], groups: int)
 def check_against_reference(results: list[Tensor], sample: dict[str, Any], groups: int) -> None:
     x, more = sample["x"], ()
     if x.shape[0] % 2 == 0:
-        more = (sample["addend"], sample_signs(x)[0], 0.5)
-    moments = reference.group_norm_moments(x, groups, EPS)
+        more = (sample["addend"], samples.group_norm_silu.signs(x)[0], 0.5)
+    moments = reference.group_norm_moments(x, groups, samples.group_norm_silu.EPS)
     arguments = (*moments, sample["weight"], sample["bias"], True)
     expected = [*moments, reference.group_norm_silu(x, *arguments)]
     expected += [reference.group_norm_silu_backward(sample["grad"], x, *arguments, *more)]
@@ -78,20 +77,22 @@ def check_against_reference(results: list[Tensor], sample: dict[str, Any], group
 
 
 @pytest.mark.parametrize(
-    ("dtype", "layout"), [*((dtype, "channels_last") for dtype in DTYPES), (torch.float16, "misaligned")], ids=str
+    ("dtype", "layout"),
+    [*((dtype, "channels_last") for dtype in samples.DTYPES), (torch.float16, "misaligned")],
+    ids=str,
 )
-@pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
+@pytest.mark.parametrize(("shape", "groups"), samples.group_norm_silu.CASES, ids=str)
 def test_launchers_write_their_outputs_and_nothing_else(
-    shape: Shape, groups: int, dtype: torch.dtype, layout: str
+    shape: samples.Shape, groups: int, dtype: torch.dtype, layout: str
 ) -> None:
-    sample = sample_norm(shape, dtype=dtype, device=launch_device(), layout=layout)
+    sample = samples.group_norm_silu.inputs(shape, dtype=dtype, device=launch_device(), layout=layout)
     check_against_reference(run_guarded(launchers(), sample, groups), sample, groups)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
-def test_native_code_writes_its_outputs_and_nothing_else(shape: Shape, groups: int, dtype: torch.dtype) -> None:
-    sample = sample_norm(shape, dtype=dtype)
+@pytest.mark.parametrize("dtype", samples.DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "groups"), samples.group_norm_silu.CASES, ids=str)
+def test_native_code_writes_its_outputs_and_nothing_else(shape: samples.Shape, groups: int, dtype: torch.dtype) -> None:
+    sample = samples.group_norm_silu.inputs(shape, dtype=dtype)
     check_against_reference(run_guarded(native(), sample, groups), sample, groups)
 
 
@@ -102,28 +103,28 @@ def test_any_number_of_tiles_a_program(programs: int, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(group_norm_moments, "PROGRAMS", programs)
     for shape, dtype in (((2, 64, 17, 19), torch.float32), ((1, 4, 60, 70), torch.float16)):
-        sample = sample_norm(shape, dtype=dtype, device=device)
+        sample = samples.group_norm_silu.inputs(shape, dtype=dtype, device=device)
         check_against_reference(run_guarded(launchers(), sample, 4), sample, 4)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", samples.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 512, 32, 32), (2, 256, 96, 80), (2, 128, 64, 64)], ids=str)
-def test_on_the_gpu(shape: Shape, dtype: torch.dtype) -> None:
+def test_on_the_gpu(shape: samples.Shape, dtype: torch.dtype) -> None:
     """Against float64 by the rule, without waiting, twice the same bits."""
-    sample = sample_norm(shape, dtype=dtype, device="cuda")
+    sample = samples.group_norm_silu.inputs(shape, dtype=dtype, device="cuda")
     x, affine, groups = sample["x"], (sample["weight"], sample["bias"]), 32
-    packed, signs = sample_signs(x)
+    packed, signs = samples.group_norm_silu.signs(x)
 
     def ours() -> tuple[Tensor, Tensor]:
-        arguments = (*OPS.group_norm_moments(x, groups, EPS), *affine, True)
+        arguments = (*OPS.group_norm_moments(x, groups, samples.group_norm_silu.EPS), *affine, True)
         y = OPS.group_norm_silu(x, *arguments)
         return y, OPS.group_norm_silu_backward(sample["grad"], x, *arguments, sample["addend"], packed, 0.5)
 
     def textbook(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         wide = {name: value.to(dtype) for name, value in sample.items()}
         leaf = wide["x"].detach().requires_grad_()
-        y = torch.nn.functional.group_norm(leaf, groups, wide["weight"], wide["bias"], EPS)
+        y = torch.nn.functional.group_norm(leaf, groups, wide["weight"], wide["bias"], samples.group_norm_silu.EPS)
         y = torch.nn.functional.silu(y)
         (grad,) = torch.autograd.grad(y, leaf, wide["grad"])
         return y.detach(), grad + wide["addend"] + 0.5 * torch.cat([signs, -signs]).to(dtype)
@@ -155,7 +156,7 @@ def test_more_elements_than_a_32_bit_index() -> None:
     marks = [(0, 100.0), (MANY - 1, 200.0), (MANY, 300.0), (x.numel() - 1, 400.0)]
     for index, value in marks:
         flat[index] = value
-    mean, rstd = OPS.group_norm_moments(x, 256, EPS)
+    mean, rstd = OPS.group_norm_moments(x, 256, samples.group_norm_silu.EPS)
     y = OPS.group_norm_silu(x, mean, rstd, None, None, False).permute(0, 2, 3, 1).view(-1)
     for index, value in marks:
         channel = index % 256

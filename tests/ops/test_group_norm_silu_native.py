@@ -10,8 +10,7 @@ import torch
 from ldp_fast import _settings
 from ldp_fast.ops import _library, _native
 
-from ..support.samples import DTYPES
-from ..support.samples_group_norm_silu import EPS, sample_norm, sample_norm_arguments, sample_signs
+from ..support import samples
 from .common import bitwise_equal
 
 OPS = torch.ops.ldp_fast
@@ -28,13 +27,13 @@ pytestmark = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_same_bits_for_any_number_of_threads(dtype: torch.dtype, layout: str, monkeypatch: Any) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", "auto")
-    sample = sample_norm((2, 24, 60, 57), dtype=dtype, layout=layout)
-    packed = sample_signs(sample["x"])[0]
+    sample = samples.group_norm_silu.inputs((2, 24, 60, 57), dtype=dtype, layout=layout)
+    packed = samples.group_norm_silu.signs(sample["x"])[0]
     threads, runs = torch.get_num_threads(), []
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            moments = OPS.group_norm_moments(sample["x"], 8, EPS)
+            moments = OPS.group_norm_moments(sample["x"], 8, samples.group_norm_silu.EPS)
             arguments = (*moments, sample["weight"], sample["bias"], True)
             y = OPS.group_norm_silu(sample["x"], *arguments)
             more = (sample["addend"], packed if layout == "channels_last" else None, 0.5)
@@ -78,13 +77,16 @@ def test_a_launcher_and_native_code_share_an_operator(name: str, monkeypatch: An
     monkeypatch.setattr(operator, "native", spy("native", operator.native))
     monkeypatch.setattr(operator, "reference", spy("reference", operator.reference))
     monkeypatch.setattr(_library, "_launcher", lambda path: spy("launcher", launch(path)))
-    samples = {dtype: sample_norm_arguments(name, dtype=dtype)[0] for dtype in (*DTYPES, torch.float64)}
-    expected = [("auto", dtype, "native") for dtype in DTYPES] + [("auto", torch.float64, "reference")]
-    expected += [("reference", dtype, "reference") for dtype in DTYPES]
+    by_dtype = {
+        dtype: samples.group_norm_silu.argument_tuples(name, dtype=dtype)[0]
+        for dtype in (*samples.DTYPES, torch.float64)
+    }
+    expected = [("auto", dtype, "native") for dtype in samples.DTYPES] + [("auto", torch.float64, "reference")]
+    expected += [("reference", dtype, "reference") for dtype in samples.DTYPES]
     if _settings.interpreting():
         expected += [("triton", torch.float32, "launcher"), ("triton", torch.float16, "launcher")]
     for backend, dtype, kind in expected:
         monkeypatch.setenv("LDP_FAST_BACKEND", backend)
         called.clear()
-        getattr(OPS, name)(*samples[dtype])
+        getattr(OPS, name)(*by_dtype[dtype])
         assert called == [kind], (backend, dtype)

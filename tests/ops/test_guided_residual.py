@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ldp_fast.losses import guided_residual
 
-from ..support.samples import DTYPES, LAYOUTS, PREDICTIONS, sample_inputs
+from ..support import samples
 from .common import CASES, case_id, case_inputs, check_launcher, check_output, launch_device
 
 
@@ -20,22 +20,22 @@ def test_agrees_with_float64(case, prediction: str, poisoned: None) -> None:
     assert r.dtype == torch.float32
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", samples.PREDICTIONS)
 @pytest.mark.parametrize("guidance", ["from_uncond", "from_text"])
 @pytest.mark.parametrize("order", ["uncond_first", "text_first"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_every_convention(prediction: str, guidance: str, order: str, dtype: torch.dtype) -> None:
     options = {"prediction": prediction, "guidance": guidance, "order": order}
-    r = check_output("guided_residual", sample_inputs("guided_residual", dtype=dtype, **options))
+    r = check_output("guided_residual", samples.guided_residual.inputs(dtype=dtype, **options))
     assert r.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", samples.PREDICTIONS)
 def test_without_guidance_the_batch_is_not_doubled(prediction: str) -> None:
-    check_output("guided_residual", sample_inputs("guided_residual", guidance_scale=None, prediction=prediction))
+    check_output("guided_residual", samples.guided_residual.inputs(guidance_scale=None, prediction=prediction))
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", samples.PREDICTIONS)
 def test_a_perfect_network_leaves_no_residual(prediction: str) -> None:
     """Every prediction type, given what it should have predicted, returns the noise that was added."""
     v, noise = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
@@ -53,14 +53,14 @@ def test_a_perfect_network_leaves_no_residual(prediction: str) -> None:
 
 
 def test_the_first_copy_of_a_repeated_batch_is_read_in_place() -> None:
-    inputs = sample_inputs("guided_residual", prediction="v_prediction")
+    inputs = samples.guided_residual.inputs(prediction="v_prediction")
     full = guided_residual(**inputs)
     inputs["noisy_latents"] = inputs["noisy_latents"][:2].clone()
     assert torch.equal(full, guided_residual(**inputs))
 
 
 def test_scale_may_be_a_number_or_differ_by_sample() -> None:
-    inputs = sample_inputs("guided_residual", guidance_scale=7.5)
+    inputs = samples.guided_residual.inputs(guidance_scale=7.5)
     both = guided_residual(**inputs)
     assert torch.equal(both, guided_residual(**inputs | {"guidance_scale": torch.full((2,), 7.5)}))
     mixed = guided_residual(**inputs | {"guidance_scale": torch.tensor([7.5, 1.0])})
@@ -68,7 +68,7 @@ def test_scale_may_be_a_number_or_differ_by_sample() -> None:
 
 
 def test_both_definitions_differ_by_one_in_the_scale() -> None:
-    inputs = sample_inputs("guided_residual", dtype=torch.float64)
+    inputs = samples.guided_residual.inputs(dtype=torch.float64)
     inputs["guidance_scale"] = inputs["guidance_scale"].double()
     a = guided_residual(**inputs, guidance="from_text")
     b = guided_residual(**inputs | {"guidance_scale": inputs["guidance_scale"] + 1})
@@ -76,24 +76,24 @@ def test_both_definitions_differ_by_one_in_the_scale() -> None:
 
 
 def test_network_and_noise_may_differ_in_dtype() -> None:
-    inputs = sample_inputs("guided_residual", prediction="v_prediction")
+    inputs = samples.guided_residual.inputs(prediction="v_prediction")
     half = inputs | {"model_output": inputs["model_output"].half(), "noisy_latents": inputs["noisy_latents"].bfloat16()}
     wide = half | {"model_output": half["model_output"].float(), "noisy_latents": half["noisy_latents"].float()}
     assert torch.equal(guided_residual(**half), guided_residual(**wide))
 
 
 def test_the_residual_has_no_graph() -> None:
-    inputs = sample_inputs("guided_residual")
+    inputs = samples.guided_residual.inputs()
     inputs["model_output"].requires_grad_()
     assert not guided_residual(**inputs).requires_grad
 
 
 @given(
     shape=st.tuples(st.integers(0, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(1, 9)),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from(samples.DTYPES),
+    layout=st.sampled_from(samples.LAYOUTS),
     magnitude=st.sampled_from([1e-2, 1.0, 1e2]),
-    prediction=st.sampled_from(PREDICTIONS),
+    prediction=st.sampled_from(samples.PREDICTIONS),
     guided=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -102,8 +102,8 @@ def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, p
     options = {"prediction": prediction} | ({} if guided else {"guidance_scale": None})
     check_output(
         "guided_residual",
-        sample_inputs(
-            "guided_residual", shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed, **options
+        samples.guided_residual.inputs(
+            shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed, **options
         ),
     )
 
@@ -112,7 +112,7 @@ def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, p
 def test_launcher_writes_its_output_and_nothing_else(shape) -> None:
     from ldp_fast.kernels.guided_residual import guided_residual as launcher
 
-    inputs = sample_inputs("guided_residual", shape=shape, prediction="sample", device=launch_device())
+    inputs = samples.guided_residual.inputs(shape=shape, prediction="sample", device=launch_device())
     names = ("model_output", "noise", "guidance_scale", "noisy_latents", "alpha", "sigma")
     arguments = (*(inputs[name] for name in names), "from_uncond", "uncond_first", "sample")
     (result,) = check_launcher(launcher, torch.empty_like(inputs["noise"]), arguments)
@@ -139,4 +139,4 @@ def test_launcher_writes_its_output_and_nothing_else(shape) -> None:
 )
 def test_wrong_arguments_are_named(change, error, message: str) -> None:
     with pytest.raises(error, match=message):
-        guided_residual(**sample_inputs("guided_residual") | change)
+        guided_residual(**samples.guided_residual.inputs() | change)

@@ -18,8 +18,7 @@ from ldp_fast import ops, reference
 from ldp_fast.ops import _native
 from ldp_fast.reference.hash_grid import HASHED, TILED, WRAPPED
 
-from ..support.samples import widen
-from ..support.samples_hash_grid import GRIDS, Grid, arguments, sample
+from ..support import samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal, guarded
 
@@ -40,7 +39,7 @@ def op(name: str) -> Any:
     return getattr(torch.ops.ldp_fast, name)
 
 
-def naive(positions: np.ndarray, table: np.ndarray, grid: Grid) -> np.ndarray:
+def naive(positions: np.ndarray, table: np.ndarray, grid: samples.hash_grid.Grid) -> np.ndarray:
     """The encoding as the papers and tiny-cuda-nn's documentation define it, one sample at a time, in float64."""
     out = np.zeros((len(positions), grid.n_levels * table.shape[1]))
     first, size_of_table = 0, 2**grid.log2_table_size
@@ -94,7 +93,7 @@ def by_positions(made: dict[str, Any], name: str = "ops") -> Tensor:
 
 def check_table(made: dict[str, Any]) -> None:
     """Asserts the table's gradient, an entry's sum of up to S terms of either sign: what cancels counts."""
-    wide = widen(made)
+    wide = samples.widen(made)
     truth, terms = by_table(wide), by_table(wide | {"grad": wide["grad"].abs()})
     condition = float(terms.max() / truth.abs().max().clamp(min=1e-300)) if truth.any() else 1.0
     ours, eager = by_table(made), by_table(made, "reference")
@@ -109,16 +108,16 @@ def off_faces(made: dict[str, Any], margin: float = 1e-3) -> dict[str, Any]:
     return made | {"positions": made["positions"][keep].contiguous(), "grad": made["grad"][keep].contiguous()}
 
 
-@pytest.mark.parametrize("name", [n for n in GRIDS if n != "voxels"])
+@pytest.mark.parametrize("name", [n for n in samples.hash_grid.GRIDS if n != "voxels"])
 def test_the_encoding_is_the_one_of_the_definition(name: str) -> None:
-    grid = GRIDS[name]
-    made = sample(grid, 23, dtype=torch.float64)
+    grid = samples.hash_grid.GRIDS[name]
+    made = samples.hash_grid.inputs(grid, 23, dtype=torch.float64)
     wanted = naive(made["positions"].numpy(), made["table"].numpy(), grid)
     assert np.allclose(encode(made).numpy(), wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_a_voxel_grid_is_trilinear_interpolation_with_aligned_corners() -> None:
-    made = sample(GRIDS["voxels"], 50, dtype=torch.float64)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS["voxels"], 50, dtype=torch.float64)
     made["positions"][:4] = torch.tensor([[0, 0, 0], [1, 1, 1], [1, 0, 0.5], [0.2, 0.4, 0.6]])
     volume = made["table"].view(6, 6, 6, 5).permute(3, 0, 1, 2)[None]  # x is the innermost
     wanted = torch.nn.functional.grid_sample(
@@ -127,21 +126,21 @@ def test_a_voxel_grid_is_trilinear_interpolation_with_aligned_corners() -> None:
     assert torch.allclose(encode(made), wanted[0, :, 0, 0].T, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", samples.hash_grid.GRIDS)
 @pytest.mark.parametrize("size", [1, 37, 300])
 def test_agrees_with_float64(name: str, size: int, poisoned: None) -> None:
-    made = sample(GRIDS[name], size, rays=size == 300)
-    assert_close(encode(made), encode(made, "reference"), encode(widen(made)), factor=OUTPUT, what="encoding")
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS[name], size, rays=size == 300)
+    assert_close(encode(made), encode(made, "reference"), encode(samples.widen(made)), factor=OUTPUT, what="encoding")
     check_table(made)
     made = off_faces(made)
-    truth = by_positions(widen(made))
+    truth = by_positions(samples.widen(made))
     assert_close(by_positions(made), by_positions(made, "reference"), truth, factor=GRADIENT, what="positions")
 
 
 @pytest.mark.parametrize("name", ["hashed", "smoothstep", "wrapped", "tiled", "three_features", "voxels"])
 def test_gradients_of_every_order_in_float64(name: str) -> None:
-    grid = GRIDS[name]
-    made = off_faces(sample(grid, 9, dtype=torch.float64))
+    grid = samples.hash_grid.GRIDS[name]
+    made = off_faces(samples.hash_grid.inputs(grid, 9, dtype=torch.float64))
     inputs = made["positions"].requires_grad_(), made["table"].requires_grad_()
 
     def function(positions: Tensor, table: Tensor) -> Tensor:
@@ -153,7 +152,7 @@ def test_gradients_of_every_order_in_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hashed", "smoothstep"])
 def test_the_written_gradients_are_those_of_autograd(name: str) -> None:
-    made = sample(GRIDS[name], 25, dtype=torch.float64, count=20)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS[name], 25, dtype=torch.float64, count=20)
     x, table, g = (made[key].requires_grad_() for key in ("positions", "table", "grad"))
     wanted = torch.autograd.grad(encode(made, "reference"), (x, table), g, create_graph=True)
     assert torch.allclose(by_positions(made), wanted[0]) and torch.allclose(by_table(made), wanted[1])
@@ -170,14 +169,14 @@ def test_the_written_gradients_are_those_of_autograd(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("grid", ["hashed", "smoothstep", "voxels"])
 def test_opcheck(name: str, grid: str) -> None:
-    torch.library.opcheck(op(name).default, arguments(name, GRIDS[grid], count=30))
+    torch.library.opcheck(op(name).default, samples.hash_grid.arguments(name, samples.hash_grid.GRIDS[grid], count=30))
 
 
 @compiled
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_functions_promise_the_real_results(name: str) -> None:
     for dtype in (torch.float32, torch.float64):
-        given_ = arguments(name, GRIDS["four_features"], dtype=dtype)
+        given_ = samples.hash_grid.arguments(name, samples.hash_grid.GRIDS["four_features"], dtype=dtype)
         real, promised = op(name)(*given_), ops._library.OPERATORS[name].fake(*given_)
         for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (real, promised)), strict=True):
             assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
@@ -185,7 +184,7 @@ def test_shape_functions_promise_the_real_results(name: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 20, 37, 99])
 def test_padding_is_zero_and_adds_nothing(count: int, poisoned: None) -> None:
-    made = sample(GRIDS["hashed"], 37, count=count)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS["hashed"], 37, count=count)
     made["positions"][count:], made["grad"][count:] = float("nan"), float("nan")
     live = {**made, "positions": made["positions"][:count], "grad": made["grad"][:count], "count": None}
     for function in (encode, by_positions):
@@ -195,7 +194,7 @@ def test_padding_is_zero_and_adds_nothing(count: int, poisoned: None) -> None:
 
 
 def test_no_samples() -> None:
-    made = sample(GRIDS["hashed"], 0)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS["hashed"], 0)
     assert encode(made).shape == (0, 8) and by_positions(made).shape == (0, 3)
     assert not by_table(made).any()
 
@@ -203,7 +202,7 @@ def test_no_samples() -> None:
 @pytest.mark.parametrize("name", ["hashed", "wrapped", "tiled", "tiled_in_27", "dense", "voxels", "one_level"])
 def test_positions_outside_are_never_out_of_bounds(name: str) -> None:
     """Far away, infinite and NaN positions read some entry of the level, the same one here and in the reference."""
-    made = sample(GRIDS[name], 64)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS[name], 64)
     edge = torch.tensor([-1e30, -3e9, -1.0, -1e-7, 0.0, 1.0, 1.25, 3e9, 1e30, math.inf, -math.inf, math.nan])
     made["positions"][: len(edge)] = edge[:, None]
     made["positions"][12:40] = 8 * made["positions"][12:40] - 4
@@ -214,9 +213,9 @@ def test_positions_outside_are_never_out_of_bounds(name: str) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", samples.hash_grid.GRIDS)
 def test_the_same_bits_with_any_number_of_threads(name: str) -> None:
-    made = sample(GRIDS[name], 5000, rays=True)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS[name], 5000, rays=True)
     threads, results = torch.get_num_threads(), []
     try:
         for n in (1, 2, 3, 7):
@@ -231,7 +230,7 @@ def test_the_same_bits_with_any_number_of_threads(name: str) -> None:
 @compiled
 @pytest.mark.parametrize("name", ["hashed", "three_features"])
 def test_native_writes_its_output_and_nothing_else(name: str) -> None:
-    made = sample(GRIDS[name], 37, count=30)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS[name], 37, count=30)
     positions, table, grad, count, layout = (made[k] for k in ("positions", "table", "grad", "count", "layout"))
     calls = {
         "hash_grid": (grad.shape, (positions, table, None, count)),
@@ -257,9 +256,9 @@ def test_the_layout_of_instant_ngp() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("name", [n for n in GRIDS if n != "voxels"])
+@pytest.mark.parametrize("name", [n for n in samples.hash_grid.GRIDS if n != "voxels"])
 def test_the_layout_in_cpp_is_the_one_of_the_definition(name: str) -> None:
-    grid = GRIDS[name]
+    grid = samples.hash_grid.GRIDS[name]
     layout = _native.required("HashGridLayout").HashGridLayout(
         grid.n_levels, grid.log2_table_size, grid.base_resolution, grid.growth, grid.indexing == TILED
     )
@@ -269,7 +268,7 @@ def test_the_layout_in_cpp_is_the_one_of_the_definition(name: str) -> None:
 
 
 def test_a_third_derivative_is_an_error() -> None:
-    made = sample(GRIDS["smoothstep"], 5, dtype=torch.float64)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS["smoothstep"], 5, dtype=torch.float64)
     x = made["positions"].requires_grad_()
     (first,) = torch.autograd.grad(encode(made).square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x, create_graph=True)
@@ -289,7 +288,7 @@ def test_the_reference_makes_no_tensors_of_python_numbers(name: str) -> None:
             return func(*args, **(kwargs or {}))
 
     for grid in ("smoothstep", "voxels"):
-        given = arguments(name, GRIDS[grid], count=20)
+        given = samples.hash_grid.arguments(name, samples.hash_grid.GRIDS[grid], count=20)
         with Record() as record, torch.no_grad():
             record.names = []
             getattr(reference, name)(*given)
@@ -298,7 +297,7 @@ def test_the_reference_makes_no_tensors_of_python_numbers(name: str) -> None:
 
 
 def test_only_the_gradients_asked_for() -> None:
-    made = sample(GRIDS["hashed"])
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS["hashed"])
     made["table"].requires_grad_()
     encode(made).sum().backward()
     assert made["table"].grad is not None and made["positions"].grad is None
@@ -316,7 +315,7 @@ def test_only_the_gradients_asked_for() -> None:
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, Tensor], message: str) -> None:
-    made = sample(GRIDS["hashed"])
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS["hashed"])
     with pytest.raises(RuntimeError, match=f"hash_grid: .*{message}" if message == "expected" else message):
         encode(made | change)
 
@@ -335,10 +334,10 @@ def test_wrong_arguments_are_named(change: dict[str, Tensor], message: str) -> N
 @example(levels=1, features=1, log2_table=3, base=2, growth=1.0, indexing=WRAPPED, smoothstep=False, size=243, seed=846)
 @settings(deadline=None, max_examples=40)
 def test_any_layout(levels, features, log2_table, base, growth, indexing, smoothstep, size, seed) -> None:
-    grid = Grid(levels, features, log2_table, base, growth, 0.5, indexing, smoothstep)
-    made = sample(grid, size, seed=seed)
-    assert_close(encode(made), encode(made, "reference"), encode(widen(made)), factor=OUTPUT, what="encoding")
+    grid = samples.hash_grid.Grid(levels, features, log2_table, base, growth, 0.5, indexing, smoothstep)
+    made = samples.hash_grid.inputs(grid, size, seed=seed)
+    assert_close(encode(made), encode(made, "reference"), encode(samples.widen(made)), factor=OUTPUT, what="encoding")
     check_table(made)
     made = off_faces(made)
-    truth = by_positions(widen(made))
+    truth = by_positions(samples.widen(made))
     assert_close(by_positions(made), by_positions(made, "reference"), truth, factor=GRADIENT, what="positions")

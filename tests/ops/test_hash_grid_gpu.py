@@ -9,15 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ..support.samples import widen
-from ..support.samples_hash_grid import GRIDS, Grid, sample
+from ..support import samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal
 from .test_hash_grid import by_positions, by_table, encode, off_faces
 
 pytestmark = pytest.mark.gpu
 
-LARGE = Grid(n_levels=16, log2_table_size=15, base_resolution=8, growth=1.4)
+LARGE = samples.hash_grid.Grid(n_levels=16, log2_table_size=15, base_resolution=8, growth=1.4)
 
 
 @pytest.fixture
@@ -40,19 +39,19 @@ def step(made: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("rays", [False, True])
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", samples.hash_grid.GRIDS)
 def test_agrees_with_the_cpu_and_float64(name: str, rays: bool, poisoned: None) -> None:
-    made = sample(GRIDS[name], 5000, rays=rays, count=4900)
-    device, truth = moved(made, "cuda"), widen(made)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS[name], 5000, rays=rays, count=4900)
+    device, truth = moved(made, "cuda"), samples.widen(made)
     assert_close(encode(device), encode(made), encode(truth), factor=OUTPUT, what="encoding")
     assert_close(by_table(device), by_table(made), by_table(truth), factor=GRADIENT, what="table")
     made = off_faces(made) | {"count": None}
-    device, truth = moved(made, "cuda"), widen(made)
+    device, truth = moved(made, "cuda"), samples.widen(made)
     assert_close(by_positions(device), by_positions(made), by_positions(truth), factor=GRADIENT, what="positions")
 
 
 def test_deterministic_sums_have_the_same_bits_ten_times(deterministic: None) -> None:
-    made = sample(LARGE, 100_000, rays=True, device="cuda")
+    made = samples.hash_grid.inputs(LARGE, 100_000, rays=True, device="cuda")
     first = step(made)
     for _ in range(9):
         assert all(bitwise_equal(a, b) for a, b in zip(first, step(made), strict=True))
@@ -61,7 +60,7 @@ def test_deterministic_sums_have_the_same_bits_ten_times(deterministic: None) ->
 
 @pytest.mark.parametrize("name", ["hashed", "three_features", "eight_features"])
 def test_the_shadow_is_read_and_the_table_gets_the_gradient(name: str) -> None:
-    made = sample(GRIDS[name], 3000, device="cuda")
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS[name], 3000, device="cuda")
     shadow = made["table"].half()
     table = torch.full_like(made["table"], float("nan")).requires_grad_()
     x = made["positions"].requires_grad_()
@@ -74,7 +73,7 @@ def test_the_shadow_is_read_and_the_table_gets_the_gradient(name: str) -> None:
 
 
 def test_nothing_synchronises() -> None:
-    made = sample(LARGE, 5000, count=4000, device="cuda")
+    made = samples.hash_grid.inputs(LARGE, 5000, count=4000, device="cuda")
     step(made)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -87,7 +86,9 @@ def test_nothing_synchronises() -> None:
 def test_a_captured_graph_follows_its_inputs_and_its_count(exact: bool, request: pytest.FixtureRequest) -> None:
     if exact:
         request.getfixturevalue("deterministic")
-    made, other = (sample(LARGE, 5000, count=count, seed=count, device="cuda") for count in (4000, 3000))
+    made, other = (
+        samples.hash_grid.inputs(LARGE, 5000, count=count, seed=count, device="cuda") for count in (4000, 3000)
+    )
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -105,7 +106,7 @@ def test_a_captured_graph_follows_its_inputs_and_its_count(exact: bool, request:
 
 
 def test_a_stream_other_than_the_default_is_used() -> None:
-    made = sample(LARGE, 5000, device="cuda")
+    made = samples.hash_grid.inputs(LARGE, 5000, device="cuda")
     wanted = encode(made)
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
@@ -119,12 +120,12 @@ def test_a_stream_other_than_the_default_is_used() -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second CUDA device")
 def test_a_device_other_than_the_current_one_is_used() -> None:
-    made = sample(LARGE, 5000)
+    made = samples.hash_grid.inputs(LARGE, 5000)
     on_second = step(moved(made, "cuda:1"))
     for a, b in zip(on_second, step(moved(made, "cuda:0")), strict=True):
         assert a.device.index == 1 and torch.allclose(a.cpu(), b.cpu(), rtol=1e-4, atol=1e-4)
 
 
 def test_float64_takes_the_reference() -> None:
-    made = sample(GRIDS["hashed"], 50, device="cuda", dtype=torch.float64)
+    made = samples.hash_grid.inputs(samples.hash_grid.GRIDS["hashed"], 50, device="cuda", dtype=torch.float64)
     assert torch.allclose(encode(made), encode(made, "reference"), rtol=1e-12)

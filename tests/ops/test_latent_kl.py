@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from ldp_fast.losses import latent_kl_loss
 from ldp_fast.reference import KL_VARIANCE_FLOOR, latent_kl, latent_kl_backward
 
-from ..support import naive
-from ..support.samples import DTYPES, LAYOUTS, sample_inputs
+from ..support import naive, samples
 from .common import (
     CASES,
     bitwise_equal,
@@ -40,7 +39,7 @@ def test_agrees_with_float64_forward_and_backward(case, batch_reduction: str, po
 
 
 def test_a_sample_larger_than_a_program() -> None:
-    inputs = sample_inputs(OP, shape=(4, 4, 66, 65))
+    inputs = samples.latent_kl.inputs(shape=(4, 4, 66, 65))
     check_output(OP, inputs)
     check_gradient(OP, inputs, naive.latent_kl_loss)
 
@@ -135,15 +134,15 @@ def cancellation(latents: torch.Tensor) -> float:
 
 @given(
     shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(2, 9)),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from(samples.DTYPES),
+    layout=st.sampled_from(samples.LAYOUTS),
     magnitude=st.sampled_from([0.1, 1.0, 10.0]),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=25)
 @example(shape=(1, 4, 4, 9), dtype=torch.float32, layout="contiguous", magnitude=1.0, seed=8)  # σ² = 1.06
 def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, seed) -> None:
-    inputs = sample_inputs(OP, shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
+    inputs = samples.latent_kl.inputs(shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
     check_output(OP, inputs)
     check_gradient(OP, inputs, naive.latent_kl_loss, upstream=256.0, condition=cancellation(inputs["latents"]))
 
@@ -152,7 +151,7 @@ def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, s
 def test_launchers_write_their_output_and_nothing_else(shape) -> None:
     from ldp_fast.kernels import latent_kl as kernels
 
-    v = sample_inputs(OP, shape=shape, device=launch_device())["latents"]
+    v = samples.latent_kl.inputs(shape=shape, device=launch_device())["latents"]
     fake = latent_kl(v)
     value, mean, variance, count = check_launcher(kernels.latent_kl, fake, (v,))
     for result, wanted in zip((value, mean, variance), fake, strict=False):
@@ -177,4 +176,4 @@ def test_kernel_and_reference_share_the_floor() -> None:
 )
 def test_wrong_arguments_are_named(change, message: str) -> None:
     with pytest.raises(ValueError, match=f"latent_kl_loss: {message}"):
-        latent_kl_loss(**sample_inputs(OP) | change)
+        latent_kl_loss(**samples.latent_kl.inputs() | change)

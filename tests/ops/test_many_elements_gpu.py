@@ -12,9 +12,8 @@ from torch import Tensor
 import ldp_fast.ops  # noqa: F401  registers them
 from ldp_fast import losses
 
+from ..support import samples
 from ..support.gpu import MANY, needs_memory
-from ..support.samples_hash_grid import Grid
-from ..support.samples_march import march_inputs
 from .common import bitwise_equal
 
 pytestmark = [pytest.mark.gpu, pytest.mark.real_size]
@@ -32,12 +31,12 @@ def frees_its_memory() -> Iterator[None]:
 
 def test_hash_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_memory(30)
-    grid = Grid(n_levels=16, log2_table_size=12, base_resolution=8, growth=1.3)
+    grid = samples.hash_grid.Grid(n_levels=16, log2_table_size=12, base_resolution=8, growth=1.3)
     *_, last = layout = grid.layout()
     assert last == grid.smoothstep
-    samples = MANY // 32 + TAIL
+    size = MANY // 32 + TAIL
     table = torch.rand(layout.offsets[-1], 2, device="cuda") - 0.5
-    positions = torch.rand(samples, 3, device="cuda")
+    positions = torch.rand(size, 3, device="cuda")
     tail = positions[-TAIL:].clone()
     encoding = OPS.hash_grid(positions, table, None, None, *layout)
     assert encoding.numel() > MANY
@@ -49,7 +48,7 @@ def test_hash_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     of_tail = OPS.hash_grid_backward_table(ends, tail, None, *table.shape, *layout, True)
     # Deterministic sums are of fixed point, with room for as many terms as there are samples: a term of |g| < ½ is
     # rounded to 2^(−1 − 62 + bits of the count) here, and finer in the small run.
-    step = 2.0 ** (samples.bit_length() - 63)
+    step = 2.0 ** (size.bit_length() - 63)
     torch.testing.assert_close(by_table, of_tail, rtol=2**-22, atol=8 * TAIL * step)
     by_positions = OPS.hash_grid_backward_positions(grad, positions, table, None, None, *layout)
     expected = OPS.hash_grid_backward_positions(ends, tail, table, None, None, *layout)
@@ -60,20 +59,20 @@ def test_composite() -> None:
     needs_memory(45)
     channels, each = 64, 50
     rays = MANY // (channels * each) + TAIL // each
-    samples = rays * each
+    size = rays * each
 
     def inputs(values: Tensor, offsets: Tensor, background: Tensor, start: int) -> tuple[Any, ...]:
         leaves = [density[start:], values, background]
         return (*leaves[:2], distances[start:], steps[start:], offsets, leaves[2], 1e-4, 10.0)
 
-    values = torch.rand(samples, channels, device="cuda")
+    values = torch.rand(size, channels, device="cuda")
     assert values.numel() > MANY
-    density, steps = 4 * torch.rand(samples, device="cuda"), 0.01 + 0.04 * torch.rand(samples, device="cuda")
+    density, steps = 4 * torch.rand(size, device="cuda"), 0.01 + 0.04 * torch.rand(size, device="cuda")
     distances = (1.5 + steps.view(rays, each).cumsum(1)).flatten()
     offsets, background = each * torch.arange(rays + 1, device="cuda"), torch.rand(rays, channels, device="cuda")
     outputs = OPS.composite(*inputs(values, offsets, background, 0))
     few = TAIL // each
-    small = inputs(values[-TAIL:].clone(), offsets[: few + 1], background[-few:], samples - TAIL)
+    small = inputs(values[-TAIL:].clone(), offsets[: few + 1], background[-few:], size - TAIL)
     small = tuple(x.contiguous() if isinstance(x, Tensor) else x for x in small)
     expected = OPS.composite(*small)
     for one, other in zip(outputs, expected, strict=True):
@@ -132,7 +131,9 @@ def test_combine_gradients() -> None:
 def test_march_rays() -> None:
     needs_memory(40)
     few = 500
-    inputs = march_inputs(few, share=None, resolution=64, step=0.004, jitter=False, capacity=1_000_000, device="cuda")
+    inputs = samples.march_rays.inputs(
+        few, share=None, resolution=64, step=0.004, jitter=False, capacity=1_000_000, device="cuda"
+    )
     positions, distances, steps, offsets, counts = OPS.march_rays(*inputs.values())
     each = int(counts[0])
     assert each == int(counts[1]) > 10_000

@@ -16,7 +16,7 @@ from ldp_fast import reference
 from ldp_fast.ops import _library, _native
 from ldp_fast.reference.occupancy import Grid, morton
 
-from ..support.samples_march import BOX, UNEVEN_BOX, march_inputs, sample_bits
+from ..support import samples
 from .common import NoSync, bitwise_equal, guarded
 
 march_rays = torch.ops.ldp_fast.march_rays
@@ -25,7 +25,7 @@ NAMES = ("positions", "distances", "steps", "ray_offsets", "counts")
 INPUTS = st.fixed_dictionaries(
     {
         "rays": st.integers(0, 70),
-        "box": st.sampled_from([BOX, UNEVEN_BOX]),
+        "box": st.sampled_from([samples.occupancy.BOX, samples.occupancy.UNEVEN_BOX]),
         "resolution": st.sampled_from([4, 8, 32]),
         "cascades": st.integers(1, 4),
         "share": st.sampled_from([None, 0.0, 0.05, 0.5, 1.0]),
@@ -42,7 +42,9 @@ INPUTS = st.fixed_dictionaries(
 
 
 def made(options: dict[str, Any]) -> dict[str, Any]:
-    return march_inputs(**options | {"seed": abs(options["seed"])}) | {"seed": torch.tensor([options["seed"]])}
+    return samples.march_rays.inputs(**options | {"seed": abs(options["seed"])}) | {
+        "seed": torch.tensor([options["seed"]])
+    }
 
 
 def rays_of(offsets: Tensor) -> Tensor:
@@ -92,10 +94,10 @@ def test_samples_are_what_is_promised(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("cascades", [1, 3])
 def test_skipping_is_filtering(cone_angle: float, cascades: int) -> None:
     """What is skipped moves no sample: the march through bits is the march through everything, filtered."""
-    inputs = march_inputs(cone_angle=cone_angle, cascades=cascades, capacity=9000)
+    inputs = samples.march_rays.inputs(cone_angle=cone_angle, cascades=cascades, capacity=9000)
     everything = march_rays(**inputs | {"bits": None})
     positions, t, dt = (x[: int(everything[4][0])] for x in everything[:3])
-    cells = Grid.of(BOX, 16, cascades, positions).cells(positions)
+    cells = Grid.of(samples.occupancy.BOX, 16, cascades, positions).cells(positions)
     keep = (inputs["bits"][cells >> 3] >> (cells & 7).to(torch.uint8) & 1).bool()
     filtered = march_rays(**inputs)
     assert 0 < int(filtered[4][0]) == int(keep.sum()) < len(keep)
@@ -105,7 +107,7 @@ def test_skipping_is_filtering(cone_angle: float, cascades: int) -> None:
 
 
 def test_cells_inside_a_finer_cascade_are_never_asked() -> None:
-    inputs = march_inputs(cascades=3, share=0.4, capacity=9000)
+    inputs = samples.march_rays.inputs(cascades=3, share=0.4, capacity=9000)
     index = torch.arange(16)
     inner = (index >= 4) & (index < 12)
     x, y, z = torch.meshgrid(index, index, index, indexing="ij")
@@ -122,7 +124,7 @@ def test_cells_inside_a_finer_cascade_are_never_asked() -> None:
 
 
 def one_ray(**options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = march_inputs(1, share=None, jitter=False, step=0.5, near=0.0, capacity=8)
+    inputs = samples.march_rays.inputs(1, share=None, jitter=False, step=0.5, near=0.0, capacity=8)
     inputs |= {"origins": torch.tensor([[0.25, 0.0, 3.0]]), "directions": torch.tensor([[0.0, 0.0, -1.0]])}
     return march_rays(**inputs | options)
 
@@ -182,7 +184,7 @@ def test_a_direction_near_zero_ends() -> None:
 
 
 def test_overflow_drops_the_last_samples_and_says_so() -> None:
-    inputs = march_inputs(capacity=9000)
+    inputs = samples.march_rays.inputs(capacity=9000)
     whole = march_rays(**inputs)
     required = int(whole[4][1])
     for capacity in (1, required // 2, required - 1, required, required + 1):
@@ -195,7 +197,7 @@ def test_overflow_drops_the_last_samples_and_says_so() -> None:
 
 
 def test_jitter_moves_rays_apart_and_repeats_by_seed() -> None:
-    inputs = march_inputs(64, share=None)
+    inputs = samples.march_rays.inputs(64, share=None)
     still = march_rays(**inputs | {"jitter": False})
     first, again = march_rays(**inputs), march_rays(**inputs)
     other = march_rays(**inputs | {"seed": torch.tensor([1])})
@@ -211,7 +213,7 @@ def test_jitter_moves_rays_apart_and_repeats_by_seed() -> None:
 
 @pytest.mark.parametrize("share", [None, 0.3])
 def test_opcheck(share: float | None) -> None:
-    inputs = march_inputs(share=share)
+    inputs = samples.march_rays.inputs(share=share)
     torch.library.opcheck(march_rays.default, tuple(inputs.values()))
     results, promised = march_rays(**inputs), _library.OPERATORS["march_rays"].fake(**inputs)
     for result, promise in zip(results, promised, strict=True):
@@ -221,7 +223,7 @@ def test_opcheck(share: float | None) -> None:
 def test_every_element_is_written_and_nothing_else() -> None:
     if _native.extension() is None:
         pytest.skip("the extension was not built")
-    inputs = march_inputs()
+    inputs = samples.march_rays.inputs()
     outputs = _library.OPERATORS["march_rays"].fake(**inputs)
     made_outputs = [guarded(tuple(x.shape), x.dtype, "cpu") for x in outputs]
     native = _library.OPERATORS["march_rays"].native
@@ -235,18 +237,18 @@ def test_nothing_reads_a_value() -> None:
     if _native.extension() is None:
         pytest.skip("the extension was not built, and the reference reads values")
     with NoSync():
-        march_rays(**march_inputs())
+        march_rays(**samples.march_rays.inputs())
 
 
 def test_a_gradient_is_refused() -> None:
-    inputs = march_inputs(share=None)
+    inputs = samples.march_rays.inputs(share=None)
     positions = march_rays(**inputs | {"origins": inputs["origins"].requires_grad_()})[0]
     with pytest.raises(RuntimeError, match="march_rays: expected no backward"):
         positions.sum().backward()
 
 
 def test_float64_takes_the_reference() -> None:
-    inputs = march_inputs(share=None)
+    inputs = samples.march_rays.inputs(share=None)
     double = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
     positions = march_rays(**double)[0]
     assert positions.dtype == torch.float64
@@ -258,9 +260,9 @@ def test_float64_takes_the_reference() -> None:
     "change, message",
     [
         ({"capacity": 0}, "march_rays: capacity: expected at least 1, got 0"),
-        ({"box": BOX[:5]}, "box: expected 6 numbers"),
+        ({"box": samples.occupancy.BOX[:5]}, "box: expected 6 numbers"),
         ({"box": [1.0, -1.0, -1.0, -1.0, 1.0, 1.0]}, "box: expected an upper corner above the lower one"),
-        ({"box": [-math.inf, *BOX[1:]]}, "box: expected finite numbers"),
+        ({"box": [-math.inf, *samples.occupancy.BOX[1:]]}, "box: expected finite numbers"),
         ({"resolution": 100}, "resolution: expected a power of two from 4 to 1024, got 100"),
         ({"cascades": 9}, "cascades: expected 1 to 8, got 9"),
         ({"near": -1.0}, "near: expected a finite number of at least 0"),
@@ -279,7 +281,7 @@ def test_float64_takes_the_reference() -> None:
 )
 def test_wrong_arguments_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        march_rays(**march_inputs() | change)
+        march_rays(**samples.march_rays.inputs() | change)
 
 
 @pytest.mark.gpu
@@ -289,7 +291,7 @@ def test_wrong_arguments_are_named(change: dict[str, Any], message: str) -> None
 def test_the_gpu_has_the_bits_of_the_cpu(rays: int, cone_angle: float, share: float | None) -> None:
     options: dict[str, Any] = {"cone_angle": cone_angle, "share": share, "resolution": 64, "step": 0.01}
     for cascades, capacity in ((1, 200_000), (3, 10_000)):
-        inputs = march_inputs(rays, cascades=cascades, capacity=capacity, **options)
+        inputs = samples.march_rays.inputs(rays, cascades=cascades, capacity=capacity, **options)
         on_gpu = {k: v.cuda() if isinstance(v, Tensor) else v for k, v in inputs.items()}
         for name, ours, wanted in zip(NAMES, march_rays(**on_gpu), march_rays(**inputs), strict=True):
             assert bitwise_equal(ours.cpu(), wanted), name
@@ -297,7 +299,7 @@ def test_the_gpu_has_the_bits_of_the_cpu(rays: int, cone_angle: float, share: fl
 
 @pytest.mark.gpu
 def test_nothing_synchronises_and_a_captured_graph_follows_its_seed() -> None:
-    inputs = march_inputs(4096, device="cuda", capacity=400_000)
+    inputs = samples.march_rays.inputs(4096, device="cuda", capacity=400_000)
     march_rays(**inputs)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -308,7 +310,7 @@ def test_nothing_synchronises_and_a_captured_graph_follows_its_seed() -> None:
     with torch.cuda.graph(graph):
         captured = march_rays(**inputs)
     inputs["seed"].fill_(5)
-    inputs["bits"].copy_(sample_bits(16**3, 0.6, seed=9))
+    inputs["bits"].copy_(samples.occupancy.bits(16**3, 0.6, seed=9))
     graph.replay()
     for ours, wanted in zip(captured, march_rays(**inputs), strict=True):
         assert torch.equal(ours, wanted)

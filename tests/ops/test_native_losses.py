@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ldp_fast.ops import _library, _native
 
-from ..support.samples import sample_arguments
-from ..support.samples_feature_matching import sample_features
+from ..support import samples
 from .common import bitwise_equal, check_launcher
 
 pytestmark = pytest.mark.skipif(_native.extension() is None, reason="the extension was not built")
@@ -37,7 +36,7 @@ def automatic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def single(name: str) -> list[tuple[Any, ...]]:
     """The samples whose results are float32."""
-    return [arguments for arguments in sample_arguments(name) if torch.float16 not in arguments]
+    return [arguments for arguments in samples.argument_tuples(name) if torch.float16 not in arguments]
 
 
 def results(name: str, arguments: tuple[Any, ...]) -> list[Tensor]:
@@ -109,7 +108,7 @@ def unserved(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 def test_what_is_to_be_stored_in_half_precision_is_the_reference_s(monkeypatch: pytest.MonkeyPatch) -> None:
     unserved(monkeypatch, "perturb", "score_distillation_backward")
-    v, r, a, s = sample_arguments("perturb")[0]
+    v, r, a, s = samples.perturb.argument_tuples("perturb")[0]
     assert OPS.perturb(v, r, a, s, 2, torch.bfloat16).dtype == torch.bfloat16
     assert OPS.score_distillation_backward(a, r, s, torch.float16).dtype == torch.float16
 
@@ -125,7 +124,7 @@ def test_writes_its_outputs_and_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
-    arguments = sample_arguments(name, shape=(4, 4, 130, 129))[0]
+    arguments = samples.argument_tuples(name, shape=(4, 4, 130, 129))[0]
     before = torch.get_num_threads()
     made = []
     try:
@@ -138,7 +137,7 @@ def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    v, r, a, s = sample_arguments("perturb")[0]
+    v, r, a, s = samples.perturb.argument_tuples("perturb")[0]
     for call, message in (
         (lambda: OPS.perturb(v, r[:1], a, s), "perturb: noise: expected 2 samples"),
         (lambda: OPS.perturb(v, r, a[:1], s), r"perturb: alpha: expected shape \[2\]"),
@@ -154,7 +153,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def rows(layout: str, zero: bool = False, **options: Any) -> list[tuple[Any, ...]]:
     """Arguments of the operator: lists of rows, of samples, and of halves."""
-    x, y = sample_features(SIZES, layout=layout, requires_grad=False, **options)
+    x, y = samples.feature_matching.inputs(SIZES, layout=layout, requires_grad=False, **options).values()
     x[0][0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), 3e38])
     y[0][0, 0, 0, 2] = -3e38
     rest = ("mean", "mean", "zero" if zero else "propagate")
@@ -184,7 +183,7 @@ def test_feature_matching_has_the_reference_s_numbers_and_signs(
 
 def test_feature_matching_s_half_precision_is_the_reference_s(monkeypatch: pytest.MonkeyPatch) -> None:
     unserved(monkeypatch, "feature_matching", "feature_matching_backward")
-    x, y = sample_features(SIZES, dtype=torch.bfloat16, requires_grad=False)
+    x, y = samples.feature_matching.inputs(SIZES, dtype=torch.bfloat16, requires_grad=False).values()
     flat = [a.flatten(1) for a in x], [a.flatten(1) for a in y]
     signs = OPS.feature_matching(*flat, "mean", "mean", "propagate", True)[3]
     sizes = [a.shape[1] for a in flat[0]]
@@ -193,7 +192,7 @@ def test_feature_matching_s_half_precision_is_the_reference_s(monkeypatch: pytes
 
 
 def test_feature_matching_by_any_number_of_threads_has_the_same_bits() -> None:
-    x, y = sample_features(((16, 70, 71), (3, 5, 7)), batch=3, requires_grad=False)
+    x, y = samples.feature_matching.inputs(((16, 70, 71), (3, 5, 7)), batch=3, requires_grad=False).values()
     before, made = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
@@ -205,7 +204,7 @@ def test_feature_matching_by_any_number_of_threads_has_the_same_bits() -> None:
 
 
 def test_feature_matching_refuses_what_does_not_fit() -> None:
-    x, y = (list(part) for part in sample_features(SIZES, requires_grad=False))
+    x, y = (list(part) for part in samples.feature_matching.inputs(SIZES, requires_grad=False).values())
     rest = ("mean", "mean", "propagate", True)
     for lists, message in (
         ((x, y[:2]), "as many levels"),
@@ -223,7 +222,7 @@ def test_feature_matching_refuses_what_does_not_fit() -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow", "sigma"])
 def test_guided_residual_has_the_reference_s_bits(prediction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that Perp-Neg without negatives, which is the reference's, is guidance to the bit."""
-    v, r, a, s = sample_arguments("perturb")[0]
+    v, r, a, s = samples.perturb.argument_tuples("perturb")[0]
     for arguments in ((v, r, None), (torch.cat([v, r]), r, a)):
         pairs = both(monkeypatch, "guided_residual", (*arguments, v, a, s, "from_text", "uncond_first", prediction))
         assert all(bitwise_equal(*pair) for pair in pairs)

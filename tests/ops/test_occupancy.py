@@ -14,7 +14,7 @@ from ldp_fast import reference
 from ldp_fast.ops import _library, _native
 from ldp_fast.reference.occupancy import Grid, morton, morton_inverse
 
-from ..support.samples_march import BOX, UNEVEN_BOX, occupancy_inputs
+from ..support import samples
 from .common import NoSync, bitwise_equal
 
 ops = torch.ops.ldp_fast
@@ -22,7 +22,7 @@ needs_extension = pytest.mark.skipif(_native.extension() is None, reason="the ex
 
 SAMPLES = st.fixed_dictionaries(
     {
-        "box": st.sampled_from([BOX, UNEVEN_BOX]),
+        "box": st.sampled_from([samples.occupancy.BOX, samples.occupancy.UNEVEN_BOX]),
         "resolution": st.sampled_from([4, 8, 16]),
         "cascades": st.sampled_from([1, 2, 3, 8]),
         "uniform": st.sampled_from([0, 1, 200]),
@@ -38,7 +38,7 @@ FLOATS = st.floats(0, 100, width=32) | st.sampled_from([0.0, 1e12, float("inf"),
 @given(options=SAMPLES)
 @settings(deadline=None, max_examples=40)
 def test_native_draws_the_samples_of_the_reference(options: dict[str, Any]) -> None:
-    inputs = occupancy_inputs(**options)
+    inputs = samples.occupancy.inputs(**options)
     for ours, wanted in zip(ops.occupancy_samples(**inputs), reference.occupancy_samples(**inputs), strict=True):
         assert bitwise_equal(ours, wanted)
 
@@ -69,9 +69,9 @@ def test_native_packs_as_the_reference(cells: int, threshold: float) -> None:
 
 
 @pytest.mark.parametrize("cascades", [1, 3])
-@pytest.mark.parametrize("box", [BOX, UNEVEN_BOX])
+@pytest.mark.parametrize("box", [samples.occupancy.BOX, samples.occupancy.UNEVEN_BOX])
 def test_a_full_update_visits_every_cell_once(cascades: int, box: list[float]) -> None:
-    inputs = occupancy_inputs(cascades=cascades, box=box)
+    inputs = samples.occupancy.inputs(cascades=cascades, box=box)
     cells, positions = ops.occupancy_samples(**inputs)
     assert torch.equal(cells, torch.arange(cascades * 8**3))
     centre = (torch.tensor(box[:3]) + torch.tensor(box[3:])) / 2
@@ -99,7 +99,7 @@ def test_a_point_is_in_the_finest_cascade_around_it(cascades: int) -> None:
     points = (torch.rand(4000, 3, generator=generator, dtype=torch.float64) * 2 - 1) * 2.0 ** -torch.randint(
         0, cascades, (4000, 1), generator=generator
     )
-    cells = Grid.of(BOX, 16, cascades, points).cells(points)
+    cells = Grid.of(samples.occupancy.BOX, 16, cascades, points).cells(points)
     finest, indices = [], []
     for point in points.tolist():
         k = next(k for k in range(cascades) if max(map(abs, point)) < 2.0 ** (k - cascades + 1))
@@ -109,7 +109,7 @@ def test_a_point_is_in_the_finest_cascade_around_it(cascades: int) -> None:
 
 
 def test_partial_updates_draw_from_everywhere_and_from_occupied_cells() -> None:
-    inputs = occupancy_inputs(resolution=16, cascades=2, uniform=20_000, occupied=20_000, threshold=0.9)
+    inputs = samples.occupancy.inputs(resolution=16, cascades=2, uniform=20_000, occupied=20_000, threshold=0.9)
     cells, _ = ops.occupancy_samples(**inputs)
     everywhere, occupied = cells.split(20_000)
     above = inputs["ema"] > 0.9
@@ -122,7 +122,7 @@ def test_partial_updates_draw_from_everywhere_and_from_occupied_cells() -> None:
 
 
 def test_samples_repeat_by_seed() -> None:
-    inputs = occupancy_inputs(uniform=500, occupied=500)
+    inputs = samples.occupancy.inputs(uniform=500, occupied=500)
     first, again = ops.occupancy_samples(**inputs), ops.occupancy_samples(**inputs)
     other = ops.occupancy_samples(**inputs | {"seed": torch.tensor([1])})
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -165,8 +165,8 @@ def test_the_threshold_is_the_smaller_of_the_given_one_and_the_mean() -> None:
 
 CALLS: dict[str, list[Any]] = {
     "occupancy_samples": [
-        tuple(occupancy_inputs().values()),
-        tuple(occupancy_inputs(uniform=5, occupied=6, cascades=2).values()),
+        tuple(samples.occupancy.inputs().values()),
+        tuple(samples.occupancy.inputs(uniform=5, occupied=6, cascades=2).values()),
     ],
     "occupancy_update": [(torch.rand(16), torch.tensor([1, 5, 5]), torch.rand(3), 0.9)],
     "occupancy_bits": [(torch.rand(64), 0.01)],
@@ -225,7 +225,7 @@ def test_an_index_that_is_no_cell_is_named() -> None:
 )
 def test_wrong_arguments_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        ops.occupancy_samples(**occupancy_inputs() | change)
+        ops.occupancy_samples(**samples.occupancy.inputs() | change)
 
 
 @needs_extension
@@ -243,7 +243,7 @@ def test_wrong_averages_are_named() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("uniform, occupied", [(0, 0), (3000, 0), (3000, 5000)])
 def test_the_gpu_has_the_bits_of_the_cpu(uniform: int, occupied: int) -> None:
-    inputs = occupancy_inputs(resolution=32, cascades=3, uniform=uniform, occupied=occupied, threshold=0.9)
+    inputs = samples.occupancy.inputs(resolution=32, cascades=3, uniform=uniform, occupied=occupied, threshold=0.9)
     on_gpu = {k: v.cuda() if isinstance(v, Tensor) else v for k, v in inputs.items()}
     cells, positions = ops.occupancy_samples(**inputs)
     for ours, wanted in zip(ops.occupancy_samples(**on_gpu), (cells, positions), strict=True):
@@ -259,7 +259,7 @@ def test_the_gpu_has_the_bits_of_the_cpu(uniform: int, occupied: int) -> None:
 
 @pytest.mark.gpu
 def test_an_update_can_be_captured_and_follows_its_seed() -> None:
-    inputs = occupancy_inputs(resolution=32, uniform=4000, occupied=4000, device="cuda")
+    inputs = samples.occupancy.inputs(resolution=32, uniform=4000, occupied=4000, device="cuda")
 
     def update() -> tuple[Tensor, Tensor]:
         cells, positions = ops.occupancy_samples(**inputs)

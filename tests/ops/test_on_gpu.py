@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ldp_fast import losses
 
-from ..support import naive
-from ..support.samples import DIFFERENTIABLE, DTYPES, LAYOUTS, OPERATORS, sample_inputs, widen
+from ..support import naive, samples
 from ..support.tolerances import GRADIENT, OUTPUT, assert_close
 from .common import bitwise_equal, gradient
 
@@ -29,28 +28,30 @@ def options(op: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("layout", samples.LAYOUTS)
+@pytest.mark.parametrize("dtype", samples.DTYPES)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 def test_agrees_with_float64(op: str, dtype: torch.dtype, layout: str, shape, poisoned: None) -> None:
-    inputs = sample_inputs(op, shape=shape, dtype=dtype, layout=layout, device="cuda", **options(op))
+    inputs = samples.inputs(op, shape=shape, dtype=dtype, layout=layout, device="cuda", **options(op))
     formula = getattr(naive, op)
-    assert_close(first(getattr(losses, op)(**inputs)), formula(**inputs), formula(**widen(inputs)), factor=OUTPUT)
-    if op not in DIFFERENTIABLE:
+    assert_close(
+        first(getattr(losses, op)(**inputs)), formula(**inputs), formula(**samples.widen(inputs)), factor=OUTPUT
+    )
+    if op not in samples.DIFFERENTIABLE:
         return
     grad = gradient(getattr(losses, op), inputs, 1024.0)
     if op == "score_distillation_loss":
-        truth, eager = (1024.0 * naive.score_distillation_gradient(**x) for x in (widen(inputs), inputs))
+        truth, eager = (1024.0 * naive.score_distillation_gradient(**x) for x in (samples.widen(inputs), inputs))
     else:
-        truth, eager = gradient(formula, widen(inputs), 1024.0), gradient(formula, inputs, 1024.0)
+        truth, eager = gradient(formula, samples.widen(inputs), 1024.0), gradient(formula, inputs, 1024.0)
     if eager.isfinite().all() or grad.dtype == torch.float32:
         assert_close(grad, eager, truth, factor=GRADIENT)
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 def test_nothing_synchronises(op: str) -> None:
-    inputs = sample_inputs(op, device="cuda", **options(op))
-    if op in DIFFERENTIABLE:
+    inputs = samples.inputs(op, device="cuda", **options(op))
+    if op in samples.DIFFERENTIABLE:
         inputs["latents"].requires_grad_()
     first(getattr(losses, op)(**inputs))  # compiles
     torch.cuda.set_sync_debug_mode("error")
@@ -62,10 +63,10 @@ def test_nothing_synchronises(op: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 def test_a_captured_graph_follows_its_inputs(op: str) -> None:
-    inputs = sample_inputs(op, shape=(2, 4, 64, 64), device="cuda", **options(op))
-    other = sample_inputs(op, shape=(2, 4, 64, 64), device="cuda", seed=1, **options(op))
+    inputs = samples.inputs(op, shape=(2, 4, 64, 64), device="cuda", **options(op))
+    other = samples.inputs(op, shape=(2, 4, 64, 64), device="cuda", seed=1, **options(op))
     function = getattr(losses, op)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -84,7 +85,7 @@ def test_a_captured_graph_follows_its_inputs(op: str) -> None:
 
 def test_a_schedule_on_the_device_moves_inside_a_graph() -> None:
     lambda_fm = torch.tensor(0.0, device="cuda")
-    inputs = sample_inputs("combine_gradients", device="cuda", lambda_fm=lambda_fm)
+    inputs = samples.combine_gradients.inputs(device="cuda", lambda_fm=lambda_fm)
     losses.combine_gradients(**inputs)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -94,16 +95,16 @@ def test_a_schedule_on_the_device_moves_inside_a_graph() -> None:
     assert bitwise_equal(g, losses.combine_gradients(**inputs | {"lambda_fm": 0.5})[0])
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 def test_the_reference_agrees_on_the_same_device(op: str, monkeypatch) -> None:
-    inputs = sample_inputs(op, shape=(2, 4, 64, 64), device="cuda", **options(op))
+    inputs = samples.inputs(op, shape=(2, 4, 64, 64), device="cuda", **options(op))
     kernel = first(getattr(losses, op)(**inputs))
     monkeypatch.setenv("LDP_FAST_BACKEND", "reference")
     assert torch.allclose(kernel, first(getattr(losses, op)(**inputs)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_stream_other_than_the_default_is_used() -> None:
-    inputs = sample_inputs("perturb", shape=(8, 4, 64, 64), device="cuda")
+    inputs = samples.perturb.inputs(shape=(8, 4, 64, 64), device="cuda")
     wanted = losses.perturb(**inputs)
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
@@ -117,6 +118,6 @@ def test_a_stream_other_than_the_default_is_used() -> None:
 
 
 def test_float64_takes_the_reference() -> None:
-    inputs = sample_inputs("perturb", dtype=torch.float64, device="cuda")
+    inputs = samples.perturb.inputs(dtype=torch.float64, device="cuda")
     z = losses.perturb(**inputs)
     assert z.dtype == torch.float64 and torch.allclose(z, naive.perturb(**inputs), rtol=1e-12)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldp_fast import reference
 from ldp_fast.losses import guided_residual, perp_neg_residual
 
-from ..support.samples import DTYPES, LAYOUTS, PREDICTIONS, sample_inputs
+from ..support import samples
 from .common import CASES, NoSync, bitwise_equal, case_id, case_inputs, check_launcher, check_output, launch_device
 
 OP = "perp_neg_residual"
@@ -54,20 +54,20 @@ def test_agrees_with_float64(case, prediction: str, poisoned: None) -> None:
     assert r.dtype == torch.float32
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", samples.PREDICTIONS)
 @pytest.mark.parametrize("order", ["uncond_first", "text_first"])
 @pytest.mark.parametrize("negatives", ["by_copy", "by_sample"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_every_convention(prediction: str, order: str, negatives: str, dtype: torch.dtype) -> None:
     """The truth converts every output to a noise before it combines them: the conversions commute with Perp-Neg."""
     options = {"prediction": prediction, "order": order, "negatives": negatives}
-    r = check_output(OP, sample_inputs(OP, shape=(3, 4, 5, 7), dtype=dtype, **options))
+    r = check_output(OP, samples.perp_neg_residual.inputs(shape=(3, 4, 5, 7), dtype=dtype, **options))
     assert r.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_any_number_of_negatives(count: int) -> None:
-    check_output(OP, sample_inputs(OP, count=count))
+    check_output(OP, samples.perp_neg_residual.inputs(count=count))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_any_number_of_negatives(count: int) -> None:
     [(stable_dreamfusion, "uncond_first", "by_copy"), (threestudio, "text_first", "by_sample")],
 )
 def test_agrees_with_the_hosts(host, order: str, negatives: str) -> None:
-    inputs = sample_inputs(OP, shape=(3, 4, 8, 8), dtype=torch.float64, guidance_scale=100.0)
+    inputs = samples.perp_neg_residual.inputs(shape=(3, 4, 8, 8), dtype=torch.float64, guidance_scale=100.0)
     w = inputs["negative_weights"].double()
     expected = host(inputs["model_output"], w, 100.0) - inputs["noise"]
     torch.testing.assert_close(perp_neg_residual(**inputs, order=order, negatives=negatives), expected)
@@ -91,7 +91,7 @@ def test_a_negative_along_the_prompt_is_taken_away_and_a_perpendicular_one_stays
 
 
 def test_without_weights_it_is_guidance_from_the_unconditional_prediction() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.perp_neg_residual.inputs()
     inputs["negative_weights"] = torch.zeros(2, 2)
     inputs["model_output"][4:] = float("nan")
     plain = guided_residual(
@@ -101,7 +101,7 @@ def test_without_weights_it_is_guidance_from_the_unconditional_prediction() -> N
 
 
 def test_a_prompt_that_changes_nothing_leaves_the_negatives_alone() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.perp_neg_residual.inputs()
     inputs["model_output"][:2] = inputs["model_output"][2:4]
     r = perp_neg_residual(**inputs)
     assert r.isfinite().all()
@@ -113,7 +113,7 @@ def test_a_prompt_that_changes_nothing_leaves_the_negatives_alone() -> None:
 
 
 def test_non_finite_elements_show_in_their_sample_only() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.perp_neg_residual.inputs()
     good = perp_neg_residual(**inputs)
     inputs["model_output"][0, 0, 0, 0] = float("nan")
     r = perp_neg_residual(**inputs)
@@ -121,20 +121,20 @@ def test_non_finite_elements_show_in_their_sample_only() -> None:
 
 
 def test_reproducible_and_without_waiting() -> None:
-    inputs = sample_inputs(OP, shape=(2, 1, 1, 5000), dtype=torch.float16, prediction="v_prediction")
+    inputs = samples.perp_neg_residual.inputs(shape=(2, 1, 1, 5000), dtype=torch.float16, prediction="v_prediction")
     with NoSync():
         first, second = perp_neg_residual(**inputs), perp_neg_residual(**inputs)
     assert bitwise_equal(first, second) and not first.requires_grad
 
 
 def test_scale_may_be_a_number_or_differ_by_sample() -> None:
-    inputs = sample_inputs(OP, guidance_scale=7.5)
+    inputs = samples.perp_neg_residual.inputs(guidance_scale=7.5)
     both = perp_neg_residual(**inputs)
     assert torch.equal(both, perp_neg_residual(**inputs | {"guidance_scale": torch.full((2,), 7.5)}))
 
 
 def test_the_projections_are_what_they_say() -> None:
-    inputs = sample_inputs(OP, dtype=torch.float64)
+    inputs = samples.perp_neg_residual.inputs(dtype=torch.float64)
     names = ("model_output", "noise", "negative_weights", "guidance_scale")
     _, projection = torch.ops.ldp_fast.perp_neg_residual(*(inputs[name].double() for name in names))
     text, uncond, *negatives = inputs["model_output"].chunk(4)
@@ -146,9 +146,9 @@ def test_the_projections_are_what_they_say() -> None:
 
 @given(
     shape=st.tuples(st.integers(0, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(1, 9)),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(LAYOUTS),
-    prediction=st.sampled_from(PREDICTIONS),
+    dtype=st.sampled_from(samples.DTYPES),
+    layout=st.sampled_from(samples.LAYOUTS),
+    prediction=st.sampled_from(samples.PREDICTIONS),
     negatives=st.sampled_from(["by_copy", "by_sample"]),
     count=st.integers(1, 3),
     seed=st.integers(0, 1000),
@@ -156,7 +156,7 @@ def test_the_projections_are_what_they_say() -> None:
 @settings(deadline=None, max_examples=20)
 def test_any_shape_dtype_and_layout(shape, dtype, layout, prediction, negatives, count, seed) -> None:
     options: dict[str, Any] = {"prediction": prediction, "negatives": negatives, "count": count}
-    check_output(OP, sample_inputs(OP, shape=shape, dtype=dtype, layout=layout, seed=seed, **options))
+    check_output(OP, samples.perp_neg_residual.inputs(shape=shape, dtype=dtype, layout=layout, seed=seed, **options))
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 16, 5, 7), (2, 1, 1, 1030), (1, 4, 64, 64)])
@@ -164,7 +164,7 @@ def test_any_shape_dtype_and_layout(shape, dtype, layout, prediction, negatives,
 def test_launcher_writes_its_outputs_and_nothing_else(shape, negatives: str) -> None:
     from ldp_fast.kernels.perp_neg_residual import perp_neg_residual as launcher
 
-    inputs = sample_inputs(OP, shape=shape, prediction="sample", device=launch_device())
+    inputs = samples.perp_neg_residual.inputs(shape=shape, prediction="sample", device=launch_device())
     names = ("model_output", "noise", "negative_weights", "guidance_scale", "noisy_latents", "alpha", "sigma")
     arguments = (*(inputs[name] for name in names), "text_first", negatives, "sample")
     fake = torch.empty_like(inputs["noise"]), torch.empty_like(inputs["negative_weights"])
@@ -194,4 +194,4 @@ def test_the_floor_of_the_kernel_is_the_references() -> None:
 )
 def test_wrong_arguments_are_named(change, error, message: str) -> None:
     with pytest.raises(error, match=message):
-        perp_neg_residual(**sample_inputs(OP) | change)
+        perp_neg_residual(**samples.perp_neg_residual.inputs() | change)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ldp_fast.losses import perturb
 
+from ..support import samples
 from ..support.gpu import MANY, needs_memory, size
-from ..support.samples import DTYPES, LAYOUTS, sample_inputs
 from .common import CASES, case_id, case_inputs, check_launcher, check_output, launch_device
 
 
@@ -22,29 +22,29 @@ def test_agrees_with_float64(case, copies: int, poisoned: None) -> None:
     assert z.dtype == inputs["latents"].dtype and not z.requires_grad
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("target", DTYPES)
+@pytest.mark.parametrize("dtype", samples.DTYPES)
+@pytest.mark.parametrize("target", samples.DTYPES)
 def test_writes_the_dtype_asked_for(dtype: torch.dtype, target: torch.dtype) -> None:
-    z = check_output("perturb", sample_inputs("perturb", dtype=dtype) | {"dtype": target, "copies": 2})
+    z = check_output("perturb", samples.perturb.inputs(dtype=dtype) | {"dtype": target, "copies": 2})
     assert z.dtype == target
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "mixed"])
 def test_memory_format_follows_the_latents(layout: str) -> None:
-    inputs = sample_inputs("perturb", layout=layout)
+    inputs = samples.perturb.inputs(layout=layout)
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert perturb(**inputs, copies=2).is_contiguous(memory_format=wanted)
 
 
 def test_copies_are_equal_and_in_order() -> None:
-    inputs = sample_inputs("perturb", shape=(3, 4, 8, 8))
+    inputs = samples.perturb.inputs(shape=(3, 4, 8, 8))
     z = perturb(**inputs, copies=3)
     for copy in z.split(3):
         assert torch.equal(copy, perturb(**inputs))
 
 
 def test_numbers_and_scalars_are_coefficients() -> None:
-    inputs = sample_inputs("perturb")
+    inputs = samples.perturb.inputs()
     for value in (0.5, torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64)):
         inputs["alpha"] = value
         z = perturb(**inputs)
@@ -53,21 +53,21 @@ def test_numbers_and_scalars_are_coefficients() -> None:
 
 
 def test_float64_is_computed_in_float64() -> None:
-    z = check_output("perturb", sample_inputs("perturb", dtype=torch.float64))
+    z = check_output("perturb", samples.perturb.inputs(dtype=torch.float64))
     assert z.dtype == torch.float64
 
 
 @given(
     shape=st.tuples(st.integers(0, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(1, 9)),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from(samples.DTYPES),
+    layout=st.sampled_from(samples.LAYOUTS),
     magnitude=st.sampled_from([1e-3, 1.0, 1e3]),
     copies=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=25)
 def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, copies, seed) -> None:
-    inputs = sample_inputs("perturb", shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
+    inputs = samples.perturb.inputs(shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
     check_output("perturb", inputs | {"copies": copies})
 
 
@@ -75,7 +75,7 @@ def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, c
 def test_launcher_writes_its_output_and_nothing_else(shape) -> None:
     from ldp_fast.kernels.perturb import perturb as launcher
 
-    inputs = sample_inputs("perturb", shape=shape, device=launch_device())
+    inputs = samples.perturb.inputs(shape=shape, device=launch_device())
     out = inputs["latents"].new_empty((2 * shape[0], *shape[1:]))
     (result,) = check_launcher(launcher, out, (*inputs.values(), 2))
     assert torch.equal(result, perturb(**inputs, copies=2))
@@ -99,7 +99,7 @@ def test_launcher_writes_its_output_and_nothing_else(shape) -> None:
 )
 def test_wrong_arguments_are_named(change, error, message: str) -> None:
     with pytest.raises(error, match=message):
-        perturb(**sample_inputs("perturb") | change)
+        perturb(**samples.perturb.inputs() | change)
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ from ldp_fast.ops import _library
 from ldp_fast.reference.hash_grid import GridLayout
 from ldp_fast.reference.latent_field import FieldArguments, FieldNetwork
 
-from ..support.samples import OPERATORS, sample_arguments, sample_inputs
+from ..support import samples
 from .common import interpreting
 
 NAMES = (
@@ -36,13 +36,13 @@ NAMES = (
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name: str, dtype: torch.dtype) -> None:
-    for arguments in sample_arguments(name, dtype=dtype):
+    for arguments in samples.argument_tuples(name, dtype=dtype):
         torch.library.opcheck(getattr(torch.ops.ldp_fast, name).default, arguments)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_functions_promise_the_real_strides(name: str) -> None:
-    for arguments in sample_arguments(name):
+    for arguments in samples.argument_tuples(name):
         results = getattr(torch.ops.ldp_fast, name)(*arguments)
         promised = _library.OPERATORS[name].fake(*arguments)
         pairs = zip(results, promised, strict=True) if isinstance(results, tuple) else [(results, promised)]
@@ -58,11 +58,11 @@ def test_every_other_operator_is_checked_in_a_file_of_its_own(name: str) -> None
     assert any("opcheck" in text and re.search(rf"\b{name}\b", text) for text in texts)
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 def test_meta_tensors_have_shapes_only(op: str) -> None:
-    inputs = sample_inputs(op)
+    inputs = samples.inputs(op)
     real = getattr(losses, op)(**inputs)
-    meta = getattr(losses, op)(**sample_inputs(op, device="meta"))
+    meta = getattr(losses, op)(**samples.inputs(op, device="meta"))
     real, meta = (x[0] if isinstance(x, tuple) else x for x in (real, meta))
     assert meta.device.type == "meta" and (meta.shape, meta.dtype) == (real.shape, real.dtype)
 
@@ -74,7 +74,7 @@ def test_reloading_a_module_replaces_its_functions_and_registers_nothing_twice()
     importlib.reload(_library)
     importlib.reload(perturb)
     assert _library.OPERATORS.keys() == before.keys()
-    assert losses.perturb(**sample_inputs("perturb")).shape == (2, 4, 8, 8)
+    assert losses.perturb(**samples.perturb.inputs()).shape == (2, 4, 8, 8)
 
 
 def test_another_schema_for_a_known_name_is_an_error() -> None:
@@ -105,17 +105,17 @@ def test_backend_by_setting_and_device(monkeypatch, setting, device, double, int
 def test_an_unknown_backend_is_named(monkeypatch) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", "cuda")
     with pytest.raises(ValueError, match="LDP_FAST_BACKEND: expected one of auto, reference, triton, got 'cuda'"):
-        losses.perturb(**sample_inputs("perturb"))
+        losses.perturb(**samples.perturb.inputs())
 
 
 def test_the_kernels_on_cpu_tensors_need_the_interpreter(monkeypatch) -> None:
     monkeypatch.setenv("LDP_FAST_BACKEND", "triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(RuntimeError, match="expected TRITON_INTERPRET=1"):
-        losses.perturb(**sample_inputs("perturb"))
+        losses.perturb(**samples.perturb.inputs())
 
 
-@pytest.mark.parametrize("op", OPERATORS)
+@pytest.mark.parametrize("op", samples.OPERATORS)
 def test_the_chosen_backend_is_the_one_that_runs(op: str, monkeypatch) -> None:
     """No silent fallback: with the kernels chosen the reference is not called, and the other way round."""
     name = op.removesuffix("_loss")
@@ -129,11 +129,11 @@ def test_the_chosen_backend_is_the_one_that_runs(op: str, monkeypatch) -> None:
     original = operator.reference
     monkeypatch.setattr(operator, "reference", spy)
     monkeypatch.setenv("LDP_FAST_BACKEND", "reference")
-    getattr(losses, op)(**sample_inputs(op))
+    getattr(losses, op)(**samples.inputs(op))
     assert called == ["reference"]
     if interpreting():
         monkeypatch.setenv("LDP_FAST_BACKEND", "triton")
-        getattr(losses, op)(**sample_inputs(op))
+        getattr(losses, op)(**samples.inputs(op))
         assert called == ["reference"]
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from ldp_fast.losses import residual_latents
 
-from ..support import naive
-from ..support.samples import DTYPES, LAYOUTS, sample_inputs
+from ..support import naive, samples
 from .common import CASES, case_id, case_inputs, check_gradient, check_launcher, check_output, launch_device
 
 OP = "residual_latents"
@@ -26,7 +25,7 @@ def test_agrees_with_float64_forward_and_backward(case, poisoned: None) -> None:
 
 def test_the_one_line_oracle_for_one_plus_alpha() -> None:
     """The right value and the right derivative, by autograd alone."""
-    inputs = sample_inputs(OP, dtype=torch.float64)
+    inputs = samples.residual_latents.inputs(dtype=torch.float64)
     v, r, alpha = inputs["latents"].requires_grad_(), inputs["residual"], inputs["alpha"]
     a = alpha.double()[:, None, None, None]
     oracle = (1 + a) * v - (a * v).detach() + r.detach()
@@ -37,7 +36,7 @@ def test_the_one_line_oracle_for_one_plus_alpha() -> None:
 
 
 def test_the_gradient_is_the_incoming_one_times_one_plus_alpha() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.residual_latents.inputs()
     v = inputs["latents"].requires_grad_()
     incoming = torch.randn_like(v)
     (grad,) = torch.autograd.grad(residual_latents(**inputs), v, incoming)
@@ -45,7 +44,7 @@ def test_the_gradient_is_the_incoming_one_times_one_plus_alpha() -> None:
 
 
 def test_the_residual_gets_no_gradient() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.residual_latents.inputs()
     v, r = inputs["latents"].requires_grad_(), inputs["residual"].requires_grad_()
     residual_latents(v, r, inputs["alpha"]).sum().backward()
     assert v.grad is not None and r.grad is None
@@ -53,7 +52,7 @@ def test_the_residual_gets_no_gradient() -> None:
 
 
 def test_a_float32_residual_is_added_before_rounding() -> None:
-    inputs = sample_inputs(OP, dtype=torch.float16)
+    inputs = samples.residual_latents.inputs(dtype=torch.float16)
     r = torch.randn(2, 4, 8, 8)
     updated = residual_latents(inputs["latents"], r, 0.5)
     assert torch.equal(updated, (inputs["latents"].float() + r).half())
@@ -69,7 +68,7 @@ def test_gradients_that_arrive_expanded_or_transposed() -> None:
 
 
 def test_differentiating_twice_is_an_error() -> None:
-    inputs = sample_inputs(OP)
+    inputs = samples.residual_latents.inputs()
     v = inputs["latents"].requires_grad_()
     (grad,) = torch.autograd.grad(residual_latents(**inputs).square().sum(), v, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once, not twice"):
@@ -78,14 +77,14 @@ def test_differentiating_twice_is_an_error() -> None:
 
 @given(
     shape=st.tuples(st.integers(0, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(1, 9)),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from(samples.DTYPES),
+    layout=st.sampled_from(samples.LAYOUTS),
     magnitude=st.sampled_from([1e-2, 1.0, 1e2]),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=25)
 def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, seed) -> None:
-    inputs = sample_inputs(OP, shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
+    inputs = samples.residual_latents.inputs(shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
     check_output(OP, inputs)
     check_gradient(OP, inputs, naive.residual_latents)
 
@@ -94,7 +93,7 @@ def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, s
 def test_launchers_write_their_output_and_nothing_else(shape) -> None:
     from ldp_fast.kernels import residual_latents as kernels
 
-    inputs = sample_inputs(OP, shape=shape, device=launch_device())
+    inputs = samples.residual_latents.inputs(shape=shape, device=launch_device())
     (result,) = check_launcher(kernels.residual_latents, torch.empty_like(inputs["latents"]), tuple(inputs.values()))
     assert torch.equal(result, residual_latents(**inputs))
     check_launcher(kernels.residual_latents_backward, torch.empty_like(result), (inputs["residual"], inputs["alpha"]))
@@ -110,4 +109,4 @@ def test_launchers_write_their_output_and_nothing_else(shape) -> None:
 )
 def test_wrong_arguments_are_named(change, error, message: str) -> None:
     with pytest.raises(error, match=message):
-        residual_latents(**sample_inputs(OP) | change)
+        residual_latents(**samples.residual_latents.inputs() | change)

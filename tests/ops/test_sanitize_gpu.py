@@ -11,28 +11,21 @@ from torch import Tensor
 
 from ldp_fast.ops import _library
 
-from ..support.samples import sample_arguments
-from ..support.samples_composite import sample_backward, sample_rays
-from ..support.samples_fused_adam import sample_adam
-from ..support.samples_group_norm_silu import sample_norm_arguments
-from ..support.samples_hash_grid import GRIDS
-from ..support.samples_hash_grid import arguments as grid_arguments
-from ..support.samples_latent_field import FIELDS, backward_arguments, forward_arguments, sample
-from ..support.samples_march import march_inputs, occupancy_inputs
+from ..support import samples
 
 OPS = torch.ops.ldp_fast
 SHAPE = (2, 4, 4, 4)
 
 
 def grid(name: str) -> Any:
-    return grid_arguments(name, GRIDS["hashed"], size=20, count=17)
+    return samples.hash_grid.arguments(name, samples.hash_grid.GRIDS["hashed"], size=20, count=17)
 
 
 def field(backward: bool) -> Any:
-    made = sample(FIELDS["latent_nerf"], 20, count=17)
+    made = samples.latent_field.inputs(samples.latent_field.FIELDS["latent_nerf"], 20, count=17)
     if not backward:
-        return forward_arguments(made)
-    return backward_arguments(made, OPS.latent_field(*forward_arguments(made))[2])
+        return samples.latent_field.arguments(made)
+    return samples.latent_field.backward_arguments(made, OPS.latent_field(*samples.latent_field.arguments(made))[2])
 
 
 def features() -> Any:
@@ -46,16 +39,16 @@ def features_backward() -> Any:
 
 
 def cells() -> Any:
-    found, positions = OPS.occupancy_samples(*occupancy_inputs(uniform=20, occupied=20).values())
-    return occupancy_inputs()["ema"], found, positions.norm(dim=-1), 0.9
+    found, positions = OPS.occupancy_samples(*samples.occupancy.inputs(uniform=20, occupied=20).values())
+    return samples.occupancy.inputs()["ema"], found, positions.norm(dim=-1), 0.9
 
 
 CASES: dict[str, Callable[[], Any]] = {
-    **{name: lambda name=name: sample_arguments(name, shape=SHAPE)[-1] for name in (
+    **{name: lambda name=name: samples.argument_tuples(name, shape=SHAPE)[-1] for name in (
         "combine_gradients", "guided_residual", "latent_kl", "latent_kl_backward", "perp_neg_residual", "perturb",
         "residual_latents", "residual_latents_backward", "score_distillation", "score_distillation_backward",
     )},
-    **{name: lambda name=name: sample_norm_arguments(name)[1] for name in (
+    **{name: lambda name=name: samples.group_norm_silu.argument_tuples(name)[1] for name in (
         "group_norm_moments", "group_norm_silu", "group_norm_silu_backward",
     )},
     **{name: lambda name=name: grid(name) for name in (
@@ -65,15 +58,15 @@ CASES: dict[str, Callable[[], Any]] = {
     "latent_field": lambda: field(False),
     "latent_field_backward": lambda: field(True),
     "latent_field, half": lambda: (*field(False)[:-1], True),
-    "composite": lambda: tuple(sample_rays((5, 0, 40)).values()),
-    "composite_backward": lambda: sample_backward(sample_rays((5, 0, 40))),
+    "composite": lambda: tuple(samples.composite.inputs((5, 0, 40)).values()),
+    "composite_backward": lambda: samples.composite.backward_arguments(samples.composite.inputs((5, 0, 40))),
     "feature_matching": features,
     "feature_matching_backward": features_backward,
-    "fused_adam": lambda: tuple(sample_adam(shadow=True).values()),
-    "march_rays": lambda: tuple(march_inputs(5).values()),
-    "occupancy_samples": lambda: tuple(occupancy_inputs(uniform=20, occupied=20).values()),
+    "fused_adam": lambda: tuple(samples.fused_adam.inputs(shadow=True).values()),
+    "march_rays": lambda: tuple(samples.march_rays.inputs(5).values()),
+    "occupancy_samples": lambda: tuple(samples.occupancy.inputs(uniform=20, occupied=20).values()),
     "occupancy_update": cells,
-    "occupancy_bits": lambda: (occupancy_inputs()["ema"], 0.3),
+    "occupancy_bits": lambda: (samples.occupancy.inputs()["ema"], 0.3),
 }  # fmt: skip
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from ldp_fast.losses import score_distillation_loss
 from ldp_fast.reference import score_distillation, score_distillation_backward
 
-from ..support import naive
-from ..support.samples import DTYPES, LAYOUTS, sample_inputs, widen
+from ..support import naive, samples
 from ..support.tolerances import GRADIENT, assert_close
 from .common import (
     CASES,
@@ -34,7 +33,7 @@ REGULAR = [case for case in CASES if math.prod(case[0]) > 0]
 def check_field(inputs: dict, upstream: float = 1.0) -> Tensor:
     """Asserts that the gradient is w r, divided by B for a mean."""
     grad = gradient(score_distillation_loss, inputs, upstream)
-    truth = upstream * naive.score_distillation_gradient(**widen(inputs))
+    truth = upstream * naive.score_distillation_gradient(**samples.widen(inputs))
     assert grad.dtype == inputs["latents"].dtype
     eager = upstream * naive.score_distillation_gradient(**inputs)
     assert_close(grad, eager, truth, factor=GRADIENT, what=f"gradient of {OP}")
@@ -50,14 +49,14 @@ def test_agrees_with_float64_forward_and_backward(case, batch_reduction: str, po
 
 
 def test_a_sample_larger_than_a_program() -> None:
-    inputs = sample_inputs(OP, shape=(1, 4, 66, 65))
+    inputs = samples.score_distillation.inputs(shape=(1, 4, 66, 65))
     check_output(OP, inputs)
     check_field(inputs)
 
 
 def test_the_gradient_is_exactly_the_field() -> None:
     """As the hosts that call latents.backward(gradient=w * r): no factor, and not the value's derivative."""
-    inputs = sample_inputs(OP)
+    inputs = samples.score_distillation.inputs()
     field = inputs["weight"][:, None, None, None] * inputs["residual"]
     assert torch.equal(gradient(score_distillation_loss, inputs | {"batch_reduction": "sum"}), field)
     assert torch.equal(gradient(score_distillation_loss, inputs), 0.5 * field)
@@ -66,7 +65,7 @@ def test_the_gradient_is_exactly_the_field() -> None:
 
 def test_it_is_the_mean_squared_error_trick_of_the_hosts() -> None:
     """stable-dreamfusion and threestudio: ½‖v − (v − w r)‖² / B has the same gradient."""
-    inputs = sample_inputs(OP, dtype=torch.float64)
+    inputs = samples.score_distillation.inputs(dtype=torch.float64)
     v, r, w = inputs["latents"].requires_grad_(), inputs["residual"], inputs["weight"].double()
     target = (v - w[:, None, None, None] * r).detach()
     host = 0.5 * torch.nn.functional.mse_loss(v, target, reduction="sum") / len(v)
@@ -76,7 +75,7 @@ def test_it_is_the_mean_squared_error_trick_of_the_hosts() -> None:
 
 
 def test_neither_residual_nor_weight_gets_a_gradient() -> None:
-    inputs = {k: t.requires_grad_() for k, t in sample_inputs(OP).items()}
+    inputs = {k: t.requires_grad_() for k, t in samples.score_distillation.inputs().items()}
     score_distillation_loss(**inputs).backward()
     assert inputs["latents"].grad is not None
     assert inputs["residual"].grad is None and inputs["weight"].grad is None
@@ -96,7 +95,7 @@ def test_an_empty_batch_is_zero() -> None:
 
 
 def test_the_result_is_the_same_from_run_to_run() -> None:
-    inputs = sample_inputs(OP, shape=(2, 4, 33, 33))
+    inputs = samples.score_distillation.inputs(shape=(2, 4, 33, 33))
     assert bitwise_equal(score_distillation_loss(**inputs), score_distillation_loss(**inputs))
 
 
@@ -112,7 +111,7 @@ def test_differentiating_twice_is_an_error() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_nonfinite_policies(bad: float) -> None:
-    inputs = sample_inputs(OP, batch_reduction="sum")
+    inputs = samples.score_distillation.inputs(batch_reduction="sum")
     clean = gradient(score_distillation_loss, inputs)
     inputs["residual"][0, 1, 2, 3] = bad
     assert not score_distillation_loss(**inputs).isfinite()
@@ -133,14 +132,14 @@ def test_nonfinite_policies(bad: float) -> None:
 
 @given(
     shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 4, 16]), st.integers(1, 9), st.integers(1, 9)),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(LAYOUTS),
+    dtype=st.sampled_from(samples.DTYPES),
+    layout=st.sampled_from(samples.LAYOUTS),
     magnitude=st.sampled_from([1e-2, 1.0, 1e2]),
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None, max_examples=25)
 def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, seed) -> None:
-    inputs = sample_inputs(OP, shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
+    inputs = samples.score_distillation.inputs(shape=shape, dtype=dtype, layout=layout, magnitude=magnitude, seed=seed)
     check_output(OP, inputs)
     check_field(inputs)
 
@@ -149,7 +148,7 @@ def test_any_shape_dtype_layout_and_magnitude(shape, dtype, layout, magnitude, s
 def test_launchers_write_their_output_and_nothing_else(shape) -> None:
     from ldp_fast.kernels import score_distillation as kernels
 
-    inputs = sample_inputs(OP, shape=shape, device=launch_device())
+    inputs = samples.score_distillation.inputs(shape=shape, device=launch_device())
     v, r, w = inputs["latents"], inputs["residual"], inputs["weight"]
     wanted = score_distillation(r, w)
     value, count = check_launcher(kernels.score_distillation, wanted, (v, r, w))
@@ -168,4 +167,4 @@ def test_launchers_write_their_output_and_nothing_else(shape) -> None:
 )
 def test_wrong_arguments_are_named(change, message: str) -> None:
     with pytest.raises(ValueError, match=f"score_distillation_loss: {message}"):
-        score_distillation_loss(**sample_inputs(OP) | change)
+        score_distillation_loss(**samples.score_distillation.inputs() | change)

@@ -36,7 +36,7 @@ def arrange(x: Tensor, layout: str) -> Tensor:
     return holder.copy_(x)
 
 
-def sample_features(
+def inputs(
     shapes: Sequence[tuple[int, int, int]] = SMALL,
     *,
     batch: int = 2,
@@ -46,8 +46,8 @@ def sample_features(
     layout_prime: str | None = None,
     scale: float = 1.0,
     requires_grad: bool = True,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Two lists of [B, C_l, H_l, W_l]; about one element in eight is the same in both."""
+) -> dict[str, list[Tensor]]:
+    """`features` and `features_prime`: lists of [B, C_l, H_l, W_l]; about one element in eight is the same in both."""
     lists: tuple[list[Tensor], list[Tensor]] = ([], [])
     for shape in shapes:
         x = (torch.randn(batch, *shape, device=device) * scale).to(dtype)
@@ -56,10 +56,10 @@ def sample_features(
         )
         for entries, value, where in zip(lists, (x, x_prime), (layout, layout_prime or layout), strict=True):
             entries.append(arrange(value, where).requires_grad_(requires_grad))
-    return lists
+    return dict(zip(("features", "features_prime"), lists, strict=True))
 
 
-def sample_halves(features: Sequence[Tensor], features_prime: Sequence[Tensor]) -> list[Tensor]:
+def halves(features: Sequence[Tensor], features_prime: Sequence[Tensor]) -> list[Tensor]:
     """The two lists as one of [2B, C_l, H_l, W_l], in the memory format of `features`."""
     channels_last = features[0].is_contiguous(memory_format=torch.channels_last)
     both = [torch.cat(pair).detach() for pair in zip(features, features_prime, strict=True)]

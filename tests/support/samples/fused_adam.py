@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def sample_adam(
+def inputs(
     shape: tuple[int, ...] = (37, 2),
     *,
     dtype: torch.dtype = torch.float32,

@@ -12,7 +12,7 @@ from torch import Tensor
 COUNTS = (0, 1, 31, 32, 33, 0, 200, 64, 2, 0)
 
 
-def sample_rays(
+def inputs(
     counts: Sequence[int] = COUNTS,
     *,
     channels: int = 4,
@@ -56,18 +56,18 @@ def sample_rays(
     }
     packed = {k: torch.cat([x, x.new_full((padding, *x.shape[1:]), float("nan"))]) for k, x in packed.items()}
     behind = torch.randn(len(counts), channels, dtype=torch.float64, generator=generator) if background else None
-    inputs: dict[str, Any] = {k: x.float().to(dtype).to(device) for k, x in packed.items()}
-    inputs["ray_offsets"] = offsets.to(device)
-    inputs["background"] = None if behind is None else behind.float().to(dtype).to(device)
+    named: dict[str, Any] = {k: x.float().to(dtype).to(device) for k, x in packed.items()}
+    named["ray_offsets"] = offsets.to(device)
+    named["background"] = None if behind is None else behind.float().to(dtype).to(device)
     for name in ("density", "values", "background"):
-        if inputs[name] is not None:
-            inputs[name].requires_grad_(requires_grad)
-    return inputs | {"early_stop": early_stop, "emptiness_scale": emptiness_scale}
+        if named[name] is not None:
+            named[name].requires_grad_(requires_grad)
+    return named | {"early_stop": early_stop, "emptiness_scale": emptiness_scale}
 
 
-def sample_backward(inputs: dict[str, Any], which: int = 63) -> tuple[Any, ...]:
+def backward_arguments(made: dict[str, Any], which: int = 63) -> tuple[Any, ...]:
     """Arguments of `torch.ops.ldp_fast.composite_backward`: bit k of `which` gives output k a gradient."""
-    arguments = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs.values())
+    arguments = tuple(x.detach() if isinstance(x, Tensor) else x for x in made.values())
     outputs = torch.ops.ldp_fast.composite(*arguments)
     grads = [
         torch.linspace(-1, 1, x.numel()).to(x).view(x.shape) if which >> k & 1 else None for k, x in enumerate(outputs)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldp_fast.reference.latent_field import FieldArguments, FieldNetwork
 
-from .samples_hash_grid import GRIDS, Grid
+from .hash_grid import GRIDS, Grid
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ FIELDS = {
 }
 
 
-def sample(
+def inputs(
     made_of: Field,
     size: int = 150,
     *,
@@ -111,11 +111,11 @@ def off_faces(made: dict[str, Any], margin: float = 1e-3) -> dict[str, Any]:
     return made | {"positions": positions}
 
 
-def forward_arguments(made: dict[str, Any], half: bool = False) -> tuple[Any, ...]:
+def arguments(made: dict[str, Any], half: bool = False) -> tuple[Any, ...]:
     """The positional arguments of `torch.ops.ldp_fast.latent_field`."""
     network = made["network"]._replace(half=half)
-    inputs = (made["positions"], made["table"], None, made["weights"], made["count"])
-    return FieldArguments(*inputs, made["layout"], made["bound"], network).pack()
+    given = (made["positions"], made["table"], None, made["weights"], made["count"])
+    return FieldArguments(*given, made["layout"], made["bound"], network).pack()
 
 
 def backward_arguments(made: dict[str, Any], encoding: Tensor, half: bool = False) -> tuple[Any, ...]:

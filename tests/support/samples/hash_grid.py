@@ -60,7 +60,7 @@ GRIDS = {
 }
 
 
-def sample(
+def inputs(
     grid: Grid,
     size: int = 37,
     *,
@@ -102,7 +102,7 @@ def sample(
 
 def arguments(name: str, grid: Grid, **options: Any) -> tuple[Any, ...]:
     """Returns the positional arguments of `torch.ops.ldp_fast.<name>`, differentiable ones requiring a gradient."""
-    made = sample(grid, **options)
+    made = inputs(grid, **options)
     positions, table, grad = (made[key].requires_grad_() for key in ("positions", "table", "grad"))
     count, layout = made["count"], made["layout"]
     if name == "hash_grid":

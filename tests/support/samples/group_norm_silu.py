@@ -9,7 +9,7 @@ from torch import Tensor
 
 import ldp_fast.ops  # noqa: F401  registers them
 
-from .samples import Shape, lay_out
+from .tensors import Shape, lay_out
 
 EPS = 1e-6
 
@@ -26,7 +26,7 @@ CASES: tuple[tuple[Shape, int], ...] = (
 )
 
 
-def sample_norm(
+def inputs(
     shape: Shape = (2, 32, 5, 7),
     *,
     dtype: torch.dtype = torch.float32,
@@ -58,7 +58,7 @@ def sample_norm(
     return images | (constants if affine else {"weight": None, "bias": None})
 
 
-def sample_signs(x: Tensor, *, nan: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:
+def signs(x: Tensor, *, nan: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Packed signs for the halves of x, of which a third are zero, and the same signs as numbers [B / 2, C, H, W].
 
     Args:
@@ -68,19 +68,19 @@ def sample_signs(x: Tensor, *, nan: bool = False, seed: int = 0) -> tuple[Tensor
     """
     generator = torch.Generator().manual_seed(seed)
     batch, channels, height, width = x.shape
-    signs = torch.randint(-1, 2, (batch // 2, height, width, channels), generator=generator).double()
+    drawn = torch.randint(-1, 2, (batch // 2, height, width, channels), generator=generator).double()
     if nan:
-        signs = torch.where(torch.rand(signs.shape, generator=generator) < 0.1, float("nan"), signs)
-    rows = torch.cat([signs, torch.zeros_like(signs)]).flatten(1).to(x.dtype).to(x.device)
+        drawn = torch.where(torch.rand(drawn.shape, generator=generator) < 0.1, float("nan"), drawn)
+    rows = torch.cat([drawn, torch.zeros_like(drawn)]).flatten(1).to(x.dtype).to(x.device)
     packed = torch.ops.ldp_fast.feature_matching([rows], [], "mean", "mean", "propagate", True)[3]
-    return packed, signs.permute(0, 3, 1, 2).to(x.device)
+    return packed, drawn.permute(0, 3, 1, 2).to(x.device)
 
 
-def sample_norm_arguments(name: str, *, dtype: torch.dtype = torch.float32) -> list[tuple[Any, ...]]:
+def argument_tuples(name: str, *, dtype: torch.dtype = torch.float32) -> list[tuple[Any, ...]]:
     """Argument tuples for `torch.ops.ldp_fast.<name>`, x requiring a gradient where there is one."""
     tuples: list[tuple[Any, ...]] = []
     for layout, silu in (("channels_last", True), ("contiguous", False)):
-        sample = sample_norm(dtype=dtype, layout=layout)
+        sample = inputs(dtype=dtype, layout=layout)
         x, affine = sample["x"], (sample["weight"], sample["bias"])
         moments = torch.ops.ldp_fast.group_norm_moments(x, 8, EPS)
         if name == "group_norm_moments":
@@ -89,5 +89,5 @@ def sample_norm_arguments(name: str, *, dtype: torch.dtype = torch.float32) -> l
             tuples += [(x.clone().requires_grad_(), *moments, *affine, silu), (x, *moments, None, None, silu)]
         else:
             tuples += [(sample["grad"], x, *moments, *affine, silu)]
-            tuples += [(sample["grad"], x, *moments, *affine, silu, sample["addend"], sample_signs(x)[0], 0.5)]
+            tuples += [(sample["grad"], x, *moments, *affine, silu, sample["addend"], signs(x)[0], 0.5)]
     return tuples

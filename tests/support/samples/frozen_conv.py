@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .samples import Shape, lay_out
+from .tensors import Shape, lay_out
 
 KINDS = ("same", "same_transposed", "upsample", "upsample_transposed")
 
@@ -22,7 +22,7 @@ def out_shape(x: Shape, out: int, kind: str) -> Shape:
     return (x[0], out, height, width)
 
 
-def sample_conv(
+def inputs(
     kind: str = "same",
     shape: Shape = (2, 16, 5, 7),
     out: int = 32,
@@ -75,13 +75,13 @@ def sample_conv(
     return moved | {"kind": kind}
 
 
-def sample_conv_arguments(*, dtype: torch.dtype = torch.float32) -> list[tuple[Any, ...]]:
-    """Argument tuples for `torch.ops.ldp_fast.frozen_conv`: every kind, bare and with everything, 16 channels and 5."""
+def argument_tuples(name: str = "frozen_conv", *, dtype: torch.dtype = torch.float32) -> list[tuple[Any, ...]]:
+    """Positional arguments of `torch.ops.ldp_fast.<name>`: every kind, bare and with everything, 16 channels and 5."""
     tuples: list[tuple[Any, ...]] = []
     for kind in KINDS:
         for channels in (16, 5):
             shape = (2, channels, 4, 3)
-            tuples.append(tuple(sample_conv(kind, shape, channels, dtype=dtype, layout="contiguous").values()))
-            everything = sample_conv(kind, shape, 2 * channels, dtype=dtype, bias=True, silu=True, addend=True)
+            tuples.append(tuple(inputs(kind, shape, channels, dtype=dtype, layout="contiguous").values()))
+            everything = inputs(kind, shape, 2 * channels, dtype=dtype, bias=True, silu=True, addend=True)
             tuples.append(tuple(everything.values()))
     return tuples
