@@ -22,8 +22,6 @@ from .support import gpu  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA device; skipped, with the reason, where there is none")
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
     # Set before anything runs: torch does not like the number changed under way.
     torch.set_num_threads(min(2, torch.get_num_threads()))
     # What some versions of torch want for deterministic matrix products, before CUDA starts.

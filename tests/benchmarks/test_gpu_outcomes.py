@@ -85,6 +85,7 @@ def test_a_file_that_lacks_a_package_takes_nothing_else_with_it(tmp_path: Path, 
     assert "no_such_package" in why
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_has_written_its_report(tmp_path: Path) -> None:
     text = "import time\ndef test_a(): pass\ndef test_b(): time.sleep(60)\n"
     folder, report = tmp_path / "things", tmp_path / "report.xml"

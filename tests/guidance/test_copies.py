@@ -94,7 +94,7 @@ class Steps(torch.utils.data.Dataset):
         return gradient(*self.inputs)
 
 
-@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_of_a_data_loader(context: str) -> None:
     """A data set that holds a prior, in worker processes."""
     if context not in torch.multiprocessing.get_all_start_methods():

@@ -6,14 +6,11 @@ import pathlib
 import re
 from typing import Any
 
-import pytest
-
 from ..support.models import scheduler, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "prior.md"
 
 
-@pytest.mark.slow
 def test_snippets_run(tmp_path: pathlib.Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     assert len(snippets) >= 5

@@ -182,7 +182,6 @@ def _gradient_alone(rank: int) -> Tensor:
     return model.latents.grad
 
 
-@pytest.mark.slow
 @needs_gloo
 def test_ddp_averages_the_gradients() -> None:
     grads = run_on_ranks(_train_on_one_rank)

@@ -112,7 +112,6 @@ def _train_on_one_rank(rank: int) -> tuple[list[Tensor | None], list[Tensor]]:
     return grads, [p.detach() for p in renderer.parameters()]
 
 
-@pytest.mark.slow
 @needs_gloo
 def test_ddp_averages_the_views() -> None:
     grads, stepped = zip(*run_on_ranks(_train_on_one_rank), strict=True)

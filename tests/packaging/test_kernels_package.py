@@ -41,21 +41,18 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return python, checkout
 
 
-@pytest.mark.slow
 def test_from_another_folder(installed: tuple[Path, Path], tmp_path: Path) -> None:
     python, _ = installed
     done = run([str(python), "-c", CHECK], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 def test_from_the_repository_root(installed: tuple[Path, Path]) -> None:
     python, checkout = installed
     done = run([str(python), "-c", CHECK], cwd=checkout)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["prepend", "importlib"])
 def test_under_pytest_from_the_repository_root(installed: tuple[Path, Path], mode: str) -> None:
     python, checkout = installed
@@ -66,7 +63,6 @@ def test_under_pytest_from_the_repository_root(installed: tuple[Path, Path], mod
     assert "1 passed" in done.stdout
 
 
-@pytest.mark.slow
 def test_installs_nothing_but_ldp_fast(installed: tuple[Path, Path]) -> None:
     python, _ = installed
     command = "import importlib.metadata as m; print(*m.distribution('ldp-fast').files, sep='\\n')"
@@ -77,7 +73,6 @@ def test_installs_nothing_but_ldp_fast(installed: tuple[Path, Path]) -> None:
     assert all(top in scripts or top.startswith(("ldp_fast", "__editable__")) for top in tops), tops
 
 
-@pytest.mark.slow
 def test_a_regular_installation_is_complete(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")
     weights = checkout / "ldp_fast" / "zoo" / "primitives" / "unet"

@@ -213,7 +213,6 @@ def test_nvcc_of_another_generation(
         assert setup.usable_nvcc(torch_cuda) == tmp_path / "bin" / "nvcc"
 
 
-@pytest.mark.slow
 def test_a_failed_requirement_fails_the_installation(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")
     python = make_environment(tmp_path / "environment")  # has no torch
