@@ -216,7 +216,8 @@ class TimestepSampler:
             TypeError: one that is no number.
         """
         try:
-            unknown = math.isnan(progress)
+            # `math.isnan` ends a graph of `torch.compile`, and every function around it would have graphs of its own.
+            unknown = progress != progress if torch.compiler.is_compiling() else math.isnan(progress)
         except TypeError:
             raise TypeError(f"progress: expected a number from 0 (start) to 1 (end), got {progress!r}") from None
         if unknown:
