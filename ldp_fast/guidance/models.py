@@ -11,7 +11,7 @@ from torch import nn
 from ..decoder.units import LatentUnits
 from ..decoder.whole import run
 from ..errors import UsageError
-from .check import bare, check_vocabularies, configured, precision_of
+from .check import bare, check_model, check_vocabularies, configured, precision_of
 from .prompts import encode_prompts, listed
 from .text import TextEmbeddings
 
@@ -37,6 +37,7 @@ class LatentDiffusionModel:
         self.tokenizer_2, self.text_encoder_2 = tokenizer_2, text_encoder_2
         self.notes = notes or {}
         self._said: set[str] = set()  # what prompts lost, once each
+        self._checked: tuple[Any, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -166,3 +167,24 @@ class LatentDiffusionModel:
         if self.vae is None:
             raise UsageError("vae: this prior was made without one")
         return self.vae
+
+    def _check_networks(self) -> None:
+        """Checks those networks, all together, of which one was replaced since this was last called."""
+        networks = (self.unet, self.vae, self.text_encoder, self.text_encoder_2)
+        if self._checked is None or any(a is not b for a, b in zip(self._checked, networks, strict=True)):
+            check_model(self)
+            self._checked = networks
+
+    def _sharing(self, **attributes: Any) -> Any:
+        """Another model that shares everything but these attributes."""
+        other = object.__new__(type(self))
+        other.__dict__.update({**self.__dict__, **attributes})
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__}
+        # What torch.compile made holds code, which has no copy: a copy has the module itself.
+        compiled = getattr(self.unet, "_orig_mod", None)
+        if compiled is not None:
+            state |= {"unet": compiled, "_checked": None}
+        return state

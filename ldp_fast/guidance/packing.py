@@ -277,6 +277,17 @@ def unpacked(network: nn.Module) -> nn.Module:
     return made
 
 
+def compiled(network: nn.Module, **options: Any) -> Any:
+    """`torch.compile(network, **options)` of a network without packed layers; the module itself stays as it was."""
+    plain: nn.Module = unpacked(getattr(network, "_orig_mod", network))
+    found = set(vars(plain))
+    made = torch.compile(plain, **options)
+    # torch marks its wrapper, and the mark lands on the module.
+    for name in set(vars(plain)) - found:
+        delattr(plain, name)
+    return made
+
+
 def is_channels_last(network: nn.Module) -> bool | None:
     """The layout of a network's packed convolutions; None without any."""
     return next((m.channels_last for m in network.modules() if isinstance(m, PackedConv2d)), None)

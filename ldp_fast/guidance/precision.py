@@ -27,7 +27,7 @@ from . import packing
 from .inputs import check_latents, draw_noise
 from .presets import PriorSettings
 from .schedule import TimestepSampler
-from .step import Step
+from .terms import Step
 from .text import TextEmbeddings
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class _Bench:
             return _Measured(candidate, {"unet": network})
 
         def residual(prior: LatentDiffusionPrior, t: int) -> torch.Tensor:
-            return self._without_matching(prior, t).residual
+            return self._step(prior, t).residual
 
         return self._search(
             here,
@@ -205,7 +205,7 @@ class _Bench:
     def search_decoder(self, dtypes: Sequence[torch.dtype], dtype: Any) -> _Found:
         """Every precision, judged by the gradients of feature matching on the same v and v′."""
         prior, decoder = self.prior, self.prior.decoder
-        steps = {t: self._without_matching(prior, t) for t in self.timesteps}
+        steps = {t: self._step(prior, t) for t in self.timesteps}
         moved = {t: residual_latents(self.latents.to(s.residual.dtype), s.residual, s.alpha) for t, s in steps.items()}
         here = Candidate("decoder", torch.float32, False, math.inf, 0.0)
 
@@ -235,12 +235,11 @@ class _Bench:
         made = _converted(unet, candidate.dtype, candidate.channels_last)
         if candidate.packed:
             prior = self.prior._sharing(unet=made)
-            packing.pack(made, candidate.channels_last, lambda: self._without_matching(prior, self.timesteps[0]))
+            packing.pack(made, candidate.channels_last, lambda: self._step(prior, self.timesteps[0]))
         return made
 
-    def _without_matching(self, prior: LatentDiffusionPrior, t: int) -> Step:
-        alone = prior._sharing(settings=dataclasses.replace(prior.settings, lambda_fm=0.0))
-        return alone._evaluate(self.latents, self.text, t, self.noise, None, 0.0)
+    def _step(self, prior: LatentDiffusionPrior, t: int) -> Step:
+        return prior._evaluate(self.latents, self.text, t, self.noise, None, 0.0)
 
     def _gradient(self, prior: LatentDiffusionPrior, t: int) -> torch.Tensor:
         return prior.gradient(self.latents, self.text, timesteps=t, noise=self.noise)[0]

@@ -10,20 +10,20 @@ from torch import nn
 
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
-from ..losses.functional import GradientStatistics, combine_gradients, latent_kl_loss, score_distillation_loss
-from . import packing
+from . import packing, terms
 from .capture import CapturedStep
-from .check import check_model, check_pipe
+from .check import check_pipe
 from .inputs import Timesteps
 from .loading import components_of, embedded_models, load_components, usable
 from .lora import Lora
 from .models import LatentDiffusionModel
-from .outputs import PriorOutput, PriorStatistics, ScaleGradient, WithGradient
+from .outputs import PriorOutput, PriorStatistics
 from .precision import TOLERANCE, Precision, optimised
 from .presets import PriorSettings, apply_changes, find_preset
 from .read_from import ReadFrom
 from .schedule import Schedule
-from .step import Step, evaluate
+from .step import evaluate
+from .terms import Step
 from .text import TextEmbeddings
 
 
@@ -85,7 +85,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         _ = self.schedule
         self._decoder, self._decoder_given = decoder, decoder is not None
         self.precision: Precision | None = None
-        self._check()
+        self._check_networks()
         if self.settings.lambda_fm != 0 and vae is not None:
             # Now and not in the first step: a VAE of another kind is refused here, and comparing waits for the device.
             _ = self.decoder
@@ -183,20 +183,6 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             other._decoder = None
         return other
 
-    def _sharing(self, **attributes: Any) -> Any:
-        """Another prior that shares everything but these attributes."""
-        other = object.__new__(type(self))
-        other.__dict__.update({**self.__dict__, **attributes})
-        return other
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__}
-        # What torch.compile made holds code, which has no copy: a copy has the module itself.
-        compiled = getattr(self.unet, "_orig_mod", None)
-        if compiled is not None:
-            state |= {"unet": compiled, "_checked": (None,) * len(self._checked)}
-        return state
-
     def capture(
         self,
         latents: torch.Tensor,
@@ -228,13 +214,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         Everything else is shared; the UNet itself is not changed, and text encoder and decoder run as they are. With
         `capture`, leave out options that make CUDA graphs of their own (`mode="reduce-overhead"`).
         """
-        unet: nn.Module = packing.unpacked(getattr(self.unet, "_orig_mod", self.unet))
-        found = set(vars(unet))
-        compiled = torch.compile(unet, **options)
-        # torch marks its wrapper, and the mark lands on the module.
-        for name in set(vars(unet)) - found:
-            delattr(unet, name)
-        return self._sharing(unet=compiled)
+        return self._sharing(unet=packing.compiled(self.unet, **options))
 
     def optimise(
         self,
@@ -297,25 +277,10 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         Returns:
             The scalars, on the graph of `latents`; under `no_grad` their values only.
         """
-        s, v = self.settings, latents
-        wants_gradient = torch.is_grad_enabled() and v.requires_grad
-        step = self._evaluate(v.detach(), text, timesteps, noise, generator, progress, gradients=wants_gradient)
-        reduce: dict[str, Any] = {"batch_reduction": s.batch_reduction, "nonfinite": s.nonfinite}
-        balance = step.balance(self.settings)
-        lsd = score_distillation_loss(v, step.residual, step.weight, **reduce)
-        kl = latent_kl_loss(v, **reduce)
-        if s.scale != "literal":
-            # Same value, N times the gradient: Eq. 3 counted per element, as LSD is.
-            kl = ScaleGradient.apply(kl, v.shape[1:].numel())
-        fm = _reduce(step.fm_levels.sum(0), s.batch_reduction)
-        if step.grad_v is not None and step.grad_v_prime is not None:
-            alone, _ = self._combine_terms(step, balance, 0.0, 0.0)
-            fm = WithGradient.apply(v, fm, alone)
-        _, statistics = self._combine(step, balance)
-        # A weight of zero switches a term off, even one that is not finite, as it does in gradient mode.
-        weighted = [(s.lambda_fm, fm), (s.lambda_kl, kl), (s.lambda_lsd, lsd)]
-        loss = sum((weight * term for weight, term in weighted if weight != 0), torch.zeros_like(lsd.detach()))
-        return PriorOutput(loss, lsd, fm, kl, statistics)
+        wanted = torch.is_grad_enabled() and latents.requires_grad
+        step = self._evaluate(latents.detach(), text, timesteps, noise, generator, progress)
+        matching = terms.match(self.settings, lambda: self.decoder, step, gradients=wanted)
+        return terms.loss(self.settings, latents, step, matching)
 
     @torch.no_grad()
     def gradient(
@@ -336,56 +301,9 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             g, float32 `[B, C, H, W]` (float64 for float64 latents), and the statistics.
         """
         step = self._evaluate(latents.detach(), text, timesteps, noise, generator, progress)
-        return self._combine(step, step.balance(self.settings))
+        return terms.gradient(self.settings, step, terms.match(self.settings, lambda: self.decoder, step))
 
-    @torch.no_grad()
-    def _combine_terms(
-        self, step: Step, lambda_fm: torch.Tensor | float, lambda_kl: float, lambda_lsd: float
-    ) -> tuple[torch.Tensor, GradientStatistics]:
-        """Eq. 2–4 on the scale, with the reduction and the policy of the settings: the one place that knows them."""
-        s = self.settings
-        return combine_gradients(
-            step.latents,
-            step.residual,
-            step.grad_v,
-            step.grad_v_prime,
-            step.alpha,
-            step.weight,
-            lambda_fm=lambda_fm,
-            lambda_kl=lambda_kl,
-            lambda_lsd=lambda_lsd,
-            scale="literal" if s.scale == "literal" else "latent",
-            batch_reduction=s.batch_reduction,
-            nonfinite=s.nonfinite,
-        )
-
-    def _combine(self, step: Step, balance: torch.Tensor | float) -> tuple[torch.Tensor, PriorStatistics]:
-        s = self.settings
-        gradient, terms = self._combine_terms(step, s.lambda_fm * balance, s.lambda_kl, s.lambda_lsd)
-        return gradient, PriorStatistics(
-            timesteps=step.timesteps,
-            alpha=step.alpha,
-            terms=terms._asdict(),
-            fm=step.fm_levels.sum(0),
-            fm_levels=step.fm_levels,
-            fm_nonfinite=step.fm_nonfinite,
-            levels=self.decoder.levels if len(step.fm_levels) else (),
-            outside=step.outside,
-        )
-
-    def _evaluate(self, *arguments: Any, gradients: bool = True) -> Step:
-        """Runs the networks, see `step.evaluate`; those that were replaced since are checked first."""
-        if any(a is not b for a, b in zip(self._checked, self._networks(), strict=True)):
-            self._check()
-        return evaluate(self, *arguments, gradients=gradients)
-
-    def _networks(self) -> tuple[Any, ...]:
-        return self.unet, self.vae, self.text_encoder, self.text_encoder_2
-
-    def _check(self) -> None:
-        check_model(self)
-        self._checked = self._networks()
-
-
-def _reduce(values: torch.Tensor, batch_reduction: str) -> torch.Tensor:
-    return values.mean() if batch_reduction == "mean" and len(values) else values.sum()
+    def _evaluate(self, *arguments: Any) -> Step:
+        """Runs the UNet, see `step.evaluate`; networks that were replaced since are checked first."""
+        self._check_networks()
+        return evaluate(self, *arguments)

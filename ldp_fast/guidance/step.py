@@ -1,13 +1,12 @@
-"""One evaluation of the frozen networks: what both modes, and every scale, are computed from."""
+"""One evaluation of the frozen UNet: what both modes, and every scale, are computed from."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..losses.functional import guided_residual, perturb, residual_latents
+from ..losses.functional import guided_residual, perturb
 from .check import bare, check_hidden, wanted_by
 from .inputs import (
     Timesteps,
@@ -19,60 +18,12 @@ from .inputs import (
     conditions,
     draw_noise,
 )
-from .presets import PriorSettings
 from .schedule import TimestepSampler
+from .terms import Step
 from .text import TextEmbeddings
 
 if TYPE_CHECKING:
     from .prior import LatentDiffusionPrior
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What the networks gave for v, t and ε.
-
-    Attributes:
-        latents: v, `[B, C, H, W]`.
-        residual: r = ε̂ − ε.
-        alpha: α_t, `[B]`.
-        weight: w(t), `[B]`.
-        timesteps: t, `[B]`.
-        grad_v: gradient of each sample's feature matching on v; None without feature matching.
-        grad_v_prime: the same on v′, without the factor 1 + α_t.
-        fm_levels: L_FM by level and sample, `[L, B]`; empty without feature matching.
-        fm_nonfinite: non-finite differences, the same.
-        outside: which t were clamped, see `PriorStatistics`.
-    """
-
-    latents: torch.Tensor
-    residual: torch.Tensor
-    alpha: torch.Tensor
-    weight: torch.Tensor
-    timesteps: torch.Tensor
-    grad_v: torch.Tensor | None
-    grad_v_prime: torch.Tensor | None
-    fm_levels: torch.Tensor
-    fm_nonfinite: torch.Tensor
-    outside: torch.Tensor | None = None
-
-    @torch.no_grad()
-    def balance(self, settings: PriorSettings) -> torch.Tensor | float:
-        """What λ1 is multiplied by: 0 without feature matching, 1 on the scales `latent` and `literal`.
-
-        On `balanced` ‖w r‖ / (L ‖N·dL_FM/dv‖) of each sample, `[B]`, L levels: λ1 / L is then the ratio to score
-        distillation.
-        """
-        if self.grad_v is None or self.grad_v_prime is None:
-            return 0.0
-        if settings.scale != "balanced":
-            return 1.0
-        matching = self.grad_v + (1 + self.alpha)[:, None, None, None] * self.grad_v_prime
-        distillation = self.weight[:, None, None, None] * self.residual
-        if settings.nonfinite == "zero":
-            matching, distillation = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (matching, distillation))
-        size = matching.flatten(1).norm(dim=1) * (matching[0].numel() * len(self.fm_levels))
-        ratio = distillation.flatten(1).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
-        return torch.where(size == 0, torch.zeros_like(ratio), ratio)
 
 
 @torch.no_grad()
@@ -84,10 +35,8 @@ def evaluate(
     noise: torch.Tensor | None,
     generator: torch.Generator | None,
     progress: float,
-    *,
-    gradients: bool = True,
 ) -> Step:
-    """Draws what is not given, then runs the UNet and, where λ1 is not 0, the decoder."""
+    """Draws what is not given, then runs the UNet."""
     s = prior.settings
     check_text(text)
     check_generator(generator)
@@ -108,20 +57,7 @@ def evaluate(
     alpha, sigma = schedule.gather(timesteps)
     weight = schedule.weight(timesteps, s.weighting)
     residual = _residual(prior, latents, text, schedule.network_time(timesteps), noise, alpha, sigma)
-    grad_v = grad_v_prime = None
-    levels = nonfinite = torch.zeros(0, batch, device=device)
-    if s.lambda_fm != 0 and batch > 0:
-        _, grad_v, grad_v_prime, found = prior.decoder.feature_matching(
-            latents,
-            residual_latents(latents.to(residual.dtype), residual, alpha),
-            norm="sum" if s.scale == "literal" else "mean",
-            batch_reduction="sum",
-            nonfinite=s.nonfinite,
-            gradients=gradients,
-            return_statistics=True,
-        )
-        levels, nonfinite = found.level_values, found.nonfinite
-    return Step(latents, residual, alpha, weight, timesteps, grad_v, grad_v_prime, levels, nonfinite, outside)
+    return Step(latents, residual, alpha, weight, timesteps, outside)
 
 
 def _residual(

@@ -7,9 +7,10 @@ A host's step is always the same five moves, and an adapter says only how its ho
    `.weight(t, "dreamfusion")`; a host with noise levels (SJC) computes α = 1/√(1 + σ²) itself;
 3. `predict_residual(v, ε, α, σ, network, …)`: noising, the host's network as a closure, guidance in the host's order
    and definition, the difference r = ε̂ − ε. A host that has r already skips this;
-4. `HostLosses(…)`: LSD exactly as the host weighs it, FM and KL on the scale `latent` (docs/mathematics.md). Called, it
-   returns scalars on the graph (loss mode: for hosts that add losses up, correct under a GradScaler); `.gradient`
-   returns dL/dv without a graph (gradient mode: for hosts that call `latents.backward(gradient=g)`);
+4. `HostLosses(…)`: the prior's terms (`guidance/terms.py`) with the host's clip and with what the host distils, LSD
+   exactly as the host weighs it, FM and KL on the scale `latent` (docs/mathematics.md). Called, it returns scalars on
+   the graph (loss mode: for hosts that add losses up, correct under a GradScaler); `.gradient` returns dL/dv without a
+   graph (gradient mode: for hosts that call `latents.backward(gradient=g)`);
 5. `install(guidance, "train_step")`, where the host's object keeps everything else that it has.
 
 Arithmetic is float32 whatever the network's precision, also under an enclosing autocast. Nothing here waits for the
@@ -29,20 +30,11 @@ from torch import Tensor
 
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
-from ..guidance import PriorOutput, PriorStatistics
+from ..guidance import PriorOutput, PriorStatistics, terms
 from ..guidance.check import check_hooks
-from ..guidance.outputs import ScaleGradient, WithGradient
 from ..guidance.read_from import version_of
 from ..losses import _checks
-from ..losses.functional import (
-    combine_gradients,
-    guided_residual,
-    latent_kl_loss,
-    perp_neg_residual,
-    perturb,
-    residual_latents,
-    score_distillation_loss,
-)
+from ..losses.functional import guided_residual, perp_neg_residual, perturb
 from ..ops._compiled import outside_graphs
 from ._live import Attribute, Made
 
@@ -172,6 +164,11 @@ class HostLosses:
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name}: expected one of {', '.join(choices)}; got {getattr(self, name)!r}")
 
+    @property
+    def scale(self) -> Literal["latent"]:
+        """Of the regularisers, see docs/mathematics.md: beside a host's own term the λ's have to mean the same."""
+        return "latent"
+
     def check(self) -> None:
         """Makes the decoder, where feature matching needs one, so that what cannot be served is said now.
 
@@ -242,23 +239,10 @@ class HostLosses:
             `loss` = λ1·fm + λ2·kl + λ3·lsd and the three of them, each with its gradient on the scale `latent`; the
             values are the mean-type numbers of docs/mathematics.md. With λ1 = 0, fm is 0.
         """
-        wants_gradient = torch.is_grad_enabled() and latents.requires_grad
-        step = self._evaluate(latents, residual, alpha, weight, field, regularise, gradients=wants_gradient)
-        reduce: dict[str, Any] = {"batch_reduction": self.batch_reduction, "nonfinite": self.nonfinite}
-        lsd = score_distillation_loss(latents, step.distilled, step.weight, **reduce)
-        fm, kl = torch.zeros_like(lsd.detach()), torch.zeros_like(lsd.detach())
-        if regularise:
-            # Same value, N times the gradient: Eq. 3 counted per element, as LSD is.
-            kl = ScaleGradient.apply(latent_kl_loss(latents, **reduce), latents.shape[1:].numel())
-        if len(step.fm_levels):
-            values = step.fm_levels.sum(0)
-            fm = (values.mean() if self.batch_reduction == "mean" else values.sum()).to(lsd.dtype)
-            if step.grad_v is not None:
-                alone, _ = self._combine(step, 1.0, 0.0, 0.0)
-                fm = WithGradient.apply(latents, fm, alone)
-        weighted = [(self.lambda_fm, fm), (self.lambda_kl, kl), (self.lambda_lsd, lsd)]
-        loss = sum((scale * term for scale, term in weighted if scale != 0), torch.zeros_like(lsd.detach()))
-        return PriorOutput(loss, lsd, fm, kl, self._statistics(step, timesteps, outside, self._combine_all(step)[1]))
+        wanted = torch.is_grad_enabled() and latents.requires_grad
+        step = self._step(latents, residual, alpha, weight, (timesteps, outside), field, regularise)
+        matching = terms.match(self, lambda: self.decoder, step, gradients=wanted)
+        return terms.loss(self, latents, step, matching)
 
     @torch.no_grad()
     def gradient(
@@ -280,95 +264,34 @@ class HostLosses:
         Returns:
             g, float32 (float64 for float64 latents) [B, C, H, W], and the statistics.
         """
-        step = self._evaluate(latents, residual, alpha, weight, field, regularise, gradients=True)
-        gradient, terms = self._combine_all(step)
-        return gradient, self._statistics(step, timesteps, outside, terms)
+        step = self._step(latents, residual, alpha, weight, (timesteps, outside), field, regularise)
+        return terms.gradient(self, step, terms.match(self, lambda: self.decoder, step))
 
     @torch.no_grad()
-    def _evaluate(
+    def _step(
         self,
         latents: Tensor,
         residual: Tensor,
         alpha: Tensor | float,
         weight: Tensor | float,
+        told: tuple[Tensor | None, Tensor | None],
         field: Tensor | None,
         regularise: bool,
-        *,
-        gradients: bool,
-    ) -> _Step:
-        v = latents.detach()
+    ) -> terms.Step:
+        v, r = latents.detach(), residual.detach()
         a, w = _each("alpha", alpha, v), _each("weight", weight, v)
-        distilled = (residual if field is None else field).detach()
+        distilled = r if field is None else field.detach()
         if self.clip is not None:
             distilled = w[:, None, None, None] * distilled
             bound: Any = _checks.scalar(self.clip, distilled)
-            distilled = distilled.clamp(-bound, bound)
-            w = torch.ones_like(w)
-        grad_v = grad_v_prime = None
-        levels = nonfinite = torch.zeros(0, len(v), device=v.device)
-        if regularise and self.lambda_fm != 0 and len(v) > 0:
-            _, grad_v, grad_v_prime, found = self.decoder.feature_matching(
-                v,
-                residual_latents(v.to(torch.promote_types(v.dtype, residual.dtype)), residual, a),
-                batch_reduction="sum",
-                nonfinite=self.nonfinite,
-                gradients=gradients,
-                return_statistics=True,
-            )
-            levels, nonfinite = found.level_values, found.nonfinite
-        return _Step(v, distilled, a, w, grad_v, grad_v_prime, levels, nonfinite, self.lambda_kl if regularise else 0.0)
-
-    def _combine_all(self, step: _Step) -> tuple[Tensor, Any]:
-        lambda_fm = 0.0 if step.grad_v is None else self.lambda_fm
-        return self._combine(step, lambda_fm, step.lambda_kl, self.lambda_lsd)
-
-    @torch.no_grad()
-    def _combine(self, step: _Step, lambda_fm: float, lambda_kl: float, lambda_lsd: float) -> tuple[Tensor, Any]:
-        return combine_gradients(
-            step.latents,
-            step.distilled,
-            step.grad_v,
-            step.grad_v_prime,
-            step.alpha,
-            step.weight,
-            lambda_fm=lambda_fm,
-            lambda_kl=lambda_kl,
-            lambda_lsd=lambda_lsd,
-            batch_reduction=self.batch_reduction,
-            nonfinite=self.nonfinite,
-        )
-
-    def _statistics(self, step: _Step, timesteps: Tensor | None, outside: Tensor | None, terms: Any) -> PriorStatistics:
-        batch = len(step.latents)
-        t = torch.zeros(1, dtype=torch.int64, device=step.latents.device) if timesteps is None else timesteps
-        return PriorStatistics(
-            timesteps=t.reshape(-1).expand(batch),
-            alpha=step.alpha,
-            terms=terms._asdict(),
-            fm=step.fm_levels.sum(0) if len(step.fm_levels) else step.alpha.new_zeros(batch),
-            fm_levels=step.fm_levels,
-            fm_nonfinite=step.fm_nonfinite,
-            levels=self.decoder.levels if len(step.fm_levels) else (),
-            outside=None if outside is None else outside.reshape(-1).expand(batch),
-        )
+            distilled, w = distilled.clamp(-bound, bound), torch.ones_like(w)
+        t, outside = (None if x is None else x.reshape(-1).expand(len(v)) for x in told)
+        if t is None:
+            t = torch.zeros(len(v), dtype=torch.int64, device=v.device)
+        return terms.Step(v, r, a, w, t, outside, distilled, regularise)
 
 
 def without_graph(output: PriorOutput) -> PriorOutput:
     """The same values off the graph: what is kept of a step must not keep its graph, and is copied with a host."""
     terms = {name: getattr(output, name).detach() for name in ("loss", "lsd", "fm", "kl")}
     return PriorOutput(**terms, statistics=output.statistics)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """What both modes share: one evaluation of the decoder."""
-
-    latents: Tensor
-    distilled: Tensor
-    alpha: Tensor
-    weight: Tensor
-    grad_v: Tensor | None
-    grad_v_prime: Tensor | None
-    fm_levels: Tensor
-    fm_nonfinite: Tensor
-    lambda_kl: float

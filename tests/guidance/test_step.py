@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ldp_fast.guidance import LatentDiffusionPrior, TextEmbeddings
+from ldp_fast.guidance import LatentDiffusionPrior, TextEmbeddings, terms
 
 from ..ops.common import NoSync
 from .steps import fixed, make
@@ -180,8 +179,9 @@ def test_balanced_with_a_feature_matching_gradient_of_zero(policy: str) -> None:
     """Where v′ = v there is nothing to match: the ratio is 0, not infinite."""
     prior, latents, text = make(scale="balanced", nonfinite=policy)
     step = prior._evaluate(latents, text, 300, torch.ones_like(latents), None, 0.0)
-    zero = dataclasses.replace(step, grad_v=torch.zeros_like(latents), grad_v_prime=torch.zeros_like(latents))
-    gradient, _ = prior._combine(zero, zero.balance(prior.settings))
+    matching = terms.match(prior.settings, lambda: prior.decoder, step)
+    nothing = matching._replace(grad_v=torch.zeros_like(latents), grad_v_prime=torch.zeros_like(latents))
+    gradient, _ = terms.gradient(prior.settings, step, nothing)
     assert torch.isfinite(gradient).all()
 
 
