@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import ldp_fast.integrations.tinycudann as tcnn
+import ldp_fast.tinycudann as tcnn
 
 
 def test_frequency() -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-import ldp_fast.integrations.tinycudann as tcnn
+import ldp_fast.tinycudann as tcnn
 
 from .hosts import checkout, imported
 from .test_tinycudann import HASH, MLP

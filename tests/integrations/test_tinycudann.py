@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import ldp_fast.integrations.tinycudann as tcnn
+import ldp_fast.tinycudann as tcnn
 from ldp_fast.nerf import HashGrid
 
 HASH = {
@@ -336,11 +336,20 @@ def test_hosts_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)  # put back afterwards, whatever install does
     assert tcnn.install() is tcnn
     host = importlib.import_module("tinycudann")
+    assert importlib.import_module("tinycudann.modules").Encoding is host.Encoding
     encoding = host.Encoding(3, {**HASH, "start_level": 1}, dtype=torch.float32)
     network = host.Network(n_input_dims=encoding.n_output_dims, n_output_dims=3, network_config=MLP)
     assert network(encoding(torch.rand(5, 3))).shape == (5, 3)
     host.free_temporary_memory()
     assert host.supports_jit_fusion() is False
+
+
+def test_the_old_name_is_the_same_package() -> None:
+    import ldp_fast.integrations.tinycudann as by_path
+    from ldp_fast.integrations import tinycudann as by_name
+
+    assert by_path is by_name is tcnn is sys.modules["ldp_fast.integrations.tinycudann"]
+    assert pickle.loads(pickle.dumps(by_name.Encoding)) is tcnn.Encoding
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Imports go one way (docs/architecture.md): every import of ours, in every file, points downwards.
 
-cli → apps → {integrations, zoo} → metrics → guidance → {decoder, nerf} → losses → ops → {reference, kernels, _C}
+cli → apps → {integrations, zoo} → metrics → {guidance, tinycudann} → {decoder, nerf}
+→ losses → ops → {reference, kernels, _C}
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LAYERS = (
     {"ops"},
     {"losses"},
     {"decoder", "nerf"},
-    {"guidance"},
+    {"guidance", "tinycudann"},
     {"metrics"},
     {"integrations", "zoo"},
     {"apps", "env_report"},

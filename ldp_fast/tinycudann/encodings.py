@@ -1,4 +1,4 @@
-"""tiny-cuda-nn's encodings as functions of inputs and a flat parameter vector; `tinycudann` makes modules of them.
+"""tiny-cuda-nn's encodings as functions of inputs and a flat parameter vector; `modules` makes modules of them.
 
 Three-dimensional grids are `torch.ops.ldp_fast.hash_grid`; all the rest is plain torch. An encoding may be padded to a
 width: grids are padded with zeros behind the features, spherical harmonics with ones before theirs, all others with
