@@ -1,63 +1,16 @@
-"""What the adapters share that put a step of ours into an object of the host's."""
+"""What a host's object has to have, and how a step of ours is put into it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from ..errors import UsageError
-from ..guidance import Schedule
 from ..guidance.check import check_unet, wanted_by
-from ._core import HostLosses
-from ._live import Attribute, LiveSchedule
 
 STABLE_DIFFUSION = 0.18215  # the scaling factor of its VAEs, 1.x and 2.x
-
-
-class HostGuidance:
-    """A host's object, and the losses with which its step is made; everything of the host's is read at every step.
-
-    A copy of the host (`copy.deepcopy`, torch's `AveragedModel`, a pickle) takes its guidance along, and that computes
-    with the copy's modules.
-
-    Args:
-        host: the host's object.
-        lambda_fm: λ1.
-        lambda_kl: λ2.
-        lambda_lsd: λ3.
-        **options: of `HostLosses`.
-
-    Raises:
-        UsageError: an object that is not the host's, a UNet that wants more than hosts tell it, an option out of its
-            range, or a VAE that feature matching cannot work with.
-    """
-
-    #: Dotted names that the host has to have.
-    NEEDS: ClassVar[tuple[str, ...]] = ()
-    #: The name under which the host has its autoencoder.
-    VAE: ClassVar[str] = "vae"
-    #: The name of its method that encodes images.
-    ENCODE: ClassVar[str] = "encode_imgs"
-
-    def __init__(self, host: Any, lambda_fm: float, lambda_kl: float, lambda_lsd: float, **options: Any):
-        require(host, "unet", self.VAE, "scheduler.alphas_cumprod", *self.NEEDS)
-        check_network(host.unet)
-        self.host = host
-        self.losses = HostLosses(Attribute(host, self.VAE), lambda_fm, lambda_kl, lambda_lsd, **options)
-        self._schedule = LiveSchedule(host)
-        self._schedule.read("cpu")
-        self.losses.check()
-
-    def schedule(self, device: torch.device) -> Schedule:
-        """α_t, σ_t and w(t) of the host's scheduler, as it is now."""
-        return self._schedule.read(device)
-
-    def check_units(self) -> None:
-        """To be called before the host's own encoding is: see `check_units`."""
-        if self.losses.lambda_fm != 0:
-            check_units(getattr(self.host, self.VAE), getattr(self.host, self.ENCODE, None))
 
 
 def check_network(unet: Any) -> None:
@@ -112,7 +65,7 @@ def install(guidance: Any, *methods: str) -> Any:
     """Puts methods of a guidance in the place of its host's, and the guidance into the host's attribute `ldp`.
 
     Args:
-        guidance: a `HostGuidance`.
+        guidance: an `Adapter`.
         *methods: names that both have.
 
     Returns:

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
-from ..guidance import PriorOutput
 from ..guidance.inputs import rows_for
-from ._core import predict_residual, without_graph
-from ._host import HostGuidance, install
+from ._adapter import HostGuidance
+from ._core import predict_residual
 
 FRONT, SIDE = 60, 120  # degrees of azimuth up to which a view is called so
 
@@ -30,22 +29,10 @@ class Guidance(HostGuidance):
 
     Args:
         host: the host's `StableDiffusion`; its modules, embeddings and steps are read at every step.
-        lambda_fm: λ1.
-        lambda_kl: λ2.
-        lambda_lsd: λ3.
-        **options: of `HostLosses`: levels, memory, decoder_dtype, clip, nonfinite.
-
-    Attributes:
-        output: of the last step: the terms and the statistics, on the device; None before.
+        **keywords: as every adapter's, see `Adapter`.
     """
 
     NEEDS = ("encode_imgs", "min_step", "max_step")
-
-    def __init__(
-        self, host: Any, *, lambda_fm: float = 0.01, lambda_kl: float = 0.1, lambda_lsd: float = 1.0, **options: Any
-    ):
-        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
-        self.output: PriorOutput | None = None
 
     def train_step(
         self,
@@ -68,7 +55,7 @@ class Guidance(HostGuidance):
             hors: azimuths in degrees, for the view's prompt; None: the prompt without a view  # B numbers
 
         Returns:
-            The loss, a scalar on the graph of the images.
+            The loss, a scalar on the graph of the images; in gradient mode a 0 [1] that carries the gradient.
 
         Raises:
             UsageError: the host has no embeddings yet.
@@ -90,7 +77,7 @@ class Guidance(HostGuidance):
             t = torch.randint(host.min_step, host.max_step + 1, (batch,), dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
         schedule = self.schedule(latents.device)
-        t, outside = schedule.inside(t)
+        t, outside = schedule.inside(t, self.prediction)
         alpha, sigma = schedule.gather(t)
         text = torch.cat([self._prompts(hors, batch), rows_for(host.embeddings["neg"], 1, batch)])
         residual = predict_residual(
@@ -101,11 +88,11 @@ class Guidance(HostGuidance):
             lambda z: host.unet(z, torch.cat([t] * 2), encoder_hidden_states=text).sample,
             guidance_scale=guidance_scale,
             order="text_first",
+            prediction=self.prediction,
         )
         weight = schedule.weight(t, "dreamfusion")
-        output = self.losses(latents, residual, alpha, weight, timesteps=t, outside=outside, regularise=not as_latent)
-        self.output = without_graph(output)
-        return output.loss
+        told: dict[str, Any] = {"timesteps": t, "outside": outside, "regularise": not as_latent}
+        return self._returned(latents, residual, alpha, weight, **told)
 
     def _prompts(self, hors: Any, batch: int) -> Tensor:
         """The embeddings of each image's view  # [B, L, D]"""
@@ -118,17 +105,4 @@ class Guidance(HostGuidance):
         return torch.cat([rows_for(embeddings[name], 1, 1) for name in names])
 
 
-def wrap(host: Any, **options: Any) -> Any:
-    """Puts our `train_step` into the host's object.
-
-    Args:
-        host: the host's `StableDiffusion`.
-        **options: of `Guidance`.
-
-    Returns:
-        The same object; its attribute `ldp` is the `Guidance`.
-
-    Raises:
-        UsageError: it is not the host's object.
-    """
-    return install(Guidance(host, **options), "train_step")
+wrap = Guidance.wrap

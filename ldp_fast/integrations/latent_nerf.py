@@ -18,17 +18,16 @@ never calls `backward` on what `train_step` returns: it takes `mode="gradient"`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UsageError
-from ..guidance import PriorStatistics
 from ..guidance.inputs import rows_for
-from ._core import Mode, predict_residual
-from ._host import HostGuidance, install
+from ._adapter import LAMBDAS, HostGuidance
+from ._core import predict_residual
 
 
 class Guidance(HostGuidance):
@@ -36,39 +35,14 @@ class Guidance(HostGuidance):
 
     Args:
         host: the host's `StableDiffusion`; its attributes are read at every step.
-        mode: `gradient` backpropagates inside the step and returns 0, as the host does; `loss` returns the loss.
-        lambda_fm: λ1, the paper's 0.01 for this host.
-        lambda_kl: λ2, the paper's 0.1.
-        lambda_lsd: λ3.
-        prediction: what the network predicts. The host takes every network for one of ε; name `v_prediction` for
-            checkpoints like Stable Diffusion 2.1 at 768 pixels, with which the host itself is wrong.
-        **options: of `HostLosses`: levels, memory, decoder_dtype, clip, nonfinite.
-
-    Attributes:
-        statistics: of the last step, on the device; None before.
-
-    Raises:
-        UsageError: an unknown mode, or an object that is not the host's.
+        **keywords: as every adapter's, see `Adapter`. In mode `gradient`, the default, the step backpropagates and
+            returns 0, as the host's does. Name `prediction="v_prediction"` for checkpoints like Stable Diffusion 2.1
+            at 768 pixels, with which the host itself is wrong.
     """
 
+    MODE = "gradient"
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {**LAMBDAS, "batch_reduction": "sum"}
     NEEDS = ("latent_mode", "min_step", "max_step", "encode_imgs")
-
-    def __init__(
-        self,
-        host: Any,
-        mode: Mode = "gradient",
-        *,
-        lambda_fm: float = 0.01,
-        lambda_kl: float = 0.1,
-        lambda_lsd: float = 1.0,
-        prediction: Any = "epsilon",
-        **options: Any,
-    ):
-        if mode not in ("gradient", "loss"):
-            raise UsageError(f"mode: expected gradient or loss, got {mode!r}")
-        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"batch_reduction": "sum"} | options)
-        self.mode, self.prediction = mode, prediction
-        self.statistics: PriorStatistics | None = None
 
     def train_step(self, text_embeddings: Tensor, inputs: Tensor, guidance_scale: float = 100) -> Tensor | int:
         """The host's contract.
@@ -105,28 +79,13 @@ class Guidance(HostGuidance):
             prediction=self.prediction,
         )
         weight = schedule.weight(t, "latent_nerf")
+        arguments: tuple[Any, ...] = (latents, residual, alpha, weight)
         if self.mode == "loss":
-            out = self.losses(latents, residual, alpha, weight, timesteps=t, outside=outside)
-            self.statistics = out.statistics
-            return out.loss
-        gradient, self.statistics = self.losses.gradient(latents, residual, alpha, weight, timesteps=t, outside=outside)
+            return self._loss(*arguments, timesteps=t, outside=outside).loss
+        gradient = self._gradient(*arguments, timesteps=t, outside=outside)
         # The host differentiates the same graph again, for its other losses.
         latents.backward(gradient=gradient.to(latents.dtype), retain_graph=True)
         return 0
 
 
-def wrap(host: Any, mode: Mode = "gradient", **options: Any) -> Any:
-    """Puts our `train_step` into the host's object.
-
-    Args:
-        host: the host's `StableDiffusion`.
-        mode: see `Guidance`.
-        **options: of `Guidance`.
-
-    Returns:
-        The same object; its attribute `ldp` is the `Guidance`.
-
-    Raises:
-        UsageError: it is not the host's object, or an unknown mode.
-    """
-    return install(Guidance(host, mode, **options), "train_step")
+wrap = Guidance.wrap

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..guidance import PriorOutput
 from ..guidance.inputs import rows_for
-from ._core import predict_residual, without_graph
-from ._host import HostGuidance, install
+from ._adapter import HostGuidance
+from ._core import predict_residual
 
 PIXELS = 512
 
@@ -29,23 +28,12 @@ class Guidance(HostGuidance):
 
     Args:
         host: the host's `StableDiffusion`; its modules and steps are read at every step.
-        lambda_fm: λ1.
-        lambda_kl: λ2.
-        lambda_lsd: λ3.
-        **options: of `HostLosses`: levels, memory, decoder_dtype, clip, nonfinite.
-
-    Attributes:
-        output: of the last step: the terms and the statistics, on the device; None before.
+        **keywords: as every adapter's, see `Adapter`.
     """
 
+    METHODS = ("sds_loss",)
     NEEDS = ("imgs_to_latent", "min_step", "max_step")
     VAE, ENCODE = "auto_encoder", "imgs_to_latent"
-
-    def __init__(
-        self, host: Any, *, lambda_fm: float = 0.01, lambda_kl: float = 0.1, lambda_lsd: float = 1.0, **options: Any
-    ):
-        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
-        self.output: PriorOutput | None = None
 
     def sds_loss(
         self, text_embeddings: Tensor, image: Tensor, guidance_scale: float = 100.0, grad_scaler: Any = None
@@ -59,7 +47,7 @@ class Guidance(HostGuidance):
             grad_scaler: not used, as there.
 
         Returns:
-            The loss, a float32 scalar on the graph of the images.
+            The loss, a float32 scalar on the graph of the images; in gradient mode a 0 [1] that carries the gradient.
 
         Raises:
             ValueError: neither 2 nor 2B embeddings.
@@ -72,7 +60,7 @@ class Guidance(HostGuidance):
         latents = host.imgs_to_latent(image)
         noise = torch.randn_like(latents)
         text, schedule = rows_for(text_embeddings, 2, len(latents)).to(dtype), self.schedule(latents.device)
-        t, outside = schedule.inside(t)
+        t, outside = schedule.inside(t, self.prediction)
         alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
@@ -82,23 +70,10 @@ class Guidance(HostGuidance):
             lambda z: host.unet(z, t, encoder_hidden_states=text).sample,
             guidance_scale=guidance_scale,
             guidance="from_text",
+            prediction=self.prediction,
         )
-        output = self.losses(latents, residual, alpha, schedule.weight(t, "dreamfusion"), timesteps=t, outside=outside)
-        self.output = without_graph(output)
-        return output.loss
+        weight = schedule.weight(t, "dreamfusion")
+        return self._returned(latents, residual, alpha, weight, timesteps=t, outside=outside)
 
 
-def wrap(host: Any, **options: Any) -> Any:
-    """Puts our `sds_loss` into the host's object.
-
-    Args:
-        host: the host's `StableDiffusion`.
-        **options: of `Guidance`.
-
-    Returns:
-        The same object; its attribute `ldp` is the `Guidance`.
-
-    Raises:
-        UsageError: it is not the host's object.
-    """
-    return install(Guidance(host, **options), "sds_loss")
+wrap = Guidance.wrap

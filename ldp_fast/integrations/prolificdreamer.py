@@ -20,32 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UsageError
-from ..guidance import PriorStatistics
 from ..guidance.inputs import rows_for
 from ..losses.functional import perturb
-from ._core import Mode, predict_residual
-from ._host import HostGuidance, install
+from ._adapter import HostGuidance
+from ._core import predict_residual
 
 ANNEALED = 500  # the host's largest t once `t5` is on
-
-
-class _Unscaled(torch.autograd.Function):
-    """A zero of shape [1] whose gradient is given, whatever comes in: the host's old way."""
-
-    @staticmethod
-    def forward(ctx: Any, latents: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        ctx.dtype = latents.dtype
-        return latents.new_zeros(1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        # A copy: what was saved is not autograd's to keep, and torch 2.10 cannot compile a backward that hands out one
-        # of a custom operator's several results as it is.
-        return gradient.to(ctx.dtype, copy=True), None
 
 
 class Guidance(HostGuidance):
@@ -53,36 +33,12 @@ class Guidance(HostGuidance):
 
     Args:
         host: the host's `StableDiffusion`; its modules, steps and `opt` are read at every step.
-        mode: `gradient`, as the host's loss behaves, or `loss`.
-        lambda_fm: λ1.
-        lambda_kl: λ2.
-        lambda_lsd: λ3.
-        **options: of `HostLosses`: levels, memory, decoder_dtype, nonfinite.
-
-    Attributes:
-        statistics: of the last step, on the device; None before.
-
-    Raises:
-        UsageError: an unknown mode, or not the host's object.
+        **keywords: as every adapter's, see `Adapter`; mode `gradient`, the default, is how the host's loss behaves.
+            `prediction` is of the first network, the host's `opt.v_pred` of the second.
     """
 
+    MODE = "gradient"
     NEEDS = ("encode_imgs", "min_step", "max_step", "opt")
-
-    def __init__(
-        self,
-        host: Any,
-        *,
-        mode: Mode = "gradient",
-        lambda_fm: float = 0.01,
-        lambda_kl: float = 0.1,
-        lambda_lsd: float = 1.0,
-        **options: Any,
-    ):
-        if mode not in ("gradient", "loss"):
-            raise UsageError(f"mode: expected gradient or loss, got {mode!r}")
-        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
-        self.mode = mode
-        self.statistics: PriorStatistics | None = None
 
     def train_step(
         self,
@@ -129,7 +85,7 @@ class Guidance(HostGuidance):
         t = torch.randint(host.min_step, largest + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
         text, schedule = rows_for(text_embeddings, 2, len(latents)), self.schedule(latents.device)
-        t, outside = schedule.inside(t)
+        t, outside = schedule.inside(t, self.prediction)
         alpha, sigma = schedule.gather(t)
         weight = schedule.weight(t, "dreamfusion")
         residual = predict_residual(
@@ -139,6 +95,7 @@ class Guidance(HostGuidance):
             sigma,
             lambda z: host.unet(z, t, encoder_hidden_states=text).sample,
             guidance_scale=guidance_scale,
+            prediction=self.prediction,
         )
         with torch.no_grad():
             predicted = residual + noise
@@ -159,28 +116,8 @@ class Guidance(HostGuidance):
                 residual = predicted - of_rendered
             pseudo_loss = (weight * predicted * latents.detach()).sum()
         self.losses.clip = grad_clip
-        arguments: tuple[Any, ...] = (latents, residual, alpha, weight)
-        if self.mode == "loss":
-            out = self.losses(*arguments, timesteps=t, outside=outside, regularise=not as_latent)
-            self.statistics = out.statistics
-            return out.loss, pseudo_loss, latents
-        gradient, self.statistics = self.losses.gradient(
-            *arguments, timesteps=t, outside=outside, regularise=not as_latent
-        )
-        return _Unscaled.apply(latents, gradient), pseudo_loss, latents
+        told: dict[str, Any] = {"timesteps": t, "outside": outside, "regularise": not as_latent}
+        return self._returned(latents, residual, alpha, weight, **told), pseudo_loss, latents
 
 
-def wrap(host: Any, **options: Any) -> Any:
-    """Puts our `train_step` into the host's object.
-
-    Args:
-        host: the host's `StableDiffusion`.
-        **options: of `Guidance`.
-
-    Returns:
-        The same object; its attribute `ldp` is the `Guidance`.
-
-    Raises:
-        UsageError: it is not the host's object, or an unknown mode.
-    """
-    return install(Guidance(host, **options), "train_step")
+wrap = Guidance.wrap

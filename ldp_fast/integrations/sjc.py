@@ -11,48 +11,41 @@ gradient to descend has. Without variance reduction ε̂ = (zs − D)/σ is dist
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..guidance import PriorOutput, PriorStatistics
-from ._core import HostLosses
+from ._adapter import Adapter
 from ._host import require
-from ._live import Attribute
 
 
-class SJCLosses:
+class SJCLosses(Adapter):
     """SJC's term and the paper's regularisers on SJC's rendered latents.
 
     Args:
         model: the host's `StableDiffusion`; its first stage (CompVis') and its `scale_factor` are read at every step,
             and only if λ1 is not 0. The first stage is shared, and never gets a gradient.
-        lambda_fm: λ1, the paper's 0.1 for this host.
-        lambda_kl: λ2, the paper's 0.1.
-        lambda_lsd: λ3.
         var_red: the host's option: True distils r, False ε̂, whose mean is the same and whose variance is larger.
-        **options: of `HostLosses`: levels, memory, decoder_dtype, nonfinite, clip.
+        **keywords: as every adapter's, see `Adapter`; the paper's λ's are 0.1, 0.1 and 1. `mode` is that of `step`.
+            `prediction` decides nothing here: the host's `denoise` knows its network's.
 
     Raises:
         UsageError: the model has no CompVis first stage, and λ1 is not 0.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        lambda_fm: float = 0.1,
-        lambda_kl: float = 0.1,
-        lambda_lsd: float = 1.0,
-        var_red: bool = True,
-        **options: Any,
-    ):
-        if lambda_fm != 0:
-            require(model, "model.first_stage_model.decoder", "model.scale_factor")
+    MODE = "gradient"
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"lambda_fm": 0.1, "lambda_kl": 0.1, "lambda_lsd": 1.0}
+    VAE, SCALE = "model.first_stage_model", "model.scale_factor"
+
+    def __init__(self, model: Any, *, var_red: bool = True, **keywords: Any):
+        super().__init__(model, **keywords)
         self.var_red = var_red
-        first_stage, scale = Attribute(model, "model.first_stage_model"), Attribute(model, "model.scale_factor")
-        self.losses = HostLosses(first_stage, lambda_fm, lambda_kl, lambda_lsd, scaling_factor=scale, **options)
-        self.losses.check()
+
+    def _check_host(self) -> None:
+        if self.losses.lambda_fm != 0:
+            require(self.host, f"{self.VAE}.decoder", "model.scale_factor")
 
     def _arguments(self, y: Tensor, zs: Tensor, denoised: Tensor, sigma: Tensor) -> tuple[tuple[Any, ...], Any]:
         """r, α and w; and what is distilled where it is not r. All for the batch of noises."""
@@ -83,8 +76,9 @@ class SJCLosses:
             ValueError: another number of noises in one of them than in the others.
         """
         arguments, field = self._arguments(y, zs, Ds, sigma)
-        gradient, statistics = self.losses.gradient(y.expand_as(Ds), *arguments, field=field)
-        return gradient.sum(0, keepdim=True) if len(y) < len(Ds) else gradient, statistics
+        gradient = self._gradient(y.expand_as(Ds), *arguments, field=field)
+        assert self.statistics is not None
+        return gradient.sum(0, keepdim=True) if len(y) < len(Ds) else gradient, self.statistics
 
     def __call__(self, y: Tensor, zs: Tensor, Ds: Tensor, sigma: Tensor) -> PriorOutput:
         """Loss mode: `losses(y, zs, Ds, σ).loss` can be added to the host's depth and emptiness losses.
@@ -92,4 +86,18 @@ class SJCLosses:
         Args: as `gradient`.
         """
         arguments, field = self._arguments(y, zs, Ds, sigma)
-        return self.losses(y.expand_as(Ds), *arguments, field=field)
+        return self._loss(y.expand_as(Ds), *arguments, field=field)
+
+    def step(self, y: Tensor, zs: Tensor, Ds: Tensor, sigma: Tensor) -> Tensor | int:
+        """What `mode` says: in mode `gradient` backpropagates into y, as the host does, and returns 0; or the loss.
+
+        Args: as `gradient`.
+        """
+        if self.mode == "loss":
+            return self(y, zs, Ds, sigma).loss
+        # The host differentiates the same graph again, for its other losses.
+        y.backward(gradient=self.gradient(y, zs, Ds, sigma)[0].to(y.dtype), retain_graph=True)
+        return 0
+
+
+wrap = SJCLosses.wrap

@@ -22,10 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..guidance import PriorStatistics
 from ..guidance.inputs import rows_for
+from ._adapter import HostGuidance
 from ._core import predict_residual
-from ._host import HostGuidance, install
 
 # Smaller weights of negatives are none, in the host.
 SMALLEST_WEIGHT = 1e-4
@@ -35,36 +34,13 @@ class Guidance(HostGuidance):
     """The host's steps with the paper's losses.
 
     Args:
-        host: the host's `StableDiffusion`; its attributes are read at every step.
-        lambda_fm: λ1, the paper's 0.01 for NeRFs of latents.
-        lambda_kl: λ2, the paper's 0.1.
-        lambda_lsd: λ3.
-        prediction: what the network predicts. The host takes every network for one of ε; name `v_prediction` for
-            checkpoints like Stable Diffusion 2.1 at 768 pixels.
-        **options: of `HostLosses`: levels, memory, decoder_dtype, clip, nonfinite.
-
-    Attributes:
-        statistics: of the last step, on the device; None before.
-
-    Raises:
-        UsageError: an object that is not the host's.
+        host: the host's `StableDiffusion` of `guidance/sd_utils.py`; its attributes are read at every step.
+        **keywords: as every adapter's, see `Adapter`. Name `prediction="v_prediction"` for checkpoints like Stable
+            Diffusion 2.1 at 768 pixels, which the host takes for one of ε.
     """
 
+    METHODS = ("train_step", "train_step_perpneg")
     NEEDS = ("min_step", "max_step", "encode_imgs")
-
-    def __init__(
-        self,
-        host: Any,
-        *,
-        lambda_fm: float = 0.01,
-        lambda_kl: float = 0.1,
-        lambda_lsd: float = 1.0,
-        prediction: Any = "epsilon",
-        **options: Any,
-    ):
-        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"nonfinite": "zero"} | options)
-        self.prediction = prediction
-        self.statistics: PriorStatistics | None = None
 
     def train_step(
         self,
@@ -87,7 +63,7 @@ class Guidance(HostGuidance):
             save_guidance_path: file to which the rendering, z_t and the denoised latents are written, decoded.
 
         Returns:
-            The loss, a scalar.
+            The loss, a scalar; in gradient mode a 0 [1] that carries the gradient.
 
         Raises:
             ValueError: another number of embeddings.
@@ -112,7 +88,7 @@ class Guidance(HostGuidance):
             pred_rgb, guidance_scale, as_latent, grad_scale, save_guidance_path: as `train_step`.
 
         Returns:
-            The loss, a scalar.
+            As `train_step`.
 
         Raises:
             ValueError: weights that are not one a sample of each of the texts behind the first, or another number of
@@ -171,9 +147,8 @@ class Guidance(HostGuidance):
         if save_guidance_path:
             _save_pictures(host.decode_latents, save_guidance_path, latents, noise, residual, alpha, sigma)
         weight = schedule.weight(t, "dreamfusion")
-        out = self.losses(latents, residual, alpha, weight, timesteps=t, outside=outside, regularise=not as_latent)
-        self.statistics = out.statistics
-        return out.loss * grad_scale
+        told: dict[str, Any] = {"timesteps": t, "outside": outside, "regularise": not as_latent}
+        return self._returned(latents, residual, alpha, weight, factor=grad_scale, **told)
 
 
 @torch.no_grad()
@@ -195,17 +170,4 @@ def _save_pictures(
     save_image(torch.cat([decode(x.to(latents.dtype)) for x in (latents, noisy, denoised)]), path)
 
 
-def wrap(host: Any, **options: Any) -> Any:
-    """Puts our steps into the host's object.
-
-    Args:
-        host: the host's `StableDiffusion` of `guidance/sd_utils.py`.
-        **options: of `Guidance`.
-
-    Returns:
-        The same object; its attribute `ldp` is the `Guidance`.
-
-    Raises:
-        UsageError: it is not the host's object.
-    """
-    return install(Guidance(host, **options), "train_step", "train_step_perpneg")
+wrap = Guidance.wrap

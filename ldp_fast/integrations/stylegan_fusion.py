@@ -12,15 +12,16 @@ is made for the host's own term. (The 95 % quantile of the gradient by pixels, i
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..guidance import PriorOutput, PriorStatistics
+from ..guidance import PriorOutput
 from ..guidance.inputs import rows_for
+from ._adapter import HostGuidance
 from ._core import predict_residual
-from ._host import HostGuidance, install
 
 CLAMP = 1.0
 EG3D = 100.0  # what the host divides its gradient by for EG3D
@@ -58,25 +59,27 @@ class Guidance(HostGuidance):
 
     Args:
         host: the host's `StableDiffusion`, whose modules and `args` are read at every step.
-        lambda_fm: λ1, the paper's 3 for this application.
-        lambda_kl: λ2, the paper's 0.05.
-        lambda_lsd: λ3.
-        **options: of `HostLosses`: levels, memory, decoder_dtype, clip, nonfinite.
+        **keywords: as every adapter's, see `Adapter`; the paper's λ1 is 3 and λ2 0.05 for this application, and `clip`
+            is the host's ±1. The host takes a gradient: mode `loss` is for a loop of one's own.
 
     Attributes:
         regularise: False leaves FM and KL out, for the host's selection of layers, which needs the direction only.
-        statistics: of the last step, on the device; None before.
     """
 
+    MODE = "gradient"
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "lambda_fm": 3.0,
+        "lambda_kl": 0.05,
+        "lambda_lsd": 1.0,
+        "clip": CLAMP,
+        "nonfinite": "zero",
+    }
     NEEDS = ("text_embeddings", "args")
 
-    def __init__(
-        self, host: Any, *, lambda_fm: float = 3.0, lambda_kl: float = 0.05, lambda_lsd: float = 1.0, **options: Any
-    ):
-        super().__init__(host, lambda_fm, lambda_kl, lambda_lsd, **{"clip": CLAMP, "nonfinite": "zero"} | options)
+    def __init__(self, host: Any, **keywords: Any):
+        super().__init__(host, **keywords)
         self.regularise, self.scale = True, 1.0
         self._follow()
-        self.statistics: PriorStatistics | None = None
 
     def _follow(self) -> None:
         """The host divides its own term for EG3D; so that the λ's mean the same beside it, they shrink with it."""
@@ -95,7 +98,7 @@ class Guidance(HostGuidance):
         if t is None:
             t = torch.randint(args.min_step, args.max_step + 1, [1], dtype=torch.long, device=latents.device)
         noise = torch.randn_like(latents)
-        t, outside = schedule.inside(t)
+        t, outside = schedule.inside(t, self.prediction)
         alpha, sigma = schedule.gather(t)
         residual = predict_residual(
             latents,
@@ -104,27 +107,30 @@ class Guidance(HostGuidance):
             sigma,
             lambda z: host.unet(z, t, encoder_hidden_states=text).sample,
             guidance_scale=args.CFG,
+            prediction=self.prediction,
         )
+        told = {"timesteps": t, "outside": outside, "regularise": self.regularise}
         if args.rescaleCFG_Noise:
             residual = _unit(residual + noise) - _unit(noise)
-        return residual, alpha, schedule.weight(t, "dreamfusion") / self.scale, {"timesteps": t, "outside": outside}
+        return residual, alpha, schedule.weight(t, "dreamfusion") / self.scale, told
 
     def train_step(self, latents: Tensor, t: Tensor | None = None) -> tuple[Tensor, LazyFloat]:
         """The host's contract.
 
         Args:
-            latents: v, of `encode_imgs`; only the values are read  # [B, 4, H, W]
+            latents: v, of `encode_imgs`; only the values are read, but in mode `loss`  # [B, 4, H, W]
             t: timesteps; None draws one from the host's range  # [1] int64
 
         Returns:
-            dL/dv, for the host's `latents.backward` [B, 4, H, W], and mean (ε̂ − ε)².
+            dL/dv, for the host's `latents.backward` [B, 4, H, W]; in mode `loss` the loss, a scalar on the graph of the
+            latents. And mean (ε̂ − ε)².
         """
         with torch.no_grad():
             residual, alpha, weight, told = self._step(latents.detach(), t)
-            gradient, self.statistics = self.losses.gradient(
-                latents.detach(), residual, alpha, weight, **told, regularise=self.regularise
-            )
-            return gradient, LazyFloat(residual.square().mean())
+            number = LazyFloat(residual.square().mean())
+        if self.mode == "loss":
+            return self._loss(latents, residual, alpha, weight, **told).loss, number
+        return self._gradient(latents, residual, alpha, weight, **told), number
 
     def loss(self, latents: Tensor, t: Tensor | None = None) -> PriorOutput:
         """Loss mode, for a loop of one's own: scalars on the graph of the latents.
@@ -132,7 +138,7 @@ class Guidance(HostGuidance):
         Args: as `train_step`.
         """
         residual, alpha, weight, told = self._step(latents.detach(), t)
-        return self.losses(latents, residual, alpha, weight, **told, regularise=self.regularise)
+        return self._loss(latents, residual, alpha, weight, **told)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -140,20 +146,7 @@ def _unit(x: Tensor) -> Tensor:
     return x / x.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
-def wrap(host: Any, **options: Any) -> Any:
-    """Puts our `train_step` into the host's object.
-
-    Args:
-        host: the host's `StableDiffusion`.
-        **options: of `Guidance`.
-
-    Returns:
-        The same object; its attribute `ldp` is the `Guidance`.
-
-    Raises:
-        UsageError: it is not the host's object.
-    """
-    return install(Guidance(host, **options), "train_step")
+wrap = Guidance.wrap
 
 
 def StableDiffusion(args: Any, **options: Any) -> Any:
@@ -161,7 +154,7 @@ def StableDiffusion(args: Any, **options: Any) -> Any:
 
     Args:
         args: the host's command line.
-        **options: of `Guidance`.
+        **options: of `wrap`.
 
     Returns:
         The host's object, see `wrap`.

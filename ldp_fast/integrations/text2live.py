@@ -33,6 +33,21 @@ from ._host import attach, require
 HALF_SCALE = 2.0**16
 
 
+class Statistics(list[PriorStatistics]):
+    """Of one step, an entry for each size that images had."""
+
+    def read(self) -> dict[str, float]:
+        """Means over all images and sums of the counts, as `PriorStatistics.read`; empty without an image."""
+        found = [(len(each.timesteps), each.read()) for each in self]
+        count = sum(images for images, _ in found)
+        values: dict[str, float] = {}
+        for images, numbers in found:
+            for name, number in numbers.items():
+                share = 1.0 if name.startswith(("nonfinite", "clamped")) else images / count
+                values[name] = values.get(name, 0.0) + share * number
+        return values
+
+
 class LayeredGuidance(nn.Module):
     """λ1·L_FM + λ2·L_KL + λ3·L_LSD on v″ of a list of images, and ‖α − M‖₁.
 
@@ -48,7 +63,7 @@ class LayeredGuidance(nn.Module):
 
     Attributes:
         theta: θ_latent, zero at first  # [1, C, h, w]
-        statistics: of the last step, one for each size that images had; on the device.
+        statistics: of the last step, one for each size that images had, on the device; `read()` is of all of them.
 
     Raises:
         UsageError: a size or an image that is too small, or a mask that is none.
@@ -84,7 +99,7 @@ class LayeredGuidance(nn.Module):
         self.theta = nn.Parameter(torch.zeros(shape, device=prior.device))
         self.mask: Tensor | None
         self.register_buffer("mask", None if mask is None else mask.reshape(1, 1, *mask.shape[-2:]).float())
-        self.statistics: list[PriorStatistics] = []
+        self.statistics = Statistics()
 
     @property
     def prior(self) -> LatentDiffusionPrior:
@@ -129,7 +144,7 @@ class LayeredGuidance(nn.Module):
                 latents = latents + self._theta(latents)
             encoded.setdefault(latents.shape[1:], []).append(latents)
         losses: dict[str, Tensor] = {}
-        self.statistics = []
+        self.statistics = Statistics()
         count = sum(len(latents) for parts in encoded.values() for latents in parts)
         for parts in encoded.values():
             together = torch.cat(parts)
@@ -198,7 +213,8 @@ def wrap(model: nn.Module, criterion: nn.Module, guidance: LayeredGuidance) -> L
     Args:
         model: the host's `Model`; θ_latent becomes its parameter `theta_latent`, so that the host's optimiser, made
             afterwards from `model.parameters()`, trains it and checkpoints have it.
-        criterion: the host's `LossG`; its dictionary gets our entries, and `loss` our sum.
+        criterion: the host's `LossG`; its dictionary gets our entries, `loss` our sum, and its attribute `ldp` is the
+            guidance.
         guidance: which to add.
 
     Returns:
@@ -209,5 +225,7 @@ def wrap(model: nn.Module, criterion: nn.Module, guidance: LayeredGuidance) -> L
     """
     require(criterion, "cfg", "forward")
     attach(criterion, forward=_Forward(criterion, guidance))
+    # Past `nn.Module`, which would take θ_latent for a parameter of the criterion.
+    object.__setattr__(criterion, "ldp", guidance)
     model.register_parameter("theta_latent", guidance.theta)
     return guidance

@@ -40,6 +40,7 @@ from ._host import check_network, check_units
 from ._live import Attribute, LiveSchedule
 
 NAME = "ldp-guidance"
+PREDICTIONS = ("epsilon", "v_prediction")
 WEIGHTINGS = {"sds": "dreamfusion", "uniform": "uniform", "fantasia3d": "latent_nerf"}
 
 
@@ -91,6 +92,7 @@ def _subclass(StableDiffusionGuidance: Any) -> type:
             levels: Any = ("up0", "up1", "up2")
             decoder_memory: str = "auto"
             decoder_dtype: Any = None  # float32 or bfloat16, where the VAE's own float16 overflows
+            prediction: str = "epsilon"  # of the network; v_prediction for Stable Diffusion 2.x at 768 pixels
 
         def configure(self) -> None:
             """Loads what the host loads, then says what is not served."""
@@ -100,6 +102,8 @@ def _subclass(StableDiffusionGuidance: Any) -> type:
                 raise UsageError(
                     f"weighting_strategy: expected one of {', '.join(WEIGHTINGS)}; got {self.cfg.weighting_strategy!r}"
                 )
+            if self.cfg.prediction not in PREDICTIONS:
+                raise UsageError(f"prediction: expected one of {', '.join(PREDICTIONS)}; got {self.cfg.prediction!r}")
             super().configure()
             check_network(self.unet)
             self.losses = HostLosses(
@@ -129,13 +133,25 @@ def _subclass(StableDiffusionGuidance: Any) -> type:
         ) -> dict[str, Any]:
             """The host's contract, see `step`."""
             views = (elevation, azimuth, camera_distances, self.cfg.view_dependent_prompting)
-            return step(self, rgb, prompt_utils, views, rgb_as_latents, guidance_eval)
+            prediction = self.cfg.prediction
+            return step(self, rgb, prompt_utils, views, rgb_as_latents, guidance_eval, prediction)
+
+        @property
+        def ldp(self) -> Any:
+            """What other hosts have under this name: the guidance itself, with `losses` and `statistics`."""
+            return self
 
     return LDPGuidance
 
 
 def step(
-    guidance: Any, rgb: Tensor, prompt_utils: Any, views: tuple[Any, ...], rgb_as_latents: bool, guidance_eval: bool
+    guidance: Any,
+    rgb: Tensor,
+    prompt_utils: Any,
+    views: tuple[Any, ...],
+    rgb_as_latents: bool,
+    guidance_eval: bool,
+    prediction: Any = "epsilon",
 ) -> dict[str, Any]:
     """What threestudio's systems call at every step.
 
@@ -147,6 +163,7 @@ def step(
         views: elevation, azimuth and distance [B] each, in degrees and units, and whether prompts depend on them.
         rgb_as_latents: see rgb.
         guidance_eval: adds `eval`, the host's pictures of what the network makes of the latents.
+        prediction: what the network predicts, `epsilon` or `v_prediction`.
 
     Returns:
         `loss_sds`, and `loss_fm` and `loss_kl` where the configuration has them: scalars on the graph, each for its
@@ -164,7 +181,7 @@ def step(
     text, negative_weights = _conditions(prompt_utils, views, batch)
     noise = torch.randn_like(latents)
     schedule = guidance.schedule.read(device)
-    t, outside = schedule.inside(t)
+    t, outside = schedule.inside(t, prediction)
     alpha, sigma = schedule.gather(t)
     residual = predict_residual(
         latents,
@@ -175,6 +192,7 @@ def step(
         guidance_scale=cfg.guidance_scale,
         guidance="from_text",
         order="text_first",
+        prediction=prediction,
         negative_weights=negative_weights,
     )
     # Score Jacobian chaining in the host: the same residual with w = 1, or ε̂ alone.
@@ -193,9 +211,10 @@ def step(
     result |= {"min_step": guidance.min_step, "max_step": guidance.max_step}
     if guidance_eval:
         a, s = alpha[:, None, None, None], sigma[:, None, None, None]
-        result["eval"] = _evaluation(
-            guidance, t, text, (a * latents + s * noise).detach(), residual + noise, negative_weights, views
-        )
+        noisy, predicted = (a * latents + s * noise).detach(), residual + noise
+        if prediction == "v_prediction":  # the host's scheduler is handed what its network predicts
+            predicted = (predicted - s * noisy) / a
+        result["eval"] = _evaluation(guidance, t, text, noisy, predicted, negative_weights, views)
     return result
 
 
@@ -223,7 +242,7 @@ def _evaluation(
     t: Tensor,
     text: Tensor,
     noisy: Tensor,
-    noise_hat: Tensor,
+    predicted: Tensor,
     negative_weights: Tensor | None,
     views: tuple[Any, ...],
 ) -> dict[str, Any]:
@@ -232,7 +251,7 @@ def _evaluation(
         t_orig=t,
         text_embeddings=text,
         latents_noisy=noisy,
-        noise_pred=noise_hat,
+        noise_pred=predicted,
         use_perp_neg=negative_weights is not None,
         neg_guidance_weights=negative_weights,
     )

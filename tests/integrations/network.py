@@ -6,7 +6,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
-from ..support.models import TEXT_WIDTH
+from ..support.models import TEXT_WIDTH, scheduler
 
 
 class Network(nn.Module):
@@ -25,3 +25,17 @@ class Network(nn.Module):
         condition = self.text(encoder_hidden_states.mean(1))[:, :, None, None]
         phase = (t.reshape(-1).float() / 100).cos().to(z.dtype).view(-1, 1, 1, 1)
         return UNet2DConditionOutput(sample=self.conv_out(torch.tanh(self.conv_in(z) + condition + phase)))
+
+
+class PredictsV(nn.Module):
+    """The same network, which tells v = (ε̂ − σ_t z_t) / α_t of Stable Diffusion's schedule in place of ε̂."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_noise = Network()
+        self.register_buffer("bar", scheduler().alphas_cumprod, persistent=False)
+
+    def forward(self, z: Tensor, t: Tensor, encoder_hidden_states: Tensor) -> UNet2DConditionOutput:
+        noise = self.of_noise(z, t, encoder_hidden_states).sample
+        bar = self.bar[t].reshape(-1, 1, 1, 1)
+        return UNet2DConditionOutput(sample=(noise - (1 - bar).sqrt() * z) / bar.sqrt())

@@ -196,6 +196,7 @@ def compared(
         found.append(gradient_of(loss, rgb).float())
     assert_same(found[1], found[0], tolerance)
     assert (found[2] - found[1]).norm() > 1e-2 * found[1].norm()
+    assert host.ldp.statistics.read()["norm_fm"] > 0
 
 
 def test_against_dreamgaussian(tmp_path: pathlib.Path) -> None:

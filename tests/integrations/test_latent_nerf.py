@@ -68,7 +68,7 @@ def test_gradient_mode_is_the_hosts_step(seed: int) -> None:
 
 
 def test_loss_mode_has_the_same_gradient() -> None:
-    host = wrap(Host(), "loss", **OFF)
+    host = wrap(Host(), mode="loss", **OFF)
     leaf, latents = rendered()
     expected = by_hand(host, latents, 5, 7.5)
     torch.manual_seed(5)
@@ -82,7 +82,7 @@ def test_loss_mode_has_the_same_gradient() -> None:
 @pytest.mark.parametrize("mode", ["gradient", "loss"])
 def test_the_regularisers_come_on_top(mode: str) -> None:
     """Both modes give what `LatentDiffusionPrior` gives under the host's conventions, for the same t and ε."""
-    host = wrap(Host(), mode)
+    host = wrap(Host(), mode=mode)
     settings = PriorSettings(0.01, 0.1, 1.0, 100.0, weighting="latent_nerf", batch_reduction="sum")
     prior = LatentDiffusionPrior(host.unet, host.vae, host.scheduler, settings=settings)
     leaf, latents = rendered()
@@ -120,7 +120,7 @@ def test_images_are_encoded_by_the_host() -> None:
 
 def trained(mode: str, sparsity: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """A step of the host's trainer with its GradScaler: the gradient that its optimiser sees, and both parts of it."""
-    host = wrap(Host(), mode, **OFF)
+    host = wrap(Host(), mode=mode, **OFF)
     field = nn.Parameter(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     lsd = by_hand(host, field.detach(), 3)
     (sparse,) = torch.autograd.grad(field.sigmoid().mean(), field)
@@ -192,7 +192,7 @@ def test_the_object_stays_the_hosts() -> None:
     with pytest.raises(AssertionError, match="the host's own step"):
         Host().train_step(TEXT, rendered()[1])
     with pytest.raises(UsageError, match="mode: expected gradient or loss, got 'losses'"):
-        wrap(host, "losses")
+        wrap(host, mode="losses")
     with pytest.raises(UsageError, match=r"Linear: expected an object with unet, .* got one without unet"):
         wrap(nn.Linear(1, 1))
 

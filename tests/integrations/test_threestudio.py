@@ -22,7 +22,7 @@ from ldp_fast.integrations.threestudio import register
 from ..ops.common import NoSync
 from ..support.models import TEXT_WIDTH, scheduler, tiny_vae
 from .adapters import another_vae
-from .network import Network
+from .network import Network, PredictsV
 from .oracle import assert_same
 
 
@@ -271,6 +271,27 @@ def test_a_copy_computes_with_its_own_modules(threestudio: Any, way: Callable[[A
     assert not torch.allclose(before, gradient_of(other), rtol=1e-3) and torch.equal(gradient_of(guidance), before)
 
 
+def test_a_network_of_v_gives_what_one_of_noise_gives(threestudio: Any) -> None:
+    guidance, other = made(threestudio), made(threestudio, prediction="v_prediction")
+    other.unet = PredictsV()
+    assert_same(gradient_of(other), gradient_of(guidance), 2e-3)
+    prompts, told = Prompts(1), []
+    for each in (guidance, other):
+        torch.manual_seed(6)
+        each(rendered(1), prompts, **views(1), rgb_as_latents=True, guidance_eval=True)
+        told.append((each.asked["noise_pred"], each.asked["latents_noisy"], each.asked["t_orig"]))
+    (noise_hat, z, t), (predicted, _, _) = told
+    bar = guidance.alphas[t].view(-1, 1, 1, 1)
+    assert_same(predicted, (noise_hat - (1 - bar).sqrt() * z) / bar.sqrt(), 1e-3)
+
+
+def test_statistics_are_where_other_hosts_have_them(threestudio: Any) -> None:
+    guidance = made(threestudio)
+    assert guidance.ldp.statistics is None
+    gradient_of(guidance)
+    assert guidance.ldp.statistics.read()["norm_fm"] > 0 and guidance.ldp.losses is guidance.losses
+
+
 def test_rows_that_do_not_fit_are_refused(threestudio: Any) -> None:
     guidance = made(threestudio, feature_matching=False)
     for batch in (1, 2):
@@ -290,6 +311,7 @@ def test_registering_twice_is_once(threestudio: Any) -> None:
     "cfg, message",
     [
         ({"use_img_loss": True}, "use_img_loss: ldp-guidance has no image-space loss"),
+        ({"prediction": "flow"}, "prediction: expected one of epsilon, v_prediction; got 'flow'"),
         ({"weighting_strategy": "dds"}, "weighting_strategy: expected one of sds, uniform, fantasia3d; got 'dds'"),
     ],
 )
