@@ -11,7 +11,7 @@ A host's step is always the same five moves, and an adapter says only how its ho
    exactly as the host weighs it, FM and KL on the scale `latent` (docs/mathematics.md). Called, it returns scalars on
    the graph (loss mode: for hosts that add losses up, correct under a GradScaler); `.gradient` returns dL/dv without a
    graph (gradient mode: for hosts that call `latents.backward(gradient=g)`);
-5. `install(guidance, "train_step")`, where the host's object keeps everything else that it has.
+5. `wrap` of the adapter (`_adapter.py`), which puts the step into the host's object; that keeps everything else.
 
 Arithmetic is float32 whatever the network's precision, also under an enclosing autocast. Nothing here waits for the
 device, except `nonfinite="raise"`, which says so. With λ1 = λ2 = 0 neither decoder nor KL touch the gradient.

@@ -16,7 +16,15 @@ SNIPPETS = [s for s in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 def test_there_are_diffs_and_snippets() -> None:
-    assert {path.split("/")[0] for path, _ in DIFFS} >= {"latent-nerf", "stable-dreamfusion"} and SNIPPETS
+    assert {path.split("/")[0] for path, _ in DIFFS} == {
+        "dreamgaussian",
+        "latent-nerf",
+        "nerfstudio",
+        "prolificdreamer",
+        "stable-dreamfusion",
+        "styleganfusion",
+    }
+    assert SNIPPETS
 
 
 @pytest.mark.parametrize("index", range(len(DIFFS)), ids=lambda i: DIFFS[i][0])
