@@ -17,11 +17,15 @@ The variable is read at every call, so that a test or a debugger may change it a
 
 `LDP_FAST_ATTENTION` is how its attention is computed: `sdpa` (torch's scaled_dot_product_attention), `plain` (products
 and a softmax), or `auto` (the default), by device, precision and size (decoder/attention.py). It is read at every call.
+
+`LDP_FAST_CACHE` is the folder in which the command line remembers what it has said once (default: `ldp_fast` in the
+user's cache folder).
 """
 
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import Any, Literal, cast, get_args
 
 Backend = Literal["auto", "reference", "triton"]
@@ -32,6 +36,7 @@ LANES = ("auto", "4", "8", "16")
 CONV_VARIABLE = "LDP_FAST_CONV"
 CONVOLUTIONS = ("auto", "winograd", "torch")
 ATTENTION_VARIABLE = "LDP_FAST_ATTENTION"
+CACHE_VARIABLE = "LDP_FAST_CACHE"
 ATTENTIONS = ("auto", "sdpa", "plain")
 
 _KEY: Any = os.environ.encodekey(BACKEND_VARIABLE) if hasattr(os.environ, "encodekey") else None
@@ -79,6 +84,16 @@ def attention() -> str:
         ValueError: the variable holds something else.
     """
     return _one_of(ATTENTION_VARIABLE, ATTENTIONS)
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns the folder of what is remembered between runs; it need not exist, nor be one that can be written."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return pathlib.Path(own)
+    users = os.environ.get("XDG_CACHE_HOME", "")
+    # The standard has relative paths ignored.
+    return pathlib.Path(users if os.path.isabs(users) else os.path.expanduser("~/.cache")) / "ldp_fast"
 
 
 def _one_of(variable: str, known: tuple[str, ...]) -> str:

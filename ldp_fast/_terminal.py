@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import io
+import shlex
 import sys
+from collections.abc import Sequence
 
 # What reads as well in ASCII; every other character that cannot be shown becomes its escape, such as \u7403.
 PLAIN = {
@@ -35,3 +37,21 @@ def make_printable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
+
+
+def ask(question: str) -> str | None:
+    """The answer of whoever sits at the terminal; None where nobody does."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
+        return None
+    print(question, end=" ", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower()
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words as they are typed in a shell, in double quotes where they need some."""
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    safe = shlex.quote(word)
+    return f'"{word}"' if safe != word and not set(word) & set('"$`\\!') else safe

@@ -10,57 +10,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import importlib
+import itertools
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
-from . import __version__, _settings
-from ._terminal import make_printable
+from . import __version__, _extension, _settings
+from ._commands import COMMANDS, EXTRAS, SHARED, HelpFormatter, Parser, parser_of
+from ._terminal import ask, make_printable, quoted
 from ._threads.choice import adopt, adopted
 from ._threads.waiting import watched
 from .errors import UsageError, of_memory
 from .runs.ranks import check_alone
 
-# name: (module, one line of help)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
-    "synthesize": ("ldp_fast.apps.synthesis.command", "make an image from a prompt, by optimising a latent"),
-    "ablate": ("ldp_fast.apps.synthesis.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
-    "render": (
-        "ldp_fast.apps.text_to_3d.pictures.command",
-        "make a film or pictures of a run's object",
-    ),
-    "sweep": ("ldp_fast.apps.sweep.command", "make 3D objects of many prompts, and a table of how good they are"),
-    "evaluate": ("ldp_fast.apps.evaluate.command", "measure what was made: R-Precision of 3D objects"),
-    "export": ("ldp_fast.apps.text_to_3d.mesh.command", "write a text-to-3D run's object as a textured mesh"),
-    "view": ("ldp_fast.apps.text_to_3d.viewer.command", "show a text-to-3d run's object in a browser, from all sides"),
-    "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
-}
-
-# Those that several processes may do together, or that write nothing.
-SHARED = ("text-to-3d", "sweep", "env")
-
-# Top-level modules that an extra brings, and which one.
-EXTRAS = {
-    "PIL": "apps",
-    "accelerate": "diffusers",
-    "av": "apps",
-    "diffusers": "diffusers",
-    "matplotlib": "apps",
-    "peft": "lora",
-    "safetensors": "diffusers",
-    "scipy": "metrics",
-    "tensorboard": "apps",
-    "skimage": "apps",
-    "tqdm": "apps",
-    "transformers": "diffusers",
-    "trimesh": "apps",
-    "viser": "viewer",
-    "yaml": "apps",
-}
+__all__ = ["COMMANDS", "EXTRAS", "HelpFormatter", "Parser", "explain", "main"]
 
 HELP = """\
 usage: ldp-fast COMMAND [options]
@@ -71,11 +34,12 @@ commands:
 {commands}
 
 options:
-  -h, --help      this text; after a command, that command's own
+  -h, --help      this text; after a command, that command's own, as ldp-fast help COMMAND
   --version       the version
 
 environment:
   LDP_FAST_BACKEND=auto|reference|triton   which implementation the operators take (default: auto)
+  LDP_FAST_CACHE=DIR                       what is remembered (default: ~/.cache/ldp_fast)
   LDP_FAST_DEBUG=1                         show the traceback of an error
   LDP_FAST_RANKS_SECONDS=S                 seconds that ranks wait for each other (default: 20)
 
@@ -85,37 +49,6 @@ examples:
   ldp-fast ablate "a red cube" --steps 300
   ldp-fast env --json
 """
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples' line breaks, shortens the usage, and states a default where the help does not."""
-
-    def __init__(self, prog: str) -> None:
-        width = min(shutil.get_terminal_size((100, 24)).columns, 110) - 2
-        super().__init__(f"{prog} [options]", max_help_position=34, width=width)
-
-    def add_usage(
-        self,
-        usage: str | None,
-        actions: Iterable[argparse.Action],
-        groups: Iterable[argparse._MutuallyExclusiveGroup],
-        prefix: str | None = None,
-    ) -> None:
-        """Names the arguments only: thirty options in brackets tell nobody anything."""
-        super().add_usage(usage, [a for a in actions if not a.option_strings], [], prefix)
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default in (None, False, "", argparse.SUPPRESS) or not action.option_strings
-        if action.help is None or silent or "default" in action.help:
-            return action.help
-        return f"{action.help} (default: %(default)s)"
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong option like every other wrong value."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_printable()
         adopt()
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return _dispatch(list(sys.argv[1:] if argv is None else argv), alone=argv is None)
     except KeyboardInterrupt:
         print("ldp-fast: interrupted", file=sys.stderr)
         return 130
@@ -164,11 +97,11 @@ def explain(error: Exception) -> str | None:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], alone: bool) -> int:
     if not argv:
         print(_help(), end="", file=sys.stderr)
         return 2
-    name, *rest = argv
+    name, *rest = _as_meant(argv)
     if name in ("-h", "--help"):
         print(_help(), end="")
         return 0
@@ -176,33 +109,63 @@ def _dispatch(argv: list[str]) -> int:
         print(f"ldp-fast {__version__}")
         return 0
     if name not in COMMANDS:
-        # What has spaces is a prompt without a command, not a mistyped command.
-        nearest = [] if " " in name else difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"expected one of {', '.join(COMMANDS)}"
-        kind = "option" if name.startswith("-") else "command"
-        raise UsageError(f"unknown {kind} {name!r}: {hint} (see ldp-fast --help)")
-    module, summary = COMMANDS[name]
-    command = importlib.import_module(module)
-    parser = Parser(
-        prog=f"ldp-fast {name}", description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=HelpFormatter
-    )
-    # A sweep's flags are those of the application that it names.
-    command.add_arguments(parser, rest) if name == "sweep" else command.add_arguments(parser)
+        name, *rest = _guess([name, *rest])
+    command, parser = parser_of(name, rest)
     args = parser.parse_args(rest)
     # Which of them were typed: the value alone does not say so of one that is the default.
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     args.given = tuple(vars(parser.parse_args(rest)))
-    if name != "env":  # which reports a wrong setting itself
+    if name not in ("env", "completion"):  # the first reports a wrong setting itself
         try:
             _settings.backend(), _settings.lanes(), _settings.convolutions(), _settings.attention()
         except ValueError as error:
             raise UsageError(str(error)) from None
+        if alone and os.environ.get("RANK", "0") == "0":
+            _extension.say_once(_settings.cache_folder())
     if name not in SHARED:
         check_alone(name)
     choice = adopted()
     with watched() if choice is not None and choice.watch else contextlib.nullcontext():
-        return command.run(args)
+        return int(command.run(args))
+
+
+def _as_meant(argv: list[str]) -> list[str]:
+    """`help COMMAND` as `COMMAND --help`, `text_to_3d` as `text-to-3d`."""
+    name, *rest = argv
+    if name == "help":
+        if not rest or rest[0].startswith("-"):
+            return ["--help"]
+        name, rest = rest[0], [*rest[1:], "--help"]
+    hyphens = name.replace("_", "-")
+    return [hyphens if hyphens in COMMANDS else name, *rest]
+
+
+def _guess(argv: list[str]) -> list[str]:
+    """The command line that was meant by one whose first word is not a command: a prompt alone, if somebody says so.
+
+    Raises:
+        UsageError: says what to type.
+    """
+    name = argv[0]
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    # What has spaces is a prompt without a command, not a mistyped command.
+    if " " not in name and (len(words) < 2 or nearest):
+        hint = f"did you mean {nearest[0]}?" if nearest else f"expected one of {', '.join(COMMANDS)}"
+        kind = "option" if name.startswith("-") else "command"
+        raise UsageError(f"unknown {kind} {name!r}: {hint} (see ldp-fast --help)")
+    if " " not in name:
+        argv = [" ".join(words), *argv[len(words) :]]
+    answer = ask(f"{quoted(argv[:1])}: a 3D object or an image? [3/i, Enter: neither]")
+    for command, answers in (("text-to-3d", ("3", "3d")), ("synthesize", ("i", "image"))):
+        if answer in (command, *answers):
+            return [command, *argv]
+    typed = quoted(argv)
+    raise UsageError(
+        f"expected a command before a prompt: ldp-fast text-to-3d {typed} makes a 3D object, "
+        f"ldp-fast synthesize {typed} makes an image"
+    )
 
 
 def _help() -> str:

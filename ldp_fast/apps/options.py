@@ -10,12 +10,14 @@ from typing import Any, Literal, Self
 
 import torch
 
+from .. import _settings
 from ..errors import UsageError
 from ..guidance import PRESETS, LatentDiffusionPrior
-from ..guidance.loading import embedded_models
+from ..guidance.loading import embedded_models, locate
 from ..guidance.presets import PriorSettings, find_preset
 from ..runs.configuration import Configuration, read_yaml
 from ..runs.settings import Wrong, setting, underscores
+from .hub import check_reachable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What says which of a model's files are read; a run records those that were given.
@@ -162,6 +164,47 @@ class ModelConfiguration(Configuration):
         return dataclasses.replace(find_preset(self.preset).settings, **options)
 
 
+def check_device(device: str) -> None:
+    """Checks that a device is one that computes.
+
+    Raises:
+        Wrong: it is not.
+    """
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in _DEVICES:
+        raise Wrong("device", f"{device!r} cannot be used here: expected one of {', '.join(_DEVICES)}, or cuda:1")
+
+
+def check_device_flag(device: str | None) -> None:
+    """Checks --device, where it was given.
+
+    Raises:
+        UsageError: it is not one that computes.
+    """
+    if device is not None:
+        try:
+            check_device(device)
+        except Wrong as error:
+            raise UsageError(f"--device: {error.said}") from None
+
+
+def check_backend(device: str | None) -> None:
+    """Checks that the operators can run on a device as LDP_FAST_BACKEND has it.
+
+    Raises:
+        UsageError: Triton's kernels on a CPU without Triton's interpreter.
+    """
+    on_cpu = device is None or torch.device(device).type == "cpu"
+    if _settings.backend() == "triton" and on_cpu and not _settings.interpreting():
+        raise UsageError(
+            "LDP_FAST_BACKEND=triton: expected a GPU, or TRITON_INTERPRET=1 for Triton's interpreter on a CPU; got "
+            f"device {device or 'cpu'} without: leave LDP_FAST_BACKEND unset"
+        )
+
+
 def add_config_flag(parser: argparse.ArgumentParser) -> None:
     """Declares --config and --print-config; see `start_from`."""
     parser.add_argument(
@@ -212,9 +255,12 @@ def load_prior(configuration: ModelConfiguration, device: str | None = None) -> 
         device: in place of the configuration's. What a GPU computes in half precision a CPU computes in full.
 
     Raises:
-        UsageError: unknown model, device, level, ….
+        UsageError: unknown model, device, level, …; a model that cannot be fetched.
     """
     c = configuration
+    check_backend(device or c.device)
+    if not pathlib.Path(c.model).is_file():
+        check_reachable("model", locate(c.model), "model_index.json")
     where, dtype = device or c.device, DTYPES[c.dtype] if c.dtype else None
     if where == "cpu" and c.device != "cpu" and dtype is torch.float16:
         dtype = torch.float32

@@ -14,6 +14,7 @@ from ..runs.experiment import Application
 from ..runs.folder import application_of
 from ..runs.jobs import Job
 from ..runs.prompts import Prompt
+from ..runs.settings import hyphens
 
 _ROOMS = {"text-to-3d": "text_to_3d", "synthesize": "synthesis"}
 
@@ -48,6 +49,7 @@ def find(name: str) -> Entry:
     Raises:
         UsageError: there is none.
     """
+    name = hyphens(name)
     if name not in _ROOMS:
         raise UsageError(f"--application: expected one of {', '.join(_ROOMS)}; got {name!r}")
     room = f"ldp_fast.apps.{_ROOMS[name]}"

@@ -12,6 +12,7 @@ from ..runs import folder as folders
 from ..runs.experiment import Application
 from ..runs.flags import flags_of, whole
 from ..runs.loop import Options
+from .options import check_device_flag
 
 # Given beside --resume they change what is shown, where and how often it is saved, not the run.
 HARMLESS = ("resume", "preview", "viewer", "port", "profile", "device", "checkpoint_every", "keep")
@@ -42,6 +43,8 @@ def read(
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')}: expected a whole number of at least 1, got {value}")
+    device = getattr(args, "device", None)
+    check_device_flag(device)
     return Options(
         preview=args.preview,
         overwrite=args.overwrite,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,12 @@ from ..errors import UsageError
 from .check import bare, check_model, check_vocabularies, configured, precision_of
 from .prompts import encode_prompts, listed
 from .text import TextEmbeddings
+
+
+def _with_nearest(word: str, known: set[str]) -> str:
+    """A word in quotes, with the most similar one of those that are known, if one is."""
+    near = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"{word!r} (did you mean {near[0]!r}?)" if near else repr(word)
 
 
 class LatentDiffusionModel:
@@ -126,7 +133,7 @@ class LatentDiffusionModel:
         unknown = [w for w in text.lower().replace(",", " ").replace(".", " ").split() if w not in known]
         if known and unknown:
             raise UsageError(
-                f"prompt: the embedded model does not know {', '.join(repr(w) for w in unknown)}; "
+                f"prompt: the embedded model does not know {', '.join(_with_nearest(w, known) for w in unknown)}; "
                 f"it knows: {self.notes.get('prompt_help', ', '.join(sorted(known)))}"
             )
 

@@ -67,7 +67,7 @@ def test_no_command_is_help_and_an_error(capsys: pytest.CaptureFixture[str]) -> 
     [
         ("synthesise", "did you mean synthesize?"),
         ("envv", "did you mean env?"),
-        ("a red cube", "expected one of text-to-3d"),
+        ("a red cube", 'ldp-fast synthesize "a red cube" makes an image'),
         ("--verbose", "unknown option '--verbose'"),
     ],
 )

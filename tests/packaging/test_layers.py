@@ -15,7 +15,7 @@ import pytest
 from .installation import ROOT
 
 LAYERS = (
-    {"errors", "checks", "schedules", "_precision", "_settings", "_terminal", "_threads"},
+    {"errors", "checks", "schedules", "_extension", "_precision", "_settings", "_terminal", "_threads"},
     {"runs"},
     {"reference", "kernels", "_C"},
     {"ops"},
@@ -25,7 +25,10 @@ LAYERS = (
     {"metrics"},
     {"integrations", "zoo"},
     {"apps", "env_report"},
+    {"_commands"},
+    {"_completion"},
     {"cli"},
+    {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STILL_PRIVATE = {"guidance", "integrations"}  # they import _checks, and private modules of ops, as before

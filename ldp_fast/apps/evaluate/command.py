@@ -8,6 +8,7 @@ import sys
 
 from ...runs.flags import number
 from ...runs.prompts import read_prompts
+from ..options import check_device_flag
 from .report import as_markdown
 from .retrieval import OPENAI, evaluate_r_precision
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns 0."""
+    check_device_flag(args.device)
     pool = None
     if args.prompts is not None:
         told = read_prompts(args.prompts, lambda message: print(f"note: {message}", file=sys.stderr))

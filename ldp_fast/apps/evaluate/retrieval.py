@@ -23,6 +23,7 @@ from ...runs.configuration import differences, look_up
 from ...runs.folder import application_of, finished
 from ...zoo import captions, world
 from .. import registry
+from ..hub import check_reachable
 from ..variants import VARIANTS
 
 OPENAI = "openai/clip-vit-base-patch32"
@@ -56,7 +57,7 @@ def find_runs(folder: pathlib.Path) -> dict[str, Run]:
     if not found:
         if application_of(folder) is not None:
             raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {folder.parent}")
-        raise UsageError(f"{folder} holds no runs (folders with config.yaml)")
+        raise UsageError(f"{folder} does not hold runs (folders with config.yaml)")
     return found
 
 
@@ -103,7 +104,7 @@ def evaluate_r_precision(
     every = find_runs(folder)
     runs = {name: run for name, run in every.items() if finished(folder / name)}
     if not runs:
-        raise UsageError(f"{folder} holds no finished run ({len(every)} unfinished)")
+        raise UsageError(f"{folder} does not hold a finished run ({len(every)} unfinished)")
     embedded = all(run.plain["model"] in embedded_models() for run in runs.values())
     if pool is None:
         pool = [scene.caption() for scene in world.all_scenes()] if embedded else []
@@ -115,6 +116,7 @@ def evaluate_r_precision(
             f"prompts; give more of them with --prompts FILE, or fewer --distractors"
         )
     clip = clip or (next(iter(runs.values())).plain["model"] if embedded else OPENAI)
+    check_reachable("--clip", clip, "config.json")
     scorer = ClipScorer.from_pretrained(clip, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     objects: list[dict[str, Any]] = []

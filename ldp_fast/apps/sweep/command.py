@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import UsageError
+from ...metrics import ClipScorer
 from ...runs import loop
 from ...runs.distributed import this_rank
 from ...runs.jobs import Job, JobStore, Runner, finish, release_memory, run_jobs, without_ranks
 from ...runs.prompts import Prompt, check_prompts, read_prompts
+from ...runs.settings import hyphens
 from ...zoo.captions import random_prompts
 from .. import registry
+from ..hub import check_reachable
 from ..options import load_prior
 from ..variants import VARIANTS
 from .table import write_table
@@ -67,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
 
 def _application(words: Sequence[str]) -> str:
     found = "text-to-3d"
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name == "--application":
             found = value if equals else following
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
     def runs(folder: pathlib.Path, configuration: Any, options: loop.Options) -> int:
         return loop.run(application, folder, configuration, options)
 
+    args.losses = [hyphens(variant) for variant in args.losses]
     for variant in args.losses:
         if variant not in VARIANTS:
             raise UsageError(f"--losses: expected some of {', '.join(VARIANTS)}; got {variant!r}")
@@ -93,6 +97,10 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
         raise UsageError("--print-config: a sweep has many configurations, one for each job: see jobs.json")
     store.check(jobs)
     _check_words(prompts, jobs[0])
+    if args.clip is not None:
+        # Loaded once and dropped: at the end of all jobs it would be late to hear that it does not exist.
+        check_reachable("--clip", args.clip, "config.json")
+        ClipScorer.from_pretrained(args.clip)
     release_memory()
     with without_ranks():
         code = run_jobs(jobs, store, runner or runs, rank, world)

@@ -17,17 +17,21 @@ from ...runs.folder import finished
 from ...runs.loop import Options
 from ...runs.names import as_typed, former_slug, name_of
 from ...zoo import world
+from ..hub import check_reachable
 from ..options import GROUPS, RUN, add_config_flag, load_prior
+from ..unquoted import add_each_word, check_quotes
 from ..variants import VARIANTS, switched_off
 from .command import configure
 from .configuration import Synthesis
 from .latents import HISTORY
 from .run import FORMER_CHECKPOINT, synthesize
 
+OPENAI = "openai/clip-vit-base-patch32"
 EXAMPLES = """\
 examples:
   ldp-fast ablate "a red cube"
   ldp-fast ablate "a red cube" "a blue torus with white stripes" --metric-prompts 24 --out out/ablation
+  ldp-fast ablate cube torus --each-word                                   two prompts of one word each
 
 The same command again continues where it was interrupted.
 """
@@ -47,12 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clip", metavar="MODEL", help="CLIP that judges (default: the embedded model's)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same for every variant (default: 0)")
+    add_each_word(parser)
     add_config_flag(parser)
     flags.add_flags(parser, Synthesis, {RUN: None, **GROUPS}, without=("seeds", "keep"))
 
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption."""
+    check_quotes("ablate", args.prompts, args.each_word)
     folder = args.out or default_folder(as_typed(args.prompts[0], "prompt"))
     model = getattr(args, "model", "primitives")
     embedded = model == "primitives"
@@ -76,9 +82,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             raise UsageError(f"{folder} holds an ablation with other settings: choose another --out")
     elif folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and holds no ablation: choose another --out")
-    # A wrong model or prompt is told before the folder is claimed.
+        raise UsageError(f"{folder} is not empty and does not hold an ablation: choose another --out")
+    # A wrong model, prompt or judge is told before the folder is claimed.
     load_prior(base).encode_prompt(prompts, base.negative_prompt)
+    clip = args.clip or (model if embedded else OPENAI)
+    check_reachable("--clip", clip, "config.json")
+    scorer = ClipScorer.from_pretrained(clip)
     files.write_json(folder / "ablation.json", {"plan": plan})
     for name in VARIANTS:
         if finished(folder / name):
@@ -89,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
         if code:
             return code
     images = {name: _images(folder / name) for name in VARIANTS}
-    scorer = ClipScorer.from_pretrained(args.clip or (model if embedded else "openai/clip-vit-base-patch32"))
     table = {name: _measure(scorer, images[name], prompts, folder / name) for name in VARIANTS}
     if embedded:
         truth = _renders(prompts, args.seed)
@@ -130,7 +138,7 @@ def _images(folder: pathlib.Path) -> torch.Tensor:
 
 
 def _renders(captions: list[str], seed: int) -> torch.Tensor | None:
-    """Renders of the truth, one a caption; None where a prompt is no canonical caption of the world."""
+    """Renders of the truth, one a caption; None where a prompt is not a canonical caption of the world."""
     scenes = {scene.caption(): scene for scene in world.all_scenes()}
     if any(caption not in scenes for caption in captions):
         return None

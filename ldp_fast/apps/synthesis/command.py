@@ -13,6 +13,7 @@ from ...runs.configuration import as_yaml
 from ...runs.names import as_typed, name_of
 from .. import run_options
 from ..options import GROUPS, RUN, add_config_flag, start_from
+from ..unquoted import add_each_word, check_quotes
 from .configuration import NAME, Synthesis, resolve
 from .run import APPLICATION, synthesize
 
@@ -20,6 +21,7 @@ EXAMPLES = """\
 examples:
   ldp-fast synthesize "a red cube"
   ldp-fast synthesize "a red cube" "a cyan torus with white stripes" --seeds 0 1 2 --out out/grid
+  ldp-fast synthesize cube torus --each-word                              two prompts of one word each
   ldp-fast synthesize "a blue cone" --lambda-fm 0 --lambda-kl 0          latent score distillation alone
   ldp-fast synthesize "a photo of an owl" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda
   ldp-fast synthesize --config out/grid/config.yaml --seeds 3 4             the same with other seeds
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="one or several; each is made with each seed")
+    add_each_word(parser)
     run_options.add_folder_flags(parser)
     run_options.add_preview_flags(parser)
     add_run_arguments(parser)
@@ -45,6 +48,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption that can be resumed."""
     options = run_options.read(args)
+    check_quotes("synthesize", args.prompts, args.each_word)
     if args.resume:
         if args.prompts or args.out:
             raise UsageError("--resume takes prompts and everything else from its folder; give it alone")

@@ -13,6 +13,7 @@ from ...runs.prompts import Prompt
 from ...runs.settings import hyphens
 from ..variants import switched_off
 from . import command
+from .compiled import check_renderer
 from .sections import METHODS
 
 
@@ -25,7 +26,7 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
     """The jobs, in the order of the prompts.
 
     Raises:
-        UsageError: an unknown method, or two choices of losses that are the same.
+        UsageError: an unknown method, one that lacks its renderer, or two choices of losses that are the same.
     """
     methods = list(dict.fromkeys(map(hyphens, getattr(args, "method", ["latent-nerf"]))))
     for method in methods:
@@ -40,6 +41,7 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
                     found = command.configure(
                         args, prompt=prompt.text, method=method, seed=seed, settings=switched_off(losses)
                     )
+                    check_renderer(found)
                     labels = {"prompt": prompt.text, "method": method, "losses": losses, "seed": seed}
                     variant = variant_name(method, losses)
                     job = Job(

@@ -9,6 +9,7 @@ from ...runs import loop
 from ...runs.experiment import Application
 from ...runs.profile import Profile
 from ..options import load_prior
+from .compiled import check_renderer
 from .pictures.trajectories import TRAJECTORIES
 from .scene import Scene
 from .sections import NAME, TextTo3D, class_of
@@ -36,8 +37,9 @@ def begin(configuration: TextTo3D, *, device: str | None = None, rank: int = 0, 
         rank, world: which share of a step's views is this process's.
 
     Raises:
-        UsageError: a model, a prompt or a device that cannot be used.
+        UsageError: a model, a prompt or a device that cannot be used, or no renderer for the method.
     """
+    check_renderer(configuration, device)
     prior = load_prior(configuration, device)
     return Trainer(Scene(configuration, prior), prior, rank=rank, world=world)
 

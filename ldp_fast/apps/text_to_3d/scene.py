@@ -30,6 +30,7 @@ from ...runs.flags import from_file
 from ...runs.folder import require
 from ..options import load_prior
 from .cameras import CameraRanges, EncodedGreys
+from .compiled import check_renderer
 from .refinement import LatentToRgb
 from .sections import NAME, HashGridOptions, TextTo3D, VoxelOptions, class_of
 
@@ -302,7 +303,7 @@ def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None
         device: where to; None is the run's own if it is there, else the CPU or GPU that is.
 
     Raises:
-        UsageError: no run, no such checkpoint, a damaged one, or one of another configuration.
+        UsageError: no run, no such checkpoint, a damaged one, one of another configuration, or no renderer for it.
     """
     configuration = read_configuration(folder)
     steps = checkpoint_steps(folder)
@@ -313,6 +314,7 @@ def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None
     where = device or configuration.device
     if device is None and where and where.startswith("cuda") and not torch.cuda.is_available():
         where = "cpu"
+    check_renderer(configuration, where)
     # What a GPU computes in half precision a CPU shows in full.
     dtype = configuration.dtype if where and where.startswith("cuda") else "float32"
     prior = load_prior(dataclasses.replace(configuration, device=where, dtype=dtype))

@@ -6,6 +6,9 @@ import argparse
 import pathlib
 
 from ....errors import UsageError
+from ....runs.folder import RunFolder
+from ...options import check_device_flag
+from ...targets import check_writable
 from .mesh import FACES, export_mesh
 
 EXAMPLES = """\
@@ -34,13 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code 0."""
+    from ..run import APPLICATION
     from ..scene import load_scene
 
+    check_device_flag(args.device)
     threshold = read_threshold(args.threshold)
     out = args.out or args.folder
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out: expected a folder; {out} is a file")
+    check_writable(out)
     scene = load_scene(args.folder, args.checkpoint, args.device)
+    before = _times(out)
     report = export_mesh(
         scene,
         out,
@@ -49,8 +54,17 @@ def run(args: argparse.Namespace) -> int:
         texture=args.texture,
         faces=args.faces,
     )
+    RunFolder(args.folder, APPLICATION).add(
+        out / name for name, time in _times(out).items() if before.get(name) != time
+    )
     print(f"{out / 'mesh.glb'}, {out / 'mesh.obj'}: {report} ({report.seconds:.1f} s)")
     return 0
+
+
+def _times(folder: pathlib.Path) -> dict[str, int]:
+    """When each of a mesh's files was written: a texture of before is not one of now."""
+    found = [folder / f"mesh.{ending}" for ending in ("glb", "obj", "mtl", "png", "json")]
+    return {path.name: path.stat().st_mtime_ns for path in found if path.exists()}
 
 
 def read_threshold(text: str) -> float | None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ....errors import UsageError
 from ....runs import image_files
 from ....runs.films import require_mp4, write_gif, write_mp4
 from ....runs.flags import number
+from ....runs.folder import RunFolder
+from ....runs.settings import hyphens
+from ...options import check_device_flag
+from ...targets import check_writable
+from ..run import APPLICATION
 from ..scene import load_scene
 from .frames import CHANNELS, render_frames
 from .products import FPS, FRAMES, VIEWS
@@ -77,17 +82,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code, 0."""
-    out = args.out or args.folder / f"{args.trajectory}-{'-'.join(args.channels)}.mp4"
+    from tqdm import tqdm
+
+    along, channels = hyphens(args.trajectory), [hyphens(channel) for channel in args.channels]
+    check_names("--trajectory", [along], TRAJECTORIES)
+    check_names("--channels", channels, CHANNELS)
+    check_device_flag(args.device)
+    out = args.out or args.folder / f"{along}-{'-'.join(channels)}.mp4"
     check_target(out)
     if not 1 <= args.fps <= 240:
         raise UsageError(f"--fps: expected 1 to 240, got {args.fps}")
     scene = load_scene(args.folder, args.checkpoint, args.device)
     place = {name: getattr(args, name) for name in ("elevation", "radius", "fov")}
     place = {name: scene.orbit[name] if value is None else value for name, value in place.items()}
-    frames = args.frames if args.frames is not None else VIEWS if args.trajectory == "views" else FRAMES
-    cameras = trajectory(args.trajectory, frames, **place)
-    pictures = render_frames(scene, cameras, args.channels, size=args.size, pixels=args.pixels, shade=args.shade)
-    write(out, tqdm(pictures, total=frames, desc="render", unit="frame"), args.fps)
+    frames = args.frames if args.frames is not None else VIEWS if along == "views" else FRAMES
+    cameras = trajectory(along, frames, **place)
+    pictures = render_frames(scene, cameras, channels, size=args.size, pixels=args.pixels, shade=args.shade)
+    written = write(out, tqdm(pictures, total=frames, desc="render", unit="frame"), args.fps)
+    RunFolder(args.folder, APPLICATION).add(written)
     print(f"{out} ({frames} frame{'s' * (frames > 1)}, step {scene.step})")
     return 0
 
@@ -97,7 +109,7 @@ def check_target(out: pathlib.Path) -> None:
 
     Raises:
         ModuleNotFoundError: PyAV is needed and not installed.
-        UsageError: an ending that is not known, or a folder that is not empty.
+        UsageError: an ending that is not known, a folder that is not empty, or a place that cannot be written to.
     """
     ending = out.suffix.lower()
     if ending == ".mp4":
@@ -108,18 +120,41 @@ def check_target(out: pathlib.Path) -> None:
         raise UsageError(f"--out: expected a file, and {out} is a folder")
     if not ending and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out: expected a new or empty folder for the frames, and {out} is neither")
+    check_writable(out.parent if ending else out)
 
 
-def write(out: pathlib.Path, pictures: Iterator[Tensor], fps: int) -> None:
-    """Writes pictures [3, H, W] in [0, 1] as what the ending of a name asks for; frames of a film are not collected."""
+def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Checks the words of a flag.
+
+    Raises:
+        UsageError: one is not known; names the nearest.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UsageError(
+                f"{flag}: expected {'some' if len(given) > 1 else 'one'} of {', '.join(known)}; got {name!r}{hint}"
+            )
+
+
+def write(out: pathlib.Path, pictures: Iterator[Tensor], fps: int) -> list[pathlib.Path]:
+    """Writes pictures [3, H, W] in [0, 1] as what the ending of a name asks for; frames of a film are not collected.
+
+    Returns:
+        What was written.
+    """
     ending = out.suffix.lower()
     if ending == ".png":
         stacked = torch.stack(list(pictures))
         image_files.save_png(out, image_files.contact_sheet(stacked))
-        return
+        return [out]
     if not ending:
+        written = []
         for index, picture in enumerate(pictures):
-            image_files.save_png(out / f"{index:04d}.png", picture)
-        return
+            written.append(out / f"{index:04d}.png")
+            image_files.save_png(written[-1], picture)
+        return written
     film: Any = (image_files.to_pixels(picture[None])[0] for picture in pictures)
     (write_mp4 if ending == ".mp4" else write_gif)(out, film, fps)
+    return [out]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ....errors import UsageError
 from ....runs import image_files
@@ -60,6 +59,7 @@ def write_turntable(
         What was written. Without PyAV the MP4 is not among it, and a line on stderr says so.
     """
     from PIL import Image
+    from tqdm import tqdm
 
     cameras = trajectory("orbit", frames, **scene.orbit)
     # On a CPU the decoder takes nearly all of a film's time, and four times as long for twice the latents per side.

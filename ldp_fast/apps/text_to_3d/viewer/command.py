@@ -63,8 +63,10 @@ def provider(folder: pathlib.Path, checkpoint: int | None, device: str | None) -
 
 def run(args: argparse.Namespace) -> int:
     """The command; it ends with Ctrl-C. Returns the exit code, 0."""
+    from ...options import check_device_flag
     from ..scene import checkpoint_steps
 
+    check_device_flag(args.device)
     # A wrong port is said before a large model is loaded.
     check_address(args.host, args.port)
     folder = args.folder

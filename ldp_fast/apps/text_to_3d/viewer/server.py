@@ -66,11 +66,11 @@ class Viewer:
             and in the viewer's thread whenever another checkpoint is chosen.
         port: to serve on; 0: any free one (see `url`).
         host: address to serve on; 127.0.0.1 lets in this machine only, 0.0.0.0 the whole network.
-        steps: the checkpoints there are, for the page's list; None: there is no list.
+        steps: the checkpoints there are, for the page's list; None: no list.
         title: of the page's panel.
 
     Raises:
-        UsageError: the port is taken or not allowed, or the host is no address of this machine.
+        UsageError: the port is taken or not allowed, or the host is not an address of this machine.
         ModuleNotFoundError: viser is not installed.
     """
 
@@ -245,7 +245,7 @@ def check_address(host: str, port: int) -> None:
     """Sees that a server can start; viser itself would silently take the next port, or wait for ever.
 
     Raises:
-        UsageError: the port is out of range, taken or not allowed, or the host is no address of this machine.
+        UsageError: the port is out of range, taken or not allowed, or the host is not an address of this machine.
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"port: expected a number from 0 to 65535, got {port}")

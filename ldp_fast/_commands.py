@@ -1,0 +1,156 @@
+"""The commands of `ldp-fast`: where each one lives, and how its words are read."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import itertools
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from ._terminal import quoted
+from .errors import UsageError
+
+# name: (module, one line of help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
+    "synthesize": ("ldp_fast.apps.synthesis.command", "make an image from a prompt, by optimising a latent"),
+    "ablate": ("ldp_fast.apps.synthesis.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
+    "render": (
+        "ldp_fast.apps.text_to_3d.pictures.command",
+        "make a film or pictures of a run's object",
+    ),
+    "sweep": ("ldp_fast.apps.sweep.command", "make 3D objects of many prompts, and a table of how good they are"),
+    "evaluate": ("ldp_fast.apps.evaluate.command", "measure what was made: R-Precision of 3D objects"),
+    "export": ("ldp_fast.apps.text_to_3d.mesh.command", "write a text-to-3D run's object as a textured mesh"),
+    "view": ("ldp_fast.apps.text_to_3d.viewer.command", "show a text-to-3d run's object in a browser, from all sides"),
+    "completion": ("ldp_fast._completion", "print a script that completes commands and options in a shell"),
+    "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
+}
+
+# Those that several processes may do together, or that write nothing.
+SHARED = ("text-to-3d", "sweep", "completion", "env")
+
+# Top-level modules that an extra brings, and which one.
+EXTRAS = {
+    "PIL": "apps",
+    "accelerate": "diffusers",
+    "av": "apps",
+    "diffusers": "diffusers",
+    "fast_simplification": "apps",
+    "filelock": "apps",
+    "huggingface_hub": "diffusers",
+    "matplotlib": "apps",
+    "peft": "lora",
+    "pydantic": "apps",
+    "safetensors": "diffusers",
+    "scipy": "metrics",
+    "tensorboard": "apps",
+    "shtab": "completion",
+    "skimage": "apps",
+    "tqdm": "apps",
+    "transformers": "diffusers",
+    "trimesh": "apps",
+    "viser": "viewer",
+    "xatlas": "apps",
+    "yaml": "apps",
+}
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' line breaks, shortens the usage, and states a default where the help does not."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(shutil.get_terminal_size((100, 24)).columns, 110) - 2
+        super().__init__(f"{prog} [options]", max_help_position=34, width=width)
+
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[argparse._MutuallyExclusiveGroup],
+        prefix: str | None = None,
+    ) -> None:
+        """Names the arguments only: thirty options in brackets tell nobody anything."""
+        super().add_usage(usage, [a for a in actions if not a.option_strings], [], prefix)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, False, "", argparse.SUPPRESS) or not action.option_strings
+        if action.help is None or silent or "default" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong option like every other wrong value, and one that does not exist with the nearest that does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; words that nothing takes may be a prompt without quotes."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            prompt, hint = getattr(found, "prompt", None), ""
+            if isinstance(prompt, str) and not any(word.startswith("-") for word in rest):
+                whole = " ".join([prompt, *rest])
+                hint = f"; a prompt of several words stands in quotes: {self.prog} {quoted([whole])}"
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, once no option is misspelt: what is missing because of that would be complained of first."""
+        words = sys.argv[1:] if args is None else list(args)
+        below = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        if not below:
+            self._check_spelling(words)
+        elif words and words[0].replace("_", "-") in below[0].choices:
+            words[0] = words[0].replace("_", "-")  # what follows is told by its own parser
+        return super().parse_known_args(words, namespace)
+
+    def _check_spelling(self, words: Sequence[str]) -> None:
+        known = list(self._option_string_actions)
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            name = word.partition("=")[0]
+            if not name.startswith("-") or name == "-" or " " in word or name in known or _is_number(word):
+                continue
+            if name.startswith("--") and any(flag.startswith(name) for flag in known):
+                continue  # argparse takes a beginning that only one has
+            plain = f"--{name.lstrip('-').replace('_', '-')}"
+            near = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
+            self.error(f"unknown option {name}: did you mean {near[0]}?" if near else f"unknown option {name}")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def parser_of(name: str, words: Sequence[str]) -> tuple[Any, Parser]:
+    """The module of a command, and its parser.
+
+    Args:
+        name: of the command.
+        words: of the command line behind it; a sweep's flags are those of the application that they name.
+    """
+    module, summary = COMMANDS[name]
+    command = importlib.import_module(module)
+    parser = Parser(prog=f"ldp-fast {name}", description=sentence(summary), formatter_class=HelpFormatter)
+    declare(command, parser, name, words)
+    return command, parser
+
+
+def declare(command: Any, parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> None:
+    """Declares a command's flags on a parser."""
+    command.add_arguments(parser, words) if name == "sweep" else command.add_arguments(parser)
+
+
+def sentence(summary: str) -> str:
+    """A line of help as a sentence."""
+    return f"{summary[0].upper()}{summary[1:]}."

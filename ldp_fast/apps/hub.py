@@ -1,0 +1,78 @@
+"""Names of models on the hub: whether the hub can be reached is asked before a library tries for half a minute."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+import threading
+import urllib.parse
+import urllib.request
+
+from ..errors import UsageError, reason
+from ..guidance.loading import embedded_models
+
+# Until a connection is there; a name server that does not answer is not waited for any longer either.
+SECONDS = 4.0
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def check_reachable(argument: str, name: str, file: str) -> None:
+    """Checks that a model which has to be fetched can be.
+
+    Args:
+        argument: that named it.
+        name: an embedded model, a path, or a hub name, which alone is looked at.
+        file: of the model; where it lies in the hub's cache, the model is taken from there.
+
+    Raises:
+        UsageError: a path that does not exist; a hub name, and no network.
+        ModuleNotFoundError: huggingface_hub is not installed.
+    """
+    if name in embedded_models() or pathlib.Path(name).expanduser().exists():
+        return
+    if name.startswith((".", "~", "/")) or name.count("/") > 1 or not name:
+        raise UsageError(f"{argument}: there is no folder {name!r}")
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        if isinstance(try_to_load_from_cache(name, file), str):
+            return
+    except ValueError:
+        raise UsageError(
+            f"{argument}: {name!r} is neither an embedded model ({', '.join(embedded_models())}), nor a folder, nor a "
+            "hub name (owner/name)"
+        ) from None
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    offline = next((v for v in _OFFLINE if os.environ.get(v, "").lower() in ("1", "on", "yes", "true")), None)
+    if offline is not None:
+        raise UsageError(f"{argument}: {name!r} is not in the cache of {hub}, and {offline} forbids to fetch it")
+    why = unreachable(hub)
+    if why is not None:
+        raise UsageError(
+            f"{argument}: {name!r} would have to be fetched from {hub}, but the network does not lead there ({why}): "
+            "give a folder"
+        )
+
+
+def unreachable(address: str) -> str | None:
+    """Why a web address, or the proxy on the way to it, does not answer; None where it does."""
+    url = urllib.parse.urlsplit(address)
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and url.hostname and not urllib.request.proxy_bypass(url.hostname):
+        url = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    host, port = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
+    found: list[str | None] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=SECONDS).close()
+            found.append(None)
+        except OSError as error:
+            found.append(reason(error))
+
+    # A name server is asked without a limit that could be set.
+    asking = threading.Thread(target=connect, daemon=True)
+    asking.start()
+    asking.join(SECONDS)
+    return found[0] if found else f"{host} did not answer within {SECONDS:g} s"

@@ -1,0 +1,24 @@
+"""Where a command will write: tried before the minutes that come first."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+
+from ..errors import UsageError, reason
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Checks that files can be written into a folder, which may have to be made first; leaves nothing there.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    if not place.is_dir():
+        raise UsageError(f"--out: expected a folder; {place} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out: {folder} cannot be written to ({reason(error)}): choose another") from None

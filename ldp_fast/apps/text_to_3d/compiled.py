@@ -1,0 +1,46 @@
+"""Whether a run's object can be rendered here: of the methods latent-nerf alone needs the compiled renderer."""
+
+from __future__ import annotations
+
+import torch
+
+from ... import _extension, _settings
+from ...errors import UsageError, reason
+from ...ops import _native
+from .sections import TextTo3D
+
+MEND = "docs/installation.md"
+
+
+def check_renderer(configuration: TextTo3D, device: str | None = None) -> None:
+    """Says before a model is loaded, or anything written, what a run would lack.
+
+    Args:
+        configuration: of the run.
+        device: in place of the configuration's.
+
+    Raises:
+        UsageError: the hash grid of latent-nerf without the compiled renderer; a GPU with one that was compiled
+            without CUDA.
+    """
+    where = device or configuration.device
+    on_gpu = where is not None and where.startswith("cuda") and torch.cuda.is_available()
+    on_gpu = on_gpu and _settings.backend() != "reference"
+    method = configuration.method
+    if method != "latent-nerf" and not on_gpu:
+        return
+    try:
+        module = _native.extension()
+    except ImportError as error:
+        again = "pip install . --force-reinstall --no-deps --no-build-isolation"
+        raise UsageError(f"the compiled renderer does not load ({reason(error)}): {again} ({MEND})") from None
+    if module is None:
+        why = _extension.why_absent() or "it cannot be imported"
+        needs = f"--method {method} needs the compiled renderer" + (" on a GPU" if method != "latent-nerf" else "")
+        other = "--device cpu needs none" if method != "latent-nerf" else "--method jacobian-nerf needs none"
+        raise UsageError(f"{needs}, which is missing: {why} ({MEND}); {other}")
+    if on_gpu and module.build_info()["cuda"] is None:
+        raise UsageError(
+            f"--device {where}: the renderer was compiled without CUDA: install again with LDP_FAST_CUDA=1 ({MEND}), "
+            "or use --device cpu"
+        )
