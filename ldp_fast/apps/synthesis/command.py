@@ -76,7 +76,7 @@ def configure(args: argparse.Namespace, **more: Any) -> Synthesis:
     """
     said, file = start_from(args, NAME)
     words = flags.given(args, Synthesis)
-    if getattr(args, "prompts", None):
+    if "prompts" not in more and getattr(args, "prompts", None):
         words["prompts"] = list(args.prompts)
     for name, value in more.items():
         words[name] = {**words.get(name, {}), **value} if isinstance(value, dict) else value
