@@ -13,10 +13,11 @@ import torch
 from .. import _settings
 from ..errors import UsageError
 from ..guidance import PRESETS, LatentDiffusionPrior
+from ..guidance.families import FAMILIES
 from ..guidance.loading import embedded_models, locate
 from ..guidance.presets import PriorSettings, find_preset
 from ..runs.configuration import Configuration, read_yaml
-from ..runs.settings import Wrong, setting, underscores
+from ..runs.settings import Wrong, hyphens, setting, underscores
 from .hub import check_reachable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -236,7 +237,7 @@ def start_from(args: argparse.Namespace, application: str) -> tuple[dict[str, An
         if named != application:
             raise UsageError(f"{file}: these are settings of ldp-fast {named}, not of ldp-fast {application}")
     if names:
-        found["config"] = names[0]
+        found["config"] = hyphens(names[0]) if hyphens(names[0]) in FAMILIES else names[0]
     return found, file
 
 

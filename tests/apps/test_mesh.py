@@ -6,7 +6,6 @@ import json
 import math
 import pathlib
 import sys
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -307,8 +306,7 @@ def test_the_command(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, ca
         asked.append((folder, step, device))
         return Scene(Ball(0.6, 5.0, (1.0, 0.0, 0.0)))
 
-    name = "ldp_fast.apps.text_to_3d.scene"
-    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(load_scene=load_scene))
+    monkeypatch.setattr("ldp_fast.apps.text_to_3d.scene.load_scene", load_scene)
     words = ["export", str(tmp_path / "run"), "--resolution", "48", "--texture", "64", "--faces", "500"]
     assert cli.main([*words, "--checkpoint", "400", "--threshold", "1.5", "--out", str(tmp_path / "out")]) == 0
     assert asked == [(tmp_path / "run", 400, None)]

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
     along, channels = hyphens(args.trajectory), [hyphens(channel) for channel in args.channels]
     check_names("--trajectory", [along], TRAJECTORIES)
-    check_names("--channels", channels, CHANNELS)
+    check_names("--channels", channels, CHANNELS, "some")
     check_device_flag(args.device)
     out = args.out or args.folder / f"{along}-{'-'.join(channels)}.mp4"
     check_target(out)
@@ -123,7 +123,7 @@ def check_target(out: pathlib.Path) -> None:
     check_writable(out.parent if ending else out)
 
 
-def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+def check_names(flag: str, given: Sequence[str], known: Sequence[str], how_many: str = "one") -> None:
     """Checks the words of a flag.
 
     Raises:
@@ -133,9 +133,7 @@ def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UsageError(
-                f"{flag}: expected {'some' if len(given) > 1 else 'one'} of {', '.join(known)}; got {name!r}{hint}"
-            )
+            raise UsageError(f"{flag}: expected {how_many} of {', '.join(known)}; got {name!r}{hint}")
 
 
 def write(out: pathlib.Path, pictures: Iterator[Tensor], fps: int) -> list[pathlib.Path]:
