@@ -24,6 +24,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # What says which of a model's files are read; a run records those that were given.
 FILES = ("variant", "config", "tokenizer")
 NEGATIVE = "what to lead away from (default: the empty prompt; for SDXL zeros, as its pipeline does)"
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
 MODEL, PRIOR, RUN = "model", "prior", "run"
 GROUPS = {MODEL: None, PRIOR: "what is not given comes from the preset (docs/mathematics.md)"}
 
