@@ -45,6 +45,7 @@ EXTRAS = {
     "huggingface_hub": "diffusers",
     "matplotlib": "apps",
     "peft": "lora",
+    "ray": "cluster",
     "pydantic": "apps",
     "safetensors": "diffusers",
     "scipy": "metrics",

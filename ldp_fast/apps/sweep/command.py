@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ...errors import UsageError
 from ...metrics import ClipScorer
-from ...runs import loop
+from ...runs import cluster, cluster_lead, loop
 from ...runs.distributed import this_rank
 from ...runs.jobs import Job, JobStore, Runner, finish, release_memory, run_jobs, without_ranks
 from ...runs.prompts import Prompt, check_prompts, read_prompts
+from ...runs.ranks import check_alone
 from ...runs.settings import hyphens
 from ...zoo.captions import random_prompts
 from .. import registry
@@ -28,6 +33,7 @@ examples:
   ldp-fast sweep prompts.txt --method latent-nerf jacobian-nerf --seeds 0 1 2 --steps 2000 --out out/seeds
   ldp-fast sweep --random-prompts 10 --method latent-nerf jacobian-nerf --losses lsd full --out out/compare
   torchrun --nproc-per-node 8 -m ldp_fast.cli sweep prompts.txt --method latent-nerf --out out/sweep
+  ldp-fast sweep prompts.txt --method latent-nerf --cluster auto --out /shared/sweep
   ldp-fast sweep prompts.txt --application synthesize --losses lsd full --out out/images
 
 The same command again continues: what is finished is kept, what was interrupted goes on, what failed is tried again.
@@ -65,6 +71,25 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     )
     jobs.add_argument("--prompt-seed", type=int, default=0, metavar="S", help="of the random prompts (default: 0)")
     jobs.add_argument("--clip", metavar="MODEL", help="CLIP that judges at the end (default: the embedded model's own)")
+    machines = parser.add_argument_group(
+        "cluster",
+        "jobs on the machines of a Ray cluster, as workers become free; all of them have to share the disk of --out",
+    )
+    machines.add_argument(
+        "--cluster",
+        metavar="auto|ADDRESS",
+        help="auto: the cluster that this machine belongs to; HOST:PORT of its head; local: this machine alone",
+    )
+    machines.add_argument(
+        "--gpus-per-job",
+        type=float,
+        metavar="G",
+        help="such as 1, or 0.5 for two jobs a GPU (default: 1 where the cluster has GPUs, else 0)",
+    )
+    machines.add_argument(
+        "--cpus-per-job", type=int, default=1, metavar="C", help="of a job, and its threads (default: 1)"
+    )
+    machines.add_argument("--retries", type=int, default=2, metavar="N", help="of a job whose worker died (default: 2)")
     entry.add_arguments(parser)
 
 
@@ -79,34 +104,71 @@ def _application(words: Sequence[str]) -> str:
 
 def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
     """The command. Returns the exit code: 0, 1 if a job failed, 130 after an interruption that can be resumed."""
-    entry = registry.find(args.application)
-    application = entry.application
+    _check_flags(args)
+    prompts = _prompts(args)
+    rank, world = this_rank()
+    runner = runner or functools.partial(run_job, args.application)
+    with contextlib.ExitStack() as stack:
+        options: cluster.Options | None = None
+        if args.cluster is not None:
+            asked = cluster.Options(args.cluster, args.gpus_per_job, args.cpus_per_job, args.retries)
+            machines = stack.enter_context(contextlib.ExitStack())
+            options = machines.enter_context(cluster.connected(asked))
+            _choose_device(args, options)
+        entry = registry.find(args.application)
+        store = JobStore(args.out, entry.application, rank)
+        jobs = store.as_named(entry.plan(prompts, args))
+        store.check(jobs)
+        _check_words(prompts, jobs[0])
+        if args.clip is not None:
+            # Loaded once and dropped: at the end of all jobs it would be late to hear that it does not exist.
+            check_reachable("--clip", args.clip, "config.json")
+            ClipScorer.from_pretrained(args.clip)
+        release_memory()
+        if options is not None:
+            token = stack.enter_context(cluster.leading(args.out))
+            code = cluster_lead.run_jobs(jobs, store, runner, options, token)
+            # The table is made here, and others may have the machines.
+            machines.close()
+        else:
+            if rank == 0:
+                cluster.check_nobody_leads(args.out)
+            with without_ranks():
+                code = run_jobs(jobs, store, runner, rank, world)
+        if code:
+            return code
+        return finish(jobs, store, lambda: write_table(jobs, store, clip=args.clip), rank, world)
 
-    def runs(folder: pathlib.Path, configuration: Any, options: loop.Options) -> int:
-        return loop.run(application, folder, configuration, options)
 
+def run_job(application: str, folder: pathlib.Path, configuration: Any, options: loop.Options) -> int:
+    """Runs one job; found by its name, so that workers of a cluster can be told of it."""
+    return loop.run(registry.find(application).application, folder, configuration, options)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
     args.losses = [hyphens(variant) for variant in args.losses]
     for variant in args.losses:
         if variant not in VARIANTS:
             raise UsageError(f"--losses: expected some of {', '.join(VARIANTS)}; got {variant!r}")
-    prompts = _prompts(args)
-    rank, world = this_rank()
-    store = JobStore(args.out, application, rank)
-    jobs = store.as_named(entry.plan(prompts, args))
     if args.print_config:
         raise UsageError("--print-config: a sweep has many configurations, one for each job: see jobs.json")
-    store.check(jobs)
-    _check_words(prompts, jobs[0])
-    if args.clip is not None:
-        # Loaded once and dropped: at the end of all jobs it would be late to hear that it does not exist.
-        check_reachable("--clip", args.clip, "config.json")
-        ClipScorer.from_pretrained(args.clip)
-    release_memory()
-    with without_ranks():
-        code = run_jobs(jobs, store, runner or runs, rank, world)
-    if code:
-        return code
-    return finish(jobs, store, lambda: write_table(jobs, store, clip=args.clip), rank, world)
+    if args.cluster is not None:
+        check_alone("sweep --cluster")
+    else:
+        for name in ("--gpus-per-job", "--cpus-per-job", "--retries"):
+            if name.removeprefix("--").replace("-", "_") in getattr(args, "given", ()):
+                raise UsageError(f"{name}: it is of --cluster, which was not given")
+
+
+def _choose_device(args: argparse.Namespace, options: cluster.Options) -> None:
+    """What a job computes on is the workers' business: this machine may lack the GPU that they have."""
+    device = getattr(args, "device", None)
+    if device is None:
+        args.device = "cuda" if options.gpus else "cpu"
+    elif device.startswith("cuda") and not options.gpus:
+        raise UsageError(f"--device {device}: the jobs have no GPU; give --gpus-per-job 1")
+    elif device not in ("cpu", "cuda"):
+        raise UsageError(f"--device: expected cpu or cuda, for the cluster chooses which GPU; got {device}")
 
 
 def _prompts(args: argparse.Namespace) -> list[Prompt]:
@@ -122,6 +184,8 @@ def _prompts(args: argparse.Namespace) -> list[Prompt]:
 
 def _check_words(prompts: Sequence[Prompt], job: Job) -> None:
     configuration: Any = job.configuration
-    prior = load_prior(configuration)
+    # The machine of the command may lack what the jobs compute on.
+    elsewhere = str(configuration.device).startswith("cuda") and not torch.cuda.is_available()
+    prior = load_prior(configuration, "cpu" if elsewhere else None)
     negative = configuration.negative_prompt or ""
     check_prompts(prompts, lambda text: prior.encode_prompt(text, negative))
