@@ -9,7 +9,7 @@ import threading
 import urllib.parse
 import urllib.request
 
-from ..errors import UsageError, reason
+from ..errors import UsageError, reason, shortened
 from ..guidance.loading import embedded_models
 
 # Until a connection is there; a name server that does not answer is not waited for any longer either.
@@ -29,8 +29,11 @@ def check_reachable(argument: str, name: str, file: str) -> None:
         UsageError: a path that does not exist; a hub name, and no network.
         ModuleNotFoundError: huggingface_hub is not installed.
     """
-    if name in embedded_models() or pathlib.Path(name).expanduser().exists():
-        return
+    try:
+        if name in embedded_models() or pathlib.Path(name).expanduser().exists():
+            return
+    except (OSError, ValueError):  # longer than a name may be, or with a zero byte
+        raise UsageError(f"{argument}: expected a path, got {shortened(name)!r}") from None
     if name.startswith((".", "~", "/")) or name.count("/") > 1 or not name:
         raise UsageError(f"{argument}: there is no folder {name!r}")
     from huggingface_hub import try_to_load_from_cache

@@ -154,6 +154,8 @@ class ModelConfiguration(Configuration):
 
     def check(self) -> None:
         """See `Configuration.check`."""
+        if self.device is not None:
+            check_device(self.device)
         try:
             self.prior_settings()
         except UsageError as error:
@@ -261,8 +263,9 @@ def load_prior(configuration: ModelConfiguration, device: str | None = None) -> 
     """
     c = configuration
     check_backend(device or c.device)
-    if not pathlib.Path(c.model).is_file():
-        check_reachable("model", locate(c.model), "model_index.json")
+    place = locate(c.model)
+    if not pathlib.Path(place).is_file():
+        check_reachable("model", place, "model_index.json")
     where, dtype = device or c.device, DTYPES[c.dtype] if c.dtype else None
     if where == "cpu" and c.device != "cpu" and dtype is torch.float16:
         dtype = torch.float32

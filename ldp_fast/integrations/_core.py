@@ -28,12 +28,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..decoder import FrozenDecoder
 from ..errors import UsageError
 from ..guidance import PriorOutput, PriorStatistics, terms
 from ..guidance.check import check_hooks
 from ..guidance.read_from import version_of
-from ..losses import _checks
 from ..losses.functional import guided_residual, perp_neg_residual, perturb
 from ..ops._compiled import outside_graphs
 from ._live import Attribute, Made
@@ -101,7 +101,7 @@ def _prediction(prediction: str, latents: Tensor, noise: Tensor, alpha: Tensor, 
 def _each(name: str, coefficient: Tensor | float, latents: Tensor) -> Tensor:
     """A coefficient as [B]: hosts have [B], [1], [B, 1, 1, 1] and numbers."""
     if not isinstance(coefficient, Tensor):
-        return _checks.coefficients("HostLosses", name, coefficient, latents)
+        return checks.coefficients("HostLosses", name, coefficient, latents)
     # Half precision is left as it is, for the operators to refuse: rounding ᾱ_t costs three digits.
     return coefficient.detach().reshape(-1).expand(len(latents))
 
@@ -283,7 +283,7 @@ class HostLosses:
         distilled = r if field is None else field.detach()
         if self.clip is not None:
             distilled = w[:, None, None, None] * distilled
-            bound: Any = _checks.scalar(self.clip, distilled)
+            bound: Any = checks.scalar(self.clip, distilled)
             distilled, w = distilled.clamp(-bound, bound), torch.ones_like(w)
         t, outside = (None if x is None else x.reshape(-1).expand(len(v)) for x in told)
         if t is None:

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nerf import _checks
+from .. import checks
 from ..nerf.hash_grid import INITIAL, layout_arguments
 from ..nerf.tcnn import padded
 from ..ops import hash_grid as _registers  # noqa: F401
-from ..ops._native import required
+from ..ops import required
 from ..reference.hash_grid import FAR, HASHED, TILED
 
 WHAT = "tinycudann"
@@ -40,7 +40,7 @@ def option(config: Mapping[str, Any], name: str, default: str, choices: tuple[st
     for choice in choices:
         if isinstance(given, str) and given.lower() == choice.lower():
             return choice
-    _checks.fail(WHAT, name, f"one of {', '.join(map(repr, choices))}", repr(given))
+    checks.fail(WHAT, name, f"one of {', '.join(map(repr, choices))}", repr(given))
 
 
 class Encoder:
@@ -100,7 +100,7 @@ class Frequency(Encoder):
     """sin and cos of 2^f·π·x, f = 0, 1, …; side by side, frequency after frequency, input after input."""
 
     def __init__(self, n_inputs: int, config: Mapping[str, Any]):
-        self.count = _checks.whole(WHAT, "n_frequencies", config.get("n_frequencies", 12), 1)
+        self.count = checks.whole(WHAT, "n_frequencies", config.get("n_frequencies", 12), 1)
         super().__init__(n_inputs, n_inputs * self.count * 2)
 
     def features(self, x: Tensor, params: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class TriangleWave(Encoder):
     """A triangle wave of 2^(f−1) periods in place of the sine, shifted by f/4 of a period."""
 
     def __init__(self, n_inputs: int, config: Mapping[str, Any]):
-        self.count = _checks.whole(WHAT, "n_frequencies", config.get("n_frequencies", 12), 1)
+        self.count = checks.whole(WHAT, "n_frequencies", config.get("n_frequencies", 12), 1)
         super().__init__(n_inputs, n_inputs * self.count)
 
     def features(self, x: Tensor, params: Tensor) -> Tensor:
@@ -125,9 +125,9 @@ class OneBlob(Encoder):
     """How much of a quartic kernel around x, one bin wide to either side, falls into each of n bins; wraps around."""
 
     def __init__(self, n_inputs: int, config: Mapping[str, Any]):
-        self.bins = _checks.whole(WHAT, "n_bins", config.get("n_bins", 16), 1)
+        self.bins = checks.whole(WHAT, "n_bins", config.get("n_bins", 16), 1)
         if self.bins & (self.bins - 1):
-            _checks.fail(WHAT, "n_bins", "a power of two", str(self.bins))
+            checks.fail(WHAT, "n_bins", "a power of two", str(self.bins))
         super().__init__(n_inputs, n_inputs * self.bins)
 
     def features(self, x: Tensor, params: Tensor) -> Tensor:
@@ -147,8 +147,8 @@ class SphericalHarmonics(Encoder):
 
     def __init__(self, n_inputs: int, config: Mapping[str, Any]):
         if n_inputs != 3:
-            _checks.fail(WHAT, "n_input_dims", "3 for SphericalHarmonics", str(n_inputs))
-        self.degree = _checks.whole(WHAT, "degree", config.get("degree", 4), 1, 8)
+            checks.fail(WHAT, "n_input_dims", "3 for SphericalHarmonics", str(n_inputs))
+        self.degree = checks.whole(WHAT, "degree", config.get("degree", 4), 1, 8)
         super().__init__(3, self.degree**2)
 
     def features(self, x: Tensor, params: Tensor) -> Tensor:
@@ -188,19 +188,19 @@ class Grid(Encoder):
         option(config, "hash", "CoherentPrime", ("CoherentPrime",))
         for name in ("stochastic_interpolation", "fixed_point_pos"):
             if config.get(name, False):
-                _checks.fail(WHAT, name, "False", repr(config[name]))
+                checks.fail(WHAT, name, "False", repr(config[name]))
         if n_inputs not in INDEXABLE:
-            _checks.fail(WHAT, "n_input_dims", "2, 3 or 4 for a grid", str(n_inputs))
+            checks.fail(WHAT, "n_input_dims", "2, 3 or 4 for a grid", str(n_inputs))
         self.n_features = config.get("n_features_per_level", 2)
         if self.n_features not in (1, 2, 4, 8):
-            _checks.fail(WHAT, "n_features_per_level", "1, 2, 4 or 8", repr(self.n_features))
+            checks.fail(WHAT, "n_features_per_level", "1, 2, 4 or 8", repr(self.n_features))
         n_levels = self._levels(config)
-        base = _checks.whole(WHAT, "base_resolution", config.get("base_resolution", 16), 2, 10**6)
+        base = checks.whole(WHAT, "base_resolution", config.get("base_resolution", 16), 2, 10**6)
         growth = 2.0
         if self.kind == "Dense":
             growth = math.exp(math.log(256 / base) / (n_levels - 1)) if n_levels > 1 else 1.0
-        growth = _checks.number(WHAT, "per_level_scale", config.get("per_level_scale", growth), 1.0)
-        log2_size = _checks.whole(WHAT, "log2_hashmap_size", config.get("log2_hashmap_size", 19), 3, 30)
+        growth = checks.number(WHAT, "per_level_scale", config.get("per_level_scale", growth), 1.0)
+        log2_size = checks.whole(WHAT, "log2_hashmap_size", config.get("log2_hashmap_size", 19), 3, 30)
         super().__init__(n_inputs, n_levels * self.n_features)
         self.alignment = self.n_features
         # Scales and resolutions do not depend on the number of dimensions.
@@ -208,12 +208,12 @@ class Grid(Encoder):
         self.resolutions, self.scales = list(layout.resolutions), list(layout.scales)
         if self.kind in ("Tiled", "Tile") and self.resolutions[-1] > INDEXABLE[n_inputs]:
             expected = f"at most {INDEXABLE[n_inputs]} vertices along an axis for a tiled grid of {n_inputs} dimensions"
-            _checks.fail(WHAT, "per_level_scale", expected, str(self.resolutions[-1]))
+            checks.fail(WHAT, "per_level_scale", expected, str(self.resolutions[-1]))
         most = {"Hash": 2**log2_size, "Dense": MOST_ENTRIES}.get(self.kind, base**n_inputs)
         self.sizes = [min(padded(resolution**n_inputs, 8), most) for resolution in self.resolutions]
         self.offsets = [0, *itertools.accumulate(self.sizes)]
         if self.offsets[-1] > MOST_ENTRIES:
-            _checks.fail(WHAT, "per_level_scale", f"a grid of at most {MOST_ENTRIES} entries", str(self.offsets[-1]))
+            checks.fail(WHAT, "per_level_scale", f"a grid of at most {MOST_ENTRIES} entries", str(self.offsets[-1]))
         self.n_params = self.offsets[-1] * self.n_features
         self.native = self._is_served()
 
@@ -221,12 +221,12 @@ class Grid(Encoder):
         for name in ("n_features", "n_grid_features"):
             if name in config:
                 if "n_levels" in config:
-                    _checks.fail(WHAT, name, "either this or n_levels, which determine each other", "both")
-                total = _checks.whole(WHAT, name, config[name], 1)
+                    checks.fail(WHAT, name, "either this or n_levels, which determine each other", "both")
+                total = checks.whole(WHAT, name, config[name], 1)
                 if total % self.n_features:
-                    _checks.fail(WHAT, name, f"a multiple of n_features_per_level, {self.n_features}", str(total))
-                return _checks.whole(WHAT, f"{name} / n_features_per_level", total // self.n_features, 1, 32)
-        return _checks.whole(WHAT, "n_levels", config.get("n_levels", 16), 1, 32)
+                    checks.fail(WHAT, name, f"a multiple of n_features_per_level, {self.n_features}", str(total))
+                return checks.whole(WHAT, f"{name} / n_features_per_level", total // self.n_features, 1, 32)
+        return checks.whole(WHAT, "n_levels", config.get("n_levels", 16), 1, 32)
 
     def _is_served(self) -> bool:
         """Whether the operator has this grid: three dimensions, interpolated."""
@@ -282,11 +282,11 @@ class Composite(Encoder):
         option(config, "reduction", "Concatenation", ("Concatenation",))
         nested = list(config.get("nested") or ())
         if not nested:
-            _checks.fail(WHAT, "nested", "a list of encodings for Composite", repr(config.get("nested")))
+            checks.fail(WHAT, "nested", "a list of encodings for Composite", repr(config.get("nested")))
         placed = any("dims_to_encode_begin" in one for one in nested)
         counted = sum(int(one.get("n_dims_to_encode", 0)) for one in nested)
         if not placed and counted > n_inputs:
-            _checks.fail(WHAT, "n_dims_to_encode", f"at most {n_inputs} in total", str(counted))
+            checks.fail(WHAT, "n_dims_to_encode", f"at most {n_inputs} in total", str(counted))
         left = None if placed else n_inputs - counted
         self.parts: list[tuple[int, Encoder]] = []
         begin = 0
@@ -295,11 +295,11 @@ class Composite(Encoder):
                 begin = int(one.get("dims_to_encode_begin", begin))
                 count = int(one["n_dims_to_encode"])
             elif left is None:
-                _checks.fail(WHAT, "n_dims_to_encode", "it for all encodings but one", "several without")
+                checks.fail(WHAT, "n_dims_to_encode", "it for all encodings but one", "several without")
             else:
                 count, left = left, None
             if begin + count > n_inputs:
-                _checks.fail(WHAT, "dims_to_encode_begin", f"inputs below {n_inputs}", f"{begin} to {begin + count}")
+                checks.fail(WHAT, "dims_to_encode_begin", f"inputs below {n_inputs}", f"{begin} to {begin + count}")
             if count > 0:
                 self.parts.append((begin, create(count, one)))
             begin += count
@@ -347,5 +347,5 @@ def create(n_inputs: int, config: Mapping[str, Any]) -> Encoder:
         ValueError: what it does not have, by name.
         RuntimeError: a grid, and the compiled extension is missing.
     """
-    n_inputs = _checks.whole(WHAT, "n_input_dims", n_inputs, 1)
+    n_inputs = checks.whole(WHAT, "n_input_dims", n_inputs, 1)
     return ENCODINGS[option(config, "otype", "OneBlob", tuple(ENCODINGS))](n_inputs, config)  # type: ignore[arg-type,call-arg]

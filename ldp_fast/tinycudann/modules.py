@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nerf import _checks
+from .. import checks
 from ..nerf.tcnn import PADDING, padded
 from .encodings import WHAT, Encoder, create
 from .perceptron import Perceptron
@@ -35,7 +35,7 @@ class Module(nn.Module):
     ):
         super().__init__()
         if dtype not in (None, torch.float16, torch.float32):
-            _checks.fail(WHAT, "dtype", "torch.float32, torch.float16 or None", str(dtype))
+            checks.fail(WHAT, "dtype", "torch.float32, torch.float16 or None", str(dtype))
         self.seed, self.output_dtype = seed, dtype
         self._encoder, self._perceptron = encoder, perceptron
         generator = torch.Generator().manual_seed(seed)
@@ -83,9 +83,9 @@ class Module(nn.Module):
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-            _checks.fail(type(self).__name__, "x", "a floating-point tensor", got, TypeError)
+            checks.fail(type(self).__name__, "x", "a floating-point tensor", got, TypeError)
         if x.dim() != 2 or x.shape[1] != self.n_input_dims:
-            _checks.fail(type(self).__name__, "x", f"shape [S, {self.n_input_dims}]", _checks.shape_text(x))
+            checks.fail(type(self).__name__, "x", f"shape [S, {self.n_input_dims}]", checks.shape_text(x))
         if x.device != self.params.device:
             warnings.warn(f"{type(self).__name__}: x is on {x.device} and goes to {self.params.device}", stacklevel=2)
             x = x.to(self.params.device)
@@ -155,7 +155,7 @@ class NetworkWithInputEncoding(Module):
         network_config: Mapping[str, Any],
         seed: int = 1337,
     ):
-        n_output_dims = _checks.whole(WHAT, "n_output_dims", n_output_dims, 1)
+        n_output_dims = checks.whole(WHAT, "n_output_dims", n_output_dims, 1)
         encoder = create(n_input_dims, encoding_config)
         encoder.pad_to(padded(encoder.n_outputs, math.lcm(PADDING, encoder.alignment)))
         super().__init__(encoder, Perceptron(encoder.n_outputs, n_output_dims, network_config), seed)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nerf import _checks
+from .. import checks
 from ..nerf.tcnn import PADDING, WIDTHS, padded
 from .encodings import WHAT, option
 
@@ -41,10 +41,10 @@ class Perceptron:
 
     def __init__(self, n_inputs: int, n_outputs: int, config: Mapping[str, Any]):
         fused = option(config, "otype", "MLP", NETWORKS) in NETWORKS[:2]
-        width = _checks.whole(WHAT, "n_neurons", config.get("n_neurons", 128), 1)
+        width = checks.whole(WHAT, "n_neurons", config.get("n_neurons", 128), 1)
         if fused and width not in WIDTHS:
-            _checks.fail(WHAT, "n_neurons", f"one of {WIDTHS} for FullyFusedMLP", str(width))
-        layers = _checks.whole(WHAT, "n_hidden_layers", config.get("n_hidden_layers", 5), int(fused))
+            checks.fail(WHAT, "n_neurons", f"one of {WIDTHS} for FullyFusedMLP", str(width))
+        layers = checks.whole(WHAT, "n_hidden_layers", config.get("n_hidden_layers", 5), int(fused))
         self.activation = option(config, "activation", "ReLU", tuple(ACTIVATIONS))
         self.output_activation = option(config, "output_activation", "None", tuple(ACTIVATIONS))
         widths = [n_inputs, *[width] * layers, padded(n_outputs, PADDING)]

@@ -36,6 +36,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> list[dict
         raise UsageError("seen")
 
     monkeypatch.setattr(LatentDiffusionPrior, "from_pretrained", refuse)
+    monkeypatch.setattr(options, "check_reachable", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a red cube\n")
     return asked
@@ -66,7 +67,7 @@ def test_a_run_goes_on_with_the_same_files(loaded: list[dict[str, Any]], tmp_pat
 def test_a_folder_of_text_to_3d_records_them(loaded: list[dict[str, Any]], tmp_path: pathlib.Path, capsys: Any) -> None:
     from . import text_to_3d_runs as runs
 
-    before = runs.configuration("model")
+    before = runs.configuration("some/model")
     given = runs.changed(before, variant="fp16", lora=[["style.safetensors", 0.5]])
     write(tmp_path / "run", given)
     assert read_configuration(tmp_path / "run") == given and given.fingerprint() != before.fingerprint()

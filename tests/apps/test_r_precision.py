@@ -121,7 +121,7 @@ def test_distractors_never_show_the_same(tmp_path: pathlib.Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "holds no runs"),
+        ([], "does not hold runs"),
         (["--distractors", "0"], "--distractors: expected at least 1, got 0"),
         (["--elevation", "50", "10"], "--elevation: expected -90 <= LOW <= HIGH <= 90, got 50 10"),
         (["--seeds", "-1"], "--seeds: expected at least 0, got -1"),
@@ -138,12 +138,12 @@ def test_errors_of_the_command(
 
 def test_errors_of_a_folder(tmp_path: pathlib.Path) -> None:
     leave_run(tmp_path / "run", configuration("a red cube"), "interrupted")
-    with pytest.raises(UsageError, match=r"holds no finished run \(1 unfinished\)"):
+    with pytest.raises(UsageError, match=r"does not hold a finished run \(1 unfinished\)"):
         evaluate_r_precision(tmp_path, load=Loader())
     leave_run(tmp_path / "run", configuration("a red cube"))
     with pytest.raises(UsageError, match="99 and the right one were asked for, but there are 2 different prompts"):
         evaluate_r_precision(tmp_path, pool=["a red cube", "a red torus"], load=Loader())
-    with pytest.raises(UsageError, match="clip: could not load '/nowhere/clip'"):
+    with pytest.raises(UsageError, match="--clip: there is no folder '/nowhere/clip'"):
         evaluate_r_precision(tmp_path, clip="/nowhere/clip", load=Loader())
     (tmp_path / "run" / "config.yaml").write_text("prompt: a red cube\nformat: 1\n")
     with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no method"):

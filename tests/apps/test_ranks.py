@@ -227,7 +227,7 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("text-to-3d", "sweep", "env")])
+@pytest.mark.parametrize("command", ALONE)
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_what_works_in_one_process_says_so(
     command: str,

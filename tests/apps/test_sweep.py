@@ -53,7 +53,7 @@ def start(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 PRIORS: dict[str, Any] = {}
 
 
-def load_once(configuration: Any) -> Any:
+def load_once(configuration: Any, device: str | None = None) -> Any:
     name = configuration.model
     if name not in PRIORS:
         PRIORS[name] = load_prior(configuration)
@@ -171,11 +171,12 @@ def test_prompts_that_look_alike_have_folders_of_their_own(start: Callable, tmp_
 
 
 def test_r_precision_that_cannot_be_measured_is_said(
-    start: Callable, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sweep_table, "evaluate_r_precision", retrieval.evaluate_r_precision)
-    assert start(Runner(), *ONE, "--clip", "/nowhere/clip") == 0
-    assert "R-Precision could not be measured: clip: could not load" in (tmp_path / "out" / "table.md").read_text()
+    assert start(runner := Runner(), *ONE, "--clip", "/nowhere/clip") == 2 and not runner.calls
+    assert "--clip: there is no folder '/nowhere/clip'" in capsys.readouterr().err
+    assert start(Runner(), *ONE) == 0
+    assert "R-Precision could not be measured: not in this test" in (tmp_path / "out" / "table.md").read_text()
     assert json.loads((tmp_path / "out" / "table.json").read_text())["jobs"][0]["hits"] is None
 
 

@@ -54,7 +54,7 @@ def test_a_run_on_an_ascii_terminal(tmp_path: pathlib.Path) -> None:
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out").iterdir()
     assert folder.name.startswith("abc-") and (folder / "image.png").exists()
-    assert json.loads((folder / "run.json").read_text())["configuration"]["prompts"] == ["abc 一"]
+    assert "abc 一" in (folder / "config.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 
 from ... import _extension, _settings
 from ...errors import UsageError, reason
-from ...ops import _native
+from ...ops import extension
 from .sections import TextTo3D
 
 MEND = "docs/installation.md"
@@ -30,7 +30,7 @@ def check_renderer(configuration: TextTo3D, device: str | None = None) -> None:
     if method != "latent-nerf" and not on_gpu:
         return
     try:
-        module = _native.extension()
+        module = extension()
     except ImportError as error:
         again = "pip install . --force-reinstall --no-deps --no-build-isolation"
         raise UsageError(f"the compiled renderer does not load ({reason(error)}): {again} ({MEND})") from None
