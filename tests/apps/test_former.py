@@ -1,0 +1,102 @@
+"""Folders of the layout before `ldp_fast.runs`: they go on, to the numbers that were computed then, and can be shown.
+
+`former/` was made by the version of then: 20 steps of each application, with the checkpoint of step 10 (of synthesis in
+a folder of its own, for it kept one).
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ldp_fast import cli
+from ldp_fast.apps.text_to_3d.scene import load_scene
+from ldp_fast.runs import checkpoints
+from ldp_fast.runs import folder as folders
+
+FORMER = pathlib.Path(__file__).parent / "former"
+METHODS = ("latent-nerf", "jacobian-nerf")
+
+
+def copied(name: str, to: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(FORMER / name, to / name))
+
+
+def unfinished(folder: pathlib.Path) -> pathlib.Path:
+    """As it was after step 10."""
+    checkpoints.path_of(folder, 20).unlink()
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "status": "interrupted", "step": 10}))
+    return folder
+
+
+def assert_near(found: dict[str, Tensor], then: dict[str, Tensor]) -> None:
+    """Equal up to what another processor and another torch round otherwise, which ten steps of Adam make larger."""
+    assert found.keys() == then.keys()
+    for name, expected in then.items():
+        if expected.is_floating_point() and not name.endswith(("density", "history")):
+            scale = expected.abs().max().item() + 1e-6
+            assert (found[name] - expected).abs().median().item() <= 2e-2 * scale, name
+
+
+@pytest.mark.usefixtures("only_steps")
+@pytest.mark.parametrize("method", METHODS)
+def test_text_to_3d_goes_on_to_the_numbers_of_then(method: str, tmp_path: pathlib.Path) -> None:
+    folder = unfinished(copied(method, tmp_path))
+    assert cli.main(["text-to-3d", "--resume", str(folder)]) == 0
+    assert_near(load_file(checkpoints.path_of(folder, 20)), load_file(checkpoints.path_of(FORMER / method, 20)))
+    assert folders.application_of(folder) == "text-to-3d"
+
+
+@pytest.mark.usefixtures("only_steps")
+def test_synthesis_goes_on_to_the_numbers_of_then(tmp_path: pathlib.Path) -> None:
+    folder = copied("synthesis-interrupted", tmp_path)
+    assert folders.application_of(folder) == "synthesize"
+    assert cli.main(["synthesize", "--resume", str(folder)]) == 0
+    then = load_file(FORMER / "synthesis" / "checkpoint.safetensors")
+    assert_near(load_file(checkpoints.path_of(folder, 20)), then)
+
+
+@pytest.mark.usefixtures("only_steps")
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_from_the_beginning_are_the_same_run(method: str, tmp_path: pathlib.Path) -> None:
+    """Bit for bit: a new run of the same configuration, and the former one gone on with from its step 10 here."""
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copy(FORMER / method / "config.yaml", again)
+    assert cli.main(["text-to-3d", "--resume", str(again)]) == 0
+    with safe_open(str(checkpoints.path_of(FORMER / method, 20)), "pt") as file:
+        then = file.metadata()
+    with safe_open(str(checkpoints.path_of(again, 20)), "pt") as file:
+        now = file.metadata()
+    assert now["fingerprint"] == then["fingerprint"] and now.keys() == then.keys()
+    found, expected = load_file(checkpoints.path_of(again, 10)), load_file(checkpoints.path_of(FORMER / method, 10))
+    assert_near(found, expected)
+    if torch.equal(found["history"][0], expected["history"][0]):
+        # The processor and the torch of then: everything has the very bits.
+        assert now["digest"] == then["digest"]
+
+
+@pytest.mark.usefixtures("quick_products")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_finished_one_is_rendered_and_exported(method: str, tmp_path: pathlib.Path, capsys: object) -> None:
+    folder = copied(method, tmp_path)
+    assert load_scene(folder).step == 20 and load_scene(folder, 10).step == 10
+    assert cli.main(["text-to-3d", "--resume", str(folder)]) == 0  # says that it is finished
+    assert cli.main(["render", str(folder), "--frames", "2", "--out", str(folder / "two.png")]) == 0
+    assert cli.main(["export", str(folder), "--resolution", "24", "--texture", "64"]) == 0
+    listed = folders.status(folder)["files"]
+    assert "mesh.obj" in listed and "two.png" in listed and "views.png" in listed
+    for name in ("views.png", "notes.txt"):
+        (folder / name).write_text("")
+    words = ["text-to-3d", "a red cube", "--method", method, "--steps", "1", "--voxels", "4"]
+    words = words if method == "jacobian-nerf" else [*words[:-2], "--refinement-steps", "0"]
+    assert cli.main([*words, "--out", str(folder), "--overwrite", "--no-film", "--no-mesh", "--device", "cpu"]) == 0
+    assert (folder / "notes.txt").exists() and not (folder / "two.png").exists() and not (folder / "mesh.obj").exists()
