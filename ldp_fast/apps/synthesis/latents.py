@@ -10,13 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from ...guidance import LatentDiffusionPrior, TextEmbeddings, TimestepSampler
 from ...runs import image_files
 from ...runs.experiment import Part, untimed
 from ...runs.seeds import mixed_generator
+from ...schedules import cosine_decay
 
 # A latent's spread is about 1; what is beyond this has left all that a decoder was trained on, and float16's range.
 LARGEST = 6e4
@@ -71,11 +71,7 @@ class LatentOptimiser:
         return torch.stack(self._rows).cpu() if self._rows else torch.zeros(0, len(HISTORY))
 
     def _rate(self) -> float:
-        progress = self.step / max(1, self.steps)
-        if progress < 2 / 3:
-            return self.learning_rate
-        fall = 0.5 * (1 + np.cos(np.pi * (progress - 2 / 3) * 3))
-        return self.learning_rate * float(self.final_rate + (1 - self.final_rate) * fall)
+        return self.learning_rate * cosine_decay(self.step / max(1, self.steps), self.final_rate, 3)
 
     def advance(self, part: Part = untimed) -> None:
         """One step. What it recorded stays on the device until `history` is read."""

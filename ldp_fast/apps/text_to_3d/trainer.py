@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from ...nerf import FusedAdam, RenderOutput
 from ...runs import checkpoints, distributed
 from ...runs.experiment import Part, Products, untimed
 from ...runs.seeds import mixed_generator
+from ...schedules import cosine_decay
 from .cameras import as_cameras, direction_of
 from .mesh import export_mesh
 from .pictures import products as pictures
@@ -122,10 +122,7 @@ class Trainer:
 
     def _rate_factor(self) -> float:
         """Constant for the first half, then a cosine down to the final rate."""
-        last, progress = self.configuration.optimizer.final_rate, self.progress()
-        if progress <= 0.5:
-            return 1.0
-        return float(last + (1 - last) * 0.5 * (1 + np.cos(np.pi * (2 * progress - 1))))
+        return cosine_decay(self.progress(), self.configuration.optimizer.final_rate, 2)
 
     def advance(self, part: Part = untimed) -> None:
         """One step.
