@@ -18,7 +18,6 @@ from ldp_fast.apps import hub, options, targets
 from ldp_fast.apps.text_to_3d import compiled, scene
 from ldp_fast.apps.text_to_3d.mesh import command as mesh_command
 from ldp_fast.errors import UsageError
-from ldp_fast.ops import _native
 
 pytest.importorskip("yaml", reason="the extra `apps` is not installed")
 pytest.importorskip("pydantic", reason="the extra `apps` is not installed")
@@ -71,7 +70,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "extension", lambda: None)
+    monkeypatch.setattr(compiled, "extension", lambda: None)
     monkeypatch.setattr(compiled._extension, "why_absent", lambda: "for a reason")
 
 
@@ -111,7 +110,7 @@ def test_an_extension_that_does_not_load(
     def broken() -> None:
         raise ImportError("undefined symbol: torch_something")
 
-    monkeypatch.setattr(_native, "extension", broken)
+    monkeypatch.setattr(compiled, "extension", broken)
     said = error_of(["text-to-3d", "a red cube", "--out", str(tmp_path / "new"), *SMALL], capsys)
     assert "does not load (undefined symbol: torch_something)" in said and "--force-reinstall" in said
 
