@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+from ..errors import UsageError
+
+C = TypeVar("C")
 VARIANTS = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
 
 
@@ -15,3 +19,28 @@ def switched_off(variant: str) -> dict[str, Any]:
     if variant in ("lsd", "lsd-fm"):
         off["lambda_kl"] = 0.0
     return off
+
+
+def configured(variants: Sequence[str], configure: Callable[[dict[str, Any]], C]) -> dict[str, C]:
+    """The configurations of a job, by the variants that are to be compared.
+
+    Args:
+        variants: some of VARIANTS; one that is repeated counts once.
+        configure: makes a configuration with some λ's set to 0.
+
+    Raises:
+        UsageError: two of them are the same, because of λ's that are 0 already.
+    """
+    made: dict[str, C] = {}
+    for variant in dict.fromkeys(variants):
+        found = configure(switched_off(variant))
+        for other, before in made.items():
+            if before == found:
+                raise UsageError(f"--losses: {other} and {variant} are the same with these λ's")
+        made[variant] = found
+    return made
+
+
+def variant_name(method: str, variant: str) -> str:
+    """Method and variant as part of a name; `full`, the method as it is, goes without saying."""
+    return method if variant == "full" else f"{method}-{variant}"

@@ -41,14 +41,7 @@ def run_jobs(jobs: Sequence[Job], store: JobStore, runner: Runner, options: Opti
         UsageError: no machine of the cluster can do them.
     """
     store.enter(jobs)
-    left = []
-    for job in jobs:
-        if store.read(job.name)["status"] == "finished":
-            continue
-        if finished(store.folder / job.name):  # killed between the two records
-            store.write(job, "finished", seconds=store.read(job.name).get("seconds", 0.0))
-            continue
-        left.append(job)
+    left = [job for job in jobs if not store.is_done(job)]
     return _Lead(store, runner, options, token, len(jobs)).go(left)
 
 

@@ -9,7 +9,6 @@ import pathlib
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from . import files
 from .experiment import Experiment
 from .folder import locked
 from .interruption import Interruption
-from .jobs import Runner, release_memory, without_ranks
+from .jobs import Runner, failure_of, release_memory, without_ranks
 from .loop import Options, Watch
 
 # Of a sweep's folder: who leads the sweep, and the word by which workers know the folder.
@@ -186,12 +185,8 @@ def work(order: Order, board: Any) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         return ended("unfit", error=f"{error.name} is not installed on it")
     except Exception as error:  # whatever stops one object must not stop the others
-        message = " ".join(str(error).split())
-        if isinstance(error, UsageError):
-            return ended("failed", error=message)
         # Before the memory is given back, which the traceback's frames hold.
-        trace = traceback.format_exc().splitlines()
-        return ended("failed", error=f"{type(error).__name__}: {message}", traceback=trace)
+        return ended("failed", **failure_of(error))
     finally:
         release_memory()
     return ended("interrupted" if code else "finished")

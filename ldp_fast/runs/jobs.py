@@ -102,6 +102,14 @@ class JobStore:
         """A job's record; empty before it has one."""
         return files.read_json(self._path(name)) if self._path(name).exists() else {}
 
+    def is_done(self, job: Job) -> bool:
+        """Whether a job has finished; one that was killed between its run's record and its own is recorded now."""
+        record = self.read(job.name)
+        if record.get("status") != "finished" and finished(self.folder / job.name):
+            self.write(job, "finished", seconds=record.get("seconds", 0.0))
+            return True
+        return bool(record.get("status") == "finished")
+
     def write(self, job: Job, status: str, **more: Any) -> None:
         """Replaces a job's record, and `jobs.json` with it."""
         self._write(job, status, **more)
@@ -170,13 +178,9 @@ def run_jobs(jobs: Sequence[Job], store: JobStore, runner: Runner, rank: int = 0
     for index, job in enumerate(jobs):
         if index % world != rank:
             continue
-        record, folder = store.read(job.name), store.folder / job.name
-        spent = record.get("seconds", 0.0)
-        if record["status"] == "finished":
+        if store.is_done(job):
             continue
-        if finished(folder):  # killed between the two records
-            store.write(job, "finished", seconds=spent)
-            continue
+        spent, folder = store.read(job.name).get("seconds", 0.0), store.folder / job.name
         print(f"[{index + 1}/{len(jobs)}] {job.name}", file=sys.stderr)
         store.write(job, "running", seconds=spent)
         started = time.perf_counter()
@@ -190,11 +194,9 @@ def run_jobs(jobs: Sequence[Job], store: JobStore, runner: Runner, rank: int = 0
             store.write(job, "interrupted", seconds=seconds())
             raise
         except Exception as error:  # whatever stops one object must not stop the others
-            message = " ".join(str(error).split())
-            reason = message if isinstance(error, UsageError) else f"{type(error).__name__}: {message}"
-            trace = None if isinstance(error, UsageError) else traceback.format_exc().splitlines()
-            store.write(job, "failed", seconds=seconds(), error=reason, traceback=trace)
-            print(f"failed: {job.name}: {reason}", file=sys.stderr)
+            failure = failure_of(error)
+            store.write(job, "failed", seconds=seconds(), **failure)
+            print(f"failed: {job.name}: {failure['error']}", file=sys.stderr)
             release_memory()
             continue
         if code:
@@ -203,6 +205,14 @@ def run_jobs(jobs: Sequence[Job], store: JobStore, runner: Runner, rank: int = 0
         store.write(job, "finished", seconds=seconds())
         release_memory()
     return 0
+
+
+def failure_of(error: Exception) -> dict[str, Any]:
+    """What a job's record says of the error that is being handled: one line, and the traceback of a fault of ours."""
+    message = " ".join(str(error).split())
+    if isinstance(error, UsageError):
+        return {"error": message, "traceback": None}
+    return {"error": f"{type(error).__name__}: {message}", "traceback": traceback.format_exc().splitlines()}
 
 
 def finish(jobs: Sequence[Job], store: JobStore, make_table: Callable[[], None], rank: int = 0, world: int = 1) -> int:

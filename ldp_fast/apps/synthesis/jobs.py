@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
+from typing import Any
 
-from ...errors import UsageError
 from ...runs.jobs import Job
 from ...runs.names import name_of
 from ...runs.prompts import Prompt
-from ..variants import switched_off
+from ..variants import configured, variant_name
 from . import command
-from .configuration import NAME
+from .configuration import NAME, Synthesis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +29,12 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
     jobs: list[Job] = []
     for prompt in prompts:
         for seed in dict.fromkeys(getattr(args, "seeds", [0])):
-            made: dict[str, Job] = {}
-            for losses in dict.fromkeys(args.losses):
-                found = command.configure(args, prompts=[prompt.text], seeds=[seed], settings=switched_off(losses))
+            configure = functools.partial(_configure, args, prompt.text, seed)
+            for losses, found in configured(args.losses, configure).items():
                 labels = {"prompt": prompt.text, "method": NAME, "losses": losses, "seed": seed}
-                variant = NAME if losses == "full" else f"{NAME}-{losses}"
-                for other, job in made.items():
-                    if job.configuration == found:
-                        raise UsageError(f"--losses: {other} and {losses} are the same with these λ's")
-                made[losses] = Job(f"{name_of(prompt.text)}-{variant}-seed{seed}", labels, found)
-            jobs.extend(made.values())
+                jobs.append(Job(f"{name_of(prompt.text)}-{variant_name(NAME, losses)}-seed{seed}", labels, found))
     return jobs
+
+
+def _configure(args: argparse.Namespace, prompt: str, seed: int, settings: dict[str, Any]) -> Synthesis:
+    return command.configure(args, prompts=[prompt], seeds=[seed], settings=settings)

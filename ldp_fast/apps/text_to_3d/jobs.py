@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from ...errors import UsageError
 from ...runs.jobs import Job
 from ...runs.names import former_slug, name_of
 from ...runs.prompts import Prompt
 from ...runs.settings import hyphens
-from ..variants import switched_off
+from ..variants import configured, variant_name
 from . import command
 from .compiled import check_renderer
-from .sections import METHODS
+from .sections import METHODS, TextTo3D
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,33 +38,19 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
     for prompt in prompts:
         for seed in dict.fromkeys(getattr(args, "seed", [0])):
             for method in methods:
-                made: dict[str, Job] = {}
-                for losses in dict.fromkeys(args.losses):
-                    found = command.configure(
-                        args, prompt=prompt.text, method=method, seed=seed, settings=switched_off(losses)
-                    )
-                    check_renderer(found)
+                configure = functools.partial(_configure, args, prompt.text, method, seed)
+                for losses, found in configured(args.losses, configure).items():
                     labels = {"prompt": prompt.text, "method": method, "losses": losses, "seed": seed}
-                    variant = variant_name(method, losses)
-                    job = Job(
-                        f"{name_of(prompt.text)}-{variant}-seed{seed}",
-                        labels,
-                        found,
-                        former=f"{_former_name(prompt.text)}-{variant}-seed{seed}",
-                    )
-                    for other in made.values():
-                        if other.configuration == job.configuration:
-                            raise UsageError(
-                                f"--losses: {other.labels['losses']} and {losses} are the same with these λ's"
-                            )
-                    made[losses] = job
-                jobs.extend(made.values())
+                    rest = f"{variant_name(method, losses)}-seed{seed}"
+                    former = f"{_former_name(prompt.text)}-{rest}"
+                    jobs.append(Job(f"{name_of(prompt.text)}-{rest}", labels, found, former))
     return jobs
 
 
-def variant_name(method: str, losses: str) -> str:
-    """Method and losses; `full`, the method as it is, goes without saying."""
-    return method if losses == "full" else f"{method}-{losses}"
+def _configure(args: argparse.Namespace, prompt: str, method: str, seed: int, settings: dict[str, Any]) -> TextTo3D:
+    found = command.configure(args, prompt=prompt, method=method, seed=seed, settings=settings)
+    check_renderer(found)
+    return found
 
 
 def _former_name(prompt: str) -> str:
