@@ -94,7 +94,7 @@ class PriorOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfiguration(Configuration):
-    """A model, where and how it is computed, and the prior."""
+    """A model, where and how it is computed, the prior, and how often a run is kept."""
 
     model: str = setting(
         "embedded model, folder in diffusers' format, one .safetensors file, or hub name (owner/name)",
@@ -151,6 +151,24 @@ class ModelConfiguration(Configuration):
         spelling=underscores,
     )
     settings: PriorOptions
+    negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
+    checkpoint_every: int = setting(
+        "steps between two checkpoints (default: 200; of images 100, of an ablation 50)",
+        flag="checkpoint-every",
+        metavar="N",
+        group=RUN,
+        low=1,
+        about_result=False,
+    )
+    keep: int = setting(
+        "checkpoints that are kept (default: 3)",
+        flag="keep",
+        metavar="N",
+        group=RUN,
+        low=1,
+        default=3,
+        about_result=False,
+    )
 
     def check(self) -> None:
         """See `Configuration.check`."""
@@ -164,8 +182,7 @@ class ModelConfiguration(Configuration):
 
     def prior_settings(self) -> PriorSettings:
         """The prior's settings, the preset's where a run does not record them."""
-        options = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(self.settings)}
-        return dataclasses.replace(find_preset(self.preset).settings, **options)
+        return dataclasses.replace(find_preset(self.preset).settings, **vars(self.settings))
 
 
 def check_device(device: str) -> None:
@@ -279,7 +296,7 @@ def load_prior(configuration: ModelConfiguration, device: str | None = None) -> 
         device=where,
         dtype=dtype,
         batch_reduction="sum",
-        **{field.name: getattr(c.settings, field.name) for field in dataclasses.fields(c.settings)},
+        **vars(c.settings),
     )
     if prior.settings.lambda_fm != 0:
         try:

@@ -9,9 +9,11 @@ from typing import Any
 
 from ..errors import UsageError
 from ..runs import folder as folders
+from ..runs.configuration import as_yaml, merged
 from ..runs.experiment import Application
-from ..runs.flags import flags_of, whole
-from ..runs.loop import Options
+from ..runs.flags import build, flags_of, given, whole
+from ..runs.loop import Options, run
+from ..runs.names import name_of
 from .options import check_device_flag
 
 # Given beside --resume they change what is shown, where and how often it is saved, not the run.
@@ -32,17 +34,15 @@ def add_product_flags(group: Any, products: tuple[str, ...]) -> None:
 
 
 def read(
-    args: argparse.Namespace, products: tuple[str, ...] = (), watch: Callable[[Any], Any] | None = None
+    args: argparse.Namespace, products: tuple[str, ...] = (), watch: Callable[[Any, str], Any] | None = None
 ) -> Options:
     """What the loop is told.
 
     Raises:
         UsageError: a value out of its range.
     """
-    for name in ("preview", "checkpoint_every", "keep"):
-        value = getattr(args, name, None)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')}: expected a whole number of at least 1, got {value}")
+    if args.preview is not None and args.preview < 1:
+        raise UsageError(f"--preview: expected a whole number of at least 1, got {args.preview}")
     device = getattr(args, "device", None)
     check_device_flag(device)
     return Options(
@@ -50,9 +50,7 @@ def read(
         overwrite=args.overwrite,
         profile=args.profile,
         without=tuple(name for name in products if getattr(args, f"no_{name}")),
-        device=getattr(args, "device", None),
-        checkpoint_every=getattr(args, "checkpoint_every", None),
-        keep=getattr(args, "keep", None),
+        device=device,
         watch=watch,
     )
 
@@ -61,6 +59,49 @@ def add_preview_flags(group: Any) -> None:
     """Declares --preview and --profile."""
     group.add_argument("--preview", type=whole, metavar="N", help="write DIR/preview.png every N steps")
     group.add_argument("--profile", action="store_true", help="print where a step's time goes")
+
+
+def carry_out(
+    args: argparse.Namespace,
+    application: Application,
+    cls: type[Any],
+    options: Options,
+    configure: Callable[[argparse.Namespace], Any],
+    prompt: str,
+    products: tuple[str, ...] = (),
+) -> int:
+    """Runs what the command line says: goes on with --resume, prints with --print-config, or begins anew.
+
+    Args:
+        args: of the command line; its argument `prompt` or `prompts` is what a new run is made of.
+        application: of the command.
+        cls: of the configuration, with all flags.
+        options: what the loop is told.
+        configure: makes the configuration of a new run.
+        prompt: the name of that argument.
+        products: that may be left out.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: what the user can mend.
+    """
+    if args.resume:
+        if getattr(args, prompt) or args.out:
+            what = "prompts" if prompt == "prompts" else "the prompt"
+            raise UsageError(f"--resume takes {what} and everything else from its folder; give it alone")
+        refuse_changes(args, cls, products)
+        configuration = resumed(args, application, cls)
+        return 0 if configuration is None else run(application, args.resume, configuration, options)
+    configuration = configure(args)
+    if args.print_config:
+        print(as_yaml(configuration), end="")
+        return 0
+    first = configuration.prompts[0] if prompt == "prompts" else configuration.prompt
+    folder = args.out or pathlib.Path("out") / name_of(first)
+    folders.check_free(folder, args.overwrite)
+    return run(application, folder, configuration, options)
 
 
 def refuse_changes(args: argparse.Namespace, cls: type, products: tuple[str, ...] = ()) -> None:
@@ -81,15 +122,17 @@ def refuse_changes(args: argparse.Namespace, cls: type, products: tuple[str, ...
         raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")
 
 
-def resumed(args: argparse.Namespace, application: Application) -> Any:
-    """The configuration of --resume; None where that run is finished, which is said then.
+def resumed(args: argparse.Namespace, application: Application, cls: type[Any]) -> Any:
+    """The configuration of --resume, with what may be said anew; None where that run is finished, which is said then.
 
     Raises:
-        UsageError: there is no run of this command, or its configuration is damaged.
+        UsageError: there is no run of this command, its configuration is damaged, or a value is out of its range.
     """
     folders.require(args.resume, application.name)
     configuration = application.read(args.resume)
     if folders.finished(args.resume):
         print(f"{args.resume} is finished already: {args.resume / application.result}")
         return None
-    return configuration
+    # Not the device: the precision that was chosen for the run's own is not said anew.
+    anew = {name: value for name, value in given(args, cls).items() if name != "device"}
+    return build(type(configuration), merged(configuration.plain(), anew), args)

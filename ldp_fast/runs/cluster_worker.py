@@ -64,7 +64,7 @@ class _Watch:
     def __init__(self) -> None:
         self.step = self.total = 0
 
-    def begin(self, experiment: Experiment) -> Watch:
+    def begin(self, experiment: Experiment, name: str) -> Watch:
         self.step, self.total = experiment.step, experiment.total
         return self
 

@@ -140,20 +140,12 @@ class RunFolder:
     def _same(self, held: str, configuration: Configuration) -> None:
         if held != self.application.name:
             raise UsageError(f"{self.path} holds a run of {held}: choose another --out")
-        found = self.configuration()
+        found = self.application.read(self.path)
         if found.fingerprint() != configuration.fingerprint():
             names = ", ".join(differences(found.plain(), configuration.plain()))
             raise UsageError(
                 f"{self.path} holds another run ({names}): choose another --out, or replace it with --overwrite"
             )
-
-    def configuration(self) -> Configuration:
-        """Of the run that is here.
-
-        Raises:
-            UsageError: it is missing or damaged.
-        """
-        return self.application.read(self.path)
 
     def files(self) -> list[str]:
         """What the run has written, by names in the folder and patterns of names."""
@@ -188,9 +180,7 @@ class RunFolder:
             "application": self.application.name,
             "status": state,
             **facts,
-            "process": {"pid": os.getpid(), "host": socket.gethostname()}
-            if state in ("running", "finishing")
-            else None,
+            "process": {"pid": os.getpid(), "host": socket.gethostname()} if state in ACTIVE else None,
             "versions": files.versions(),
             "files": self.files(),
         }

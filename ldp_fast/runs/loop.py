@@ -45,8 +45,7 @@ class Options:
         profile: print where the time went.
         without: names of products that are not wanted.
         device: in place of the configuration's.
-        checkpoint_every, keep: in place of the configuration's.
-        watch: makes who looks at the experiment.
+        watch: makes who looks at the experiment, which is told the name of the run's folder.
     """
 
     preview: int | None = None
@@ -55,9 +54,7 @@ class Options:
     profile: bool = False
     without: tuple[str, ...] = ()
     device: str | None = None
-    checkpoint_every: int | None = None
-    keep: int | None = None
-    watch: Callable[[Experiment], Watch] | None = None
+    watch: Callable[[Experiment, str], Watch] | None = None
 
 
 def run(application: Application, folder: pathlib.Path, configuration: Any, options: Options | None = None) -> int:
@@ -86,7 +83,7 @@ def run(application: Application, folder: pathlib.Path, configuration: Any, opti
             watch = None
             if options.watch is not None and rank == 0:
                 # Before anything is written: its port may be taken.
-                watch = options.watch(experiment)
+                watch = options.watch(experiment, folder.name)
                 stack.callback(watch.close)
             home = RunFolder(folder, application)
             if rank == 0:
@@ -141,8 +138,6 @@ class _Loop:
     ):
         self.home, self.experiment, self.configuration, self.options = home, experiment, configuration, options
         self.command, self.rank, self.world, self.watch = command, rank, world, watch
-        self.every = options.checkpoint_every or configuration.checkpoint_every
-        self.kept = options.keep or configuration.keep
         self.profile: Profile | None = None
         if options.profile:
             self.profile = Profile(home.application.labels, experiment.device)
@@ -243,7 +238,7 @@ class _Loop:
 
     def _after_step(self, bar: Any) -> None:
         step, total = self.experiment.step, self.experiment.total
-        saves = step % self.every == 0 and step < total
+        saves = step % self.configuration.checkpoint_every == 0 and step < total
         if step % LOG_EVERY == 0 or step == total or saves:
             self._report(bar)
         if saves:
@@ -288,7 +283,7 @@ class _Loop:
             fingerprint = self.configuration.fingerprint()
             checkpoints.write(path, experiment.state(), experiment.facts(), experiment.step, fingerprint)
             self.saved = experiment.step
-            checkpoints.keep(folder, self.kept)
+            checkpoints.keep(folder, self.configuration.keep)
         self._record(state)
 
     def _record(self, state: str) -> None:

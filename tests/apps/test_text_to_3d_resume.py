@@ -135,3 +135,20 @@ def test_the_seed_decides(whole: dict[str, pathlib.Path], small_model: str, tmp_
     assert other.keys() == first.keys()
     grids = [name for name in first if name.startswith("scene.") and first[name].numel() > 100]
     assert grids and all(not torch.equal(other[name], first[name]) for name in grids)
+
+
+def test_what_may_be_said_anew(small_model: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    folder = runs.prepared(tmp_path / "run", runs.configuration(small_model, "jacobian-nerf", steps=4))
+    for flags, said in (
+        (("--keep", "0"), "--keep: expected a whole number of at least 1, got 0"),
+        (("--checkpoint-every", "0"), "--checkpoint-every: expected a whole number of at least 1, got 0"),
+        (("--device", "meta"), "--device: 'meta' cannot be used here"),
+        (("--steps", "9"), "it cannot change --steps"),
+    ):
+        assert runs.command("--resume", folder, *flags) == 2
+        assert said in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        runs.without_pictures(patch)
+        assert runs.command("--resume", folder, "--checkpoint-every", "1", "--keep", "2", "--device", "cpu") == 0
+    assert checkpoint_steps(folder) == [3, 4]
+    assert read_configuration(folder) == runs.configuration(small_model, "jacobian-nerf", steps=4)

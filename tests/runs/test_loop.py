@@ -319,7 +319,7 @@ def test_somebodys_own_folder_is_not_taken_for_a_run(tmp_path: pathlib.Path) -> 
 def test_another_run_is_not_mixed_with_this(whole: pathlib.Path) -> None:
     with pytest.raises(UsageError, match=r"holds another run \(goal, seed\)"):
         toy.run(whole, goal=4.0, seed=2)
-    assert toy.run(whole, loop.Options(checkpoint_every=1, keep=1)) == 0
+    assert toy.run(whole, checkpoint_every=1, keep=1) == 0
 
 
 def ranks_of_two(folder: str) -> int:

@@ -71,9 +71,8 @@ def run(args: argparse.Namespace) -> int:
     rng = np.random.default_rng(args.seed)
     extra = [world.sample_scene(rng).caption() for _ in range(args.metric_prompts)] if embedded else []
     shown = len(args.prompts)
-    base = configure(args, prompts=[*args.prompts, *extra], seeds=[args.seed])
-    if not hasattr(args, "checkpoint_every"):
-        base = dataclasses.replace(base, checkpoint_every=50)
+    every = getattr(args, "checkpoint_every", 50)
+    base = configure(args, prompts=[*args.prompts, *extra], seeds=[args.seed], checkpoint_every=every)
     prompts, plan = base.prompts, {"configuration": base.plain(), "shown": shown}
     if (folder / "ablation.json").exists():
         held = files.read_json(folder / "ablation.json").get("plan")

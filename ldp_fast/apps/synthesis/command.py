@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 from typing import Any
 
 from ...errors import UsageError
 from ...runs import flags
-from ...runs import folder as folders
-from ...runs.configuration import as_yaml
-from ...runs.names import as_typed, name_of
+from ...runs.names import as_typed
 from .. import run_options
 from ..options import GROUPS, RUN, add_config_flag, start_from
 from ..unquoted import add_each_word, check_quotes
 from .configuration import NAME, Synthesis, resolve
-from .run import APPLICATION, synthesize
+from .run import APPLICATION
 
 EXAMPLES = """\
 examples:
@@ -49,19 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption that can be resumed."""
     options = run_options.read(args)
     check_quotes("synthesize", args.prompts, args.each_word)
-    if args.resume:
-        if args.prompts or args.out:
-            raise UsageError("--resume takes prompts and everything else from its folder; give it alone")
-        run_options.refuse_changes(args, Synthesis)
-        configuration = run_options.resumed(args, APPLICATION)
-        return 0 if configuration is None else synthesize(args.resume, configuration, options)
-    configuration = configure(args)
-    if args.print_config:
-        print(as_yaml(configuration), end="")
-        return 0
-    folder = args.out or pathlib.Path("out") / name_of(configuration.prompts[0])
-    folders.check_free(folder, args.overwrite)
-    return synthesize(folder, configuration, options)
+    return run_options.carry_out(args, APPLICATION, Synthesis, options, configure, "prompts")
 
 
 def configure(args: argparse.Namespace, **more: Any) -> Synthesis:

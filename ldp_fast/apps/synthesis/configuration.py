@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 from ...guidance.presets import find_preset
 from ...runs.configuration import merged
 from ...runs.settings import Wrong, setting
-from ..options import NEGATIVE, RUN, ModelConfiguration, PriorOptions, settle
+from ..options import RUN, ModelConfiguration, PriorOptions, settle
 
 NAME = "synthesize"
+# Steps; where nothing else is said.
+CHECKPOINT_EVERY = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     prompts: list[str] = setting("one or several; each is made with each seed")
-    negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
     seeds: list[int] = setting("default: 0", flag="seeds", metavar="SEED", group=RUN, low=0, below=2**31)
     steps: int = setting("iterations (default: the preset's, 1000)", flag="steps", metavar="N", group=RUN, low=1)
     # Above this a latent, whose spread is about 1, is nothing but the last step.
@@ -31,24 +32,6 @@ class _Run:
         low=0,
         high=1,
         expected="a fraction between 0 and 1",
-    )
-    checkpoint_every: int = setting(
-        "steps (default: 100)",
-        flag="checkpoint-every",
-        metavar="N",
-        group=RUN,
-        low=1,
-        default=100,
-        about_result=False,
-    )
-    keep: int = setting(
-        "checkpoints that are kept (default: 3)",
-        flag="keep",
-        metavar="N",
-        group=RUN,
-        low=1,
-        default=3,
-        about_result=False,
     )
 
 
@@ -86,6 +69,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
         "steps": preset.iterations,
         "learning_rate": preset.learning_rate,
         "final_rate": 0.1,
+        "checkpoint_every": CHECKPOINT_EVERY,
         "preset": "image",
         "settings": dataclasses.asdict(PriorOptions.of(preset.settings)),
     }

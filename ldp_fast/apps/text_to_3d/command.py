@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 from typing import Any
 
 from ...errors import UsageError
 from ...runs import flags
-from ...runs import folder as folders
-from ...runs.configuration import as_yaml
-from ...runs.names import as_typed, name_of
+from ...runs.names import as_typed
 from .. import run_options
 from ..options import GROUPS, RUN, add_config_flag, start_from
 from .configuration import ramp, resolve
-from .run import APPLICATION, run_text_to_3d
+from .run import APPLICATION
 from .sections import NAME, REGULARISERS, SCENE, JacobianNerf, TextTo3D, class_of
 
 EXAMPLES = """\
@@ -66,28 +63,14 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption that can be resumed."""
-    watch = None
-    if args.viewer:
 
-        def watch(experiment: Any) -> Any:
-            from .viewer import open_page
+    def watch(experiment: Any, name: str) -> Any:
+        from .viewer import open_page
 
-            return open_page(experiment.scene, args.port, title=(args.resume or folder).name)
+        return open_page(experiment.scene, args.port, title=name)
 
-    options = run_options.read(args, PRODUCTS, watch)
-    if args.resume:
-        if args.prompt or args.out:
-            raise UsageError("--resume takes the prompt and everything else from its folder; give it alone")
-        run_options.refuse_changes(args, JacobianNerf, PRODUCTS)
-        configuration = run_options.resumed(args, APPLICATION)
-        return 0 if configuration is None else run_text_to_3d(args.resume, configuration, options)
-    configuration = configure(args)
-    if args.print_config:
-        print(as_yaml(configuration), end="")
-        return 0
-    folder = args.out or pathlib.Path("out") / name_of(configuration.prompt)
-    folders.check_free(folder, args.overwrite)
-    return run_text_to_3d(folder, configuration, options)
+    options = run_options.read(args, PRODUCTS, watch if args.viewer else None)
+    return run_options.carry_out(args, APPLICATION, JacobianNerf, options, configure, "prompt", PRODUCTS)
 
 
 def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:

@@ -16,6 +16,8 @@ from ...runs.settings import hyphens
 from ..options import PriorOptions, settle
 from .sections import METHODS
 
+# Steps; where nothing else is said.
+CHECKPOINT_EVERY = 200
 BACKGROUND_OPTIONS: dict[str, dict[str, Any]] = {"greys": {"low": 0.42, "high": 0.55}, "texture": {"size": 4}}
 
 
@@ -157,6 +159,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
         "model": model,
         "steps": EMBEDDED[method]["steps"] if embedded else preset.iterations,
         "preset": METHODS[method],
+        "checkpoint_every": CHECKPOINT_EVERY,
         "settings": {**dataclasses.asdict(PriorOptions.of(preset.settings)), **own},
     }
     settle(known)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from ...runs.schedule import Ramp
 from ...runs.settings import Wrong, hyphens, setting
-from ..options import NEGATIVE, RUN, ModelConfiguration
+from ..options import RUN, ModelConfiguration
 
 NAME = "text-to-3d"
 METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # and the preset of each
@@ -140,7 +140,6 @@ class RefinementOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     prompt: str = setting("what to make")
-    negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
     method: Literal["latent-nerf", "jacobian-nerf"] = setting(
         f"{' or '.join(METHODS)} (default: latent-nerf)", flag="method", metavar="M", group=RUN, spelling=hyphens
     )
@@ -154,24 +153,6 @@ class _Run:
     )
     sigma_range: tuple[float, float] | None = setting(
         "noise levels σ/α in place of a range of t", flag="sigma-range", metavar="LOW HIGH", group=RUN, default=None
-    )
-    checkpoint_every: int = setting(
-        "steps (default: 200)",
-        flag="checkpoint-every",
-        metavar="N",
-        group=RUN,
-        low=1,
-        default=200,
-        about_result=False,
-    )
-    keep: int = setting(
-        "checkpoints that are kept (default: 3)",
-        flag="keep",
-        metavar="N",
-        group=RUN,
-        low=1,
-        default=3,
-        about_result=False,
     )
     size: int = setting(
         "latents per side (default: 64; embedded model: its own)", flag="size", metavar="N", group=RUN, low=1
