@@ -45,13 +45,6 @@ assert cli.main(["render", run, "--frames", "1", "--channels", "opacity", "--out
 """
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert cli.main(words) == 2
     said = capsys.readouterr().err

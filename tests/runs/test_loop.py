@@ -341,10 +341,3 @@ def test_two_ranks_are_one_run(tmp_path: pathlib.Path, free_port: int) -> None:
     assert toy.run(tmp_path / "one", parts=3) == 0
     one, two = (load_file(checkpoints.path_of(tmp_path / name, 8))["place"] for name in ("one", "two"))
     torch.testing.assert_close(one, two)
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

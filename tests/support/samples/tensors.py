@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,19 +93,11 @@ class Maker:
         return values if columns is None else values.view(batch, columns)
 
 
-def drawing(
-    *,
-    shape: Shape = SHAPE,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    layout: str = "contiguous",
-    magnitude: float = 1.0,
-    seed: int = 0,
-    **options: Any,
-) -> tuple[Maker, dict[str, Any]]:
-    """Returns what draws the inputs of an operator on latents, and the options that are not about drawing."""
-    made = Maker(shape=shape, dtype=dtype, device=device, layout=layout, magnitude=magnitude, seed=seed)
-    return made, options
+def drawing(**given: Any) -> tuple[Maker, dict[str, Any]]:
+    """Returns what draws the inputs of an operator on latents, and the options that are not `Maker`'s."""
+    about = inspect.signature(Maker).parameters
+    made = Maker(**{name: value for name, value in given.items() if name in about})
+    return made, {name: value for name, value in given.items() if name not in about}
 
 
 @dataclass
