@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -232,6 +233,15 @@ class FrozenDecoder:
                     if index in levels:
                         found.append(x)
         return found
+
+    def kept_bytes(self, shape: Sequence[int]) -> int:
+        """About how much memory a pass over latents keeps for its backward with `memory="save"`, told from sizes.
+
+        Args:
+            shape: of the latents, [B, C, h, w]; `feature_matching` makes one pass over both of its latents, 2B.
+        """
+        built = self._built()
+        return kept_bytes(built.stages, shape, built.channels, built.dtype.itemsize)
 
     def _recomputes(self, built: _Built, latents: torch.Tensor) -> bool:
         def needed() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -129,7 +129,7 @@ def unchanged(before: Weights, now: Weights) -> bool:
     return len(before) == len(now) and all(a is b and p == q and v == w for (a, p, v), (b, q, w) in pairs)
 
 
-def kept_bytes(stages: Iterable[Iterable[Layer]], shape: torch.Size, channels: int, itemsize: int) -> int:
+def kept_bytes(stages: Iterable[Iterable[Layer]], shape: Sequence[int], channels: int, itemsize: int) -> int:
     """About what a pass over latents `shape` keeps with `save`: every layer's input, and what it says itself."""
     batch, _, height, width = shape
     pixels, total = batch * height * width, 0

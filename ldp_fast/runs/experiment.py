@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .configuration import Configuration, read_yaml
+from .expectation import Expectation
 from .flags import from_file
 
 Part = Callable[[str], contextlib.AbstractContextManager[None]]
@@ -68,7 +69,7 @@ class Experiment(Protocol):
         """Weights of this moment, for the log: `lambda_…`, `weight_…`."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, on the CPU; the parameters first of all."""
+        """All that the next step and `latest` depend on, on the CPU; the parameters first of all."""
 
     def facts(self) -> dict[str, str]:
         """More of it, as words."""
@@ -102,9 +103,12 @@ class Application:
         class_of: the class of the configuration that plain settings make.
         begin: an experiment from a configuration; `device=`, `rank=` and `world=` are this process's.
         result: the file one looks at first.
+        labels: of a profile's parts, such as `optimiser`, for people.
         networks: attaches a `Profile` to an experiment's networks.
         shares: how many processes can share a step, and the flag that says so.
         to_lower: flags that lower the memory.
+        command: what starts it; `--resume DIR` after it goes on. Where it is empty: `ldp-fast NAME`.
+        expect: what the steps that are left take, asked before the first of them; changes nothing. None: not known.
         former_files: what a run from before its record listed files may have left, as patterns.
         former_configuration: reads the plain configuration of a run that has no config.yaml, None where there is none.
         former_state: reads the checkpoint of such a run: tensors and facts, None where there is none.
@@ -118,11 +122,17 @@ class Application:
     networks: Callable[[Experiment, Any], None] | None = None
     shares: Callable[[Any], tuple[int, str]] = lambda configuration: (1, "")
     to_lower: str = ""
+    command: str = ""
+    expect: Callable[[Any], Expectation] | None = None
     former_files: tuple[str, ...] = ()
     former_configuration: Callable[[pathlib.Path], dict[str, Any] | None] = lambda folder: None
     former_state: Callable[[pathlib.Path, Configuration], tuple[dict[str, Tensor], dict[str, str]] | None] = (
         lambda folder, configuration: None
     )
+
+    def resume(self, folder: pathlib.Path) -> str:
+        """The command that goes on with a run."""
+        return f"{self.command or f'ldp-fast {self.name}'} --resume {folder}"
 
     def read(self, folder: pathlib.Path) -> Any:
         """The configuration of the run in a folder.

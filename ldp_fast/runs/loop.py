@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..errors import UsageError, of_memory
 from . import checkpoints, distributed, image_files
+from .expectation import FEWEST
 from .experiment import Application, Experiment, untimed
 from .folder import RunFolder
 from .interruption import Interruption
@@ -74,7 +75,7 @@ def run(application: Application, folder: pathlib.Path, configuration: Any, opti
         FloatingPointError: the run diverged; what it kept is from before.
     """
     options = options or Options()
-    command = options.resume or f"ldp-fast {application.name} --resume {folder}"
+    command = options.resume or application.resume(folder)
     device = options.device or configuration.device
     try:
         with distributed.ranks(application.shares(configuration), device) as joined, contextlib.ExitStack() as stack:
@@ -92,6 +93,8 @@ def run(application: Application, folder: pathlib.Path, configuration: Any, opti
             continue_from(home, experiment, configuration)
             if rank == 0 and 0 < experiment.step < experiment.total:
                 print(f"continuing {folder} at step {experiment.step} of {experiment.total}", file=sys.stderr)
+            if rank == 0 and application.expect is not None and experiment.total - experiment.step >= FEWEST:
+                print(f"{folder.name}: {application.expect(experiment).line()}", file=sys.stderr)
             loop = _Loop(home, experiment, configuration, options, command, rank, world, watch)
             try:
                 return loop.go()

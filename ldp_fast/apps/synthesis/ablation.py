@@ -23,6 +23,7 @@ from ..unquoted import add_each_word, check_quotes
 from ..variants import VARIANTS, switched_off
 from .command import configure
 from .configuration import Synthesis
+from .expected import check_fits
 from .latents import HISTORY
 from .run import FORMER_CHECKPOINT, synthesize
 
@@ -83,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and does not hold an ablation: choose another --out")
     # A wrong model, prompt or judge is told before the folder is claimed.
-    load_prior(base).encode_prompt(prompts, base.negative_prompt)
+    prior = load_prior(base)
+    prior.encode_prompt(prompts, base.negative_prompt)
+    check_fits(base, prior)
     clip = args.clip or (model if embedded else OPENAI)
     check_reachable("--clip", clip, "config.json")
     scorer = ClipScorer.from_pretrained(clip)

@@ -18,6 +18,7 @@ from ...runs.names import name_of
 from ...runs.profile import Profile
 from ..options import load_prior
 from .configuration import NAME, Synthesis
+from .expected import TO_LOWER, check_fits, expect
 from .latents import HISTORY, LatentOptimiser
 
 LABELS = {
@@ -40,6 +41,7 @@ class ImageSynthesis(LatentOptimiser):
     def __init__(self, configuration: Synthesis, device: str | None = None):
         c = self.configuration = configuration
         prior = load_prior(c, device)
+        check_fits(c, prior)
         encoded = prior.encode_prompt(c.prompts, c.negative_prompt or None)
         rows = torch.arange(len(c.prompts), device=encoded.text.device).repeat_interleave(len(c.seeds))
         self.items = [(prompt, seed) for prompt in c.prompts for seed in c.seeds]
@@ -75,7 +77,7 @@ def begin(configuration: Synthesis, *, device: str | None = None, rank: int = 0,
     """A run's experiment at step 0.
 
     Raises:
-        UsageError: a model, a prompt or a device that cannot be used.
+        UsageError: a model, a prompt or a device that cannot be used, or too little memory.
     """
     return ImageSynthesis(configuration, device)
 
@@ -134,7 +136,8 @@ APPLICATION = Application(
     result="image.png",
     labels=LABELS,
     networks=_time_networks,
-    to_lower="the number of prompts or --seeds",
+    to_lower=TO_LOWER,
+    expect=expect,
     former_files=(FORMER_CHECKPOINT, "image.png", "losses.png", "images/*-seed*.png"),
     former_configuration=former_configuration,
     former_state=former_state,

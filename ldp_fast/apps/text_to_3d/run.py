@@ -10,6 +10,7 @@ from ...runs.experiment import Application
 from ...runs.profile import Profile
 from ..options import load_prior
 from .compiled import check_renderer
+from .expected import TO_LOWER, check_fits, expect
 from .pictures.trajectories import TRAJECTORIES
 from .scene import Scene
 from .sections import NAME, TextTo3D, class_of
@@ -37,10 +38,11 @@ def begin(configuration: TextTo3D, *, device: str | None = None, rank: int = 0, 
         rank, world: which share of a step's views is this process's.
 
     Raises:
-        UsageError: a model, a prompt or a device that cannot be used, or no renderer for the method.
+        UsageError: a model, a prompt or a device that cannot be used, no renderer for the method, or too little memory.
     """
     check_renderer(configuration, device)
     prior = load_prior(configuration, device)
+    check_fits(configuration, prior)
     return Trainer(Scene(configuration, prior), prior, rank=rank, world=world)
 
 
@@ -56,7 +58,8 @@ APPLICATION = Application(
     labels=LABELS,
     networks=_time_networks,
     shares=lambda configuration: (configuration.views, "--views"),
-    to_lower="--size, --views, --supersample, --steps-per-ray or --voxels",
+    to_lower=TO_LOWER,
+    expect=expect,
     former_files=(
         *("views.png", "depth.png", "opacity.png", "normals.png", "turntable.mp4", "turntable.gif"),
         *("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.json"),

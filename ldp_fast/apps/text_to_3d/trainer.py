@@ -83,7 +83,7 @@ class Trainer:
             limits = ((lowest + 0.5) / count, (highest + 0.5) / count)
         self.sampler = TimestepSampler(count, *limits, prior.settings.anneal_to)
         self.columns = (*TERMS, *c.regularisers, "opacity_mean", "samples", "learning_rate", "gradient_norm")
-        self.optimizer = self._make_optimizer()
+        self.optimizer = self.make_optimizer()
         self._rows: list[Tensor] = []
         scene.train()
 
@@ -107,7 +107,8 @@ class Trainer:
             return (self.step - self.steps) / max(1, self.total - self.steps)
         return self.step / max(1, self.steps)
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """A new one, of the parameters that this stage trains."""
         scene, options, refinement = self.scene, self.configuration.optimizer, self.configuration.refinement
         rate = refinement.learning_rate if scene.refined and refinement is not None else options.learning_rate
         groups: list[dict[str, Any]] = scene.field.parameter_groups(rate)  # type: ignore[operator]
@@ -134,7 +135,7 @@ class Trainer:
         if c.refinement and self.step == self.steps and not scene.refined and self.total > self.steps:
             scene.begin_refinement()
             distributed.share(scene.state_dict(), self.world)
-            self.optimizer = self._make_optimizer()
+            self.optimizer = self.make_optimizer()
         with part("occupancy"):
             self._update_occupancy()
         count = c.refinement.views if scene.refined and c.refinement is not None else c.views
@@ -260,7 +261,7 @@ class Trainer:
             ValueError: they do not fit; nothing is changed then.
         """
         apply_scene_state(self.scene, tensors, facts)
-        self.optimizer = self._make_optimizer()
+        self.optimizer = self.make_optimizer()
         checkpoints.load_optimiser_state(self.optimizer, tensors)
         self._rows = list(tensors["history"].to(self.prior.device))
 

@@ -1,0 +1,93 @@
+"""How much memory a step takes, told from sizes, before anything is computed.
+
+Measured as the growth of a process on a CPU (benchmarks/memory.py), and compared with it in tests/apps/test_memory.py.
+What a convolution's own library needs beside its result is not counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..decoder.free import free_bytes
+from ..guidance import LatentDiffusionPrior
+from ..guidance.check import bare, configured
+from ..runs.expectation import Expectation
+from .options import PriorOptions
+
+# Tensors of the first block's width and the latents' size that live at a UNet's widest place, beside the skips.
+WORKING, ATTENDING = 9, 10
+# Tensors of the first block's width and the picture's size that a layer of an encoder keeps for its backward.
+ENCODED = 7
+# Of what the decoder keeps with `save`: the highest point of a pass, and of one that recomputes.
+SAVED, RECOMPUTED = 1.6, 1.3
+
+
+def expectation(prior: LatentDiffusionPrior, needed: dict[str, int], seconds: float | None) -> Expectation:
+    """What the steps of a run take, on the prior's device as it is now.
+
+    Args:
+        prior: of the run.
+        needed: bytes, by what they are for.
+        seconds: of all steps, None where they were not measured.
+    """
+    return Expectation(seconds, needed, free_bytes(prior.device), str(prior.device))
+
+
+def prior_bytes(prior: LatentDiffusionPrior, settings: PriorOptions, samples: int, size: int) -> dict[str, int]:
+    """Memory of the prior's gradient of a batch of latents, at its highest point: `UNet` and `feature matching`.
+
+    The two are not there at the same time; the smaller one is left out.
+
+    Args:
+        prior: with its networks.
+        settings: which terms there are.
+        samples: B of the latents.
+        size: latents per side.
+    """
+    batch = samples * (1 if prior.guidance_scale is None else 2)
+    found = {"UNet": _unet(prior, batch * size * size)}
+    if settings.lambda_fm:
+        decoder = prior.decoder
+        kept = decoder.kept_bytes((2 * samples, prior.latent_shape[0], size, size))
+        recomputes = kept > free_bytes(prior.device) // 2
+        found["feature matching"] = int(kept * (RECOMPUTED if recomputes else SAVED))
+    largest = max(found, key=lambda name: found[name])
+    return {largest: found[largest]}
+
+
+def _unet(prior: LatentDiffusionPrior, pixels: int) -> int:
+    net = bare(prior.unet)
+    channels, layers = configured(net, "block_out_channels"), configured(net, "layers_per_block")
+    if not channels:
+        return 0  # somebody's own network
+    repeats = list(layers) if isinstance(layers, (list, tuple)) else [layers or 1] * len(channels)
+    skips = channels[0] + sum(
+        (count * width + width / 4 * (index + 1 < len(channels))) / 4**index
+        for index, (count, width) in enumerate(zip(repeats, channels, strict=False))
+    )
+    first = next(iter(configured(net, "down_block_types") or ("",)))
+    working = WORKING + ATTENDING * ("Attn" in first)
+    return int(pixels * (skips + working * channels[0]) * prior.dtype.itemsize)
+
+
+def encoder_bytes(prior: LatentDiffusionPrior, pictures: int, pixels: int) -> int:
+    """Memory of encoding pictures with their gradient.
+
+    Args:
+        prior: with a VAE.
+        pictures: how many.
+        pixels: per side.
+    """
+    vae: Any = prior.vae
+    channels, layers = configured(vae, "block_out_channels"), configured(vae, "layers_per_block")
+    if not channels:
+        return 0
+    itemsize = next(vae.parameters()).dtype.itemsize
+    return int(pictures * pixels**2 * channels[0] * ENCODED * ((layers or 1) + 1) * itemsize)
+
+
+def optimised_bytes(parameters: int) -> int:
+    """Memory of parameters in float32 that are optimised: themselves, their gradients and two moments, and a copy."""
+    return 5 * parameters * torch.float32.itemsize
