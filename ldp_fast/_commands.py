@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "make a film or pictures of a run's object",
     ),
     "sweep": ("ldp_fast.apps.sweep.command", "make 3D objects of many prompts, and a table of how good they are"),
+    "run": ("ldp_fast.apps.own", "run an application of your own, of one prompt"),
     "evaluate": ("ldp_fast.apps.evaluate.command", "measure what was made: R-Precision of 3D objects"),
     "export": ("ldp_fast.apps.text_to_3d.mesh.command", "write a text-to-3D run's object as a textured mesh"),
     "view": ("ldp_fast.apps.text_to_3d.viewer.command", "show a text-to-3d run's object in a browser, from all sides"),
@@ -97,8 +98,9 @@ class Parser(argparse.ArgumentParser):
         if rest:
             prompt, hint = getattr(found, "prompt", None), ""
             if isinstance(prompt, str) and not any(word.startswith("-") for word in rest):
+                before = [getattr(found, a.dest) for a in self._actions if not a.option_strings and a.dest != "prompt"]
                 whole = " ".join([prompt, *rest])
-                hint = f"; a prompt of several words stands in quotes: {self.prog} {quoted([whole])}"
+                hint = f"; a prompt of several words stands in quotes: {self.prog} {quoted([*before, whole])}"
             self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
         return found
 
@@ -138,7 +140,7 @@ def parser_of(name: str, words: Sequence[str]) -> tuple[Any, Parser]:
 
     Args:
         name: of the command.
-        words: of the command line behind it; a sweep's flags are those of the application that they name.
+        words: of the command line behind it; some flags are those of the application that they name.
     """
     module, summary = COMMANDS[name]
     command = importlib.import_module(module)
@@ -149,7 +151,7 @@ def parser_of(name: str, words: Sequence[str]) -> tuple[Any, Parser]:
 
 def declare(command: Any, parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> None:
     """Declares a command's flags on a parser."""
-    command.add_arguments(parser, words) if name == "sweep" else command.add_arguments(parser)
+    command.add_arguments(parser, words) if name in ("sweep", "run") else command.add_arguments(parser)
 
 
 def sentence(summary: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 import pathlib
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 
@@ -16,7 +16,8 @@ from ..guidance import PRESETS, LatentDiffusionPrior
 from ..guidance.families import FAMILIES
 from ..guidance.loading import embedded_models, locate
 from ..guidance.presets import PriorSettings, find_preset
-from ..runs.configuration import Configuration, read_yaml
+from ..runs.configuration import Configuration, merged, read_yaml
+from ..runs.flags import build, given
 from ..runs.settings import Wrong, hyphens, setting, underscores
 from .hub import check_reachable
 
@@ -185,6 +186,9 @@ class ModelConfiguration(Configuration):
         return dataclasses.replace(find_preset(self.preset).settings, **vars(self.settings))
 
 
+M = TypeVar("M", bound=ModelConfiguration)
+
+
 def check_device(device: str) -> None:
     """Checks that a device is one that computes.
 
@@ -266,6 +270,27 @@ def settle(plain: dict[str, Any]) -> None:
     device = plain.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     half = str(device).startswith("cuda") and plain.get("model") not in embedded_models()
     plain["device"], plain["dtype"] = device, plain.get("dtype") or ("float16" if half else "float32")
+
+
+def configure(args: argparse.Namespace, cls: type[M], preset: str = "image", **more: Any) -> M:
+    """The configuration of an application without rules of its own: its defaults, --config's file, flags, and more.
+
+    Args:
+        args: of the command line, with `add_config_flag` and the flags of `cls`.
+        cls: the configuration.
+        preset: of the prior, where none is chosen.
+        more: settings that win over all of them, such as `prompt` and `settings`.
+
+    Raises:
+        UsageError: an unknown name, a value of another type or out of its range.
+    """
+    said, file = start_from(args, cls.application)
+    known = merged(merged(said, given(args, cls)), more)
+    known.setdefault("model", "primitives")
+    settle(known)
+    found = find_preset(underscores(str(known.get("preset", preset))))
+    base = {"preset": preset, "checkpoint_every": 100, "settings": dataclasses.asdict(PriorOptions.of(found.settings))}
+    return build(cls, merged(base, known), args, file)
 
 
 def load_prior(configuration: ModelConfiguration, device: str | None = None) -> LatentDiffusionPrior:

@@ -8,6 +8,7 @@ import sys
 
 from ...runs.flags import number
 from ...runs.prompts import read_prompts
+from .. import registry
 from ..options import check_device_flag
 from .report import as_markdown
 from .retrieval import OPENAI, evaluate_r_precision
@@ -55,12 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("LOW", "HIGH"),
         help="of the random cameras, degrees (default: what each run was trained from)",
     )
+    retrieval.add_argument(
+        "--application", metavar="MODULE:NAME", help="the application of your own whose runs DIR holds"
+    )
     retrieval.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
 
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns 0."""
     check_device_flag(args.device)
+    if args.application is not None:
+        registry.find(args.application)  # from now on its runs are known
     pool = None
     if args.prompts is not None:
         told = read_prompts(args.prompts, lambda message: print(f"note: {message}", file=sys.stderr))

@@ -23,6 +23,7 @@ from ...runs.configuration import differences, look_up
 from ...runs.folder import application_of, finished
 from ...zoo import captions, world
 from .. import registry
+from ..entry import Entry
 from ..hub import check_reachable
 from ..variants import VARIANTS
 
@@ -34,7 +35,7 @@ View = tuple[float, float]
 class Run:
     """A run that is measured: its application, its configuration, and that as plain settings."""
 
-    entry: registry.Entry
+    entry: Entry
     configuration: Any
     plain: dict[str, Any]
 
@@ -55,6 +56,10 @@ def find_runs(folder: pathlib.Path) -> dict[str, Run]:
             except UsageError as error:
                 raise UsageError(f"{path.parent}: {error}") from None
     if not found:
+        others = {application_of(path.parent) for path in folder.glob("*/config.yaml")} - {None}
+        if others:
+            names = " and ".join(sorted(map(str, others)))
+            raise UsageError(f"{folder} holds runs of {names}: say where that is, with --application MODULE:NAME")
         if application_of(folder) is not None:
             raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {folder.parent}")
         raise UsageError(f"{folder} does not hold runs (folders with config.yaml)")
@@ -185,7 +190,7 @@ def _views(
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     if missing:
         wanted = [views[i] for i in missing]
-        drawn = run.entry.judged(folder / name, run.configuration, wanted, device=device, load=load)
+        drawn = run.entry.pictures(folder / name, run.configuration, wanted, device=device, load=load)
         for i, picture in zip(missing, drawn, strict=True):
             for old in paths[i].parent.glob(f"{name}-view{seeds[i]}-*.png"):
                 old.unlink()

@@ -22,6 +22,7 @@ from ...runs.ranks import check_alone
 from ...runs.settings import hyphens
 from ...zoo.captions import random_prompts
 from .. import registry
+from ..entry import Entry
 from ..hub import check_reachable
 from ..options import load_prior
 from ..variants import VARIANTS
@@ -54,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where to; one folder a job")
     parser.add_argument(
-        "--application", default="text-to-3d", metavar="NAME", help=f"what is made: {' or '.join(registry.names())}"
+        "--application",
+        default="text-to-3d",
+        metavar="NAME",
+        help=f"what is made: {', '.join(registry.names())}, or MODULE:NAME of your own (default: text-to-3d)",
     )
     jobs = parser.add_argument_group(
         "jobs", "each prompt is made with each --method, each --losses and each of --seeds"
@@ -119,7 +123,7 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
         store = JobStore(args.out, entry.application, rank)
         jobs = store.as_named(entry.plan(prompts, args))
         store.check(jobs)
-        _check_words(prompts, jobs[0])
+        _check_jobs(entry, prompts, jobs)
         if args.clip is not None:
             # Loaded once and dropped: at the end of all jobs it would be late to hear that it does not exist.
             check_reachable("--clip", args.clip, "config.json")
@@ -182,10 +186,13 @@ def _prompts(args: argparse.Namespace) -> list[Prompt]:
     return [Prompt(text, "--random-prompts") for text in random_prompts(args.random_prompts, args.prompt_seed)]
 
 
-def _check_words(prompts: Sequence[Prompt], job: Job) -> None:
-    configuration: Any = job.configuration
+def _check_jobs(entry: Entry, prompts: Sequence[Prompt], jobs: Sequence[Job]) -> None:
+    """Whether the model knows the prompts, and whether there is memory for each job."""
+    configuration: Any = jobs[0].configuration
     # The machine of the command may lack what the jobs compute on.
     elsewhere = str(configuration.device).startswith("cuda") and not torch.cuda.is_available()
     prior = load_prior(configuration, "cpu" if elsewhere else None)
     negative = configuration.negative_prompt or ""
     check_prompts(prompts, lambda text: prior.encode_prompt(text, negative))
+    for job in () if elsewhere else jobs:
+        entry.check_fits(job.configuration, prior)

@@ -1,0 +1,69 @@
+"""What an application is to sweeps and metrics, beside what it is to the loop."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..runs.experiment import Application
+from ..runs.jobs import Job
+from ..runs.prompts import Prompt
+
+
+def described(configuration: Any) -> dict[str, Any]:
+    """A run's plain settings, with `prompt`, `method` and `seed` among them."""
+    return {"method": configuration.application, "seed": 0, **configuration.plain()}
+
+
+def one_side(configuration: Any) -> tuple[float, float]:
+    """A picture has one side only."""
+    return 0.0, 0.0
+
+
+def always(configuration: Any, prior: Any) -> None:
+    """Whatever a run needs is there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An application, and what a sweep and a metric need of it.
+
+    Attributes:
+        application: what it is to the loop. Its configuration is a `ModelConfiguration`.
+        add_arguments: declares the flags of a job.
+        plan: makes the jobs of prompts and flags; `args.losses` are the choices of losses. A job's labels are `prompt`,
+            `method`, `losses` and `seed`.
+        described: a run's plain settings, with `prompt`, `method` and `seed` among them.
+        elevations: heights of the cameras from which a metric looks, degrees.
+        judged: what a metric sees of a run, see `text_to_3d.judged`; None: the picture that is the run's result.
+        alone: declares the flags of a run of its own, for `ldp-fast run`; None where a command of its own does.
+        configure: makes the configuration of such a run from the command line and settings that win over it.
+        check_fits: raises UsageError where a configuration and its prior need more memory than there is.
+    """
+
+    application: Application
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    plan: Callable[[Sequence[Prompt], argparse.Namespace], list[Job]]
+    described: Callable[[Any], dict[str, Any]] = described
+    elevations: Callable[[Any], tuple[float, float]] = one_side
+    judged: Callable[..., list[Tensor]] | None = None
+    alone: Callable[[argparse.ArgumentParser], None] | None = None
+    configure: Callable[..., Any] | None = None
+    check_fits: Callable[[Any, Any], None] = always
+
+    def pictures(self, folder: pathlib.Path, configuration: Any, views: Sequence[Any], **more: Any) -> list[Tensor]:
+        """What a metric sees of a run, [3, H, W] in [0, 1], one a view."""
+        if self.judged is not None:
+            return self.judged(folder, configuration, views, **more)
+        from PIL import Image
+
+        with Image.open(folder / self.application.result) as image:
+            array = np.array(image.convert("RGB"))
+        return [torch.from_numpy(array).permute(2, 0, 1).float() / 255] * len(views)

@@ -1,0 +1,16 @@
+"""Text-to-3D, as sweeps and evaluations know it."""
+
+from ..entry import Entry
+from . import jobs, judged
+from .expected import check_fits
+from .run import APPLICATION
+
+ENTRY = Entry(
+    APPLICATION,
+    jobs.add_arguments,
+    jobs.plan,
+    judged.described,
+    judged.elevations,
+    judged.pictures,
+    check_fits=check_fits,
+)
