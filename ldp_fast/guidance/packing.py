@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops._direct import differentiated_otherwise
+from ..ops import differentiated_otherwise
 
 CHANNELS_LAST = torch.channels_last
 _OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
-from ..ops._compiled import outside_graphs
+from ..ops import outside_graphs
 from .presets import Weighting
 from .schedulers import read_scheduler
 

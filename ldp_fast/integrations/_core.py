@@ -35,7 +35,7 @@ from ..guidance import PriorOutput, PriorStatistics, terms
 from ..guidance.check import check_hooks
 from ..guidance.read_from import version_of
 from ..losses.functional import guided_residual, perp_neg_residual, perturb
-from ..ops._compiled import outside_graphs
+from ..ops import outside_graphs
 from ._live import Attribute, Made
 
 Mode = Literal["gradient", "loss"]

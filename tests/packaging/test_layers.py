@@ -31,7 +31,6 @@ LAYERS = (
     {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-STILL_PRIVATE = {"guidance", "integrations"}  # they import _checks, and private modules of ops, as before
 ALONE = {"reference", "kernels"}  # these import nothing of ours, not even errors
 FRONT_DOOR = ROOT / "ldp_fast" / "__init__.py"  # re-exports lazily; test_import.py looks after it
 FILES = sorted({*(ROOT / "ldp_fast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")} - {FRONT_DOOR})
@@ -101,8 +100,7 @@ def _own(room: str, target: str, inside: str) -> bool:
 def test_private_modules_stay_in_their_room(path: Path) -> None:
     module = module_of(path)
     package = module[-1] == "__init__"
-    if module[1] not in STILL_PRIVATE:
-        assert not private(path.read_text(), module[:-1] if package else module, package)
+    assert not private(path.read_text(), module[:-1] if package else module, package)
 
 
 def test_the_check_sees_a_private_module_of_another_room() -> None:
