@@ -103,7 +103,8 @@ def scene() -> TorusScene:
 
 
 def test_a_visitor_sees_what_is_drawn(viser: None, scene: TorusScene) -> None:
-    from ldp_fast.apps.text_to_3d.viewer.server import Viewer, first_camera
+    from ldp_fast.apps.text_to_3d.viewer.pictures import first_camera
+    from ldp_fast.apps.text_to_3d.viewer.server import Viewer
 
     with Viewer(lambda step: scene, 0) as viewer:
         assert urllib.request.urlopen(viewer.url, timeout=10).status == 200

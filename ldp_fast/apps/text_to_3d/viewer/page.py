@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ....errors import UsageError
-from .pictures import CHANNELS, View
+from .pictures import CHANNELS, View, first_camera
 
 if TYPE_CHECKING:
     from .server import Viewer
@@ -32,9 +34,7 @@ class Page:
     def __init__(self, viewer: Viewer, host: str, port: int, title: str, steps: Callable[[], list[int]] | None):
         import viser
 
-        from .server import first_camera, silence
-
-        self._viewer, self._steps, self._silence = viewer, steps, silence
+        self._viewer, self._steps = viewer, steps
         self._names: dict[int, Hashable] = {}
         with silence():
             self._server = viser.ViserServer(host=host, port=port, label=title, verbose=False)
@@ -68,7 +68,7 @@ class Page:
 
     def close(self) -> None:
         """Stops the server."""
-        with self._silence():
+        with silence():
             self._server.stop()
 
     def _add_checkpoints(self, steps: list[int]) -> None:
@@ -163,6 +163,13 @@ class Browser:
         """Says how far the object is, above them."""
         if self._page.about.content != text:
             self._page.about.content = text
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keeps viser's own announcements off the terminal, where a progress bar may be."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def _usual(native: int) -> int:

@@ -82,6 +82,12 @@ class View:
         return (self.size, longer) if self.aspect >= 1 else (longer, self.size)
 
 
+def first_camera(scene: Viewable) -> tuple[list[float], float]:
+    """Where a page's camera begins: its position, and its vertical field of view in radians."""
+    camera = Cameras.orbit(0.0, **scene.orbit)
+    return camera.positions[0].tolist(), math.radians(scene.orbit["fov"])
+
+
 def rotation_of(wxyz: Sequence[float]) -> Tensor:
     """The rotation [3, 3] (float64) of a quaternion of any length but zero."""
     w, x, y, z = (v / math.hypot(*wxyz) for v in wxyz)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import io
 import itertools
-import math
 import socket
 import sys
 import time
@@ -19,7 +17,7 @@ import torch
 from torch import nn
 
 from ....errors import UsageError
-from ....nerf import Cameras
+from .page import Page
 from .pictures import View, Viewable, draw
 from .worker import Turns, Worker
 
@@ -83,8 +81,6 @@ class Viewer:
         steps: Callable[[], list[int]] | None = None,
         title: str = "ldp-fast",
     ):
-        from .page import Page
-
         check_address(host, port)
         self._provide = provide
         self._wanted: int | None = None
@@ -235,12 +231,6 @@ def undisturbed(scene: Any) -> Iterator[None]:
             module.training = flag
 
 
-def first_camera(scene: Viewable) -> tuple[list[float], float]:
-    """Where a page's camera begins: its position, and its vertical field of view in radians."""
-    camera = Cameras.orbit(0.0, **scene.orbit)
-    return camera.positions[0].tolist(), math.radians(scene.orbit["fov"])
-
-
 def check_address(host: str, port: int) -> None:
     """Sees that a server can start; viser itself would silently take the next port, or wait for ever.
 
@@ -264,13 +254,6 @@ def check_address(host: str, port: int) -> None:
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise UsageError(f"port: expected one that this user may serve on, got {port}") from None
             raise UsageError(f"host: expected an address of this machine such as 127.0.0.1, got {host!r}") from None
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keeps viser's own announcements off the terminal, where a progress bar may be."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 def open_page(scene: Viewable, port: int, title: str) -> Viewer:
