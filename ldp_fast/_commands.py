@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib
 import itertools
 import shutil
 import sys
@@ -135,18 +134,18 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def parser_of(name: str, words: Sequence[str]) -> tuple[Any, Parser]:
-    """The module of a command, and its parser.
+def parser_of(command: Any, name: str, words: Sequence[str]) -> Parser:
+    """The parser of a command.
 
     Args:
-        name: of the command.
+        command: its module.
+        name: as it is typed.
         words: of the command line behind it; some flags are those of the application that they name.
     """
-    module, summary = COMMANDS[name]
-    command = importlib.import_module(module)
+    _, summary = COMMANDS[name]
     parser = Parser(prog=f"ldp-fast {name}", description=sentence(summary), formatter_class=HelpFormatter)
     declare(command, parser, name, words)
-    return command, parser
+    return parser
 
 
 def declare(command: Any, parser: argparse.ArgumentParser, name: str, words: Sequence[str]) -> None:

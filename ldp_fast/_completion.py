@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import pathlib
 import typing
 from collections.abc import Iterator
@@ -41,10 +42,9 @@ def all_commands() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="ldp-fast")
     commands = root.add_subparsers(dest="command", parser_class=_commands.Parser)
     known = dict(_choices())
-    for name, (_, summary) in _commands.COMMANDS.items():
-        module, _ = _commands.parser_of(name, [])
+    for name, (module, summary) in _commands.COMMANDS.items():
         parser = commands.add_parser(name, help=summary)
-        _commands.declare(module, parser, name, [])
+        _commands.declare(importlib.import_module(module), parser, name, [])
         for action in [*parser._actions, *(a for sub in _below(parser) for a in sub._actions)]:
             action.choices = action.choices or known.get(action.dest)
             if action.type is pathlib.Path or action.dest in ("config", "lora", "tokenizer"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import importlib
 import itertools
 import os
 import sys
@@ -110,7 +111,8 @@ def _dispatch(argv: list[str], alone: bool) -> int:
         return 0
     if name not in COMMANDS:
         name, *rest = _guess([name, *rest])
-    command, parser = parser_of(name, rest)
+    command = importlib.import_module(COMMANDS[name][0])
+    parser = parser_of(command, name, rest)
     args = parser.parse_args(rest)
     # Which of them were typed: the value alone does not say so of one that is the default.
     for action in parser._actions:
