@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ def always(configuration: Any, prior: Any) -> None:
     """Whatever a run needs is there."""
 
 
+class Plan(Protocol):
+    """Makes the jobs of a sweep."""
+
+    def __call__(self, prompts: Sequence[Prompt], args: argparse.Namespace, **more: Any) -> list[Job]:
+        """Jobs of prompts, a command line, and settings in place of what that says."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """An application, and what a sweep and a metric need of it.
@@ -38,8 +45,8 @@ class Entry:
     Attributes:
         application: what it is to the loop. Its configuration is a `ModelConfiguration`.
         add_arguments: declares the flags of a job.
-        plan: makes the jobs of prompts and flags; `args.losses` are the choices of losses. A job's labels are `prompt`,
-            `method`, `losses` and `seed`.
+        plan: makes the jobs of prompts, flags, and settings that win over them; `args.losses` are the choices of
+            losses. A job's labels are `prompt`, `method`, `losses` and `seed`.
         described: a run's plain settings, with `prompt`, `method` and `seed` among them.
         elevations: heights of the cameras from which a metric looks, degrees.
         judged: what a metric sees of a run, see `text_to_3d.judged`; None: the picture that is the run's result.
@@ -50,7 +57,7 @@ class Entry:
 
     application: Application
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    plan: Callable[[Sequence[Prompt], argparse.Namespace], list[Job]]
+    plan: Plan
     described: Callable[[Any], dict[str, Any]] = described
     elevations: Callable[[Any], tuple[float, float]] = one_side
     judged: Callable[..., list[Tensor]] | None = None

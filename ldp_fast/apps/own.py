@@ -51,11 +51,11 @@ def entry_of(application: Application, cls: type[ModelConfiguration], preset: st
             more["prompt"] = as_typed(more["prompt"], "prompt")
         return configure(args, cls, preset, **more)
 
-    def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
+    def plan(prompts: Sequence[Prompt], args: argparse.Namespace, **more: Any) -> list[Job]:
         jobs: list[Job] = []
         for prompt in prompts:
             for seed in dict.fromkeys(getattr(args, "seed", [0])):
-                own = {"prompt": prompt.text, **({"seed": seed} if seeded else {})}
+                own = {**more, "prompt": prompt.text, **({"seed": seed} if seeded else {})}
                 for losses, found in configured(args.losses, functools.partial(_with, begin, args, own)).items():
                     labels = {"prompt": prompt.text, "method": application.name, "losses": losses, "seed": seed}
                     name = f"{name_of(prompt.text)}-{variant_name(application.name, losses)}-seed{seed}"
@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f'prompt: expected one, such as ldp-fast run {args.application} "a red cube"')
         return entry.configure(args, **({} if args.prompt is None else {"prompt": args.prompt}))
 
-    args.given = tuple(name for name in args.given if name != "application")
     cls = entry.application.class_of({})
     return run_options.carry_out(args, entry.application, cls, options, begin, "prompt")
 

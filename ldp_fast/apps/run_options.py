@@ -17,7 +17,7 @@ from ..runs.names import name_of
 from .options import check_device_flag
 
 # Given beside --resume they change what is shown, where and how often it is saved, not the run.
-HARMLESS = ("resume", "preview", "viewer", "port", "profile", "device", "checkpoint_every", "keep")
+HARMLESS = ("resume", "preview", "viewer", "port", "profile", "device", "checkpoint_every", "keep", "application")
 
 
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:

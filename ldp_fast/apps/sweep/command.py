@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     jobs.add_argument(
         "--losses",
         nargs="+",
+        type=hyphens,
         default=["full"],
         metavar="L",
         help=f"{', '.join(VARIANTS)}: the terms that are on; λ is 0 for the others (default: full)",
@@ -114,14 +115,15 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
     runner = runner or functools.partial(run_job, args.application)
     with contextlib.ExitStack() as stack:
         options: cluster.Options | None = None
+        more: dict[str, Any] = {}
         if args.cluster is not None:
             asked = cluster.Options(args.cluster, args.gpus_per_job, args.cpus_per_job, args.retries)
             machines = stack.enter_context(contextlib.ExitStack())
             options = machines.enter_context(cluster.connected(asked))
-            _choose_device(args, options)
+            more["device"] = _device(getattr(args, "device", None), options)
         entry = registry.find(args.application)
         store = JobStore(args.out, entry.application, rank)
-        jobs = store.as_named(entry.plan(prompts, args))
+        jobs = store.as_named(entry.plan(prompts, args, **more))
         store.check(jobs)
         _check_jobs(entry, prompts, jobs)
         if args.clip is not None:
@@ -150,7 +152,6 @@ def run_job(application: str, folder: pathlib.Path, configuration: Any, options:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    args.losses = [hyphens(variant) for variant in args.losses]
     for variant in args.losses:
         if variant not in VARIANTS:
             raise UsageError(f"--losses: expected some of {', '.join(VARIANTS)}; got {variant!r}")
@@ -164,15 +165,15 @@ def _check_flags(args: argparse.Namespace) -> None:
                 raise UsageError(f"{name}: it is of --cluster, which was not given")
 
 
-def _choose_device(args: argparse.Namespace, options: cluster.Options) -> None:
+def _device(asked: str | None, options: cluster.Options) -> str:
     """What a job computes on is the workers' business: this machine may lack the GPU that they have."""
-    device = getattr(args, "device", None)
-    if device is None:
-        args.device = "cuda" if options.gpus else "cpu"
-    elif device.startswith("cuda") and not options.gpus:
-        raise UsageError(f"--device {device}: the jobs have no GPU; give --gpus-per-job 1")
-    elif device not in ("cpu", "cuda"):
-        raise UsageError(f"--device: expected cpu or cuda, for the cluster chooses which GPU; got {device}")
+    if asked is None:
+        return "cuda" if options.gpus else "cpu"
+    if asked.startswith("cuda") and not options.gpus:
+        raise UsageError(f"--device {asked}: the jobs have no GPU; give --gpus-per-job 1")
+    if asked not in ("cpu", "cuda"):
+        raise UsageError(f"--device: expected cpu or cuda, for the cluster chooses which GPU; got {asked}")
+    return asked
 
 
 def _prompts(args: argparse.Namespace) -> list[Prompt]:

@@ -20,8 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_run_arguments(parser)
 
 
-def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
+def plan(prompts: Sequence[Prompt], args: argparse.Namespace, **more: Any) -> list[Job]:
     """The jobs, in the order of the prompts.
+
+    Args:
+        prompts: of the sweep.
+        args: the command line.
+        more: settings in place of what it says, such as `device`.
 
     Raises:
         UsageError: two choices of losses that are the same.
@@ -29,12 +34,12 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
     jobs: list[Job] = []
     for prompt in prompts:
         for seed in dict.fromkeys(getattr(args, "seeds", [0])):
-            configure = functools.partial(_configure, args, prompt.text, seed)
+            configure = functools.partial(_configure, args, prompts=[prompt.text], seeds=[seed], **more)
             for losses, found in configured(args.losses, configure).items():
                 labels = {"prompt": prompt.text, "method": NAME, "losses": losses, "seed": seed}
                 jobs.append(Job(f"{name_of(prompt.text)}-{variant_name(NAME, losses)}-seed{seed}", labels, found))
     return jobs
 
 
-def _configure(args: argparse.Namespace, prompt: str, seed: int, settings: dict[str, Any]) -> Synthesis:
-    return command.configure(args, prompts=[prompt], seeds=[seed], settings=settings)
+def _configure(args: argparse.Namespace, settings: dict[str, Any], **said: Any) -> Synthesis:
+    return command.configure(args, settings=settings, **said)

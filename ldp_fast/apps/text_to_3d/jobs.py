@@ -24,8 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_run_arguments(parser, several=True)
 
 
-def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
+def plan(prompts: Sequence[Prompt], args: argparse.Namespace, **more: Any) -> list[Job]:
     """The jobs, in the order of the prompts.
+
+    Args:
+        prompts: of the sweep.
+        args: the command line.
+        more: settings in place of what it says, such as `device`.
 
     Raises:
         UsageError: an unknown method, one that lacks its renderer, or two choices of losses that are the same.
@@ -38,7 +43,8 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
     for prompt in prompts:
         for seed in dict.fromkeys(getattr(args, "seed", [0])):
             for method in methods:
-                configure = functools.partial(_configure, args, prompt.text, method, seed)
+                said = {"prompt": prompt.text, "method": method, "seed": seed, **more}
+                configure = functools.partial(_configure, args, **said)
                 for losses, found in configured(args.losses, configure).items():
                     labels = {"prompt": prompt.text, "method": method, "losses": losses, "seed": seed}
                     rest = f"{variant_name(method, losses)}-seed{seed}"
@@ -47,8 +53,8 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def _configure(args: argparse.Namespace, prompt: str, method: str, seed: int, settings: dict[str, Any]) -> TextTo3D:
-    found = command.configure(args, prompt=prompt, method=method, seed=seed, settings=settings)
+def _configure(args: argparse.Namespace, settings: dict[str, Any], **said: Any) -> TextTo3D:
+    found = command.configure(args, settings=settings, **said)
     check_renderer(found)
     return found
 
