@@ -152,7 +152,13 @@ class _Run:
         "keep the noise in the gradient (SJC's var_red False)", flag="no-variance-reduction", group=RUN, default=True
     )
     sigma_range: tuple[float, float] | None = setting(
-        "noise levels σ/α in place of a range of t", flag="sigma-range", metavar="LOW HIGH", group=RUN, default=None
+        "noise levels σ/α in place of a range of t",
+        flag="sigma-range",
+        metavar="LOW HIGH",
+        group=RUN,
+        default=None,
+        low=0,
+        ordered=True,
     )
     size: int = setting(
         "latents per side (default: 64; embedded model: its own)", flag="size", metavar="N", group=RUN, low=1
