@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -50,7 +49,9 @@ def wheel(folder: Path, name: str, version: str) -> None:
 def test_what_is_missing_comes_from_the_wheels_and_changes_nothing_beneath(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packages = sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+    found = environment.probe(sys.executable)
+    assert found is not None
+    packages = found["packages"]  # which a .pth file may have added to
     (tmp_path / "env" / "bin").mkdir(parents=True)
     (tmp_path / "env" / "bin" / "python").write_text("half made: the run that made it was stopped")
     ours = environment.overlay(sys.executable, packages, tmp_path / "env")
