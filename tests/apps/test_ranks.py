@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ldp_fast import cli
-from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, read_configuration
+from ldp_fast.apps.text_to_3d.scene import read_configuration
 from ldp_fast.apps.text_to_3d.trainer import Trainer
 from ldp_fast.errors import UsageError
 from ldp_fast.runs import checkpoints, distributed, ranks
@@ -111,10 +111,10 @@ def test_a_rank_that_is_late_and_then_killed(
     assert f"rank 1 of 2 (process {both[1].pid} on " in line and " is gone; its last checkpoint is whole" in line
     assert line.endswith(f"continue with: ldp-fast text-to-3d --resume {folder}")
     assert "Traceback" not in said and "gloo" not in said
-    assert checkpoint_steps(folder) == [2, 4]
+    assert checkpoints.steps(folder) == [2, 4]
     tensors, metadata = checkpoints.read(checkpoints.path_of(folder, 4), read_configuration(folder).fingerprint())
     assert metadata["step"] == "4" and len(tensors["history"]) == 4
-    assert runs.command("--resume", folder) == 0 and checkpoint_steps(folder)[-1] == 8
+    assert runs.command("--resume", folder) == 0 and checkpoints.steps(folder)[-1] == 8
 
 
 def killed_rank_of_three(lost: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, load_scene, read_configuration
+from ldp_fast.apps.text_to_3d.scene import load_scene, read_configuration
 from ldp_fast.errors import UsageError
 from ldp_fast.runs import checkpoints
 from ldp_fast.runs import folder as folders
@@ -141,7 +141,7 @@ def test_the_last_few_are_kept(small_model: str, tmp_path: pathlib.Path) -> None
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "mine.safetensors").write_text("")
     assert runs.command("--resume", folder) == 0
-    assert checkpoint_steps(folder) == [4, 5]
+    assert checkpoints.steps(folder) == [4, 5]
     assert (folder / "checkpoints" / "mine.safetensors").exists()
 
 
@@ -167,11 +167,11 @@ def test_a_full_disk(
         assert runs.command("--resume", folder) == 2
     path = checkpoints.path_of(folder, 4)
     assert error(capsys).strip() == f"ldp-fast: error: no space left on device: {path}"
-    assert checkpoint_steps(folder) == [2] and not list(folder.rglob(".*.part"))
+    assert checkpoints.steps(folder) == [2] and not list(folder.rglob(".*.part"))
     monkeypatch.undo()
     runs.without_pictures(monkeypatch)
     assert runs.command("--resume", folder) == 0
-    assert checkpoint_steps(folder) == [2, 4, 6]
+    assert checkpoints.steps(folder) == [2, 4, 6]
 
 
 def test_a_disk_that_is_full_from_the_start(
@@ -203,7 +203,7 @@ def test_overwriting_leaves_what_is_not_the_runs(
     assert runs.command(*flags, "--overwrite", "--device", "tpu") == 2
     assert "device: 'tpu'" in error(capsys) and contents(folder) == before
     assert runs.command(*flags, "--overwrite") == 0
-    assert checkpoint_steps(folder) == [2] and read_configuration(folder) != old
+    assert checkpoints.steps(folder) == [2] and read_configuration(folder) != old
     assert all((folder / name).read_text() == "old" for name in mine)
     assert [name for name in ours if (folder / name).exists()] == ["run.json"]
 
@@ -217,7 +217,7 @@ def test_a_run_that_diverges(
         assert runs.command("--resume", folder) == 2
     said = error(capsys)
     assert f"{folder} diverged before step 4: " in said and "gradient_norm" in said and "not finite" in said
-    assert checkpoint_steps(folder) == [2]
+    assert checkpoints.steps(folder) == [2]
     assert all(torch.isfinite(x).all() for x in runs.newest(folder).values() if x.is_floating_point())
     # What diverged by bad luck goes on from there.
     assert runs.command("--resume", folder) == 0
@@ -237,4 +237,4 @@ def test_an_interruption_keeps_nothing_that_diverged(
     with runs.before_step(2, both):
         assert runs.command("--resume", folder) == 2
     assert "diverged before step 3: " in error(capsys)
-    assert checkpoint_steps(folder) == [2]
+    assert checkpoints.steps(folder) == [2]

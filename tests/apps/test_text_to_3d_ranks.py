@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ldp_fast.apps.text_to_3d.run import APPLICATION, run_text_to_3d
-from ldp_fast.apps.text_to_3d.scene import checkpoint_steps
 from ldp_fast.errors import UsageError
+from ldp_fast.runs import checkpoints
 from ldp_fast.runs.distributed import ranks
 
 from ..support.ranks import needs_gloo, run_on_ranks
@@ -79,8 +79,8 @@ def test_two_processes_are_one_run(small_model: str, tmp_path: pathlib.Path) -> 
     for stopped, diverged in (ended_zero, ended_one):
         assert stopped == 130
         assert "diverged before step 4: " in diverged
-    assert checkpoint_steps(tmp_path / "stopped") == [3]
-    assert checkpoint_steps(tmp_path / "diverged") == [2]
+    assert checkpoints.steps(tmp_path / "stopped") == [3]
+    assert checkpoints.steps(tmp_path / "diverged") == [2]
 
 
 def test_fewer_views_than_processes(monkeypatch: pytest.MonkeyPatch, small_model: str) -> None:

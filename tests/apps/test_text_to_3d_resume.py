@@ -10,7 +10,8 @@ import signal
 import pytest
 import torch
 
-from ldp_fast.apps.text_to_3d.scene import checkpoint_steps, load_scene, read_configuration
+from ldp_fast.apps.text_to_3d.scene import load_scene, read_configuration
+from ldp_fast.runs import checkpoints
 
 from ..support import processes
 from . import text_to_3d_runs as runs
@@ -36,8 +37,8 @@ def whole(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def test_what_a_run_leaves(whole: dict[str, pathlib.Path]) -> None:
-    assert checkpoint_steps(whole["latent-nerf"]) == [4, 8, 12]
-    assert checkpoint_steps(whole["jacobian-nerf"]) == [3, 6, 8]
+    assert checkpoints.steps(whole["latent-nerf"]) == [4, 8, 12]
+    assert checkpoints.steps(whole["jacobian-nerf"]) == [3, 6, 8]
     for method, folder in whole.items():
         record = json.loads((folder / "run.json").read_text())
         assert record["status"] == "finished" and record["step"] == record["steps"] == (12, 8)[method[0] == "j"]
@@ -63,7 +64,7 @@ def test_latent_nerf_goes_on_exactly_after_ctrl_c(
         f"interrupted at step {step}; continue with: ldp-fast text-to-3d --resume {folder}" in capsys.readouterr().err
     )
     record = json.loads((folder / "run.json").read_text())
-    assert (record["status"], record["step"]) == ("interrupted", step) and step in checkpoint_steps(folder)
+    assert (record["status"], record["step"]) == ("interrupted", step) and step in checkpoints.steps(folder)
     assert runs.command("--resume", folder) == 0
     assert f"continuing {folder} at step {step} of 12" in capsys.readouterr().err
     runs.assert_same(runs.newest(folder), runs.newest(whole["latent-nerf"]))
@@ -78,7 +79,7 @@ def test_jacobian_nerf_goes_on_exactly_after_ctrl_c_in_a_terminal(
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert stopped.stderr.rstrip().endswith(f"continue with: ldp-fast text-to-3d --resume {folder}")
-    assert checkpoint_steps(folder) == [3, 5]
+    assert checkpoints.steps(folder) == [3, 5]
     assert runs.command("--resume", folder) == 0
     runs.assert_same(runs.newest(folder), runs.newest(whole["jacobian-nerf"]))
 
@@ -90,7 +91,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     folder = runs.prepared(tmp_path / "run", runs.configuration(small_model))
     killed = processes.Started(runs.signalled, signal.SIGKILL, 11, "--resume", folder).wait()
     assert killed.code == -signal.SIGKILL
-    assert checkpoint_steps(folder) == [4, 8]
+    assert checkpoints.steps(folder) == [4, 8]
     assert json.loads((folder / "run.json").read_text())["status"] == "running"
     assert runs.command("--resume", folder) == 0
     runs.assert_same(runs.newest(folder), runs.newest(whole["latent-nerf"]))
@@ -150,5 +151,5 @@ def test_what_may_be_said_anew(small_model: str, tmp_path: pathlib.Path, capsys:
     with pytest.MonkeyPatch.context() as patch:
         runs.without_pictures(patch)
         assert runs.command("--resume", folder, "--checkpoint-every", "1", "--keep", "2", "--device", "cpu") == 0
-    assert checkpoint_steps(folder) == [3, 4]
+    assert checkpoints.steps(folder) == [3, 4]
     assert read_configuration(folder) == runs.configuration(small_model, "jacobian-nerf", steps=4)

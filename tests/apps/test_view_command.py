@@ -68,10 +68,11 @@ def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
 SERVE = """
 import sys, types
 import ldp_fast.apps.text_to_3d as package
+from ldp_fast.runs import checkpoints
 from tests.apps.viewer_scene import TorusScene
 module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
-module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]
-module.load_scene_state = None
+checkpoints.steps = lambda folder: [100, 300]
+module.Scene, module.load_scene_state = TorusScene, None
 module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)
 sys.modules[module.__name__] = package.scene = module
 from ldp_fast import cli
@@ -107,8 +108,8 @@ def test_the_commands_errors_are_one_line(
     from ldp_fast import cli
 
     module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
-    module.Scene, module.checkpoint_steps = TorusScene, lambda folder: [100, 300]  # type: ignore[attr-defined]
-    module.load_scene_state = None  # type: ignore[attr-defined]
+    monkeypatch.setattr(checkpoints, "steps", lambda folder: [100, 300])
+    module.Scene, module.load_scene_state = TorusScene, None  # type: ignore[attr-defined]
     module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for words, message in (

@@ -242,11 +242,6 @@ class Scene(nn.Module):
         self.refined = True
 
 
-def checkpoint_steps(folder: pathlib.Path) -> list[int]:
-    """The steps of which a run folder holds a checkpoint, ascending."""
-    return checkpoints.steps(folder)
-
-
 def scene_state(scene: Scene) -> dict[str, Tensor]:
     """Parameters and buffers, by `scene.NAME`, on the CPU."""
     return {f"scene.{name}": x.detach().cpu().contiguous() for name, x in scene.state_dict().items()}
@@ -306,7 +301,7 @@ def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None
         UsageError: no run, no such checkpoint, a damaged one, one of another configuration, or no renderer for it.
     """
     configuration = read_configuration(folder)
-    steps = checkpoint_steps(folder)
+    steps = checkpoints.steps(folder)
     if not steps:
         raise UsageError(f"{folder} has no checkpoint yet")
     if step is not None and step not in steps:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ....runs import checkpoints
 from .server import Viewer, check_address
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def provider(folder: pathlib.Path, checkpoint: int | None, device: str | None) -
         Step, or None at the beginning -> scene. It raises UsageError where there is no such checkpoint or it is
         damaged.
     """
-    from ....runs.checkpoints import path_of
     from ..scene import Scene, load_scene, load_scene_state
 
     first: Scene | None = None
@@ -55,7 +55,7 @@ def provider(folder: pathlib.Path, checkpoint: int | None, device: str | None) -
             return first
         # The model that decodes is the same for all; a large one does not fit twice, nor load in a moment.
         scene = Scene(first.configuration, first.prior)
-        load_scene_state(path_of(folder, step), scene)
+        load_scene_state(checkpoints.path_of(folder, step), scene)
         return scene.eval()
 
     return provide
@@ -64,7 +64,6 @@ def provider(folder: pathlib.Path, checkpoint: int | None, device: str | None) -
 def run(args: argparse.Namespace) -> int:
     """The command; it ends with Ctrl-C. Returns the exit code, 0."""
     from ...options import check_device_flag
-    from ..scene import checkpoint_steps
 
     check_device_flag(args.device)
     # A wrong port is said before a large model is loaded.
@@ -74,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         provider(folder, args.checkpoint, args.device),
         args.port,
         args.host,
-        steps=lambda: checkpoint_steps(folder),
+        steps=lambda: checkpoints.steps(folder),
         title=folder.resolve().name,
     )
     print(f"{folder} is shown at {viewer.url} (Ctrl-C ends)", flush=True)
