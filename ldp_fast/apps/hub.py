@@ -17,13 +17,15 @@ SECONDS = 4.0
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
-def check_reachable(argument: str, name: str, file: str) -> None:
-    """Checks that a model which has to be fetched can be.
+def reachable(argument: str, name: str, file: str) -> str:
+    """What a model is loaded by: its name, or its folder in the hub's cache where the hub cannot be asked for it.
+
+    By its name the hub is asked for each file, and asked again and again without a network.
 
     Args:
         argument: that named it.
         name: an embedded model, a path, or a hub name, which alone is looked at.
-        file: of the model; where it lies in the hub's cache, the model is taken from there.
+        file: at the top of the model, by which it is known to be in the cache.
 
     Raises:
         UsageError: a path that does not exist; a hub name, and no network.
@@ -31,7 +33,7 @@ def check_reachable(argument: str, name: str, file: str) -> None:
     """
     try:
         if name in embedded_models() or pathlib.Path(name).expanduser().exists():
-            return
+            return name
     except (OSError, ValueError):  # longer than a name may be, or with a zero byte
         raise UsageError(f"{argument}: expected a path, got {shortened(name)!r}") from None
     if name.startswith((".", "~", "/")) or name.count("/") > 1 or not name:
@@ -39,23 +41,26 @@ def check_reachable(argument: str, name: str, file: str) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        if isinstance(try_to_load_from_cache(name, file), str):
-            return
+        held = try_to_load_from_cache(name, file)
     except ValueError:
         raise UsageError(
             f"{argument}: {name!r} is neither an embedded model ({', '.join(embedded_models())}), nor a folder, nor a "
             "hub name (owner/name)"
         ) from None
+    cached = pathlib.Path(held).parent if isinstance(held, str) else None
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     offline = next((v for v in _OFFLINE if os.environ.get(v, "").lower() in ("1", "on", "yes", "true")), None)
+    why = unreachable(hub) if offline is None else offline
+    if why is None:
+        return name
+    if cached is not None:
+        return str(cached)
     if offline is not None:
         raise UsageError(f"{argument}: {name!r} is not in the cache of {hub}, and {offline} forbids to fetch it")
-    why = unreachable(hub)
-    if why is not None:
-        raise UsageError(
-            f"{argument}: {name!r} would have to be fetched from {hub}, but the network does not lead there ({why}): "
-            "give a folder"
-        )
+    raise UsageError(
+        f"{argument}: {name!r} would have to be fetched from {hub}, but the network does not lead there ({why}): "
+        "give a folder"
+    )
 
 
 def unreachable(address: str) -> str | None:

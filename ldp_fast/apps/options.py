@@ -19,7 +19,7 @@ from ..guidance.presets import PriorSettings, find_preset
 from ..runs.configuration import Configuration, merged, read_yaml
 from ..runs.flags import build, given
 from ..runs.settings import Wrong, hyphens, setting, underscores
-from .hub import check_reachable
+from .hub import reachable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What says which of a model's files are read; a run records those that were given.
@@ -305,9 +305,8 @@ def load_prior(configuration: ModelConfiguration, device: str | None = None) -> 
     """
     c = configuration
     check_backend(device or c.device)
-    place = locate(c.model)
-    if not pathlib.Path(place).is_file():
-        check_reachable("model", place, "model_index.json")
+    one_file = pathlib.Path(locate(c.model)).is_file()
+    name = c.model if one_file else reachable("model", c.model, "model_index.json")
     where, dtype = device or c.device, DTYPES[c.dtype] if c.dtype else None
     if where == "cpu" and c.device != "cpu" and dtype is torch.float16:
         dtype = torch.float32
@@ -315,7 +314,7 @@ def load_prior(configuration: ModelConfiguration, device: str | None = None) -> 
     if c.lora is not None:
         files["lora"] = [(file, weight) for file, weight in c.lora]
     prior = LatentDiffusionPrior.from_pretrained(
-        c.model,
+        name,
         **files,
         preset=c.preset,
         device=where,

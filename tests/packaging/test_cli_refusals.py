@@ -195,17 +195,13 @@ def test_an_address_that_answers(closed: str, free_port: int, monkeypatch: pytes
 
 
 def test_what_need_not_be_fetched(closed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    hub.check_reachable("model", "primitives", "model_index.json")
-    hub.check_reachable("model", str(tmp_path), "model_index.json")
+    assert hub.reachable("model", "primitives", "model_index.json") == "primitives"
+    assert hub.reachable("model", str(tmp_path), "model_index.json") == str(tmp_path)
     with pytest.raises(UsageError, match="there is no folder"):
-        hub.check_reachable("--clip", str(tmp_path / "nothing"), "config.json")
+        hub.reachable("--clip", str(tmp_path / "nothing"), "config.json")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE forbids"):
-        hub.check_reachable("--clip", "somebody/a-clip", "config.json")
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: str(tmp_path / file))
-    hub.check_reachable("--clip", "somebody/a-clip", "config.json")
+        hub.reachable("--clip", "somebody/a-clip", "config.json")
 
 
 @pytest.mark.parametrize("name", ["nowhere/at/all", "./nothing", "somebody/a-clip"])

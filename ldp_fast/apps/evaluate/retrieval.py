@@ -24,7 +24,7 @@ from ...runs.folder import application_of, finished
 from ...zoo import captions, world
 from .. import registry
 from ..entry import Entry
-from ..hub import check_reachable
+from ..hub import reachable
 from ..variants import VARIANTS
 
 OPENAI = "openai/clip-vit-base-patch32"
@@ -121,8 +121,8 @@ def evaluate_r_precision(
             f"prompts; give more of them with --prompts FILE, or fewer --distractors"
         )
     clip = clip or (next(iter(runs.values())).plain["model"] if embedded else OPENAI)
-    check_reachable("--clip", clip, "config.json")
-    scorer = ClipScorer.from_pretrained(clip, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    judge = reachable("--clip", clip, "config.json")
+    scorer = ClipScorer.from_pretrained(judge, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     objects: list[dict[str, Any]] = []
     images: list[torch.Tensor] = []

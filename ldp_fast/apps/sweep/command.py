@@ -23,7 +23,7 @@ from ...runs.settings import hyphens
 from ...zoo.captions import random_prompts
 from .. import registry
 from ..entry import Entry
-from ..hub import check_reachable
+from ..hub import reachable
 from ..options import load_prior
 from ..variants import VARIANTS
 from .table import write_table
@@ -128,8 +128,7 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
         _check_jobs(entry, prompts, jobs)
         if args.clip is not None:
             # Loaded once and dropped: at the end of all jobs it would be late to hear that it does not exist.
-            check_reachable("--clip", args.clip, "config.json")
-            ClipScorer.from_pretrained(args.clip)
+            ClipScorer.from_pretrained(reachable("--clip", args.clip, "config.json"))
         release_memory()
         if options is not None:
             token = stack.enter_context(cluster.leading(args.out))

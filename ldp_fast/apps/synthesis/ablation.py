@@ -17,7 +17,7 @@ from ...runs.folder import finished
 from ...runs.loop import Options
 from ...runs.names import as_typed, former_slug, name_of
 from ...zoo import world
-from ..hub import check_reachable
+from ..hub import reachable
 from ..options import GROUPS, RUN, add_config_flag, load_prior
 from ..unquoted import add_each_word, check_quotes
 from ..variants import VARIANTS, switched_off
@@ -88,8 +88,7 @@ def run(args: argparse.Namespace) -> int:
     prior.encode_prompt(prompts, base.negative_prompt)
     check_fits(base, prior)
     clip = args.clip or (model if embedded else OPENAI)
-    check_reachable("--clip", clip, "config.json")
-    scorer = ClipScorer.from_pretrained(clip)
+    scorer = ClipScorer.from_pretrained(reachable("--clip", clip, "config.json"))
     files.write_json(folder / "ablation.json", {"plan": plan})
     for name in VARIANTS:
         if finished(folder / name):
