@@ -13,15 +13,13 @@ import pytest
 import torch
 
 from ldp_fast import cli
-from ldp_fast.apps.text_to_3d.scene import read_configuration
-from ldp_fast.apps.text_to_3d.trainer import Trainer
 from ldp_fast.errors import UsageError
 from ldp_fast.runs import checkpoints, distributed, ranks
 from ldp_fast.runs.roll_call import RollCall
 
+from ..runs import toy
 from ..support import processes
 from ..support.ranks import needs_gloo
-from . import text_to_3d_runs as runs
 
 NAMES = (*ranks.VARIABLES, ranks.WAIT_VARIABLE, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
 
@@ -83,38 +81,38 @@ def test_without_a_word_ranks_are_waited_for_less_than_half_a_minute() -> None:
     assert ranks.read_wait() == ranks.WAIT == 20.0
 
 
-def late_and_killed(words: list[str]) -> int:
+def late_and_killed(folder: str) -> str:
     """The second rank comes two seconds late; after its fifth step it is killed."""
     time.sleep(2 * int(os.environ["RANK"]))
-    advance = Trainer.advance
+    advance = toy.Walk.advance
 
-    def killed(self: Trainer, *arguments: Any) -> None:
+    def killed(self: toy.Walk, *arguments: Any) -> None:
         advance(self, *arguments)
         if self.rank == 1 and self.step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Trainer.advance = killed  # type: ignore[method-assign]
-    return cli.main(words)
+    toy.Walk.advance = killed  # type: ignore[method-assign]
+    try:
+        return f"it ended with {toy.run(pathlib.Path(folder))}"
+    except UsageError as error:
+        return str(error)
 
 
 @needs_gloo
-@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_a_rank_that_is_late_and_then_killed(
-    small_model: str, tmp_path: pathlib.Path, free_port: int, only_steps: None
-) -> None:
+def test_a_rank_that_is_late_and_then_killed(tmp_path: pathlib.Path, free_port: int) -> None:
     folder = tmp_path / "run"
-    both = start_ranks(late_and_killed, words_of_a_run(small_model, folder), world=2, port=free_port)
+    both = start_ranks(late_and_killed, str(folder), world=2, port=free_port)
     (code, _, said), (killed, _, _) = [process.wait() for process in both]
-    assert killed == -9 and code == 2, said
-    (line,) = [line for line in said.splitlines() if line.startswith("ldp-fast: error:")]
+    assert killed == -9 and code == 1, said
+    *_, line = said.splitlines()
     assert f"rank 1 of 2 (process {both[1].pid} on " in line and " is gone; its last checkpoint is whole" in line
-    assert line.endswith(f"continue with: ldp-fast text-to-3d --resume {folder}")
+    assert line.endswith(f"continue with: ldp-fast toy --resume {folder}")
     assert "Traceback" not in said and "gloo" not in said
     assert checkpoints.steps(folder) == [2, 4]
-    tensors, metadata = checkpoints.read(checkpoints.path_of(folder, 4), read_configuration(folder).fingerprint())
-    assert metadata["step"] == "4" and len(tensors["history"]) == 4
-    assert runs.command("--resume", folder) == 0 and checkpoints.steps(folder)[-1] == 8
+    _, metadata = checkpoints.read(checkpoints.path_of(folder, 4), toy.Toy().fingerprint())
+    assert metadata["step"] == "4"
+    assert toy.run(folder) == 0 and checkpoints.steps(folder)[-1] == 8
 
 
 def killed_rank_of_three(lost: int) -> str:

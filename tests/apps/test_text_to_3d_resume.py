@@ -13,7 +13,6 @@ import torch
 from ldp_fast.apps.text_to_3d.scene import load_scene, read_configuration
 from ldp_fast.runs import checkpoints
 
-from ..support import processes
 from . import text_to_3d_runs as runs
 
 FLAGS = ("abc", "--method", "jacobian-nerf", "--steps", 8, "--size", 8, "--steps-per-ray", 16, "--voxels", 6)
@@ -82,19 +81,6 @@ def test_jacobian_nerf_goes_on_exactly_after_ctrl_c_in_a_terminal(
     assert checkpoints.steps(folder) == [3, 5]
     assert runs.command("--resume", folder) == 0
     runs.assert_same(runs.newest(folder), runs.newest(whole["jacobian-nerf"]))
-
-
-@pytest.mark.usefixtures("only_steps")
-def test_a_killed_run_goes_on_from_its_last_checkpoint(
-    whole: dict[str, pathlib.Path], small_model: str, tmp_path: pathlib.Path
-) -> None:
-    folder = runs.prepared(tmp_path / "run", runs.configuration(small_model))
-    killed = processes.Started(runs.signalled, signal.SIGKILL, 11, "--resume", folder).wait()
-    assert killed.code == -signal.SIGKILL
-    assert checkpoints.steps(folder) == [4, 8]
-    assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    assert runs.command("--resume", folder) == 0
-    runs.assert_same(runs.newest(folder), runs.newest(whole["latent-nerf"]))
 
 
 @pytest.mark.usefixtures("only_steps")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import time
@@ -226,6 +227,56 @@ def test_what_diverges_is_not_kept(tmp_path: pathlib.Path, at_step: Any, monkeyp
     assert checkpoints.steps(tmp_path / "late") == [2, 4]
 
 
+def test_an_interruption_keeps_nothing_that_diverged(tmp_path: pathlib.Path, at_step: Any) -> None:
+    def both(self: toy.Walk) -> list[str]:
+        return ["the place is"] if self.step == 3 else []
+
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy.Walk, "not_finite", both)
+        with pytest.raises(FloatingPointError, match="diverged before step 3: "):
+            toy.run(tmp_path, keep=1)
+    assert checkpoints.steps(tmp_path) == [2]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "truncated": lambda data: data[:-100],
+    "a bit": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+    "header": lambda data: data[:50],
+    "garbage": lambda data: b"\xff" * 500,
+    "empty": lambda data: b"",
+    "folder": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_changes_nothing(
+    damage: str, whole: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run = pathlib.Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "run.json").unlink()  # as killed after its last checkpoint
+    path = checkpoints.path_of(run, 8)
+    data = DAMAGES[damage](path.read_bytes())
+    path.unlink()
+    if data is None:
+        path.mkdir()
+    else:
+        path.write_bytes(data)
+
+    def contents() -> dict[pathlib.Path, bytes]:
+        return {found: found.read_bytes() for found in run.rglob("*") if found.is_file() and found.parent.name != "log"}
+
+    before = contents()
+    with pytest.raises(UsageError, match=r"is damaged \(.*; delete it to go on from the one before it") as raised:
+        toy.run(run)
+    assert str(path) in str(raised.value) and contents() == before
+    if data is None:
+        path.rmdir()
+    else:
+        path.unlink()
+    assert toy.run(run) == 0 and same(run, whole)
+
+
 def test_not_enough_memory_says_what_to_lower(tmp_path: pathlib.Path, at_step: Any) -> None:
     def exhaust() -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
@@ -239,8 +290,6 @@ def test_not_enough_memory_says_what_to_lower(tmp_path: pathlib.Path, at_step: A
 def test_a_log_that_cannot_be_written_is_said_once(
     damage: str, whole: pathlib.Path, tmp_path: pathlib.Path, at_step: Any, capsys: Any, monkeypatch: Any
 ) -> None:
-    import shutil
-
     from ldp_fast.runs import log
 
     monkeypatch.setattr(log, "FLUSH_EVERY", 0.0)
