@@ -121,7 +121,7 @@ def test_a_soft_torus_is_a_ring_between_its_outline_and_its_front(tmp_path: path
 
 @pytest.mark.slow
 def test_a_trained_field_gives_one_clean_ring(tmp_path: pathlib.Path) -> None:
-    trained = train_torus(steps=200)
+    trained = train_torus()
     scene = Scene(trained.renderer.field, trained.occupancy, size=32)
     report = export_mesh(scene, tmp_path, texture=256)
     assert report.watertight and report.euler_number == 0 and report.components == 1, report

@@ -305,7 +305,7 @@ def ranks(tmp_path: pathlib.Path, slow: tuple[float, float]) -> list[tuple[int, 
 
 
 def test_two_ranks_share_the_jobs_and_the_last_makes_the_table(tmp_path: pathlib.Path) -> None:
-    (first, by_first), (second, by_second) = ranks(tmp_path, slow=(0.0, 3.0))
+    (first, by_first), (second, by_second) = ranks(tmp_path, slow=(0.0, 1.5))
     assert not by_first & by_second and len(by_first) == 3 and len(by_second) == 2
     # Under torchrun only the last one to end may return 1, for the others would be ended with it.
     assert (first, second) == (0, 1)

@@ -60,7 +60,7 @@ class TrainedTorus:
     held_out: Cameras
 
 
-def train_torus(steps: int = 300, size: int = 32, views: int = 64) -> TrainedTorus:
+def train_torus(steps: int = 200, size: int = 32, views: int = 64) -> TrainedTorus:
     """Learns the torus from `views` random views of size × size, four a step."""
     generator = torch.Generator().manual_seed(0)
 
