@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import pathlib
 import signal
-import subprocess
 import sys
+import threading
+import time
 import types
 import urllib.request
 
 import pytest
 import torch
 
-from ldp_fast import UsageError
+import ldp_fast.apps.text_to_3d as package
+from ldp_fast import UsageError, cli
 from ldp_fast.apps.text_to_3d.viewer.pictures import CHANNELS, draw
 from ldp_fast.runs import checkpoints
 from ldp_fast.runs.configuration import write
@@ -65,53 +66,45 @@ def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
         provider(tmp_path / "elsewhere", None, "cpu")(None)
 
 
-SERVE = """
-import sys, types
-import ldp_fast.apps.text_to_3d as package
-from ldp_fast.runs import checkpoints
-from tests.apps.viewer_scene import TorusScene
-module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
-checkpoints.steps = lambda folder: [100, 300]
-module.Scene, module.load_scene_state = TorusScene, None
-module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)
-sys.modules[module.__name__] = package.scene = module
-from ldp_fast import cli
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def serve(*words: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, on the tests' scene."""
-    root = pathlib.Path(__file__).parents[2]
-    command = [sys.executable, "-c", SERVE, "view", "out/torus", *words]
-    pipe = subprocess.PIPE
-    # A shell starts what runs in its background with Ctrl-C ignored, the tests and all that they start.
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(
-        command, cwd=root, stdout=pipe, stderr=pipe, text=True, env={**os.environ}, preexec_fn=heard
-    )
-
-
-def test_the_command_serves_until_ctrl_c(viser: None, free_port: int) -> None:
-    process = serve("--port", str(free_port), "--checkpoint", "100")
-    assert process.stdout is not None
-    assert process.stdout.readline() == f"out/torus is shown at http://127.0.0.1:{free_port} (Ctrl-C ends)\n"
-    assert urllib.request.urlopen(f"http://127.0.0.1:{free_port}", timeout=10).status == 200
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "ended\n", "")
-
-
-def test_the_commands_errors_are_one_line(
-    viser: None, taken_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from ldp_fast import cli
-
+@pytest.fixture
+def shown(viser: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command shows the tests' scene, whatever the folder."""
     module = types.ModuleType("ldp_fast.apps.text_to_3d.scene")
     monkeypatch.setattr(checkpoints, "steps", lambda folder: [100, 300])
     module.Scene, module.load_scene_state = TorusScene, None  # type: ignore[attr-defined]
     module.load_scene = lambda folder, step=None, device=None: TorusScene(step or 300)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(package, "scene", module, raising=False)
+
+
+def test_the_command_serves_until_ctrl_c(shown: None, free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    page, said, found = f"http://127.0.0.1:{free_port}", [], []
+
+    def look_and_press_ctrl_c() -> None:
+        limit = time.monotonic() + 60
+        while not any(said) and time.monotonic() < limit:
+            said.append(capsys.readouterr().out)
+            time.sleep(0.02)
+        try:
+            found.append(urllib.request.urlopen(page, timeout=10).status)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    visitor = threading.Thread(target=look_and_press_ctrl_c)
+    visitor.start()
+    try:
+        code = cli.main(["view", "out/torus", "--port", str(free_port), "--checkpoint", "100"])
+    finally:
+        visitor.join()
+        signal.signal(signal.SIGINT, before)
+    assert (code, found) == (0, [200])
+    out, err = capsys.readouterr()
+    assert ("".join(said) + out, err) == (f"out/torus is shown at {page} (Ctrl-C ends)\nended\n", "")
+
+
+def test_the_commands_errors_are_one_line(shown: None, taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (("--port", str(taken_port)), f"port: expected a free one, got {taken_port}, which is taken on 127.0.0.1"),
         (
