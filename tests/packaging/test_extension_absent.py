@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.machinery
+import json
 import pathlib
+import re
 import sys
 
 import pytest
@@ -79,14 +81,29 @@ def test_said_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], m
     assert capsys.readouterr().err == ""
 
 
-def test_the_first_run_of_the_command(tmp_path: pathlib.Path) -> None:
-    def said(*words: str) -> int:
-        done = run([sys.executable, "-m", "ldp_fast", *words], cwd=ROOT, XDG_CACHE_HOME=str(tmp_path))
-        return done.stderr.count("first run: the compiled renderer")
+# As `ldp-fast WORDS` for each line, in one process, with what each says marked by its number.
+EVERY = """
+import json, sys
+from ldp_fast import cli
+for number, words in enumerate(json.loads(sys.argv[1])):
+    print("BEGUN", number, file=sys.stderr, flush=True)
+    sys.argv[1:] = words
+    try:
+        cli.main()
+    except SystemExit:
+        pass
+"""
 
-    assert said("env") == said("evaluate", "--help") == 0
-    failing = ("evaluate", "r-precision", str(tmp_path / "nothing"))
-    assert [said(*failing), said(*failing)] == [1, 0]
+
+def test_the_first_run_of_the_command(tmp_path: pathlib.Path) -> None:
+    def said(*lines: list[str]) -> list[int]:
+        done = run([sys.executable, "-c", EVERY, json.dumps(lines)], cwd=ROOT, XDG_CACHE_HOME=str(tmp_path))
+        parts = re.split(r"^BEGUN \d+\n", done.stderr, flags=re.MULTILINE)[1:]
+        return [part.count("first run: the compiled renderer") for part in parts]
+
+    failing = ["evaluate", "r-precision", str(tmp_path / "nothing")]
+    assert said(["env"], ["evaluate", "--help"], failing) == [0, 0, 1]
+    assert said(failing) == [0]
     assert [path.parent.name for path in tmp_path.rglob("renderer-*")] == ["ldp_fast"]
 
 

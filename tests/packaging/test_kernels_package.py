@@ -28,6 +28,10 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """An environment with ldp_fast and the stand-in: its Python, and the checkout it was installed from."""
     folder = tmp_path_factory.mktemp(request.param)
     checkout = copy_checkout(folder / "checkout")
+    weights = checkout / "ldp_fast" / "zoo" / "primitives" / "unet"
+    weights.mkdir(parents=True, exist_ok=True)
+    (weights / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
+    (weights / "config.json").write_text("{}")
     python = make_environment(folder / "environment", (*BUILD_TOOLS, *RUNNER))
     packages = site_packages(python)
     (packages / "kernels").mkdir()
@@ -73,16 +77,11 @@ def test_installs_nothing_but_ldp_fast(installed: tuple[Path, Path]) -> None:
     assert all(top in scripts or top.startswith(("ldp_fast", "__editable__")) for top in tops), tops
 
 
-def test_a_regular_installation_is_complete(tmp_path: Path) -> None:
-    checkout = copy_checkout(tmp_path / "checkout")
-    weights = checkout / "ldp_fast" / "zoo" / "primitives" / "unet"
-    weights.mkdir(parents=True, exist_ok=True)
-    (weights / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
-    (weights / "config.json").write_text("{}")
-    python = make_environment(tmp_path / "environment")
-    done = install(python, checkout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = {p.relative_to(site_packages(python)) for p in site_packages(python).glob("ldp_fast/**/*") if p.is_file()}
+@pytest.mark.parametrize("installed", ["regular"], indirect=True)
+def test_a_regular_installation_is_complete(installed: tuple[Path, Path]) -> None:
+    python, checkout = installed
+    packages = site_packages(python)
+    found = {p.relative_to(packages) for p in packages.glob("ldp_fast/**/*") if p.is_file()}
     found = {p for p in found if p.suffix != ".pyc"}
     expected = {p.relative_to(checkout) for p in checkout.glob("ldp_fast/**/*.py")}
     expected |= {Path("ldp_fast/kernels") / p.name for p in (checkout / "kernels" / "ldp_kernels").glob("*.py")}
