@@ -94,7 +94,7 @@ def test_a_run_that_is_stopped_has_written_its_report(tmp_path: Path) -> None:
     whole = command(folder, *options)
     (folder / "test_long.py").write_text(text)
     outcomes = folder / "outcomes.jsonl"
-    ended = processes.run(whole, 15.0, tmp_path / "log", environment={"PYTHONPATH": str(ROOT)}, folder=folder)
+    ended = processes.run(whole, 8.0, tmp_path / "log", environment={"PYTHONPATH": str(ROOT)}, folder=folder)
     assert ended.stopped and ended.code == 2, ended
     assert [line["test"].split("::")[1] for line in lines.read(outcomes)] == ["test_a"]
     assert "test_a" in report.read_text()

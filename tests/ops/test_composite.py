@@ -199,8 +199,15 @@ def test_the_same_bits_every_time() -> None:
         assert all(bitwise_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("case", [{}, {"background": False, "channels": 1}, {"counts": (), "padding": 0}], ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        *(({}, dtype) for dtype in (torch.float32, torch.float64, torch.float16)),
+        ({"background": False, "channels": 1}, torch.float32),
+        ({"counts": (), "padding": 0}, torch.float32),
+    ],
+    ids=str,
+)
 def test_opcheck(case: dict[str, Any], dtype: torch.dtype) -> None:
     inputs = samples.composite.inputs(
         **{"counts": (3, 0, 34), **case}, dtype=dtype, requires_grad=True, early_stop=1e-4

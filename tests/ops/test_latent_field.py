@@ -180,7 +180,8 @@ def test_gradcheck(name: str) -> None:
     def function(positions: Tensor, table: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         return field(positions, table, None, weights, *rest[4:])[:2]
 
-    torch.autograd.gradcheck(function, tuple(made[n] for n in INPUTS))
+    # By a random combination of all entries where the other two, one by one, say which entry it is.
+    torch.autograd.gradcheck(function, tuple(made[n] for n in INPUTS), fast_mode=name == "latent_nerf")
 
 
 @pytest.mark.parametrize("half", [False, True])
