@@ -34,9 +34,9 @@ CSRC = ROOT / "csrc"
 RUNTIME = tuple(HERE / f"{name}.cpp" for name in ("cuda_on_cpu", "limits", "tensor_core", "testing"))
 RACES_RUNTIME = (*RUNTIME, HERE / "races.cpp")
 
-SANITIZERS = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+SANITIZERS = ("-Og", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 # The compiler announces accesses to a runtime of our own. At fixed addresses, so that addr2line finds the lines.
-RACES = ("-O1", "-DLDP_RACES", "-fno-pie")
+RACES = ("-Og", "-DLDP_RACES", "-fno-pie")
 ANNOUNCED = "-fsanitize=thread"
 FLAGS = (
     "-std=c++17",

@@ -36,6 +36,46 @@ class Kernels(dict[str, MachineCode]):
         return found
 
 
+def nvcc_that_knows(architecture: int) -> str:
+    """The path of nvcc. Skips where there is none, or one that does not know the architecture."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        pytest.skip("there is no nvcc in CUDA_HOME/bin or on the PATH")
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    if not re.search(rf"compute_{architecture}\b", known):
+        pytest.skip(f"this nvcc does not know sm_{architecture}")
+    return nvcc
+
+
+@functools.cache
+def ptx(source: Path, architecture: int, flags: tuple[str, ...] = ()) -> Path:
+    """Compiles as far as PTX, with the extension's flags, every warning an error; once for all who go on from there.
+
+    Args:
+        source: a .cu file.
+        architecture: 80 for compute_80.
+        flags: added to nvcc's.
+
+    Returns:
+        The file.
+    """
+    nvcc = nvcc_that_knows(architecture)
+    command = [nvcc, "-ptx", "-std=c++17", "-O3", f"-arch=compute_{architecture}", "--expt-relaxed-constexpr"]
+    command += ["-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", "-DUSE_CUDA", "-D__CUDA_NO_HALF_OPERATORS__"]
+    command += ["-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__", f"-I{CSRC / 'include'}"]
+    command += [f"-I{CSRC}", f"-I{HERE}", *flags, str(source)]
+
+    def make(to: Path) -> None:
+        made = Path(f"{to}.ptx")
+        done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        made.replace(to)
+
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    key = built.digest(version, built.headers(), source.read_bytes(), *command)
+    return built.kept(f"{source.stem}.compute_{architecture}.ptx", key, make)
+
+
 @functools.cache
 def machine_code(source: Path, architecture: int, flags: tuple[str, ...] = ()) -> Kernels:
     """Compiles with the extension's flags, every warning an error. Skips where there is no nvcc or no disassembler.
@@ -45,28 +85,23 @@ def machine_code(source: Path, architecture: int, flags: tuple[str, ...] = ()) -
         architecture: 80 for sm_80.
         flags: added to nvcc's.
     """
-    nvcc = find_nvcc()
-    if nvcc is None:
-        pytest.skip("there is no nvcc in CUDA_HOME/bin or on the PATH")
     pytest.importorskip("triton", reason="the disassembler comes with Triton's wheel")
-    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
-    if not re.search(rf"compute_{architecture}\b", known):
-        pytest.skip(f"this nvcc does not know sm_{architecture}")
-    command = [nvcc, "-cubin", "-std=c++17", "-O3", f"-arch=sm_{architecture}", "--expt-relaxed-constexpr"]
-    command += ["-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", "-DUSE_CUDA", "-D__CUDA_NO_HALF_OPERATORS__"]
-    command += ["-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__", f"-I{CSRC / 'include'}"]
-    command += [f"-I{CSRC}", f"-I{HERE}", *flags, str(source)]
+    nvcc, front = nvcc_that_knows(architecture), ptx(source, architecture, flags)
+    command = [nvcc, "-cubin", f"-arch=sm_{architecture}", "-Werror=all-warnings"]
 
     def make(to: Path) -> None:
-        # nvcc goes by the ending of what it writes.
-        cubin = to.with_suffix(".cubin")
-        done = subprocess.run([*command, "-o", str(cubin)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        to.write_text(disassemble(cubin.read_bytes()))
-        cubin.unlink()
+        # nvcc goes by the endings of what it reads and writes.
+        named, cubin = to.with_suffix(".ptx"), to.with_suffix(".cubin")
+        named.symlink_to(front)
+        try:
+            done = subprocess.run([*command, str(named), "-o", str(cubin)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            to.write_text(disassemble(cubin.read_bytes()))
+        finally:
+            named.unlink()
+            cubin.unlink(missing_ok=True)
 
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    key = built.digest(version, built.headers(), source.read_bytes(), *command)
+    key = built.digest(front.name, *command)
     text = built.kept(f"{source.stem}.sm_{architecture}.sass", key, make).read_text()
     sections = re.split(r"^\s*\.section\s+\.text\.([^,\s]+).*$", text, flags=re.M)
     assert len(sections) > 1, f"{source.name}: no kernel in its machine code"

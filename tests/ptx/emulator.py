@@ -10,17 +10,14 @@ Skips where there is no nvcc that knows the architecture, no c++filt, or no comp
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.cuda_on_cpu import harness
+from tests.cuda_on_cpu import harness, sass
 from tests.cuda_on_cpu.harness import CSRC
-from tests.cuda_on_cpu.sass import find_nvcc
 from tests.ptx.translate import translate
 from tests.support import built
 
@@ -37,24 +34,9 @@ LAUNCHES = (f"-I{HERE}", "-include", str(HERE / "ptx_launch.h"), "-O0")
 
 def ptx(source: Path, architecture: int) -> str:
     """The PTX that nvcc makes with the extension's flags."""
-    nvcc = find_nvcc()
-    if nvcc is None or shutil.which("c++filt") is None:
-        pytest.skip("there is no nvcc in CUDA_HOME/bin or on the PATH, or no c++filt")
-    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
-    if not re.search(rf"compute_{architecture}\b", known):
-        pytest.skip(f"this nvcc does not know compute_{architecture}")
-    command = [nvcc, "-ptx", "-std=c++17", "-O3", f"-arch=compute_{architecture}", "--expt-relaxed-constexpr"]
-    command += ["-DUSE_CUDA", "-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__"]
-    command += ["-D__CUDA_NO_HALF2_OPERATORS__", f"-I{CSRC / 'include'}", f"-I{CSRC}", str(source)]
-
-    def make(to: Path) -> None:
-        done = subprocess.run([*command, "-o", f"{to}.ptx"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        Path(f"{to}.ptx").replace(to)
-
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    key = built.digest(version, built.headers(), source.read_bytes(), *command)
-    return built.kept(f"{source.stem}.compute_{architecture}.ptx", key, make).read_text()
+    if shutil.which("c++filt") is None:
+        pytest.skip("there is no c++filt")
+    return sass.ptx(source, architecture).read_text()
 
 
 def build(
