@@ -239,6 +239,13 @@ def test_an_interruption_keeps_nothing_that_diverged(tmp_path: pathlib.Path, at_
     assert checkpoints.steps(tmp_path) == [2]
 
 
+def test_the_last_few_are_kept_and_what_is_not_ours(tmp_path: pathlib.Path, at_step: Any) -> None:
+    mine = tmp_path / "checkpoints" / "mine.safetensors"
+    at_step(3, lambda: mine.write_text("years of work"))
+    assert toy.run(tmp_path, checkpoint_every=1, keep=3) == 0
+    assert checkpoints.steps(tmp_path) == [6, 7, 8] and mine.read_text() == "years of work"
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "truncated": lambda data: data[:-100],
     "a bit": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
