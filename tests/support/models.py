@@ -43,8 +43,8 @@ def tiny_autoencoder() -> AutoencoderTiny:
     return tiny.eval().requires_grad_(False)
 
 
-def tiny_unet(*, channels: int = 4, sdxl: bool = False, levels: int = 2) -> UNet2DConditionModel:
-    """Two levels, the first with cross-attention, or it alone without a middle; `sdxl` adds SDXL's text_time."""
+def tiny_unet(*, channels: int = 4, sdxl: bool = False) -> UNet2DConditionModel:
+    """Two levels, the first with cross-attention; `sdxl` adds SDXL's text_time."""
     torch.manual_seed(1)
     extra = {}
     if sdxl:
@@ -57,10 +57,9 @@ def tiny_unet(*, channels: int = 4, sdxl: bool = False, levels: int = 2) -> UNet
         sample_size=8,
         in_channels=channels,
         out_channels=channels,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:levels],
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[-levels:],
-        mid_block_type="UNetMidBlock2DCrossAttn" if levels > 1 else None,
-        block_out_channels=(8, 16)[:levels],
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
         layers_per_block=1,
         norm_num_groups=4,
         cross_attention_dim=2 * TEXT_WIDTH if sdxl else TEXT_WIDTH,
