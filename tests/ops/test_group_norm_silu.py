@@ -23,6 +23,7 @@ NAN = float("nan")
 
 # e^-h of the interpreted kernels, in lanes past the end of a sample too: numpy speaks up, and infinity is right.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+crossed, WIDEST_FIRST = samples.group_norm_silu.crossed, samples.group_norm_silu.WIDEST_FIRST
 
 
 def textbook(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, silu: bool) -> Tensor:
@@ -84,16 +85,20 @@ def check(sample: dict[str, Any], groups: int, silu: bool, condition: float = 1.
 
 # Kernels widen before they compute: what comes after does not depend on the dtype.
 @pytest.mark.parametrize(
-    ("dtype", "silu"), [*((dtype, True) for dtype in (*samples.DTYPES, torch.float64)), (torch.float32, False)], ids=str
+    ("shape", "groups", "dtype", "silu"),
+    crossed(*((dtype, True) for dtype in WIDEST_FIRST), (torch.float32, False)),
+    ids=str,
 )
-@pytest.mark.parametrize(("shape", "groups"), samples.group_norm_silu.CASES, ids=str)
 @pytest.mark.usefixtures("poisoned")
 def test_matches_float64(shape: samples.Shape, groups: int, dtype: torch.dtype, silu: bool) -> None:
     check(samples.group_norm_silu.inputs(shape, dtype=dtype), groups, silu)
 
 
-@pytest.mark.parametrize("dtype", (*samples.DTYPES, torch.float64), ids=str)
-@pytest.mark.parametrize(("shape", "groups"), samples.group_norm_silu.CASES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "groups", "dtype"),
+    crossed(*((dtype,) for dtype in WIDEST_FIRST)),
+    ids=str,
+)
 def test_moments(shape: samples.Shape, groups: int, dtype: torch.dtype) -> None:
     x = samples.group_norm_silu.inputs(shape, dtype=dtype)["x"]
     wide = torch.promote_types(dtype, torch.float32)
@@ -119,10 +124,12 @@ def test_layouts(dtype: torch.dtype, layout: str) -> None:
 
 
 # In planes vectors run along pixels: fewer than a vector, no multiple of one, more than a part.
-@pytest.mark.parametrize("dtype", (*samples.DTYPES, torch.float64), ids=str)
 @pytest.mark.parametrize(
-    ("shape", "groups"),
-    [*samples.group_norm_silu.CASES, *([] if _settings.interpreting() else [((1, 2, 150, 151), 1)])],
+    ("shape", "groups", "dtype"),
+    crossed(
+        *((dtype,) for dtype in WIDEST_FIRST),
+        cases=[*samples.group_norm_silu.CASES, *([] if _settings.interpreting() else [((1, 2, 150, 151), 1)])],
+    ),
     ids=str,
 )
 @pytest.mark.usefixtures("poisoned")
@@ -213,15 +220,13 @@ def test_weight_and_bias_may_have_another_dtype(constants: torch.dtype) -> None:
 
 # Without both it is `test_matches_float64`; one without the other is the same for every dtype.
 @pytest.mark.parametrize(
-    ("dtype", "with_addend", "with_signs"),
-    [
+    ("shape", "groups", "dtype", "with_addend", "with_signs"),
+    crossed(
+        *((dtype, True, True) for dtype in WIDEST_FIRST),
         *((torch.float32, *more) for more in ((True, False), (False, True), (True, "nan"))),
-        *((dtype, True, True) for dtype in (*samples.DTYPES, torch.float64)),
-    ],
+        cases=[*(case for case in samples.group_norm_silu.CASES if case[0][0] == 2), ((4, 24, 19, 5), 8)],
+    ),
     ids=str,
-)
-@pytest.mark.parametrize(
-    ("shape", "groups"), [c for c in samples.group_norm_silu.CASES if c[0][0] == 2] + [((4, 24, 19, 5), 8)], ids=str
 )
 @pytest.mark.usefixtures("poisoned")
 def test_addend_and_signs_come_along(

@@ -77,11 +77,12 @@ def check_against_reference(results: list[Tensor], sample: dict[str, Any], group
 
 
 @pytest.mark.parametrize(
-    ("dtype", "layout"),
-    [*((dtype, "channels_last") for dtype in samples.DTYPES), (torch.float16, "misaligned")],
+    ("shape", "groups", "dtype", "layout"),
+    samples.group_norm_silu.crossed(
+        *((dtype, "channels_last") for dtype in samples.DTYPES[::-1]), (torch.float16, "misaligned")
+    ),
     ids=str,
 )
-@pytest.mark.parametrize(("shape", "groups"), samples.group_norm_silu.CASES, ids=str)
 def test_launchers_write_their_outputs_and_nothing_else(
     shape: samples.Shape, groups: int, dtype: torch.dtype, layout: str
 ) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import ldp_fast.ops  # noqa: F401  registers them
+from ldp_fast import _settings
 
-from .tensors import Shape, lay_out
+from .tensors import DTYPES, Shape, lay_out
 
 EPS = 1e-6
 
@@ -24,6 +26,14 @@ CASES: tuple[tuple[Shape, int], ...] = (
     ((2, 64, 16, 18), 32),
     ((2, 4, 40, 33), 2),
 )
+
+WIDEST_FIRST = (*DTYPES[::-1], torch.float64)
+
+
+def crossed(*kinds: tuple[Any, ...], cases: Sequence[tuple[Shape, int]] = CASES) -> list[tuple[Any, ...]]:
+    """Every shape in every kind; interpreted, where 32 groups are as many programs and seconds, those in the first."""
+    few = _settings.interpreting()
+    return [(*case, *kind) for case in cases for kind in kinds if not few or case[1] < 32 or kind is kinds[0]]
 
 
 def inputs(
