@@ -17,14 +17,14 @@ examples:
   ldp-fast completion zsh > ~/.zfunc/_ldp-fast                             with fpath+=~/.zfunc before compinit
   ldp-fast completion fish > ~/.config/fish/completions/ldp-fast.fish
 
-The script needs nothing of ldp-fast when it completes; make it again after an update.
+The script does not start ldp-fast to complete a word; print it again after an update.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
-    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=f"one of {', '.join(SHELLS)}")
 
 
 def run(args: argparse.Namespace) -> int:

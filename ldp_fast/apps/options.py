@@ -24,10 +24,10 @@ from .hub import reachable
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What says which of a model's files are read; a run records those that were given.
 FILES = ("variant", "config", "tokenizer")
-NEGATIVE = "what to lead away from (default: the empty prompt; for SDXL zeros, as its pipeline does)"
+NEGATIVE = "what the result should not show (default: the empty prompt; for SDXL an embedding of zeros)"
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 MODEL, PRIOR, RUN = "model", "prior", "run"
-GROUPS = {MODEL: None, PRIOR: "what is not given comes from the preset (docs/mathematics.md)"}
+GROUPS = {MODEL: None, PRIOR: "what is not given comes from the method or the preset (docs/mathematics.md)"}
 
 
 def file_and_weight(word: str) -> tuple[str, float]:
@@ -54,28 +54,48 @@ class PriorOptions:
     """What of `PriorSettings` a run records and flags may change."""
 
     lambda_fm: float = setting(
-        "weight of feature matching; 0 skips the decoder", flag="lambda-fm", metavar="L1", group=PRIOR, low=0
+        "weight λ1 of feature matching; 0 skips the decoder", flag="lambda-fm", metavar="L1", group=PRIOR, low=0
     )
-    lambda_kl: float = setting("weight of the KL regulariser", flag="lambda-kl", metavar="L2", group=PRIOR, low=0)
+    lambda_kl: float = setting("weight λ2 of the KL regulariser", flag="lambda-kl", metavar="L2", group=PRIOR, low=0)
     lambda_lsd: float = setting(
-        "weight of latent score distillation", flag="lambda-lsd", metavar="L3", group=PRIOR, low=0
+        "weight λ3 of latent score distillation", flag="lambda-lsd", metavar="L3", group=PRIOR, low=0
     )
     guidance_scale: float | None = setting(
-        "of classifier-free guidance", flag="guidance-scale", metavar="S", group=PRIOR
+        "how much more the prompt counts than an empty one", flag="guidance-scale", metavar="S", group=PRIOR
     )
     guidance: Literal["from_uncond", "from_text"] = setting(
-        "from_uncond or from_text", flag="guidance", group=PRIOR, spelling=underscores
+        "formula of that scale s: from_uncond, e_u + s (e_c - e_u), or from_text, e_c + s (e_c - e_u)",
+        flag="guidance",
+        metavar="NAME",
+        group=PRIOR,
+        spelling=underscores,
     )
     weighting: Literal["uniform", "dreamfusion", "latent_nerf"] = setting(
-        "w(t): uniform, dreamfusion or latent_nerf", flag="weighting", group=PRIOR, spelling=underscores
+        "weight w(t) of a timestep: uniform, dreamfusion or latent_nerf",
+        flag="weighting",
+        metavar="NAME",
+        group=PRIOR,
+        spelling=underscores,
     )
-    scale: Literal["latent", "literal", "balanced"] = setting("latent, balanced or literal", flag="scale", group=PRIOR)
+    scale: Literal["latent", "literal", "balanced"] = setting(
+        "what the weights refer to: latent (alike at every size), balanced (feature matching's gradient in proportion "
+        "to score distillation's) or literal (the paper's formulas)",
+        flag="scale",
+        metavar="NAME",
+        group=PRIOR,
+    )
     nonfinite: Literal["propagate", "zero", "raise"] = setting(
-        "propagate, zero or raise", flag="nonfinite", group=PRIOR
+        "NaN and infinity in a gradient: propagate passes them on, zero replaces them with 0 and counts them, raise "
+        "ends with an error",
+        flag="nonfinite",
+        metavar="NAME",
+        group=PRIOR,
     )
-    levels: tuple[str, ...] = setting("decoder levels: mid up0 up1 …", flag="levels", metavar="LEVEL", group=PRIOR)
+    levels: tuple[str, ...] = setting(
+        "decoder levels that feature matching compares: mid up0 up1 …", flag="levels", metavar="LEVEL", group=PRIOR
+    )
     timestep_range: tuple[float, float] = setting(
-        "fractions of the schedule, such as 0.02 0.98",
+        "lowest and highest timestep, as fractions of the schedule, such as 0.02 0.98",
         flag="timestep-range",
         metavar="LOW HIGH",
         group=PRIOR,
@@ -84,7 +104,12 @@ class PriorOptions:
         ordered=True,
     )
     anneal_to: float | None = setting(
-        "upper fraction at the end of the run", flag="anneal-to", metavar="HIGH", group=PRIOR, low=0, high=1
+        "highest timestep at the end of the run, as a fraction; it falls to that evenly",
+        flag="anneal-to",
+        metavar="HIGH",
+        group=PRIOR,
+        low=0,
+        high=1,
     )
 
     @classmethod
@@ -98,13 +123,13 @@ class ModelConfiguration(Configuration):
     """A model, where and how it is computed, the prior, and how often a run is kept."""
 
     model: str = setting(
-        "embedded model, folder in diffusers' format, one .safetensors file, or hub name (owner/name)",
+        "embedded model, folder in diffusers' format, one .safetensors file, or owner/name on the Hugging Face hub",
         flag="model",
         group=MODEL,
         default="primitives",
     )
     variant: str | None = setting(
-        "which of a folder's weights, such as fp16",
+        "which of the weights in a model's folder to load, such as fp16 (default: those without a suffix)",
         flag="variant",
         metavar="NAME",
         group=MODEL,
@@ -112,9 +137,9 @@ class ModelConfiguration(Configuration):
         omitted=True,
     )
     # Its flag, --config, is declared by hand: it also names a file of settings.
-    config: str | None = setting("kind of one .safetensors, or a folder", default=None, omitted=True)
+    config: str | None = setting("kind of model in one .safetensors file, or a folder", default=None, omitted=True)
     tokenizer: str | None = setting(
-        "vocabulary for one .safetensors: vocab.json and merges.txt",
+        "folder with vocab.json and merges.txt, for one .safetensors file (default: CLIP's, which is included)",
         flag="tokenizer",
         metavar="DIR",
         group=MODEL,
@@ -122,7 +147,7 @@ class ModelConfiguration(Configuration):
         omitted=True,
     )
     lora: list[tuple[str, float]] | None = setting(
-        "weights of a LoRA, fused times W (1); may be given again",
+        "LoRA to add to the model's weights, times W (default: 1); may be given several times",
         flag="lora",
         metavar="FILE[:W]",
         group=MODEL,
@@ -132,20 +157,21 @@ class ModelConfiguration(Configuration):
         omitted=True,
     )
     device: str | None = setting(
-        "cpu, cuda, cuda:1, … (default: a GPU if there is one)",
+        "where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)",
         flag="device",
         group=MODEL,
         default=None,
         about_result=False,
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
-        "float32, bfloat16 or float16 (default: float16 on a GPU, except the embedded model)",
+        "precision of the model: float32, bfloat16 or float16 (default: float16 on a GPU; on a CPU and for an embedded "
+        "model float32)",
         flag="dtype",
         group=MODEL,
         default=None,
     )
     preset: str = setting(
-        f"{', '.join(PRESETS)} (default: the one of the command or its method)",
+        f"settings to start from: {', '.join(PRESETS)} (default: those of the command or its method)",
         flag="preset",
         metavar="NAME",
         group=PRIOR,
@@ -154,7 +180,7 @@ class ModelConfiguration(Configuration):
     settings: PriorOptions
     negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
     checkpoint_every: int = setting(
-        "steps between two checkpoints (default: 200; of images 100, of an ablation 50)",
+        "steps between two checkpoints (default: 200; for images 100, for an ablation 50)",
         flag="checkpoint-every",
         metavar="N",
         group=RUN,
@@ -162,7 +188,7 @@ class ModelConfiguration(Configuration):
         about_result=False,
     )
     keep: int = setting(
-        "checkpoints that are kept (default: 3)",
+        "how many checkpoints to keep, the newest (default: 3)",
         flag="keep",
         metavar="N",
         group=RUN,
@@ -237,10 +263,10 @@ def add_config_flag(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=argparse.SUPPRESS,
         metavar="FILE.yaml|NAME",
-        help="settings to start from, as config.yaml has them (flags win); or the kind of one .safetensors: sd1, "
-        "sd2-base, sd2-v, sdxl, …, or a folder; may be given for both",
+        help="a run's config.yaml to start from (other flags win over it); or what kind of model one .safetensors file "
+        "is: sd1, sd2-base, sd2-v, sdxl, …, or a folder; may be given once for each",
     )
-    parser.add_argument("--print-config", action="store_true", help="print the settings as YAML, and end")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as YAML, and do nothing else")
 
 
 def start_from(args: argparse.Namespace, application: str) -> tuple[dict[str, Any], pathlib.Path | None]:

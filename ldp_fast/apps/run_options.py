@@ -22,15 +22,17 @@ HARMLESS = ("resume", "preview", "viewer", "port", "profile", "device", "checkpo
 
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
     """Declares --out, --resume and --overwrite."""
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: out/PROMPT)")
-    parser.add_argument("--resume", type=pathlib.Path, metavar="DIR", help="continue the run in DIR as it was started")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that DIR already holds")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="folder to write to (default: out/PROMPT)")
+    parser.add_argument(
+        "--resume", type=pathlib.Path, metavar="DIR", help="continue the run in DIR with its own settings"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that the folder already holds")
 
 
 def add_product_flags(group: Any, products: tuple[str, ...]) -> None:
     """Declares --no-NAME of each product."""
     for name in products:
-        group.add_argument(f"--no-{name}", action="store_true", help=f"leave out the {name} at the end")
+        group.add_argument(f"--no-{name}", action="store_true", help=f"do not make a {name} at the end")
 
 
 def read(
@@ -57,8 +59,8 @@ def read(
 
 def add_preview_flags(group: Any) -> None:
     """Declares --preview and --profile."""
-    group.add_argument("--preview", type=whole, metavar="N", help="write DIR/preview.png every N steps")
-    group.add_argument("--profile", action="store_true", help="print where a step's time goes")
+    group.add_argument("--preview", type=whole, metavar="N", help="write a picture to DIR/preview.png every N steps")
+    group.add_argument("--profile", action="store_true", help="print how long each part of a step takes")
 
 
 def carry_out(

@@ -13,7 +13,9 @@ from ..runs.names import as_typed
 def add_each_word(parser: argparse.ArgumentParser) -> None:
     """Declares --each-word."""
     parser.add_argument(
-        "--each-word", action="store_true", help="several single words are several prompts, not one without quotes"
+        "--each-word",
+        action="store_true",
+        help="take each word as a prompt, not the words as one prompt without quotes",
     )
 
 

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metrics = parser.add_subparsers(dest="metric", metavar="METRIC", required=True, prog=parser.prog)
     retrieval = metrics.add_parser(
         "r-precision",
-        help="a random view of each object: is its prompt nearest in CLIP, among 99 others?",
-        description="A random view of each finished object: is its prompt nearest in CLIP, among 99 others?",
+        help="how often CLIP finds the prompt of a view among 99 others",
+        description="Measure how often CLIP finds a finished object's prompt among others, from a random view of it.",
         epilog=EXAMPLES,
         formatter_class=parser.formatter_class,
     )
@@ -40,26 +40,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[0, 1, 2],
         metavar="SEED",
-        help="of camera and distractors (default: 0 1 2)",
-    )
-    retrieval.add_argument("--distractors", type=int, default=99, metavar="N", help="other prompts a view")
-    retrieval.add_argument(
-        "--clip", metavar="MODEL", help=f"CLIP that judges (default: the embedded model's own, else {OPENAI})"
+        help="seeds of the random cameras and of the distractors; one measurement each (default: 0 1 2)",
     )
     retrieval.add_argument(
-        "--prompts", type=pathlib.Path, metavar="FILE", help="where distractors come from (default: the prompts of DIR)"
+        "--distractors", type=int, default=99, metavar="N", help="other prompts to choose from, for a view"
+    )
+    retrieval.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help=f"CLIP model that compares views with prompts (default: the embedded model's own, else {OPENAI})",
+    )
+    retrieval.add_argument(
+        "--prompts",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="file with prompts to draw distractors from, one a line (default: the prompts of DIR)",
     )
     retrieval.add_argument(
         "--elevation",
         nargs=2,
         type=number,
         metavar=("LOW", "HIGH"),
-        help="of the random cameras, degrees (default: what each run was trained from)",
+        help="height of the random cameras, in degrees above the horizon (default: as each run was trained)",
     )
     retrieval.add_argument(
         "--application", metavar="MODULE:NAME", help="the application of your own whose runs DIR holds"
     )
-    retrieval.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    retrieval.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)")
 
 
 def run(args: argparse.Namespace) -> int:

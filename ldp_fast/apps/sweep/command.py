@@ -51,14 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     entry = registry.find(_application(words))
     parser.epilog = EXAMPLES
     parser.add_argument(
-        "prompts", nargs="?", type=pathlib.Path, metavar="PROMPTS.txt", help="one prompt a line, # comments"
+        "prompts",
+        nargs="?",
+        type=pathlib.Path,
+        metavar="PROMPTS.txt",
+        help="file with one prompt a line; lines that begin with # are comments",
     )
-    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where to; one folder a job")
+    parser.add_argument(
+        "--out", type=pathlib.Path, required=True, metavar="DIR", help="folder to write to; each job gets one in it"
+    )
     parser.add_argument(
         "--application",
         default="text-to-3d",
         metavar="NAME",
-        help=f"what is made: {', '.join(registry.names())}, or MODULE:NAME of your own (default: text-to-3d)",
+        help=f"command that makes each prompt: {', '.join(registry.names())}; or MODULE:NAME of your own",
     )
     jobs = parser.add_argument_group(
         "jobs", "each prompt is made with each --method, each --losses and each of --seeds"
@@ -69,32 +75,42 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         type=hyphens,
         default=["full"],
         metavar="L",
-        help=f"{', '.join(VARIANTS)}: the terms that are on; λ is 0 for the others (default: full)",
+        help=f"loss terms to use: {', '.join(VARIANTS)}; the others get the weight 0 (default: full)",
     )
     jobs.add_argument(
-        "--random-prompts", type=int, metavar="N", help="in place of a file: N prompts of the embedded model's world"
+        "--random-prompts",
+        type=int,
+        metavar="N",
+        help="make N random prompts that the embedded model knows, in place of a file",
     )
-    jobs.add_argument("--prompt-seed", type=int, default=0, metavar="S", help="of the random prompts (default: 0)")
-    jobs.add_argument("--clip", metavar="MODEL", help="CLIP that judges at the end (default: the embedded model's own)")
+    jobs.add_argument("--prompt-seed", type=int, default=0, metavar="S", help="seed of the random prompts (default: 0)")
+    jobs.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help="CLIP model that compares results with prompts at the end (default: the embedded model's own)",
+    )
     machines = parser.add_argument_group(
         "cluster",
-        "jobs on the machines of a Ray cluster, as workers become free; all of them have to share the disk of --out",
+        "runs the jobs on the machines of a Ray cluster; all of them have to share the disk of --out",
     )
     machines.add_argument(
         "--cluster",
         metavar="auto|ADDRESS",
-        help="auto: the cluster that this machine belongs to; HOST:PORT of its head; local: this machine alone",
+        help="auto for the cluster that this machine belongs to, HOST:PORT for the one with that head node, local for "
+        "this machine alone",
     )
     machines.add_argument(
         "--gpus-per-job",
         type=float,
         metavar="G",
-        help="such as 1, or 0.5 for two jobs a GPU (default: 1 where the cluster has GPUs, else 0)",
+        help="GPUs of a job, such as 1, or 0.5 for two jobs on one GPU (default: 1 where the cluster has GPUs, else 0)",
     )
     machines.add_argument(
-        "--cpus-per-job", type=int, default=1, metavar="C", help="of a job, and its threads (default: 1)"
+        "--cpus-per-job", type=int, default=1, metavar="C", help="CPUs of a job, and its threads (default: 1)"
     )
-    machines.add_argument("--retries", type=int, default=2, metavar="N", help="of a job whose worker died (default: 2)")
+    machines.add_argument(
+        "--retries", type=int, default=2, metavar="N", help="new attempts for a job whose worker died (default: 2)"
+    )
     entry.add_arguments(parser)
 
 

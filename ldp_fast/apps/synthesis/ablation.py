@@ -41,17 +41,27 @@ The same command again continues where it was interrupted.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="one or several; each is a row of the figure")
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: out/ablation-PROMPT)")
+    parser.add_argument(
+        "prompts", nargs="+", metavar="PROMPT", help="one or several, each in quotes; each is a row of the figure"
+    )
+    parser.add_argument(
+        "--out", type=pathlib.Path, metavar="DIR", help="folder to write to (default: out/ablation-PROMPT)"
+    )
     parser.add_argument(
         "--metric-prompts",
         type=int,
         default=12,
         metavar="N",
-        help="random prompts of the embedded model's world that are measured beside the given ones (default: 12)",
+        help="random prompts that are measured as well, but not shown; embedded model only (default: 12)",
     )
-    parser.add_argument("--clip", metavar="MODEL", help="CLIP that judges (default: the embedded model's)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same for every variant (default: 0)")
+    parser.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help=f"CLIP model that compares pictures with prompts (default: the embedded model's own, else {OPENAI})",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed, the same for every variant (default: 0)"
+    )
     add_each_word(parser)
     add_config_flag(parser)
     flags.add_flags(parser, Synthesis, {RUN: None, **GROUPS}, without=("seeds", "keep"))

@@ -29,7 +29,12 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
-    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="one or several; each is made with each seed")
+    parser.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="one or several, each in quotes; an image is made for each prompt and seed",
+    )
     add_each_word(parser)
     run_options.add_folder_flags(parser)
     run_options.add_preview_flags(parser)

@@ -18,14 +18,16 @@ CHECKPOINT_EVERY = 100
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     prompts: list[str] = setting("one or several; each is made with each seed")
-    seeds: list[int] = setting("default: 0", flag="seeds", metavar="SEED", group=RUN, low=0, below=2**31)
+    seeds: list[int] = setting(
+        "seeds of the random numbers (default: 0)", flag="seeds", metavar="SEED", group=RUN, low=0, below=2**31
+    )
     steps: int = setting("iterations (default: the preset's, 1000)", flag="steps", metavar="N", group=RUN, low=1)
     # Above this a latent, whose spread is about 1, is nothing but the last step.
     learning_rate: float = setting(
-        "of AdamW (default: the preset's, 0.1)", flag="learning-rate", metavar="LR", group=RUN, above=0
+        "step size of AdamW (default: the preset's, 0.1)", flag="learning-rate", metavar="LR", group=RUN, above=0
     )
     final_rate: float = setting(
-        "fraction of it left at the end (default: 0.1)",
+        "learning rate at the end, as a fraction of that at the start (default: 0.1)",
         flag="final-rate",
         metavar="F",
         group=RUN,

@@ -29,24 +29,27 @@ PRODUCTS = ("film", "mesh")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
-    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make")
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make, in quotes")
     run_options.add_folder_flags(parser)
     add_run_arguments(parser)
     show = parser.add_argument_group("to watch it")
     run_options.add_preview_flags(show)
     run_options.add_product_flags(show, PRODUCTS)
-    show.add_argument("--viewer", action="store_true", help="show it in a web page as it grows")
-    show.add_argument("--port", type=int, default=8080, metavar="PORT", help="of that page (default: 8080)")
+    show.add_argument("--viewer", action="store_true", help="show the object in a web page while it is made")
+    show.add_argument("--port", type=int, default=8080, metavar="PORT", help="port of that page (default: 8080)")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Declares the flags that make a configuration; with `several` several methods and seeds can be named."""
     add_config_flag(parser)
-    groups = {RUN: "what is not given comes from the method and the model", SCENE: None, **GROUPS}
+    unsaid = "what is not given comes from the method and the model"
+    groups = {RUN: unsaid, SCENE: f"a pair is a range that each view draws from; {unsaid}", **GROUPS}
     many = {"method": "method", "seed": "seeds"} if several else None
     flags.add_flags(parser, JacobianNerf, groups, several=many)
     space = parser.add_argument_group(
-        "regularisers", "a weight each, or FIRST LAST FROM TO: its values before and after two fractions of the run"
+        "regularisers",
+        "a weight for each, or FIRST LAST FROM TO: from FIRST to LAST between the fractions FROM and TO of the run;\n"
+        "what is not given comes from the method",
     )
     for name, meaning in REGULARISERS.items():
         place = f"regularisers.{name}"

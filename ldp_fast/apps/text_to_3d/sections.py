@@ -13,11 +13,11 @@ NAME = "text-to-3d"
 METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # and the preset of each
 BACKGROUNDS = ("greys", "network", "texture", "none")
 REGULARISERS = {
-    "sparsity": "entropy of the rays' opacity (Latent-NeRF): they end in the object or pass",
-    "emptiness": "Σ log(1 + 10 w) of the samples (SJC): few samples carry a ray",
-    "opacity": "of the rays: what need not be there goes",
-    "distortion": "of mip-NeRF 360: what carries a ray lies together",
-    "depth": "the middle of the picture is nearer than its border (SJC)",
+    "sparsity": "pushes each ray to hit the object or miss it (Latent-NeRF)",
+    "emptiness": "clears thin fog (SJC)",
+    "opacity": "clears whatever the picture does not need",
+    "distortion": "pulls the density along each ray together (mip-NeRF 360)",
+    "depth": "brings the middle of the picture nearer than its border (SJC)",
 }
 SCENE = "scene"
 
@@ -27,7 +27,7 @@ class CameraOptions:
     """Where the cameras of training stand."""
 
     azimuth: tuple[float, float] | None = setting(
-        "degrees (default: all around)",
+        "directions from which the cameras look, in degrees (default: all around)",
         flag="azimuth",
         metavar="LOW HIGH",
         group=SCENE,
@@ -38,16 +38,27 @@ class CameraOptions:
         omitted=True,
     )
     elevation: tuple[float, float] = setting(
-        "degrees above the horizon", flag="elevation", metavar="LOW HIGH", group=SCENE, low=-90, high=90, ordered=True
+        "height of the cameras, in degrees above the horizon",
+        flag="elevation",
+        metavar="LOW HIGH",
+        group=SCENE,
+        low=-90,
+        high=90,
+        ordered=True,
     )
     radius: tuple[float, float] = setting(
-        "of the cameras, in world units", flag="radius", metavar="LOW HIGH", group=SCENE, low=1e-3, ordered=True
+        "distance of the cameras from the middle, in world units",
+        flag="radius",
+        metavar="LOW HIGH",
+        group=SCENE,
+        low=1e-3,
+        ordered=True,
     )
     fov: tuple[float, float] = setting(
-        "field of view, degrees", flag="fov", metavar="LOW HIGH", group=SCENE, low=1, high=179, ordered=True
+        "field of view, in degrees", flag="fov", metavar="LOW HIGH", group=SCENE, low=1, high=179, ordered=True
     )
     overhead: float = setting(
-        "share of the views from above",
+        "share of the views that look from above, 0 to 1",
         flag="overhead",
         metavar="SHARE",
         group=SCENE,
@@ -74,7 +85,12 @@ class VoxelOptions:
     """The field of jacobian-nerf: a lattice of density and latents."""
 
     resolution: int = setting(
-        "vertices along an axis (jacobian-nerf)", flag="voxels", metavar="N", group=SCENE, low=2, high=512
+        "vertices of the voxel grid along an axis (jacobian-nerf)",
+        flag="voxels",
+        metavar="N",
+        group=SCENE,
+        low=2,
+        high=512,
     )
     density_shift: float = setting("added before the density's softplus")
     density_scale: float = setting("of the density", above=0)
@@ -95,7 +111,7 @@ class BackgroundOptions:
     """What is behind the object."""
 
     kind: Literal["greys", "network", "texture", "none"] = setting(
-        ", ".join(BACKGROUNDS), flag="background", metavar="KIND", group=SCENE
+        f"what is behind the object: {', '.join(BACKGROUNDS)}", flag="background", metavar="KIND", group=SCENE
     )
     low: float | None = setting("darkest of the greys, 0 to 1", low=0, high=1, default=None, omitted=True)
     high: float | None = setting("lightest of the greys, 0 to 1", low=0, high=1, default=None, omitted=True)
@@ -108,14 +124,14 @@ class OptimizerOptions:
 
     kind: Literal["adam", "adamax"] = setting("adam or adamax")
     learning_rate: float = setting(
-        "of the optimiser (default: the method's)",
+        "step size of the optimiser (default: the method's)",
         flag="learning-rate",
         metavar="LR",
         group=RUN,
         above=0,
     )
     final_rate: float = setting(
-        "fraction of the rate left at the end",
+        "learning rate at the end, as a fraction of that at the start (default: 1; embedded model: 0.1)",
         flag="final-rate",
         metavar="F",
         group=RUN,
@@ -130,9 +146,19 @@ class RefinementOptions:
     """The steps in RGB that follow (latent-nerf)."""
 
     steps: int = setting(
-        "iterations in RGB afterwards (latent-nerf)", flag="refinement-steps", metavar="N", group=RUN, low=0
+        "iterations in RGB that follow, 0 for none; latent-nerf only (default: 2000; embedded model: 120)",
+        flag="refinement-steps",
+        metavar="N",
+        group=RUN,
+        low=0,
     )
-    size: int = setting("pixels per side that they render", flag="refinement-size", metavar="N", group=RUN, low=1)
+    size: int = setting(
+        "pixels per side of a view in these iterations (default: 128)",
+        flag="refinement-size",
+        metavar="N",
+        group=RUN,
+        low=1,
+    )
     views: int = setting("views a step", low=1)
     learning_rate: float = setting("of the optimiser", above=0)
 
@@ -141,18 +167,35 @@ class RefinementOptions:
 class _Run:
     prompt: str = setting("what to make")
     method: Literal["latent-nerf", "jacobian-nerf"] = setting(
-        f"{' or '.join(METHODS)} (default: latent-nerf)", flag="method", metavar="M", group=RUN, spelling=hyphens
+        f"how the object is made: {' or '.join(METHODS)} (default: latent-nerf)",
+        flag="method",
+        metavar="M",
+        group=RUN,
+        spelling=hyphens,
     )
-    seed: int = setting("default: 0", flag="seed", metavar="S", group=RUN, low=0, below=2**31, default=0)
+    seed: int = setting(
+        "seed of the random numbers (default: 0)",
+        flag="seed",
+        metavar="S",
+        group=RUN,
+        low=0,
+        below=2**31,
+        default=0,
+    )
     steps: int = setting(
-        "iterations (default: the paper's; embedded model: fewer)", flag="steps", metavar="N", group=RUN, low=1
+        "iterations (default: the preset's; embedded model: 400)", flag="steps", metavar="N", group=RUN, low=1
     )
-    view_prompts: bool = setting("the same prompt for every direction", flag="no-view-prompts", group=RUN, default=True)
+    view_prompts: bool = setting(
+        'do not add "front view", "side view" and so on to the prompt', flag="no-view-prompts", group=RUN, default=True
+    )
     variance_reduction: bool = setting(
-        "keep the noise in the gradient (SJC's var_red False)", flag="no-variance-reduction", group=RUN, default=True
+        "do not subtract the sampled noise from the gradient (SJC's var_red False)",
+        flag="no-variance-reduction",
+        group=RUN,
+        default=True,
     )
     sigma_range: tuple[float, float] | None = setting(
-        "noise levels σ/α in place of a range of t",
+        "lowest and highest noise level σ/α, in place of --timestep-range",
         flag="sigma-range",
         metavar="LOW HIGH",
         group=RUN,
@@ -161,16 +204,22 @@ class _Run:
         ordered=True,
     )
     size: int = setting(
-        "latents per side (default: 64; embedded model: its own)", flag="size", metavar="N", group=RUN, low=1
+        "latents per side of a view (default: 64; embedded model: 16)", flag="size", metavar="N", group=RUN, low=1
     )
     supersample: int = setting(
-        "rays per latent and axis (default: 1 or 2)", flag="supersample", metavar="N", group=RUN, low=1
+        "rays per latent along an axis (default: 1; embedded model: 2)",
+        flag="supersample",
+        metavar="N",
+        group=RUN,
+        low=1,
     )
-    views: int = setting("views a step (default: 1; embedded model: 2)", flag="views", metavar="N", group=RUN, low=1)
+    views: int = setting(
+        "views in each step (default: 1; embedded model: 2)", flag="views", metavar="N", group=RUN, low=1
+    )
     cameras: CameraOptions
     field: HashGridOptions | VoxelOptions
     steps_per_ray: int = setting(
-        "samples along the box's diagonal", flag="steps-per-ray", metavar="N", group=SCENE, low=2
+        "samples along a ray from corner to corner of the box", flag="steps-per-ray", metavar="N", group=SCENE, low=2
     )
     occupancy: OccupancyOptions | None = setting("where space is empty")
     background: BackgroundOptions

@@ -23,16 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
     parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="folder of a text-to-3d run")
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where to (default: the run's folder)")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="which one (default: the newest)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the run's)")
-    shape = parser.add_argument_group("mesh")
-    shape.add_argument("--resolution", type=int, default=128, metavar="N", help="points of the lattice along an axis")
-    shape.add_argument(
-        "--threshold", default="auto", metavar="DENSITY", help="density of the surface; auto: where it looks solid"
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="folder to write to (default: the run's)")
+    parser.add_argument(
+        "--checkpoint", type=int, metavar="STEP", help="step of the checkpoint to export (default: the newest)"
     )
-    shape.add_argument("--faces", type=int, default=FACES, metavar="N", help="how many at most; 0: all")
-    shape.add_argument("--texture", type=int, default=1024, metavar="N", help="texels along a side")
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: the run's)")
+    shape = parser.add_argument_group("mesh")
+    shape.add_argument(
+        "--resolution", type=int, default=128, metavar="N", help="points along an axis where the density is sampled"
+    )
+    shape.add_argument(
+        "--threshold",
+        default="auto",
+        metavar="DENSITY",
+        help="density at the surface; auto: where the object looks solid",
+    )
+    shape.add_argument("--faces", type=int, default=FACES, metavar="N", help="triangles at most; 0 keeps all")
+    shape.add_argument("--texture", type=int, default=1024, metavar="N", help="pixels along a side of the texture")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -39,23 +39,30 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
-    parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="a run of text-to-3d")
+    parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="folder of a text-to-3d run")
     parser.add_argument(
         "--out",
         type=pathlib.Path,
         metavar="FILE",
-        help=".mp4, .gif, .png (several frames become a grid), or a new folder for PNGs (default: "
+        help="a .mp4, .gif or .png (several frames become a grid), or a new folder for one PNG a frame (default: "
         "DIR/TRAJECTORY-CHANNELS.mp4)",
     )
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="which one (default: the newest)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)")
-    path = parser.add_argument_group("camera", "by default as the run's own turntable")
-    path.add_argument(
-        "--trajectory", default="orbit", metavar="NAME", help=f"{', '.join(TRAJECTORIES)} (default: orbit)"
+    parser.add_argument(
+        "--checkpoint", type=int, metavar="STEP", help="step of the checkpoint to show (default: the newest)"
     )
-    path.add_argument("--frames", type=int, metavar="N", help=f"default: {FRAMES}; {VIEWS} of views")
-    path.add_argument("--elevation", type=number, metavar="DEGREES", help="above the horizon")
-    path.add_argument("--radius", type=number, metavar="R", help="distance from the middle, in world units")
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    path = parser.add_argument_group("camera", "what is not given is as in the run's own film")
+    path.add_argument(
+        "--trajectory",
+        default="orbit",
+        metavar="NAME",
+        help=f"path of the camera: {', '.join(TRAJECTORIES)} (default: orbit)",
+    )
+    path.add_argument("--frames", type=int, metavar="N", help=f"how many frames (default: {FRAMES}; for views {VIEWS})")
+    path.add_argument("--elevation", type=number, metavar="DEGREES", help="height of the camera above the horizon")
+    path.add_argument(
+        "--radius", type=number, metavar="R", help="distance of the camera from the middle, in world units"
+    )
     path.add_argument("--fov", type=number, metavar="DEGREES", help="field of view")
     look = parser.add_argument_group("picture")
     look.add_argument(
@@ -63,19 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["decoded"],
         metavar="NAME",
-        help=f"{', '.join(CHANNELS)}; several stand side by side (default: decoded)",
+        help=f"what to show: {', '.join(CHANNELS)}; several are shown side by side (default: decoded)",
     )
     look.add_argument(
         "--size",
         type=int,
         metavar="S",
-        help="latents per side (default: twice the training's; 64 for depth, normals, opacity)",
+        help="latents per side of a view (default: twice the training's; at least 64 for depth, normals, opacity)",
     )
     look.add_argument(
-        "--pixels", type=int, metavar="P", help="height of the pictures (default: the decoder's, enlarged to 256)"
+        "--pixels",
+        type=int,
+        metavar="P",
+        help="height of the pictures in pixels (default: the decoder's, enlarged to 256)",
     )
     look.add_argument(
-        "--shade", type=number, default=0.5, metavar="GREY", help="of the background, 0 to 1 (default: 0.5)"
+        "--shade", type=number, default=0.5, metavar="GREY", help="grey of the background, from 0 to 1 (default: 0.5)"
     )
     look.add_argument("--fps", type=int, default=FPS, metavar="F", help=f"frames per second (default: {FPS})")
 

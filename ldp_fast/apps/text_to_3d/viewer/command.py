@@ -26,10 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     parser.epilog = EXAMPLES
     parser.add_argument("folder", type=pathlib.Path, metavar="DIR", help="folder of a text-to-3d run")
-    parser.add_argument("--port", type=int, default=8080, help="of the page; 0: any free one (default: 8080)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: all of this machine's")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="to begin with (default: the newest)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the run's)")
+    parser.add_argument("--port", type=int, default=8080, help="port of the page; 0: any free one (default: 8080)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: every address of this machine"
+    )
+    parser.add_argument(
+        "--checkpoint", type=int, metavar="STEP", help="step of the checkpoint to begin with (default: the newest)"
+    )
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: the run's)")
 
 
 def provider(folder: pathlib.Path, checkpoint: int | None, device: str | None) -> Callable[[int | None], Scene]:
