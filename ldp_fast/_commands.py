@@ -16,19 +16,22 @@ from .errors import UsageError
 # name: (module, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
-    "synthesize": ("ldp_fast.apps.synthesis.command", "make an image from a prompt, by optimising a latent"),
+    "synthesize": ("ldp_fast.apps.synthesis.command", "make images from prompts, by optimising latents"),
     "ablate": ("ldp_fast.apps.synthesis.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
     "render": (
         "ldp_fast.apps.text_to_3d.pictures.command",
         "make a film or pictures of a run's object",
     ),
-    "sweep": ("ldp_fast.apps.sweep.command", "make 3D objects of many prompts, and a table of how good they are"),
+    "sweep": (
+        "ldp_fast.apps.sweep.command",
+        "make objects or images of many prompts, and a table of how good they are",
+    ),
     "run": ("ldp_fast.apps.own", "run an application of your own, of one prompt"),
-    "evaluate": ("ldp_fast.apps.evaluate.command", "measure what was made: R-Precision of 3D objects"),
+    "evaluate": ("ldp_fast.apps.evaluate.command", "measure how well results fit their prompts (R-Precision)"),
     "export": ("ldp_fast.apps.text_to_3d.mesh.command", "write a text-to-3D run's object as a textured mesh"),
     "view": ("ldp_fast.apps.text_to_3d.viewer.command", "show a text-to-3d run's object in a browser, from all sides"),
     "completion": ("ldp_fast._completion", "print a script that completes commands and options in a shell"),
-    "env": ("ldp_fast.env_report", "print versions, devices and backends: what a bug report needs"),
+    "env": ("ldp_fast.env_report", "print versions, devices and backends, for a bug report"),
 }
 
 # Those that several processes may do together, or that write nothing.
@@ -99,7 +102,7 @@ class Parser(argparse.ArgumentParser):
             if isinstance(prompt, str) and not any(word.startswith("-") for word in rest):
                 before = [getattr(found, a.dest) for a in self._actions if not a.option_strings and a.dest != "prompt"]
                 whole = " ".join([prompt, *rest])
-                hint = f"; a prompt of several words stands in quotes: {self.prog} {quoted([*before, whole])}"
+                hint = f"; put a prompt of several words in quotes: {self.prog} {quoted([*before, whole])}"
             self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
         return found
 

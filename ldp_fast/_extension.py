@@ -68,8 +68,8 @@ def say_once(cache: pathlib.Path) -> None:
     """Says on stderr whether the extension is there, the first time that this installation is used.
 
     Args:
-        cache: a folder of the user; a small file in it remembers. Nothing is said where it cannot be written, lest it
-            be said every time.
+        cache: a folder of the user; a small file in it remembers. Nothing is said where it cannot be written, because
+            it would be said every time.
     """
     digest = hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:10]
     marker = cache / f"renderer-{digest}"

@@ -35,13 +35,13 @@ commands:
 {commands}
 
 options:
-  -h, --help      this text; after a command, that command's own, as ldp-fast help COMMAND
-  --version       the version
+  -h, --help      print this text; after a command, its help (also: ldp-fast help COMMAND)
+  --version       print the version
 
 environment:
-  LDP_FAST_BACKEND=auto|reference|triton   which implementation the operators take (default: auto)
-  LDP_FAST_CACHE=DIR                       what is remembered (default: ~/.cache/ldp_fast)
-  LDP_FAST_DEBUG=1                         show the traceback of an error
+  LDP_FAST_BACKEND=auto|reference|triton   implementation that the operators use (default: auto)
+  LDP_FAST_CACHE=DIR                       folder for small notes (default: ~/.cache/ldp_fast)
+  LDP_FAST_DEBUG=1                         show an error's traceback, not one line
   LDP_FAST_RANKS_SECONDS=S                 seconds that ranks wait for each other (default: 20)
 
 examples:

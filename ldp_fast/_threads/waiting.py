@@ -101,7 +101,7 @@ def unable() -> str | None:
     if torch is None:
         return "torch is not imported"
     if (threads := torch.get_num_threads()) < 2:
-        return "one thread has none to wait for"
+        return "a single thread does not wait for others"
     if not observable():
         return "this system does not say how long threads wait for a CPU"
     if (found := runtime()) != "libgomp":

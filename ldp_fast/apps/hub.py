@@ -56,7 +56,7 @@ def reachable(argument: str, name: str, file: str) -> str:
     if cached is not None:
         return str(cached)
     if offline is not None:
-        raise UsageError(f"{argument}: {name!r} is not in the cache of {hub}, and {offline} forbids to fetch it")
+        raise UsageError(f"{argument}: {name!r} is not in the cache of {hub}, and {offline} forbids fetching it")
     raise UsageError(
         f"{argument}: {name!r} would have to be fetched from {hub}, but the network does not lead there ({why}): "
         "give a folder"

@@ -233,7 +233,7 @@ def check_device_flag(device: str | None) -> None:
     """Checks --device, where it was given.
 
     Raises:
-        UsageError: it is not one that computes.
+        UsageError: it cannot compute.
     """
     if device is not None:
         try:
@@ -252,7 +252,7 @@ def check_backend(device: str | None) -> None:
     if _settings.backend() == "triton" and on_cpu and not _settings.interpreting():
         raise UsageError(
             "LDP_FAST_BACKEND=triton: expected a GPU, or TRITON_INTERPRET=1 for Triton's interpreter on a CPU; got "
-            f"device {device or 'cpu'} without: leave LDP_FAST_BACKEND unset"
+            f"device {device or 'cpu'} without either; or leave LDP_FAST_BACKEND unset"
         )
 
 

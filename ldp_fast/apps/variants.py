@@ -29,14 +29,14 @@ def configured(variants: Sequence[str], configure: Callable[[dict[str, Any]], C]
         configure: makes a configuration with some λ's set to 0.
 
     Raises:
-        UsageError: two of them are the same, because of λ's that are 0 already.
+        UsageError: two of them are the same, because of weights that are 0 already.
     """
     made: dict[str, C] = {}
     for variant in dict.fromkeys(variants):
         found = configure(switched_off(variant))
         for other, before in made.items():
             if before == found:
-                raise UsageError(f"--losses: {other} and {variant} are the same with these λ's")
+                raise UsageError(f"--losses: {other} and {variant} are the same with these weights")
         made[variant] = found
     return made
 

@@ -75,7 +75,7 @@ class _Lead:
             "num_gpus": options.gpus,
             # Handed out again here, where the deaths are counted and told.
             "max_retries": 0,
-            # Bars of single jobs are for the workers' logs.
+            # The progress bars of single jobs go to the workers' logs.
             "runtime_env": {"env_vars": {"TQDM_MININTERVAL": "30", **inherited}},
         }
         self.attempts: dict[Any, _Attempt] = {}

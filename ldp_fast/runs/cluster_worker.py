@@ -230,7 +230,7 @@ def wait_for(run: pathlib.Path, patience: float) -> None:
 
 
 def said_of(error: BaseException) -> str:
-    """What Ray says of a task that has come to nothing, in a few words."""
+    """What Ray says of a task that failed, in a few words."""
     names = {
         "WorkerCrashedError": "its process was killed",
         "OutOfMemoryError": "the machine was short of memory",

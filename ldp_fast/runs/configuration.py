@@ -37,7 +37,7 @@ class Configuration:
         return found
 
     def check(self) -> None:
-        """Checks what concerns several fields at once; of one field its limits say it.
+        """Checks what concerns several fields at once; single fields are checked by their limits.
 
         Raises:
             Wrong: names the field.
@@ -64,14 +64,14 @@ def differences(before: Any, after: Any, name: str = "") -> Iterator[str]:
 
 
 def look_up(plain: Any, name: str) -> Any:
-    """The setting of that name; None where there is none."""
+    """The setting of that name; None if there is no such setting."""
     for part in name.split("."):
         plain = plain.get(part) if isinstance(plain, dict) else None
     return plain
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain settings with others laid over them, section by section."""
+    """Plain settings with others merged over them, section by section."""
     found = dict(below)
     for name, value in above.items():
         under = found.get(name)

@@ -26,7 +26,7 @@ def this_rank() -> tuple[int, int]:
     """Rank and number of ranks as torchrun says them, (0, 1) without it; chooses this rank's GPU where there are some.
 
     Raises:
-        UsageError: RANK and WORLD_SIZE make no sense.
+        UsageError: RANK and WORLD_SIZE do not go together.
     """
     rank, world = read_ranks()
     local = os.environ.get("LOCAL_RANK", "")
@@ -89,7 +89,7 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:
         roll_call = _roll_call
         if roll_call is not None:
-            # First of all, so that those who still wait for this one learn that there is something amiss.
+            # First of all, so that those who still wait for this one learn that something is wrong.
             _leave()
         lost = roll_call.lost() if roll_call is not None else ""
         reason = " ".join(str(error).partition("\n")[0].split())

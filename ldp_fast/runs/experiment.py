@@ -72,7 +72,7 @@ class Experiment(Protocol):
         """All that the next step and `latest` depend on, on the CPU; the parameters first of all."""
 
     def facts(self) -> dict[str, str]:
-        """More of it, as words."""
+        """More of that state, as words."""
 
     def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Goes on from `state` and `facts`; `facts["step"]` is the step.
@@ -110,8 +110,8 @@ class Application:
         command: what starts it; `--resume DIR` after it goes on. Where it is empty: `ldp-fast NAME`.
         expect: what the steps that are left take, asked before the first of them; changes nothing. None: not known.
         former_files: what a run from before its record listed files may have left, as patterns.
-        former_configuration: reads the plain configuration of a run that has no config.yaml, None where there is none.
-        former_state: reads the checkpoint of such a run: tensors and facts, None where there is none.
+        former_configuration: reads the plain configuration of a run without config.yaml; None if it has none either.
+        former_state: reads the checkpoint of such a run: tensors and facts; None if it has none.
     """
 
     name: str

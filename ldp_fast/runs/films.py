@@ -30,7 +30,7 @@ def require_mp4() -> None:
     import av
 
     if "libx264" not in av.codecs_available:
-        raise UsageError("mp4: expected an av with the encoder libx264, as its wheels have; this one is without it")
+        raise UsageError("mp4: expected the package av with the encoder libx264, as its wheels have; this one lacks it")
 
 
 def write_mp4(path: pathlib.Path, frames: Iterable[Any], fps: int = 25) -> None:

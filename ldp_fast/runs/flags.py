@@ -1,4 +1,4 @@
-"""Flags of a command line from the fields of a configuration, and back: what was given, laid over what is known."""
+"""Makes flags from the fields of a configuration, and settings from the flags that were given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ C = TypeVar("C", bound=Configuration)
 
 
 def number(word: str) -> float:
-    """A flag's value: any number but NaN and infinity, which no flag means anything by.
+    """A flag's value: any number except NaN and infinity, which do not make sense for any flag.
 
     Raises:
         argparse.ArgumentTypeError: anything else.
@@ -52,7 +52,7 @@ class Flag:
         place: of the field, such as `optimizer.learning_rate`; where argparse puts the value.
         hint: the field's type, without `| None`.
         known: what the field says of itself.
-        default: of the field; MISSING where it has none.
+        default: of the field; MISSING if it has none.
     """
 
     place: str

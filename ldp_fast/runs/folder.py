@@ -1,6 +1,6 @@
 """A run's folder: who may write in it, what a run left in it, and where the run stands.
 
-A run is known by a mark of ours, `application` in `run.json` and in `config.yaml`, and `run.json` lists what the run
+A run is recognised by a mark, `application` in `run.json` and in `config.yaml`, and `run.json` lists what the run
 wrote; nothing else is ever removed. One process writes at a time: it holds a lock of the operating system on `.lock`,
 which ends with the process, on whichever machine that shares the disk.
 """
@@ -26,7 +26,7 @@ LOCK = ".lock"
 # Written by the loop for every application.
 ALWAYS = ("config.yaml", "run.json", "preview.png", "checkpoints/step-*.safetensors", "log/events.out.tfevents.*")
 # A temporary file of `files.write_atomically`, of this and of earlier versions; and seconds after which one of another
-# machine, whose processes cannot be asked, is taken for left behind.
+# machine, whose processes cannot be asked, counts as left behind.
 _PART = re.compile(r"\..+?(?:@(?P<host>[^@]*))?\.(?P<pid>\d+)\.part")
 FORGOTTEN = 3600.0
 # States of a run whose process is at work.
@@ -34,7 +34,7 @@ ACTIVE = ("running", "finishing")
 
 
 def status(folder: pathlib.Path) -> dict[str, Any]:
-    """A run folder's own `run.json`; empty where there is none, or where a killed process left it damaged."""
+    """A run folder's own `run.json`; empty if it is missing, or a killed process left it damaged."""
     try:
         found = files.read_json(folder / "run.json")
     except UsageError:
@@ -71,7 +71,7 @@ def require(folder: pathlib.Path, application: str) -> None:
     """Checks that a folder holds a run of a command.
 
     Raises:
-        UsageError: it does not, or one of another command.
+        UsageError: it does not hold a run, or holds one of another command.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder")
@@ -79,7 +79,7 @@ def require(folder: pathlib.Path, application: str) -> None:
     if found is not None and found != application:
         raise UsageError(f"{folder} holds a run of {found}: continue it with ldp-fast {found} --resume {folder}")
     if found is None and not (folder / "config.yaml").exists():
-        raise UsageError(f"{folder} holds no {application} run: there is no config.yaml in it")
+        raise UsageError(f"{folder} does not hold a run of {application}: config.yaml is missing")
 
 
 def check_free(folder: pathlib.Path, overwrite: bool) -> None:
@@ -101,7 +101,7 @@ def check_free(folder: pathlib.Path, overwrite: bool) -> None:
             f"choose another --out"
         )
     if not held and folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and holds no run: choose another --out")
+        raise UsageError(f"{folder} is not empty and does not hold a run: choose another --out")
 
 
 class RunFolder:

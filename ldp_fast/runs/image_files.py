@@ -28,7 +28,7 @@ def save_png(path: pathlib.Path, image: torch.Tensor) -> None:
 
 
 def contact_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Tensor:
-    """Images `[B, 3, H, W]` as one picture `[3, rows·H, columns·W]`, white where there is none."""
+    """Images `[B, 3, H, W]` as one picture `[3, rows·H, columns·W]`, the rest of it white."""
     count, channels, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

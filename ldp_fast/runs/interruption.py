@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-# SIGHUP: the terminal was closed. Windows has none.
+# SIGHUP: the terminal was closed. Windows does not have it.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -32,7 +32,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """While entered, every signal interrupts with KeyboardInterrupt: for what has no steps to wait for."""
+        """While entered, every signal interrupts with KeyboardInterrupt: for work without steps to wait for."""
         self._at_once = True
         try:
             yield

@@ -34,7 +34,7 @@ class Job:
         name: of its folder; depends on nothing but the job, so that jobs may be added to a sweep later.
         labels: what tells it from the others, such as prompt, method, losses and seed.
         configuration: what is run.
-        former: its name in sweeps of earlier versions, which keep their folders; empty where there is none.
+        former: its name in sweeps of earlier versions, which keep their folders; empty if it had none.
     """
 
     name: str
@@ -79,7 +79,7 @@ class JobStore:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"--out: expected a folder, {self.folder} is a file")
         if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "jobs").is_dir():
-            raise UsageError(f"{self.folder} is not empty and holds no sweep: choose another --out")
+            raise UsageError(f"{self.folder} is not empty and does not hold a sweep: choose another --out")
         for job in jobs:
             # The folder before the record, for another rank writes the record before it makes the folder.
             made = (self.folder / job.name).exists()

@@ -32,7 +32,7 @@ class Watch(Protocol):
         """Is told of every step."""
 
     def close(self) -> None:
-        """The end."""
+        """Is told of the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +193,11 @@ class _Loop:
 
     def _interrupted_at_once(self) -> str:
         kept = checkpoints.steps(self.home.path)
-        where = f"at its last checkpoint, step {kept[-1]}, " if kept else "at the beginning, for it has no checkpoint, "
+        where = (
+            f"at its last checkpoint, step {kept[-1]}, "
+            if kept
+            else "at the beginning, as there is no checkpoint yet, "
+        )
         return f"interrupted at once in step {self.experiment.step + 1}; continue {where}with"
 
     def _steps(self, interruption: Interruption) -> bool:
@@ -251,7 +255,7 @@ class _Loop:
             self._show(asked)
 
     def _check_finite(self) -> None:
-        """Before anything is kept, lest it push out what is whole."""
+        """Before anything is saved, so that it does not push out what is whole."""
         if self.experiment.step == self.first:
             return
         bad = self.experiment.not_finite()

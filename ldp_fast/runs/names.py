@@ -21,9 +21,9 @@ def name_of(prompt: str) -> str:
     """A prompt as a name, or as part of one: ASCII, whatever the file system and the terminal take.
 
     Lower-case words joined by hyphens, such as `a-red-torus`, where they say all of the prompt. Where something is lost
-    (capitals, marks, other scripts, what is beyond 40 characters), or the words alone would be no name for a file
+    (capitals, marks, other scripts, what is beyond 40 characters), or the words alone would not be a name for a file
     (`con` on Windows), a digest of the prompt follows: `un-cafe-3b1f0c9a52`, `prompt-72726d8818` for what has no letter
-    that can be shown. So different prompts have different names, but for a chance of 2⁻⁴⁰.
+    that can be shown. So different prompts have different names, except with a chance of 2⁻⁴⁰.
 
     Args:
         prompt: any text.
@@ -57,7 +57,7 @@ def as_typed(prompt: str, argument: str) -> str:
         argument: its name, for the message.
 
     Raises:
-        UsageError: its bytes are no UTF-8.
+        UsageError: its bytes are not UTF-8.
     """
     try:
         return prompt.encode("utf-8", "surrogateescape").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Where a step's time goes: `--profile`."""
+"""How long each part of a step takes: `--profile`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NETWORKS = ("unet", "decoder", "encoder")
 class Profile:
     """Sums the wall-clock time of a step's parts; inner parts are taken out of outer ones.
 
-    On a GPU it waits for the device at the borders of parts, which slows the step down: shares are right, the rate of
-    a run without it is higher.
+    On a GPU it waits for the device at the borders of parts, which slows the step down: shares are right, but a run
+    without it is faster.
 
     Args:
         labels: what the table calls each part, by its name.
@@ -91,5 +91,5 @@ class Profile:
         lines = [f"{'part of a step':30}{'ms':>10}{'share':>9}"]
         lines += [f"{label:30}{1e3 * spent / steps:>10.2f}{spent / total:>9.1%}" for label, spent in rows]
         lines.append(f"{'a step':30}{1e3 * total / steps:>10.2f}{1:>9.1%}")
-        lines.append(f"{'of it the frozen networks':30}{1e3 * networks / steps:>10.2f}{networks / total:>9.1%}")
+        lines.append(f"{'of which frozen networks':30}{1e3 * networks / steps:>10.2f}{networks / total:>9.1%}")
         return "\n".join(lines)

@@ -26,7 +26,7 @@ def read_prompts(path: pathlib.Path, tell: Callable[[str], None]) -> list[Prompt
         tell: is told of lines that repeat another one; they are left out.
 
     Raises:
-        UsageError: the file is missing, is no file, is not UTF-8, or holds no prompt.
+        UsageError: the file is missing, is a folder, is not UTF-8, or does not hold a prompt.
     """
     try:
         data = path.read_bytes()

@@ -17,7 +17,7 @@ def read_ranks() -> tuple[int, int]:
     """This process's rank and the number of ranks; (0, 1) where RANK and WORLD_SIZE are not set.
 
     Raises:
-        UsageError: one of them is missing, or they make no sense.
+        UsageError: one of them is missing, or they do not go together.
     """
     words = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)}
     if not words or words == {"WORLD_SIZE": "1"}:
@@ -39,7 +39,7 @@ def read_address() -> tuple[str, int]:
     """Where the ranks meet.
 
     Raises:
-        UsageError: MASTER_ADDR or MASTER_PORT is missing, or is no port.
+        UsageError: MASTER_ADDR or MASTER_PORT is missing, or is not a port.
     """
     address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     if not address or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -54,7 +54,7 @@ def read_wait() -> float:
     """Seconds that ranks wait for each other at the start.
 
     Raises:
-        UsageError: the variable is no positive number.
+        UsageError: the variable is not a positive number.
     """
     word = os.environ.get(WAIT_VARIABLE, "").strip() or str(WAIT)
     try:
@@ -67,7 +67,7 @@ def read_wait() -> float:
 
 
 def how_to_be_alone() -> str:
-    """What of this is set, and what to do where there is no other process."""
+    """Which of these variables are set, and what to do if there is no other process."""
     found = [name for name in VARIABLES if os.environ.get(name)]
     said = " ".join(f"{name}={os.environ[name]}" for name in found)
     are = "is" if len(found) == 1 else "are"

@@ -188,7 +188,7 @@ def _said(cls: type, errors: Sequence[Mapping[str, Any]]) -> Wrong:
         hint = f"did you mean {close[0]}?" if close else f"expected some of {', '.join(names)}"
         return Wrong(place, f"there is no such setting; {hint}")
     if first["type"] == "missing":
-        return Wrong("", f"it has no {', '.join(missing)}")
+        return Wrong("", f"it lacks {', '.join(missing)}")
     return Wrong(place, f"expected {_words(first)}, got {as_said(first['input'])}")
 
 

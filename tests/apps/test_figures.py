@@ -10,7 +10,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-# In a process of its own, as pyplot may be loaded here already. "svg" is no backend that anything of ours would choose.
+# In a process of its own, as pyplot may be loaded here already. "svg" is not a backend that this package would choose.
 DRAWING = """
 import pathlib, sys
 import matplotlib

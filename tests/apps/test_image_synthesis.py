@@ -159,7 +159,7 @@ def test_a_folder_of_another_application(model: str, tmp_path: pathlib.Path, cap
         (["synthesize", "abc", "--weighting", "heavy"], "--weighting: expected one of uniform"),
         (["synthesize", "abc", "--levels", "up9"], "levels: expected some of"),
         (["synthesize", " "], "empty prompt"),
-        (["synthesize", "--resume", "/nowhere"], "holds no synthesize run"),
+        (["synthesize", "--resume", "/nowhere"], "does not hold a run of synthesize"),
         (["synthesize", "abc", "--resume", "/nowhere"], "give it alone"),
         (["synthesize", "--resume", "/nowhere", "--steps", "5"], "cannot change --steps"),
         (["synthesize", "--resume", "/nowhere", "--seeds", "0"], "cannot change --seeds"),

@@ -147,5 +147,5 @@ def test_errors_of_a_folder(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match="--clip: there is no folder '/nowhere/clip'"):
         evaluate_r_precision(tmp_path, clip="/nowhere/clip", load=Loader())
     (tmp_path / "run" / "config.yaml").write_text("prompt: a red cube\nformat: 1\n")
-    with pytest.raises(UsageError, match=r"config.yaml is damaged: it has no method"):
+    with pytest.raises(UsageError, match=r"config.yaml is damaged: it lacks method"):
         evaluate_r_precision(tmp_path, load=Loader())

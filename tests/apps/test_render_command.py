@@ -139,7 +139,7 @@ def test_a_run_of_the_embedded_model(method: str, tmp_path: pathlib.Path, capsys
     assert out.read_bytes() != latest
     capsys.readouterr()
     assert cli.main(["render", str(folder), *flags, "--checkpoint", "3"]) == 2
-    assert f"--checkpoint: {folder} has 1, 2; got 3" in capsys.readouterr().err
+    assert f"--checkpoint: expected one of 1, 2, which {folder} has; got 3" in capsys.readouterr().err
     assert cli.main(["render", str(tmp_path / "nowhere"), *flags]) == 2
     error = capsys.readouterr().err.strip()
     assert "nowhere" in error and len(error.splitlines()) == 1

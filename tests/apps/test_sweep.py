@@ -197,7 +197,7 @@ def test_foreign_folders_are_refused(start: Callable, tmp_path: pathlib.Path, ca
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert start(Runner(), *ONE, out="mine") == 2
-    assert "is not empty and holds no sweep" in capsys.readouterr().err
+    assert "is not empty and does not hold a sweep" in capsys.readouterr().err
     assert start(Runner(), *ONE, out="prompts.txt") == 2
     assert "--out: expected a folder" in capsys.readouterr().err
     assert start(Runner(), *ONE) == 0
@@ -245,7 +245,7 @@ def test_repeated_prompts_are_told_and_made_once(
         (ONE, None, "expected a file with one prompt a line, or --random-prompts N"),
         ((*ONE, "--random-prompts", "3"), "prompts.txt", "and not both"),
         ((*ONE, "--random-prompts", "0"), None, "--random-prompts: expected 1 to 417"),
-        ((*ONE, "--random-prompts", "2", "--model", "a/b"), None, "a/b does not; give a file"),
+        ((*ONE, "--random-prompts", "2", "--model", "a/b"), None, "expected the embedded model, got a/b; give a file"),
         (("--method", "nerf"), "prompts.txt", "nerf"),
         ((*ONE, "--losses", "fm"), "prompts.txt", "--losses: expected some of lsd, lsd-fm, lsd-kl, full; got 'fm'"),
         ((*ONE, "--losses", "lsd-kl", "full", "--lambda-fm", "0"), "prompts.txt", "lsd-kl and full are the same"),

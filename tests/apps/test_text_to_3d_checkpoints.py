@@ -110,7 +110,7 @@ def test_what_a_checkpoint_restores(folder: pathlib.Path) -> None:
     runs.assert_same(load_file(folder / "again.safetensors"), load_file(checkpoints.path_of(folder, 4)))
     scene = load_scene(folder, 2)
     assert scene.step == 2
-    with pytest.raises(UsageError, match=r"--checkpoint: .* has 2, 4, 6; got 3"):
+    with pytest.raises(UsageError, match=r"--checkpoint: expected one of 2, 4, 6, which .* has; got 3"):
         load_scene(folder, 3)
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UsageError, match="has no checkpoint yet"):

@@ -34,7 +34,7 @@ REFUSED = [
     (("--refinement-size", "0"), "--refinement-size: expected a whole number of at least 1, got 0"),
     (("--lambda-kl", "-0.1"), "--lambda-kl: expected a number of at least 0, got -0.1"),
     (("--refinement-steps", "-1"), "--refinement-steps: expected a whole number of at least 0, got -1"),
-    ((*JACOBIAN, "--refinement-steps", "5"), "--refinement-steps: jacobian-nerf has no refinement"),
+    ((*JACOBIAN, "--refinement-steps", "5"), "--refinement-steps: jacobian-nerf runs without a refinement"),
     (("--seed", "-1"), "--seed: expected a whole number from 0 to less than 2147483648, got -1"),
     (("--seed", str(2**31)), "--seed: expected a whole number from 0 to less than 2147483648, got 2147483648"),
     (("--views", "0"), "--views"),
@@ -129,7 +129,7 @@ def test_folders_that_cannot_be_taken(small_model: str, tmp_path: pathlib.Path, 
     (tmp_path / "file").write_text("mine")
     for name, expected in (
         ("held", f"{held} holds a run already: continue it with --resume {held}"),
-        ("foreign", f"{foreign} is not empty and holds no run"),
+        ("foreign", f"{foreign} is not empty and does not hold a run"),
         ("file", f"{tmp_path / 'file'} is not a folder"),
     ):
         before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
@@ -177,7 +177,7 @@ def test_defaults_are_nobody_elses() -> None:
         ("", "expected a configuration of format 1, got NoneType"),
         ("- a\n- b\n", "expected a configuration of format 1, got list"),
         ("format: 2\nprompt: a\n", "expected a configuration of format 1, got 2"),
-        ("format: 1\nprompt: a\n", "is damaged: it has no method, steps, size"),
+        ("format: 1\nprompt: a\n", "is damaged: it lacks method, steps, size"),
         ("\x00\x01", "is damaged"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_configuration_without_one_of_its_parts(tmp_path: pathlib.Path) -> Non
     whole = yaml.safe_load((tmp_path / "config.yaml").read_text())
     for name in ("prompt", "method", "steps", "cameras", "field", "occupancy", "settings", "preset"):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in whole.items() if k != name}))
-        with pytest.raises(UsageError, match=f"is damaged: it has no {name}$"):
+        with pytest.raises(UsageError, match=f"is damaged: it lacks {name}$"):
             read_configuration(tmp_path)
 
 
@@ -294,7 +294,7 @@ def test_a_run_starts_from_a_file_and_flags_win(tmp_path: pathlib.Path, capsys: 
 
 def test_folders_without_a_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     assert runs.command("--resume", tmp_path / "nowhere") == 2
-    assert "nowhere holds no text-to-3d run: there is no config.yaml in it" in said_in_a_line(capsys)
+    assert "nowhere does not hold a run of text-to-3d: config.yaml is missing" in said_in_a_line(capsys)
     (tmp_path / "file").write_text("")
     assert runs.command("--resume", tmp_path / "file") == 2
     assert f"{tmp_path / 'file'} is not a folder" in said_in_a_line(capsys)

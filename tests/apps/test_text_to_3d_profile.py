@@ -57,7 +57,7 @@ def test_inner_parts_are_taken_out_of_outer_ones(monkeypatch: pytest.MonkeyPatch
     assert sum(spent.values()) == clock.now
     profile.steps = 2
     rows = profile.table(clock.now + 10).splitlines()
-    assert rows[-1].split() == ["of", "it", "the", "frozen", "networks", "14000.00", "20.6%"]
+    assert rows[-1].split() == ["of", "which", "frozen", "networks", "14000.00", "20.6%"]
     assert rows[-2].split()[:3] == ["a", "step", "68000.00"]
     assert re.fullmatch(r"everything else +5000\.00 +7\.4%", rows[-3])
     assert len(rows) == 1 + len(spent) + 3

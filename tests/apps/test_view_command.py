@@ -60,9 +60,9 @@ def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
     checkpoints.path_of(tmp_path, 10).write_bytes(b"nonsense")
     with pytest.raises(UsageError, match=r"step-000010\.safetensors is damaged"):
         provide(10)
-    with pytest.raises(UsageError, match=r"--checkpoint: .* has 10, 20; got 7"):
+    with pytest.raises(UsageError, match=r"--checkpoint: expected one of 10, 20, which .* has; got 7"):
         provider(tmp_path, 7, "cpu")(None)
-    with pytest.raises(UsageError, match="holds no text-to-3d run"):
+    with pytest.raises(UsageError, match="does not hold a run of text-to-3d"):
         provider(tmp_path / "elsewhere", None, "cpu")(None)
 
 

@@ -41,7 +41,7 @@ def browser() -> Iterator[Any]:
 class Page:
     """A page that keeps what it asked for and complained of.
 
-    Warnings are no complaints: three.js, in viser, announces a deprecation, and software rendering is one.
+    Warnings are not complaints: three.js, in viser, announces a deprecation, and software rendering is one.
     """
 
     def __init__(self, browser: Any, url: str):

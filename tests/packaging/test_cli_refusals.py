@@ -92,7 +92,7 @@ def test_the_hash_grid_needs_the_extension(
     ):
         said = error_of(words, capsys)
         assert "needs the compiled renderer, which is missing: for a reason" in said, words
-        assert said.endswith("--method jacobian-nerf needs none")
+        assert said.endswith("--method jacobian-nerf works without")
     (tmp_path / "prompts.txt").unlink()
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -91,7 +91,7 @@ def test_a_question_needs_somebody(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (["sweep", "prompts.txt", "--otu", "x"], "unknown option --otu: did you mean --out?"),
         (["evaluate", "r-precision", "out", "--distractor=3", "--seedz", "1"], "did you mean --seeds?"),
         (["env", "--frobnicate"], "unknown option --frobnicate (see"),
-        (["text-to-3d", "a", "red", "cube"], 'stands in quotes: ldp-fast text-to-3d "a red cube"'),
+        (["text-to-3d", "a", "red", "cube"], 'in quotes: ldp-fast text-to-3d "a red cube"'),
     ],
 )
 def test_what_is_misspelt(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def test_threads_sleep_as_long_as_others_take_their_cpus() -> None:
     look = Looks()
     assert [look(share) for share in (0.0, MANY - 0.01, MANY + 0.01, 0.5)] == [False, False, True, True]
     assert [look(FEW - 0.01) for _ in range(QUIET_LOOKS)] == [True] * (QUIET_LOOKS - 1) + [False]
-    # The share that threads have by waking up is none that others cause.
+    # The share that threads have by waking up is not one that others cause.
     assert not look(MANY - 0.01)
 
 
@@ -114,10 +114,10 @@ def test_why_it_is_not_possible(monkeypatch: pytest.MonkeyPatch, name: str, valu
         assert held is None and threading.active_count() == before
 
 
-def test_one_thread_waits_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_thread_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     able(monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert "one thread" in str(waiting.unable())
+    assert "single thread" in str(waiting.unable())
 
 
 def threads_of_ours() -> list[str]:

@@ -44,7 +44,7 @@ def find_runs(folder: pathlib.Path) -> dict[str, Run]:
     """The runs in a folder, finished or not, by the names of their folders.
 
     Raises:
-        UsageError: there is none, or one's `config.yaml` is damaged.
+        UsageError: it does not hold a run, or one's `config.yaml` is damaged.
     """
     found: dict[str, Run] = {}
     for path in sorted(folder.glob("*/config.yaml")):

@@ -177,7 +177,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     else:
         for name in ("--gpus-per-job", "--cpus-per-job", "--retries"):
             if name.removeprefix("--").replace("-", "_") in getattr(args, "given", ()):
-                raise UsageError(f"{name}: it is of --cluster, which was not given")
+                raise UsageError(f"{name}: expected only with --cluster, which was not given")
 
 
 def _device(asked: str | None, options: cluster.Options) -> str:
@@ -198,7 +198,7 @@ def _prompts(args: argparse.Namespace) -> list[Prompt]:
         return read_prompts(args.prompts, lambda message: print(f"note: {message}", file=sys.stderr))
     model = getattr(args, "model", "primitives")
     if model != "primitives":
-        raise UsageError(f"--random-prompts: the embedded model's world has them, {model} does not; give a file")
+        raise UsageError(f"--random-prompts: expected the embedded model, got {model}; give a file of prompts")
     return [Prompt(text, "--random-prompts") for text in random_prompts(args.random_prompts, args.prompt_seed)]
 
 

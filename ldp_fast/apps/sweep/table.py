@@ -106,7 +106,7 @@ def sheet_figure(
     lines: Sequence[tuple[str, int]],
     columns: Sequence[tuple[str, str]],
 ) -> Any:
-    """One sheet; a cell that has no picture stays empty."""
+    """One sheet; a cell without a picture stays empty."""
     import numpy as np
     from PIL import Image
 

@@ -132,7 +132,7 @@ class LatentOptimiser:
         """
         missing = [name for name in ("latents", "exp_avg", "exp_avg_sq", "history") if name not in tensors]
         if missing:
-            raise ValueError(f"it has no {', '.join(missing)}")
+            raise ValueError(f"it lacks {', '.join(missing)}")
         if any(tensors[name].shape != self.latents.shape for name in ("latents", "exp_avg", "exp_avg_sq")):
             raise ValueError("its latents are not those of this configuration")
         step = int(facts["step"])

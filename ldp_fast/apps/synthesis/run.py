@@ -87,7 +87,7 @@ def _time_networks(experiment: Any, profile: Profile) -> None:
 
 
 def former_configuration(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The plain configuration of a run of an earlier version, which kept it in run.json; None where there is none.
+    """The plain configuration of a run of an earlier version, which kept it in run.json; None if it is not there.
 
     Raises:
         UsageError: run.json is damaged.
@@ -97,12 +97,12 @@ def former_configuration(folder: pathlib.Path) -> dict[str, Any] | None:
     found = files.read_json(folder / "run.json")
     configuration = found.get("configuration") if isinstance(found, dict) else None
     if not isinstance(configuration, dict):
-        raise UsageError(f"{folder / 'run.json'} is damaged: it has no 'configuration'")
+        raise UsageError(f"{folder / 'run.json'} is damaged: it lacks 'configuration'")
     return configuration
 
 
 def former_state(folder: pathlib.Path, configuration: Any) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """The checkpoint of a run of an earlier version; None where there is none.
+    """The checkpoint of a run of an earlier version; None if it is not there.
 
     Raises:
         UsageError: it is damaged, or belongs to another configuration.

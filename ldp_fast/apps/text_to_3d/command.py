@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make, in quotes")
     run_options.add_folder_flags(parser)
     add_run_arguments(parser)
-    show = parser.add_argument_group("to watch it")
+    show = parser.add_argument_group("output")
     run_options.add_preview_flags(show)
     run_options.add_product_flags(show, PRODUCTS)
     show.add_argument("--viewer", action="store_true", help="show the object in a web page while it is made")

@@ -37,7 +37,7 @@ def check_renderer(configuration: TextTo3D, device: str | None = None) -> None:
     if module is None:
         why = _extension.why_absent() or "it cannot be imported"
         needs = f"--method {method} needs the compiled renderer" + (" on a GPU" if method != "latent-nerf" else "")
-        other = "--device cpu needs none" if method != "latent-nerf" else "--method jacobian-nerf needs none"
+        other = "--device cpu works without" if method != "latent-nerf" else "--method jacobian-nerf works without"
         raise UsageError(f"{needs}, which is missing: {why} ({MEND}); {other}")
     if on_gpu and module.build_info()["cuda"] is None:
         raise UsageError(

@@ -164,7 +164,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     }
     settle(known)
     if known["dtype"] == "float16":
-        # One overflow in half precision is no reason to end a run of hours.
+        # One overflow in half precision should not end a run of hours.
         base["settings"]["nonfinite"] = "zero"
     behind = known.get("background")
     if isinstance(behind, dict) and behind.get("kind", base["background"]["kind"]) != base["background"]["kind"]:
@@ -175,7 +175,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
         raise UsageError("--voxels: latent-nerf has a hash grid, not voxels")
     for name in words.get("refinement", {}):
         if known.get("refinement", base["refinement"]) is None or base["refinement"] is None:
-            raise UsageError(f"--refinement-{name}: {method} has no refinement")
+            raise UsageError(f"--refinement-{name}: {method} runs without a refinement")
     plain = merged(base, known)
     if isinstance(plain["refinement"], dict) and plain["refinement"].get("steps") == 0:
         plain["refinement"] = None

@@ -54,7 +54,7 @@ class LatentToRgb(nn.Module):
             The root mean square error over the colours, 0 to 1.
 
         Raises:
-            UsageError: the prior has no VAE.
+            UsageError: the prior lacks a VAE.
         """
         if prior.vae is None:
             raise UsageError("vae: the refinement to RGB needs one; got None")

@@ -66,7 +66,7 @@ class Scene(nn.Module):
 
     Attributes:
         renderer: a `LatentRenderer`.
-        to_rgb: `LatentToRgb`, None where the method has no refinement.
+        to_rgb: `LatentToRgb`, None if the method runs without a refinement.
         refined: whether the field is shown through `to_rgb` rather than through the decoder.
         step: of the run.
         size: latents per side in training (after refinement: pixels).
@@ -280,7 +280,7 @@ def read_configuration(folder: pathlib.Path) -> TextTo3D:
     """The configuration of a run of text-to-3D.
 
     Raises:
-        UsageError: there is none, or it is damaged.
+        UsageError: it is missing or damaged.
     """
     require(folder, NAME)
     path = folder / "config.yaml"
@@ -305,7 +305,7 @@ def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None
     if not steps:
         raise UsageError(f"{folder} has no checkpoint yet")
     if step is not None and step not in steps:
-        raise UsageError(f"--checkpoint: {folder} has {', '.join(map(str, steps))}; got {step}")
+        raise UsageError(f"--checkpoint: expected one of {', '.join(map(str, steps))}, which {folder} has; got {step}")
     where = device or configuration.device
     if device is None and where and where.startswith("cuda") and not torch.cuda.is_available():
         where = "cpu"

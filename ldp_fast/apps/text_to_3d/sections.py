@@ -72,8 +72,8 @@ class CameraOptions:
 class HashGridOptions:
     """The field of latent-nerf: a hash grid and a small network."""
 
-    levels: int = setting("of the grid", low=1, high=32)
-    log2_table_size: int = setting("logarithm of a level's entries", low=1, high=30)
+    levels: int = setting("levels of the hash grid", low=1, high=32)
+    log2_table_size: int = setting("base-2 logarithm of the entries of a level", low=1, high=30)
     base_resolution: int = setting("vertices along an axis, coarsest level", low=1, high=2**16)
     finest_resolution: int = setting("vertices along an axis, finest level", low=1, high=2**20)
     hidden: int = setting("width of the network", low=1, high=1024)
@@ -92,9 +92,9 @@ class VoxelOptions:
         low=2,
         high=512,
     )
-    density_shift: float = setting("added before the density's softplus")
-    density_scale: float = setting("of the density", above=0)
-    latent_scale: float = setting("of the latents", above=0)
+    density_shift: float = setting("number added to the density before its softplus")
+    density_scale: float = setting("factor of the density", above=0)
+    latent_scale: float = setting("factor of the latents", above=0)
     blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
 
 
@@ -120,7 +120,7 @@ class BackgroundOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """What steps the parameters."""
+    """How the parameters are optimised."""
 
     kind: Literal["adam", "adamax"] = setting("adam or adamax")
     learning_rate: float = setting(
@@ -160,7 +160,7 @@ class RefinementOptions:
         low=1,
     )
     views: int = setting("views a step", low=1)
-    learning_rate: float = setting("of the optimiser", above=0)
+    learning_rate: float = setting("step size of the optimiser", above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,13 +221,13 @@ class _Run:
     steps_per_ray: int = setting(
         "samples along a ray from corner to corner of the box", flag="steps-per-ray", metavar="N", group=SCENE, low=2
     )
-    occupancy: OccupancyOptions | None = setting("where space is empty")
+    occupancy: OccupancyOptions | None = setting("the grid that says where space is empty")
     background: BackgroundOptions
     optimizer: OptimizerOptions
     regularisers: dict[Literal["sparsity", "emptiness", "opacity", "distortion", "depth"], Ramp] = setting(
         "weights over the run, each FIRST LAST FROM TO"
     )
-    refinement: RefinementOptions | None = setting("in RGB")
+    refinement: RefinementOptions | None = setting("the steps in RGB that follow")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,7 +249,7 @@ class TextTo3D(ModelConfiguration, _Run):
             if getattr(behind, name) is None:
                 raise Wrong(f"background.{name}", f"expected a number for {behind.kind}, got nothing")
         if self.method == "jacobian-nerf" and self.refinement is not None:
-            raise Wrong("refinement", "jacobian-nerf has none, expected nothing")
+            raise Wrong("refinement", "expected nothing, as jacobian-nerf runs without one")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

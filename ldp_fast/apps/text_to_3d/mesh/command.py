@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _times(folder: pathlib.Path) -> dict[str, int]:
-    """When each of a mesh's files was written: a texture of before is not one of now."""
+    """When each of a mesh's files was written: a texture from before is not part of this mesh."""
     found = [folder / f"mesh.{ending}" for ending in ("glb", "obj", "mtl", "png", "json")]
     return {path.name: path.stat().st_mtime_ns for path in found if path.exists()}
 

@@ -200,7 +200,7 @@ def _project(camera: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearness(camera: Cameras, corners: Tensor, triangles: Tensor, size: int) -> Tensor:
-    """One over the depth of the nearest triangle, [size, size]; zero where there is none."""
+    """One over the depth of the nearest triangle, [size, size]; zero if there is no triangle."""
     place, depth = _project(camera, corners)
     nearness = torch.where(depth > 0, 1 / depth, torch.nan)
     place = place * size + 0 * nearness[:, None]  # NaN leaves out what stands behind the camera

@@ -68,7 +68,7 @@ class DepthRange:
 
     @classmethod
     def among(cls, views: Views, margin: float = 0.01) -> DepthRange:
-        """The nearest and the farthest seen, but for a share of the pixels at either end, which may be specks."""
+        """The nearest and the farthest seen, leaving out a share of the pixels at either end, which may be specks."""
         seen = views.opacity > 0.5
         if not seen.any():
             return cls(0.0, math.inf)

@@ -19,7 +19,7 @@ CHANNELS = ("decoded", "raw latents", "depth", "normals", "opacity")
 LATENT_RANGE = 2.5
 # World units about the middle of the scene between which depth goes from white to black.
 DEPTH_RANGE = 1.2
-# Pictures below this height are enlarged to about it, pixel by pixel, lest the browser blur what was rendered.
+# Pictures below this height are enlarged to about it, pixel by pixel, so that the browser does not blur them.
 SHOWN_HEIGHT = 512
 
 
@@ -108,7 +108,7 @@ def draw(scene: Viewable, view: View, device: torch.device) -> Any:
         A uint8 array [H, W, 3].
 
     Raises:
-        ValueError: unknown channels, or a field that has no normals.
+        ValueError: unknown channels, or a field without normals.
     """
     if view.channels not in CHANNELS:
         raise ValueError(f"channels: expected one of {', '.join(CHANNELS)}; got {view.channels!r}")
