@@ -1,6 +1,6 @@
 """Checks of arguments: one sentence that names who was called, the argument, what was expected and what came.
 
-Only shapes, dtypes and devices of tensors are looked at, never values on a GPU, but for `raise_nonfinite`, which says
+Only shapes, dtypes and devices of tensors are looked at, never values on a GPU, except in `raise_nonfinite`, which says
 so. First what every room asks for, then what the losses ask of latents and of their coefficients.
 """
 
@@ -39,7 +39,7 @@ def choice(what: str, argument: str, value: Any, choices: Sequence[str]) -> str:
     """Returns one of the known options.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is not one of them.
     """
     if value not in choices:
         fail(what, argument, f"one of {', '.join(map(repr, choices))}", repr(value))
@@ -50,7 +50,7 @@ def flag(what: str, argument: str, value: Any) -> bool:
     """Returns a truth value, Python's or NumPy's.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not a truth value.
     """
     if not isinstance(value, (bool, np.bool_)):
         fail(what, argument, "True or False", repr(value), TypeError)
@@ -61,7 +61,7 @@ def whole(what: str, argument: str, value: Any, low: int, high: int | None = Non
     """Returns a whole number of a range, Python's or NumPy's, as an int.
 
     Raises:
-        ValueError: it is none, or outside.
+        ValueError: it is not a whole number, or outside.
     """
     wanted = f"a whole number of at least {low}" if high is None else f"a whole number of {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, (int, numbers.Integral)):
@@ -73,7 +73,7 @@ def whole(what: str, argument: str, value: Any, low: int, high: int | None = Non
 
 
 def is_real(value: Any) -> bool:
-    """Whether a value is a real number, Python's or NumPy's; truth values are none."""
+    """Whether a value is a real number, Python's or NumPy's; truth values are not."""
     return isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
 
 
@@ -81,7 +81,7 @@ def number(what: str, argument: str, value: Any, low: float = -math.inf, *, open
     """Returns a finite number of at least (or above) `low`, as a float.
 
     Raises:
-        ValueError: it is none, not finite, or too small.
+        ValueError: it is not a number, not finite, or too small.
     """
     bound = "" if low == -math.inf else f" {'above' if open_low else 'of at least'} {low:g}"
     if not (is_real(value) and math.isfinite(value)) or value < low or (open_low and value == low):
@@ -93,7 +93,7 @@ def values(what: str, argument: str, given: Any, expected: str, dtype: torch.dty
     """Returns numbers, sequences of them, arrays or tensors as a tensor on the CPU, without gradients.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is something else.
     """
     try:
         return torch.as_tensor(given, dtype=dtype, device="cpu").detach()
@@ -135,7 +135,7 @@ def positions(what: str, value: Any, table: Tensor) -> None:
 def memory(tensor: Tensor) -> np.ndarray | None:
     """Returns the memory of a tensor on the CPU, to look at its values without calling an operator of PyTorch.
 
-    None where there are no values to look at, or where that would wait for a device: on a GPU, while compiling, and
+    None if there are no values to look at, or if that would wait for a device: on a GPU, while compiling, and
     for the tensors of `torch.func` and of tracing.
     """
     if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) not in (Tensor, torch.nn.Parameter):

@@ -243,7 +243,7 @@ def record(
     """Captures `body(generator)`: `(graph, its static results, "")`, or `(None, None, why not)`.
 
     The warm-up, on a stream of its own, draws from a generator of its own: capturing advances no generator of the host.
-    An error in it that is none of synchronisation is the caller's, and is raised.
+    An error in it that does not come from synchronisation is the caller's, and is raised.
     """
     with torch.cuda.device(device), _autocast():
         here, side = torch.cuda.current_stream(), _stream(torch.cuda.current_device())

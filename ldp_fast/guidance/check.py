@@ -41,7 +41,7 @@ def bare(network: Any) -> Any:
 
 
 def configured(network: Any, name: str) -> Any:
-    """An entry of a network's configuration; None where it has none."""
+    """An entry of a network's configuration; None if it is not there."""
     config = getattr(network, "config", None)
     if hasattr(config, name):
         return getattr(config, name)
@@ -114,7 +114,7 @@ def check_unet(unet: nn.Module) -> None:
     """Checks that a UNet is told no more than noisy latents, t and text.
 
     Raises:
-        UsageError: it is; says what.
+        UsageError: it is told more; says what.
     """
     net = bare(unet)
     kinds = [k.__name__ for k in type(net).__mro__ if k.__module__.startswith("diffusers.")]
@@ -154,7 +154,7 @@ def check_hidden(net: Any) -> None:
     """Checks that no image prompt is wanted beside the text: an IP-Adapter may be loaded at any time.
 
     Raises:
-        UsageError: it is.
+        UsageError: one is wanted.
     """
     kind = getattr(getattr(net, "config", None), "encoder_hid_dim_type", None)
     if kind not in (None, "text_proj"):
@@ -166,10 +166,10 @@ def check_hidden(net: Any) -> None:
 
 
 def check_pipe(pipe: Any) -> None:
-    """Checks that a pipeline has no parts that a prior would leave out without a word.
+    """Checks that a pipeline does not have parts that a prior would leave out silently.
 
     Raises:
-        UsageError: it has; says which.
+        UsageError: it has such a part; says which.
     """
     score = getattr(getattr(pipe, "config", None), "requires_aesthetics_score", False)
     parts = [name for name in EXTRAS if getattr(pipe, name, None) is not None]
@@ -266,7 +266,7 @@ def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def offloading(network: nn.Module) -> str | None:
-    """What moves a network's weights to their device and back, and the way out; None where nothing does."""
+    """What moves a network's weights to their device and back, and how to load without; None if nothing does."""
     for module in network.modules():
         for name, hook in _hooks(module):
             if name == "CpuOffload":

@@ -61,8 +61,8 @@ def require_whole(
 ) -> None:
     """Refuses weights that are not exactly the model's.
 
-    What a class says it does not mind (`_keys_to_ignore_on_load_…`) is no fault, nor are buffers that it makes itself
-    and older versions saved (`position_ids`).
+    What a class says it can do without (`_keys_to_ignore_on_load_…`) is not a fault, and neither are buffers that it
+    makes itself and older versions saved (`position_ids`).
 
     Args:
         what: of the message, as "the vae of 'folder'".

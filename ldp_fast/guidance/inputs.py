@@ -117,7 +117,7 @@ def conditions(
         factor: pixels along one side of a latent.
 
     Raises:
-        TypeError: no embeddings.
+        TypeError: something other than embeddings.
         ValueError: a number of rows, a width or a kind of embeddings that does not fit.
     """
     check_text(text)

@@ -46,7 +46,7 @@ def locate(name: str) -> str:
     """The folder of an embedded model or of a path, the path of one file, or the hub name as it is.
 
     Raises:
-        UsageError: a path that is no model.
+        UsageError: a path that is not a model.
     """
     if not name:
         raise UsageError("model: expected a name or a path, got ''")
@@ -84,7 +84,7 @@ def load_components(
     """The components named in `model_index.json`, frozen, in evaluation mode, on `device` in `dtype`.
 
     The prior's own notes on a model (`ldp_fast.json` beside it: recommended guidance scale, known words) come as
-    `notes`, an empty dictionary where there are none.
+    `notes`, an empty dictionary if it lacks them.
 
     Args:
         name: as `locate` takes it.
@@ -123,7 +123,7 @@ def usable(device: str | torch.device) -> torch.device:
     """A device that tensors can be made on here.
 
     Raises:
-        UsageError: none of this machine's, or one whose tensors have no values.
+        UsageError: this machine does not have the device, or its tensors lack values (meta).
     """
     try:
         where = torch.device(device)
@@ -131,7 +131,7 @@ def usable(device: str | torch.device) -> torch.device:
     except Exception as error:  # of whatever kind the backend that is asked for raises
         raise UsageError(f"device: {str(device)!r} cannot be used here: {reason(error)}") from None
     if where.type == "meta":
-        raise UsageError(f"device: {str(device)!r} cannot be used here: its tensors have no values")
+        raise UsageError(f"device: {str(device)!r} cannot be used here: its tensors lack values")
     return where
 
 

@@ -34,8 +34,8 @@ def fuse(parts: dict[str, Any], lora: Sequence[Lora]) -> None:
             stands for the `pytorch_lora_weights.safetensors` in it.
 
     Raises:
-        UsageError: peft is not installed; a file that is not there, no safetensors or no LoRA; layers that the model
-            does not have or that have another shape.
+        UsageError: peft is not installed; a file that is not there, or is not safetensors or not a LoRA; layers that
+            the model does not have or that have another shape.
     """
     if isinstance(lora, (str, pathlib.Path)):
         raise UsageError(f"lora: expected a list of files, or of pairs of a file and its weight; got {str(lora)!r}")
@@ -106,7 +106,7 @@ def _layers(parts: dict[str, Any], path: pathlib.Path, state: dict[str, torch.Te
     """The layers that a file has weights for, by network.
 
     Raises:
-        UsageError: weights of none of the model's layers, by their names.
+        UsageError: weights for layers that the model does not have, by their names.
     """
     from diffusers.utils import (
         convert_state_dict_to_diffusers,

@@ -122,7 +122,7 @@ class LatentDiffusionModel:
         if not encoders or (self.text_encoder is not None and self.tokenizer is None):
             raise UsageError("encode_prompt: this prior has no tokenizer and text encoder; hand it embeddings")
         if self.text_encoder_2 is not None and self.tokenizer_2 is None:
-            raise UsageError("encode_prompt: this prior has a second text encoder, and no tokenizer_2 for it")
+            raise UsageError("encode_prompt: this prior has a second text encoder, but its tokenizer_2 is missing")
         check_vocabularies(self)  # which may have been replaced
         for words in prompts + (negatives or []):
             self._check_words(words)
@@ -190,7 +190,7 @@ class LatentDiffusionModel:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__}
-        # What torch.compile made holds code, which has no copy: a copy has the module itself.
+        # What torch.compile made holds code, which cannot be copied: a copy has the module itself.
         compiled = getattr(self.unet, "_orig_mod", None)
         if compiled is not None:
             state |= {"unet": compiled, "_checked": None}

@@ -36,7 +36,7 @@ _NOT_CALLED = "cannot be called as diffusers' is"
 
 
 def behind(scheduler: Any) -> Any:
-    """The scheduler of diffusers that a wrapper hands its calls to; the scheduler itself where there is none."""
+    """The scheduler of diffusers that a wrapper hands its calls to; the scheduler itself if it is not a wrapper."""
     if scheduler is None or is_of_diffusers(scheduler):
         return scheduler
     for name in (*METHODS, "set_timesteps", "step"):
@@ -82,7 +82,7 @@ def _descends(kind: type) -> bool:
 
 
 def is_own(scheduler: Any, name: str) -> bool:
-    """Whether a method is diffusers' own, as its class was written; or there is none."""
+    """Whether a method is diffusers' own, as its class was written, or is missing."""
     found = getattr(scheduler, name, None)
     owner = _class_with(_owner(scheduler, found), name)
     return not callable(found) or (_written_so(owner, name) and getattr(found, "__func__", None) is vars(owner)[name])

@@ -33,7 +33,7 @@ _UNTRANSFORMED: Any = getattr(torch._C, "_DisableFuncTorch", nullcontext)
 class _Packed(nn.Module):
     """A layer whose weight is held in blocks.
 
-    Copies, pickles, conversions and state dicts go through rows, since blocks have none of these; so do gradients,
+    Copies, pickles, conversions and state dicts go through rows, which blocks do not support; so do gradients,
     which the operators do not have. `parameters()` lacks the weight. Where it comes to a device or a precision without
     blocks, it is held in rows.
     """

@@ -49,7 +49,7 @@ class Candidate:
     Attributes:
         network: `unet` or `decoder`.
         dtype: of its arithmetic.
-        channels_last: whether the images between its layers are; the decoder decides on its own.
+        channels_last: whether the images between its layers are; the decoder chooses this itself.
         packed: whether oneDNN's blocks of the weights are kept (packing.py).
         seconds: shortest time of a call: the UNet on its guided batch, the decoder's feature matching.
         deviation: largest relative deviation of the residual (UNet) or of the matching's gradient (decoder).
@@ -317,7 +317,7 @@ def _converted(unet: nn.Module, dtype: torch.dtype, channels_last: bool) -> nn.M
     layout = torch.channels_last if channels_last else torch.contiguous_format
     plain = packing.unpacked(unet)
     made = (copy.deepcopy(plain) if plain is unet else plain).requires_grad_(False)
-    # nn.Module's own: diffusers' `to` warns of modules to keep in float32, of which there are none here.
+    # nn.Module's own: diffusers' `to` warns of modules to keep in float32, which do not exist here.
     convert: Any = nn.Module.to
     return convert(made, dtype=dtype, memory_format=layout)
 

@@ -31,8 +31,9 @@ class PriorSettings:
         lambda_fm: λ1, weight of feature matching; 0 skips the decoder.
         lambda_kl: λ2, weight of the KL regulariser.
         lambda_lsd: λ3, weight of latent score distillation.
-        guidance_scale: s of classifier-free guidance; None takes the model's own (100 where it names none); `False`
-            in place of a number runs without guidance (the batch is not doubled).
+        guidance_scale: s of classifier-free guidance: how much more the prompt counts than an empty one. None takes the
+            model's own (100 if it does not name one); `False` in place of a number runs without guidance (the batch is
+            not doubled).
         guidance: `from_uncond` e_u + s(e_c − e_u), or `from_text` e_c + s(e_c − e_u).
         order: of the doubled batch, `uncond_first` or `text_first`.
         prediction: what the network predicts; None asks the scheduler.
@@ -42,7 +43,8 @@ class PriorSettings:
             Eq. 2–4 as printed; `balanced`: as `latent`, but λ1 over the number of levels is the ratio of feature
             matching's gradient norm to score distillation's, per sample. See docs/mathematics.md.
         batch_reduction: `mean` or `sum` over the samples.
-        nonfinite: `propagate`, `zero` (and count), or `raise` (synchronises).
+        nonfinite: what happens to NaN and infinity: `propagate` passes them on, `zero` replaces them with 0 and counts
+            them, `raise` ends with an error (and waits for the device).
         levels: decoder levels of feature matching.
         timestep_range: lowest and highest t as fractions of the schedule.
         anneal_to: highest fraction at the end of the run; None keeps the range (see `progress=` of the prior).

@@ -30,13 +30,13 @@ from .text import TextEmbeddings
 class LatentDiffusionPrior(LatentDiffusionModel):
     """A latent diffusion model as a prior over latents.
 
-    It is no `nn.Module`, so that a host's state dict, optimiser and DDP do not see the frozen networks. These, the VAE
-    and the scheduler are read at every step: attributes may be replaced. Copies (`copy.deepcopy`, pickle, `torch.save`)
-    have networks of their own, not compiled. Several threads may use one prior.
+    It is not an `nn.Module`, so that a host's state dict, optimiser and DDP do not see the frozen networks. The
+    networks and the scheduler are read at every step: attributes may be replaced. Copies (`copy.deepcopy`, pickle,
+    `torch.save`) have networks of their own, not compiled. Several threads may use one prior.
 
     Args:
         unet: noise predictor with diffusers' call: `unet(sample, timesteps, encoder_hidden_states=…)`.
-        vae: the autoencoder; its decoder is what feature matching looks into. None is allowed where λ1 is 0.
+        vae: the autoencoder; its decoder is what feature matching looks into. None is allowed if λ1 is 0.
         scheduler: a diffusers scheduler; it supplies ᾱ_t and the prediction type.
         tokenizer, text_encoder: CLIP's, for `encode_prompt`; None where the host brings its own embeddings.
         tokenizer_2, text_encoder_2: the second pair of SDXL.
@@ -48,7 +48,7 @@ class LatentDiffusionPrior(LatentDiffusionModel):
         UsageError: networks that want more than a prior has, or do not fit each other (`check.py`); a scheduler that is
             not known here, or a prediction that does not go with it; with λ1, a VAE of another kind, or a level that it
             does not have.
-        TypeError: no scheduler.
+        TypeError: the scheduler is not one.
 
     Examples:
         >>> import torch
@@ -203,8 +203,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
             warmup: runs before the capture, in which kernels are compiled and algorithms chosen.
 
         Returns:
-            A callable with the arguments of `gradient` but `generator`, see `CapturedStep.__call__`. What it returns is
-            overwritten by its next call.
+            A callable with the arguments of `gradient` except `generator`, see `CapturedStep.__call__`. What it returns
+            is overwritten by its next call.
         """
         return CapturedStep(self, latents, text, generator=generator, warmup=warmup)
 

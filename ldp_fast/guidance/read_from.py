@@ -40,7 +40,7 @@ class ReadFrom:
         """Whether this is the scheduler, unchanged."""
         if self._scheduler is None or scheduler is not self._scheduler:
             return False
-        if torch.compiler.is_compiling():  # the rest has no place in a graph
+        if torch.compiler.is_compiling():  # the rest cannot be in a graph
             config, table = _objects(scheduler)
             return config is self._objects[0] and table is self._objects[1]
         return bool(self._compared(scheduler) == self._values)
@@ -64,7 +64,7 @@ def _objects(scheduler: Any) -> tuple[Any, Any]:
 
 
 class _Same:
-    """Equal to another of the same object, whatever that says of equality; keeps it, lest its address be another's."""
+    """Equal to another of the same object, whatever that says of equality. Keeps it: its address is not reused."""
 
     __slots__ = ("of",)
 
@@ -113,7 +113,7 @@ def _held(wrapper: Any) -> list[Any]:
 
 
 def _numbers(owner: Any) -> dict[str, Any]:
-    """Numbers and texts among an object's attributes, or in a dictionary, but for those that sampling changes."""
+    """Numbers and texts among an object's attributes, or in a dictionary, except those that sampling changes."""
     held = {**(owner if isinstance(owner, Mapping) else {}), **getattr(owner, "__dict__", {})}
     return {k: _plain(x) for k, x in held.items() if isinstance(x, (int, float, str)) and k not in SAMPLING}
 

@@ -59,7 +59,7 @@ class Schedule:
         """Reads a diffusers scheduler's configuration (see `schedulers`).
 
         Raises:
-            TypeError: no scheduler.
+            TypeError: the argument is not a scheduler.
             UsageError: one whose z_t, t or prediction type is not known here, by name.
         """
         process = read_scheduler(scheduler)
@@ -136,7 +136,7 @@ class Schedule:
         """The first and the last t whose noise level σ_t / α_t (SJC's σ) lies in a range.
 
         Raises:
-            UsageError: there is none.
+            UsageError: the range does not hold a t.
         """
         levels = (self._sigma / self._alpha).cpu()
         inside = ((levels >= low) & (levels <= high)).nonzero()[:, 0].tolist()
@@ -164,7 +164,7 @@ class Schedule:
 def _values(tensor: torch.Tensor) -> np.ndarray | None:
     """The values of a tensor on the CPU, without an operator of PyTorch.
 
-    None where there are none, or where looking would wait for a device: elsewhere, while compiling, and for the
+    None if there are no values, or if looking would wait for a device: elsewhere, while compiling, and for the
     tensors of tracing.
     """
     if torch.compiler.is_compiling() or tensor.device.type != "cpu" or type(tensor) is not torch.Tensor:
@@ -179,7 +179,7 @@ def check_inside(timesteps: torch.Tensor, first: int, count: int) -> bool:
     """Whether the values of t can be looked at without waiting; if so, they are in [first, count).
 
     Raises:
-        ValueError: they are not, or are no signed integers.
+        ValueError: they are outside, or are not signed integers.
     """
     if timesteps.dtype not in INTEGERS:
         raise ValueError(f"timesteps: expected signed integers, got {timesteps.dtype}")
@@ -213,7 +213,7 @@ class TimestepSampler:
 
         Raises:
             ValueError: a progress of NaN.
-            TypeError: one that is no number.
+            TypeError: a progress that is not a number.
         """
         try:
             # `math.isnan` ends a graph of `torch.compile`, and every function around it would have graphs of its own.

@@ -87,7 +87,7 @@ def read_scheduler(scheduler: Any) -> ForwardProcess:
     """The forward process of a scheduler: its ᾱ_t, or the shift of a flow-matching one.
 
     Raises:
-        TypeError: no scheduler.
+        TypeError: the argument is not a scheduler.
         UsageError: one whose process is another, or not known, by name; one that adds noise in another way than its
             tables say (`noising.py`).
     """

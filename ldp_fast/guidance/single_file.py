@@ -93,10 +93,12 @@ def family_of(name: str, tensors: Tensors, metadata: dict[str, str], config: str
     try:
         kind = infer_diffusers_model_type(tensors)
     except (KeyError, IndexError, AttributeError, UnboundLocalError) as error:
-        raise UsageError(f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; it is none of them") from error
+        raise UsageError(
+            f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; it is not one of these"
+        ) from error
     if kind == "v1" and f"{_UNET}input_blocks.0.0.weight" not in tensors:
         # What diffusers calls a file that it does not know.
-        raise UsageError(f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; it is none of them")
+        raise UsageError(f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; it is not one of these")
     if kind not in _KINDS:
         raise UsageError(f"model: expected Stable Diffusion 1.x, 2.x or SDXL in {name}; diffusers says it is {kind!r}")
     if config is not None and config not in FAMILIES:
@@ -156,7 +158,7 @@ def translated(what: str, part: str, model: Any, tensors: Tensors) -> Tensors:
     Args:
         what: of the messages.
         part: unet, vae, text_encoder or text_encoder_2.
-        model: the network, whose weights may be on no device.
+        model: the network, whose weights may be on meta.
         tensors: what the file holds.
 
     Raises:
@@ -168,7 +170,9 @@ def translated(what: str, part: str, model: Any, tensors: Tensors) -> Tensors:
     config = dict(model.config) if part in ("unet", "vae") else {}
     prefix = next((p for p in _PREFIXES[part] if any(key.startswith(p) for key in tensors)), None)
     if prefix is None:
-        raise UsageError(f"model: expected weights under {' or '.join(_PREFIXES[part])} for {what}: the file has none")
+        raise UsageError(
+            f"model: expected weights under {' or '.join(_PREFIXES[part])} for {what}: the file lacks them"
+        )
     own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     try:
         if part == "unet":

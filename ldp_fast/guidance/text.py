@@ -23,7 +23,7 @@ class TextEmbeddings:
         pooled_uncond: `[P, E]` or None, the same of the negative prompts.
 
     Raises:
-        TypeError: no tensors.
+        TypeError: something other than tensors.
         ValueError: shapes that do not belong together.
     """
 

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer for models that come as one file, which holds no vocabulary."""
+"""CLIP's tokenizer for models that come as one file, which does not hold a vocabulary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clip_tokenizer(where: str | pathlib.Path | None, padding: str, limit: int) -
         limit: tokens of a prompt.
 
     Raises:
-        UsageError: there is no such folder, or no vocabulary in it.
+        UsageError: the folder does not exist, or does not hold a vocabulary.
     """
     from transformers import CLIPTokenizer
 

@@ -42,7 +42,7 @@ def _keywords_only(function: Function) -> Function:
 
 
 class Adapter:
-    """A host's object and the losses of its step; everything of the host's is read at every step.
+    """A host's object and the losses of its step; whatever belongs to the host is read anew at every step.
 
     A copy of the host (`copy.deepcopy`, torch's `AveragedModel`, a pickle) takes its adapter along, and that computes
     with the copy's modules.
@@ -79,7 +79,7 @@ class Adapter:
     DEFAULTS: ClassVar[Mapping[str, Any]] = LAMBDAS
     #: The dotted name under which the host has its autoencoder.
     VAE: ClassVar[str] = "vae"
-    #: The dotted name of the latents' scaling factor, where the autoencoder has no configuration.
+    #: The dotted name of the latents' scaling factor, where the autoencoder lacks a configuration.
     SCALE: ClassVar[str | None] = None
 
     @_keywords_only
@@ -140,7 +140,7 @@ class Adapter:
         return install(adapter, *cls.METHODS)
 
     def _check_host(self) -> None:
-        """Raises a UsageError where the host lacks what is read of it."""
+        """Raises a UsageError if the host lacks something that is read from it."""
 
     def _loss(self, latents: Tensor, *arguments: Any, **told: Any) -> PriorOutput:
         """A step in loss mode, of what `HostLosses` takes."""

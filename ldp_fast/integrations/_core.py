@@ -127,17 +127,17 @@ class HostLosses:
         lambda_kl: λ2.
         lambda_lsd: λ3.
         batch_reduction: `mean` divides by B (threestudio, stable-dreamfusion), `sum` does not (Latent-NeRF).
-        nonfinite: `propagate`, `zero` (and count; the hosts' `nan_to_num`, except that infinities become 0 too), or
-            `raise` (synchronises).
+        nonfinite: `propagate`, `zero` (and count; like the hosts' `nan_to_num`, except that infinities become 0 too),
+            or `raise` (synchronises).
         clip: bound of the elements of w r, before λ3 and the batch reduction; None does not clip. FM and KL are never
             clipped: a host's bound is made for its own term. NaN stays NaN.
         decoder_dtype: precision of the decoder; None is the VAE's own.
-        scaling_factor: of the latents, where the VAE has no configuration (CompVis'): a number, or an `Attribute`.
+        scaling_factor: of the latents, where the VAE lacks a configuration (CompVis'): a number, or an `Attribute`.
 
     All of them may be assigned to later; the decoder is made again where one of its own is another.
 
     Raises:
-        UsageError: a weight or a bound that is no number.
+        UsageError: a weight or a bound that is not a number.
     """
 
     vae: Any = None
@@ -174,7 +174,7 @@ class HostLosses:
 
         Raises:
             TypeError: the VAE's decoder is of an unknown kind.
-            UsageError: there is none, or its weights are elsewhere.
+            UsageError: the host lacks a VAE, or its weights are elsewhere.
             ValueError: a level that it does not have.
         """
         if self.lambda_fm != 0:
@@ -232,7 +232,7 @@ class HostLosses:
             timesteps: t, for the statistics  # [1] or [B] int64
             outside: which t had to be clamped, of `Schedule.inside`, for the statistics  # [1] or [B] bool
             field: what is distilled, where it is not r (SJC without variance reduction: ε̂); v′ is v + r either way.
-            regularise: False leaves FM and KL out of this call (latents that are no diffusion latents, such as
+            regularise: False leaves FM and KL out of this call (latents that are not diffusion latents, such as
                 normals); both are then 0.
 
         Returns:

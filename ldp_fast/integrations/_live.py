@@ -34,7 +34,7 @@ class Attribute:
     name: str
 
     def read(self) -> Any:
-        """The value; an AttributeError where there is none any more."""
+        """The value; an AttributeError if it is not there any more."""
         value = self.owner
         for part in self.name.split("."):
             value = getattr(value, part)
@@ -92,7 +92,7 @@ class LiveSchedule:
         """The tables, on `device`.
 
         Raises:
-            TypeError: the scheduler has no `alphas_cumprod`.
+            TypeError: the scheduler lacks `alphas_cumprod`.
             UsageError: a scheduler that is not known here, or a `min_step` or `max_step` of the host's outside of it.
         """
         scheduler = self._host.scheduler

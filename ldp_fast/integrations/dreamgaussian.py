@@ -49,8 +49,8 @@ class Guidance(HostGuidance):
             pred_rgb: rendered images in [0, 1]  # [B, 3, H, W]; [B, 4, H, W] with `as_latent`
             step_ratio: how far the run is, in [0, 1], from which t follows; None draws a t for each sample.
             guidance_scale: s.
-            as_latent: takes the images, resized and stretched to [−1, 1], for latents. They are none that the decoder
-                knows: FM and KL are left out.
+            as_latent: takes the images, resized and stretched to [−1, 1], for latents. The decoder
+                does not know such latents: FM and KL are left out.
             vers: elevations, not used, as there.
             hors: azimuths in degrees, for the view's prompt; None: the prompt without a view  # B numbers
 

@@ -32,7 +32,7 @@ class SJCLosses(Adapter):
             `prediction` decides nothing here: the host's `denoise` knows its network's.
 
     Raises:
-        UsageError: the model has no CompVis first stage, and λ1 is not 0.
+        UsageError: the model lacks a CompVis first stage, and λ1 is not 0.
     """
 
     MODE = "gradient"

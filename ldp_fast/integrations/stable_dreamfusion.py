@@ -26,7 +26,7 @@ from ..guidance.inputs import rows_for
 from ._adapter import HostGuidance
 from ._core import predict_residual
 
-# Smaller weights of negatives are none, in the host.
+# The host takes smaller weights of negatives for 0.
 SMALLEST_WEIGHT = 1e-4
 
 

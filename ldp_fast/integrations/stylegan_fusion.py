@@ -118,7 +118,7 @@ class Guidance(HostGuidance):
         """The host's contract.
 
         Args:
-            latents: v, of `encode_imgs`; only the values are read, but in mode `loss`  # [B, 4, H, W]
+            latents: v, of `encode_imgs`; only the values are read, except in mode `loss`  # [B, 4, H, W]
             t: timesteps; None draws one from the host's range  # [1] int64
 
         Returns:

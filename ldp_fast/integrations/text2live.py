@@ -66,7 +66,7 @@ class LayeredGuidance(nn.Module):
         statistics: of the last step, one for each size that images had, on the device; `read()` is of all of them.
 
     Raises:
-        UsageError: a size or an image that is too small, or a mask that is none.
+        UsageError: a size or an image that is too small, or a mask of another shape.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LayeredGuidance(nn.Module):
         if mask is not None and (mask.dim() not in (2, 3) or (mask.dim() == 3 and len(mask) != 1)):
             raise UsageError(f"LayeredGuidance: mask: expected [H, W] or [1, H, W], got {list(mask.shape)}")
         self.size, self.multiple, self.crops, self.mask_weight = size, multiple, crops, mask_weight
-        # In a list: the prior and its networks are no part of the host's model.
+        # In a list, so that the prior and its networks do not become a part of the host's model.
         self._prior = [prior]
         self._text = [prior.encode_prompt(text) if isinstance(text, str) else text]
         height, width = self.encoded_size(image_size)
@@ -221,7 +221,7 @@ def wrap(model: nn.Module, criterion: nn.Module, guidance: LayeredGuidance) -> L
         The guidance.
 
     Raises:
-        UsageError: the criterion has no forward of the host's kind.
+        UsageError: the criterion's forward is not of the host's kind.
     """
     require(criterion, "cfg", "forward")
     attach(criterion, forward=_Forward(criterion, guidance))

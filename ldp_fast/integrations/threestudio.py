@@ -97,7 +97,9 @@ def _subclass(StableDiffusionGuidance: Any) -> type:
         def configure(self) -> None:
             """Loads what the host loads, then says what is not served."""
             if self.cfg.use_img_loss:
-                raise UsageError("use_img_loss: ldp-guidance has no image-space loss; expected false")
+                raise UsageError(
+                    "use_img_loss: expected false, because ldp-guidance lacks an image-space loss; got true"
+                )
             if self.cfg.weighting_strategy not in WEIGHTINGS:
                 raise UsageError(
                     f"weighting_strategy: expected one of {', '.join(WEIGHTINGS)}; got {self.cfg.weighting_strategy!r}"

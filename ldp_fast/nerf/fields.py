@@ -302,7 +302,7 @@ class _TruncatedExp(torch.autograd.Function):
 
 
 def truncated_exp(x: Tensor) -> Tensor:
-    """exp(x), with its gradient taken at x clamped to ±15: no density explodes for want of a finite gradient."""
+    """exp(x), with its gradient taken at x clamped to ±15: no density explodes because its gradient is not finite."""
     return _TruncatedExp.apply(x)
 
 

@@ -57,7 +57,7 @@ class FusedAdam(Optimizer):
 
     A shadow is a float16 copy of a parameter that a GPU reads instead of it. It is equal to the rounded parameter
     after every step that is taken, whatever else has written the parameter. A step without a gradient or with
-    non-finite ones writes neither: the shadow is then equal but for writes since the step before that left no trace
+    non-finite ones writes neither: the shadow is then equal except for writes since the step before that left no trace
     (`parameter.data`). `shadow._source` is then `source_of(parameter)`, and whoever holds the shadow need not cast
     again while that is so (see `HashGrid.shadow`); `shadow._maintained` says that an optimiser's steps keep it equal.
 

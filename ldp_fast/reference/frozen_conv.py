@@ -5,7 +5,7 @@
     upsample              conv3×3 of x enlarged twofold (nearest neighbour)
     upsample_transposed   its gradient to x: from [B, O, 2H, 2W] to [B, I, H, W]
 
-`fold_upsample` makes of the third one transposed convolution, exact but for rounding.
+`fold_upsample` makes of the third one transposed convolution, exact except for rounding.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def option(config: Mapping[str, Any], name: str, default: str, choices: tuple[st
     """An option of a configuration, compared without regard to case as tiny-cuda-nn does; returned as in `choices`.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is not one of them.
     """
     given = config.get(name, default)
     for choice in choices:

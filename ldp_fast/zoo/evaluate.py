@@ -100,11 +100,18 @@ def main(arguments: list[str] | None = None) -> int:
         make_printable()
     parser = argparse.ArgumentParser(prog="python -m ldp_fast.zoo.evaluate", description=__doc__)
     parser.add_argument(
-        "--model", default="primitives", help="an embedded model's name, or a folder with a clip/ inside"
+        "--model",
+        default="primitives",
+        help="an embedded model's name, or a folder with a clip/ inside (default: primitives)",
     )
-    parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--samples", type=int, default=200, help="images or prompts of each measurement (default: 200)")
+    parser.add_argument("--steps", type=int, default=25, help="denoising steps of a sample (default: 25)")
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        default=5.0,
+        help="how much more the prompt counts than an empty one (default: 5)",
+    )
     parser.add_argument("--out", type=pathlib.Path, help="folder for results.json and pictures of the samples")
     args = parser.parse_args(arguments)
     results, grids = evaluate(args.model, samples=args.samples, steps=args.steps, guidance_scale=args.guidance_scale)

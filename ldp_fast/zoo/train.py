@@ -84,12 +84,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m ldp_fast.zoo.train", description=__doc__)
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for data, checkpoints and the result")
-    parser.add_argument("--export", type=pathlib.Path, help="where the float16 model goes (default: WORK/primitives)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--export", type=pathlib.Path, help="folder for the float16 model (default: WORK/primitives)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="which to run (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default: 0)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     for stage, steps in STEPS.items():
-        parser.add_argument(f"--{stage}-steps", type=int, default=steps, help=f"default {steps}")
+        parser.add_argument(f"--{stage}-steps", type=int, default=steps, help=f"training steps (default: {steps})")
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -14,7 +14,7 @@ SOURCES = ["occupancy/occupancy_update.cu", "occupancy/occupancy_bits.cu", "occu
 
 
 def test_kernels_agree_with_the_cpu() -> None:
-    """Full and partial draws, cells drawn twice, densities that are no numbers, partial tiles of the mean."""
+    """Full and partial draws, cells drawn twice, densities that are not numbers, partial tiles of the mean."""
     harness.check(Path(__file__).parent / "occupancy_driver.cpp", SOURCES)
 
 

@@ -225,7 +225,7 @@ def test_a_compiled_decoder_of_the_host_is_not_compiled_for_the_comparison() -> 
 
 
 def test_a_compiled_decoder_with_a_parameter_of_zeros_is_compared_once() -> None:
-    """Parameters of zeros are waited for in parts that no decoder has; inside torch.compile's wrapper are none."""
+    """Parameters of zeros are waited for in parts that no decoder has; torch.compile's wrapper has none."""
     vae = kl(latent_channels=4)
     with torch.no_grad():
         vae.decoder.conv_norm_out.bias.zero_()

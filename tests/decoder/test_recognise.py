@@ -39,7 +39,7 @@ class Wrapped(nn.Module):
 
 
 class PartialConv(nn.Conv2d):
-    """A convolution that is none."""
+    """A convolution whose forward computes something else."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * 0.5

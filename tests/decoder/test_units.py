@@ -123,7 +123,7 @@ def test_working_precisions() -> None:
     vae.register_to_config(force_upcast=False)
     assert working_dtype(vae) == torch.float16
     z = torch.randn(1, 4, 2, 2)
-    # Another precision on request, and a kind whose result is no diffusers output.
+    # Another precision on request, and a kind whose result is not an output of diffusers.
     assert run(vae, "decode", z, torch.float64).sample.dtype == torch.float64
     assert run(tiny_autoencoder(), "decode", z).sample.shape[1] == 3
 

@@ -47,7 +47,7 @@ def fixed(latents: torch.Tensor, seed: int = 0) -> dict[str, torch.Tensor]:
 def assert_near_graph(
     actual: tuple[torch.Tensor, PriorStatistics], expected: tuple[torch.Tensor, PriorStatistics]
 ) -> None:
-    """Equal but for the order of sums, which a library may choose otherwise in a graph."""
+    """Equal except for the order of sums, which a library may choose otherwise in a graph."""
     assert torch.equal(actual[1].timesteps, expected[1].timesteps)
     assert (actual[0] - expected[0]).norm() < 1e-3 * expected[0].norm()
     torch.testing.assert_close(actual[1].terms["lsd"], expected[1].terms["lsd"], rtol=1e-3, atol=1e-5)

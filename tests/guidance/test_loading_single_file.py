@@ -174,7 +174,7 @@ def test_families_are_told_apart_and_others_refused() -> None:
     sd3 = {f"{unet}joint_blocks.37.x_block.mlp.fc1.weight": torch.empty(1)}
     for tensors, kind in ((inpainting, "inpainting"), (refiner, "xl_refiner"), (flux, "flux"), (sd3, "sd3")):
         # Earlier diffusers do not know the later kinds.
-        with pytest.raises(UsageError, match=f"diffusers says it is '{kind}|it is none of them"):
+        with pytest.raises(UsageError, match=f"diffusers says it is '{kind}|it is not one of these"):
             family_of("x", tensors, {}, None)
 
 

@@ -78,7 +78,7 @@ def test_each_term_is_the_formula_in_both_modes(settings: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_without_the_regularisers_it_is_score_distillation(settings: dict[str, Any]) -> None:
-    """What a host asks for on latents that are none of the diffusion model's."""
+    """What a host asks for on latents that are not the diffusion model's."""
     s = PriorSettings(**LAMBDAS, **settings)
 
     def never() -> Any:

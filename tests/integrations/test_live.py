@@ -199,7 +199,7 @@ def test_an_attribute_is_a_dotted_name() -> None:
 
 @pytest.mark.parametrize("adapter", TAKE_TEXT, ids=str)
 def test_rows_that_do_not_fit_are_refused_with_both_numbers(adapter: Adapter) -> None:
-    """One embedding for two copies is no guidance, and three for three views pair with whatever comes."""
+    """One embedding for two copies is not guidance, and three for three views pair with whatever comes."""
     host = adapter.host(**ALONE)
     for rows, batch in [(1, 1), (3, 1), (3, 3), (4, 3), (5, 2)]:
         with pytest.raises(ValueError, match=rf"text: expected embeddings of 2 or {2 * batch} rows .*got {rows}"):

@@ -310,7 +310,7 @@ def test_registering_twice_is_once(threestudio: Any) -> None:
 @pytest.mark.parametrize(
     "cfg, message",
     [
-        ({"use_img_loss": True}, "use_img_loss: ldp-guidance has no image-space loss"),
+        ({"use_img_loss": True}, "use_img_loss: expected false"),
         ({"prediction": "flow"}, "prediction: expected one of epsilon, v_prediction; got 'flow'"),
         ({"weighting_strategy": "dds"}, "weighting_strategy: expected one of sds, uniform, fantasia3d; got 'dds'"),
     ],

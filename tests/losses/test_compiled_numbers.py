@@ -1,4 +1,4 @@
-"""Python numbers in a graph of `torch.compile`: inputs, not constants; and numbers that are none."""
+"""Python numbers in a graph of `torch.compile`: inputs, not constants; and values that are not numbers."""
 
 from __future__ import annotations
 

@@ -15,5 +15,5 @@ def test_a_torus_from_64_views_reaches_30_decibels_on_others() -> None:
     with torch.no_grad():
         seen, truth = result.renderer(result.held_out, 32, 32), result.truth(result.held_out, 32, 32)
     assert decibels(seen.latents, truth.latents) >= 30
-    assert decibels(torch.zeros_like(seen.latents), truth.latents) < 20, "an empty picture is no success"
+    assert decibels(torch.zeros_like(seen.latents), truth.latents) < 20, "an empty picture is not a success"
     assert 0 < float(result.occupancy.occupied_share()) < 0.5, "empty space was recognised"

@@ -75,7 +75,7 @@ def check(sample: dict[str, Any], groups: int, silu: bool, condition: float = 1.
     """Output and gradient against float64, by the rule of tests/support/tolerances.py."""
     results = with_gradient(ours, sample, groups, silu)
     truth = with_gradient(textbook, samples.widen(sample), groups, silu)
-    # A condition means that PyTorch's own is no yardstick: it loses what cancels.
+    # A condition means that PyTorch's own is not a yardstick: it loses what cancels.
     eager = with_gradient(textbook, sample, groups, silu) if condition == 1.0 else truth
     conditions = (condition, condition * cancellation(sample, groups, silu, truth[1]))
     for result, theirs, exact, factor, own in zip(results, eager, truth, (OUTPUT, GRADIENT), conditions, strict=True):

@@ -52,7 +52,7 @@ def test_two_bytes_are_read_exactly_and_rounded_as_torch_does(
     """Every number there is times one with more digits: ties, overflow, subnormal numbers, infinities, NaN."""
     monkeypatch.setenv("LDP_FAST_BACKEND", "auto")
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
-    # Whole rows, and a rest that is none.
+    # Whole rows, and a rest that is not a whole row.
     pixels = torch.cat([every, every[: 13 * channels]]).view(1, 1, -1, channels)
     x, mean = pixels.permute(0, 3, 1, 2), torch.zeros(1, 1)
     for factor in (1.0, 1.5, 1 + 2**-9, 1 + 2**-12, 1 / 3, 2.0**-9, 3 * 2.0**-10):

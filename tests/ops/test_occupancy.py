@@ -134,7 +134,7 @@ def test_an_average_by_hand() -> None:
     cells = torch.tensor([1, 2, 2, 4, 1])
     densities = torch.tensor([0.5, 5.0, 7.0, -1.0, 0.25])
     updated = ops.occupancy_update(ema, cells, densities, 0.5)
-    # Not sampled: 1 and 4 stay. Sampled twice: decays once, the larger answer counts. A negative answer is none.
+    # Not sampled: 1 and 4 stay. Sampled twice: decays once, the larger answer counts. A negative answer does not count.
     assert updated.tolist() == [1.0, 1.0, 7.0, 4.0, 0.0]
     assert ema.tolist() == [1.0, 2.0, 3.0, 4.0, 0.0], "the old averages were changed"
 

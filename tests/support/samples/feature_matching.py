@@ -9,7 +9,7 @@ from torch import Tensor
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "offset", "strided")
 
-# (C, H, W) of the levels. The small ones are no multiple of a block of 8192, of 16 bytes, or of either.
+# (C, H, W) of the levels. The small ones are not multiples of a block of 8192, of 16 bytes, or of either.
 SMALL = ((3, 5, 7), (32, 20, 21), (8, 4, 4))
 
 
