@@ -1,4 +1,4 @@
-# make demo    a 3D object from a prompt, on the embedded model make test    every test that needs no GPU
+# make demo    a 3D object from a prompt, embedded model        make test    every test that works without a GPU
 # make lint    ruff, as in CI                                   make format  what ruff would have you change
 # make types   mypy                                             make bench   the benchmarks, on this machine
 # make gpu     on a machine with a GPU: build, tests, benchmarks, compute-sanitizer, in GPU_MINUTES=8

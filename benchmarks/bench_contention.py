@@ -37,7 +37,7 @@ CASES = [(step, where, way) for step in WAYS for where in PLACES[step] for way i
 
 
 class Clock:
-    """Shows the sum of the seconds that the processes have measured; their pipes and turns are no part of a step."""
+    """Shows the sum of the seconds that the processes have measured; their pipes and turns are not part of a step."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -3,7 +3,7 @@
 A call that is timed with the device synchronised around it is as long as the longer of the two, which for a small
 operator is the host. `times` captures it: the device's time is that of replaying calls on rotating inputs, between two
 events of the stream; the host's is that of the eager calls, without waiting for the device. A stream holds about a
-thousand launches: of a call with more than that, the host's time is no less than the device's for those before.
+thousand launches: of a call with more than that, the host's time is at least the device's for those before.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def prepare(step: str) -> Callable[[], Any]:
     """A step of the embedded model as a call; imports torch.
 
     Raises:
-        ValueError: it is none of those of `Process`.
+        ValueError: it is not one of those of `Process`.
     """
     if step not in ("ours", "naive", "text-to-3d"):
         raise ValueError(f"step: expected ours, naive or text-to-3d, got {step!r}")

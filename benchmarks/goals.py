@@ -217,7 +217,7 @@ GOALS = (
         ("≥", 5.0),
     ),
     Goal(
-        "host time of a call of `ldp_fast.losses`, the worst but feature matching: ours over naive, CPU tensors",
+        "host time of a call of `ldp_fast.losses`, the worst except feature matching: ours over naive, CPU tensors",
         "cpu",
         host_cost("cpu", feature_matching=False),
         ("≤", 1.5),

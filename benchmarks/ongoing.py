@@ -74,7 +74,7 @@ def take_over(folder: Path, file: Path) -> None:
             except (KeyError, TypeError, ValueError, AttributeError, IsADirectoryError) as error:
                 broken = left.with_suffix(".broken")
                 left.rename(broken)
-                print(f"benchmarks: {left.name} is no file of rows ({error!r}), and is now {broken.name}")
+                print(f"benchmarks: {left.name} is not a file of rows ({error!r}), and is now {broken.name}")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Keeps every benchmark as a row of its own: timed, skipped with its reason, failed, or left out for want of time.
+"""Keeps every benchmark as a row of its own: timed, skipped with its reason, failed, or left out because time ran out.
 
 A row is written the moment its benchmark ends, so that a run that is stopped keeps what it has measured.
 """
@@ -28,7 +28,7 @@ class Recorder:
 
     Args:
         file: where the rows go, one JSON object a line.
-        seconds: no benchmark is started later than this after the first; None is no limit.
+        seconds: no benchmark is started later than this after the first; None: without a limit.
     """
 
     def __init__(self, file: Path, seconds: float | None = None):

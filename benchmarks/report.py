@@ -255,9 +255,9 @@ def document(machines: Sequence[Results], figures: Sequence[dict[str, str]]) -> 
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the results")
-    parser.add_argument("--page", type=Path, default=PAGE, help="where the page goes")
-    parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the figures")
+    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder to read the results from")
+    parser.add_argument("--page", type=Path, default=PAGE, help="file to write the page to")
+    parser.add_argument("--images", type=Path, default=IMAGES, help="folder to write the figures to")
     options = parser.parse_args(arguments)
     try:
         machines = results.read_all(options.results)

@@ -34,7 +34,7 @@ def read(file: Path) -> Results:
     """Reads a results file.
 
     Raises:
-        ValueError: it is none, or of another schema.
+        ValueError: it is not a results file, or of another schema.
     """
     try:
         found = json.loads(file.read_text())
@@ -100,7 +100,7 @@ def merge(
         machine: as it is now.
         cut: whether the run was stopped, so that what has no row may merely not have been reached.
     """
-    # What was merely left out for want of time does not push out what an earlier run has measured; nor do the other
+    # What was merely left out because time ran out does not push out what an earlier run has measured; nor do the other
     # rows of its group, for a ratio needs both sides in one run.
     left_out = {_key(row) for row in rows if row.get("skipped", "").startswith(LEFT_OUT)}
     reached = {_key(row) for row in rows} - left_out

@@ -52,7 +52,7 @@ def commit(otherwise: str | None = None) -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # What a run before has left is no change of what is measured.
+    # What an earlier run has left does not change what is measured.
     measured = (".", ":!benchmarks/results", ":!docs")
     name = git("rev-parse", "--short=10", "HEAD")
     changes = git("status", "--porcelain", "--untracked-files=no", "--", *measured)
@@ -82,16 +82,24 @@ def arguments_of(arguments: list[str] | None = None) -> tuple[argparse.Namespace
     """This command's options, and what goes to pytest."""
     form: Any = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the results")
-    parser.add_argument("--seconds", type=float, help="start no benchmark later than this; left out ones are rows")
-    parser.add_argument("--resume", action="store_true", help="leave out files that this selection has of this code")
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder to write the results to")
     parser.add_argument(
-        "--left-out-status", type=int, default=0, help="exit code where some are left out for want of time"
+        "--seconds", type=float, help="after this many seconds no benchmark is started; those become rows that say so"
     )
-    parser.add_argument("--rates", action="store_true", help="the GPU's memory too; without arguments it is measured")
-    parser.add_argument("--commit", help="what is named as the commit where git does not know it")
-    parser.add_argument("--sources", help="what stands for the code, to --resume where git does not know")
-    parser.add_argument("--command", help="what is named as the command that was run")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="leave out files that an earlier run of the same selection and code has measured",
+    )
+    parser.add_argument(
+        "--left-out-status", type=int, default=0, help="exit code if time ran out for some of them (default: 0)"
+    )
+    parser.add_argument(
+        "--rates", action="store_true", help="measure the GPU's memory too, as is done without arguments"
+    )
+    parser.add_argument("--commit", help="commit that the results name, if git does not know it")
+    parser.add_argument("--sources", help="digest of the code for --resume, if git does not know the commit")
+    parser.add_argument("--command", help="command that the results name")
     return parser.parse_known_args(arguments)
 
 

@@ -53,14 +53,19 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     form = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(prog="make gpu", description=__doc__, formatter_class=form, allow_abbrev=False)
-    made.add_argument("--out", type=Path, required=True, help="folder of what is left, eight files at most")
-    made.add_argument("--minutes", type=minutes, default=8.0, help="of the whole (8)")
-    made.add_argument("--only", nargs="+", metavar="STAGE", help="these stages, and those that they need")
-    made.add_argument("--again", action="store_true", help="also what has passed before")
-    made.add_argument("--python", action="append", default=[], help="to take if its torch sees a GPU; may be repeated")
+    made.add_argument("--out", type=Path, required=True, help="folder to write to, eight files at most")
+    made.add_argument("--minutes", type=minutes, default=8.0, help="limit of the whole run, in minutes (default: 8)")
+    made.add_argument("--only", nargs="+", metavar="STAGE", help="run only these stages, and those that they need")
+    made.add_argument("--again", action="store_true", help="run also what has passed before")
+    made.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        help="interpreter to use if its torch sees a GPU; may be given several times",
+    )
     made.add_argument("--wheels", type=Path, default=environment.WHEELS, help="folder of wheels (make gpu-offline)")
-    made.add_argument("--commit", default="", help="what the results call the code, where there is no git to ask")
-    made.add_argument("--rehearse", action="store_true", help="with a stand-in for the GPU, and no build")
+    made.add_argument("--commit", default="", help="commit that the results name, if git does not know it")
+    made.add_argument("--rehearse", action="store_true", help="run on a stand-in for the GPU, without a build")
     return made
 
 

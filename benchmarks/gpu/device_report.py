@@ -167,8 +167,10 @@ def report(device: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", type=Path, help="where the lines go")
-    parser.add_argument("--calls", nargs="+", choices=CALLS, help="these alone, added at the file's end")
+    parser.add_argument("file", nargs="?", type=Path, help="file to write the lines to (default: none)")
+    parser.add_argument(
+        "--calls", nargs="+", choices=CALLS, help="make only these calls, and add them to the end of the file"
+    )
     options = parser.parse_args(arguments)
     file = options.file or Path("/dev/null")
     if options.calls is None:

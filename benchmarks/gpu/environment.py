@@ -189,7 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--download", type=Path, metavar="DIR", help="download the wheels into a folder")
-    parser.add_argument("--python-version", default="3.12", help="of the machine that they are carried to (3.12)")
+    parser.add_argument(
+        "--python-version", default="3.12", help="Python of the machine that they are for (default: 3.12)"
+    )
     options = parser.parse_args(arguments)
     if options.download is not None:
         return download(options.download, options.python_version)

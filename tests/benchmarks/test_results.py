@@ -30,7 +30,7 @@ def merged(old: results.Results, *rows: results.Row) -> results.Results:
 def test_a_run_replaces_the_groups_it_timed_as_a_whole() -> None:
     old = results.merge(results.empty(CPU), [row("a", "g", "naive", 2.0), row("a", "h", "ours", 1.0)], RUN, ABOUT, CPU)
     new = merged(old, row("a", "g", "ours", 1.0))
-    # A ratio over two runs would be none: naive of the earlier run is gone.
+    # A ratio over two runs would be meaningless: naive of the earlier run is gone.
     assert [(r["group"], r["backend"], r["run"]) for r in new["rows"]] == [("h", "ours", RUN), ("g", "ours", LATER)]
     assert set(new["runs"]) == {RUN, LATER}
     assert set(merged(new, row("a", "h", "ours", 2.0))["runs"]) == {LATER}
