@@ -40,33 +40,68 @@ def entry_of(application: Application, cls: type[ModelConfiguration], preset: st
     Returns:
         What `ldp-fast run` and `ldp-fast sweep --application` take.
     """
-    seeded = any(flag.place == "seed" for flag in flags.flags_of(cls))
-
-    def add(parser: argparse.ArgumentParser, several: bool = True) -> None:
-        add_config_flag(parser)
-        flags.add_flags(parser, cls, {RUN: None, **GROUPS}, several={"seed": "seeds"} if several and seeded else None)
-
-    def begin(args: argparse.Namespace, **more: Any) -> Any:
-        if more.get("prompt") is not None:
-            more["prompt"] = as_typed(more["prompt"], "prompt")
-        return configure(args, cls, preset, **more)
-
-    def plan(prompts: Sequence[Prompt], args: argparse.Namespace, **more: Any) -> list[Job]:
-        jobs: list[Job] = []
-        for prompt in prompts:
-            for seed in dict.fromkeys(getattr(args, "seed", [0])):
-                own = {**more, "prompt": prompt.text, **({"seed": seed} if seeded else {})}
-                for losses, found in configured(args.losses, functools.partial(_with, begin, args, own)).items():
-                    labels = {"prompt": prompt.text, "method": application.name, "losses": losses, "seed": seed}
-                    name = f"{name_of(prompt.text)}-{variant_name(application.name, losses)}-seed{seed}"
-                    jobs.append(Job(name, labels, found))
-        return jobs
-
-    return Entry(application, add, plan, alone=functools.partial(add, several=False), configure=begin)
+    return Entry(
+        application,
+        functools.partial(add_flags_of, cls, several=True),
+        functools.partial(plan, application=application, cls=cls, preset=preset),
+        alone=functools.partial(add_flags_of, cls),
+        configure=functools.partial(begin, cls=cls, preset=preset),
+    )
 
 
-def _with(begin: Any, args: argparse.Namespace, own: dict[str, Any], settings: dict[str, Any]) -> Any:
-    return begin(args, **own, settings=settings)
+def add_flags_of(cls: type[ModelConfiguration], parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Declares the flags of a configuration; with `several` several seeds can be named."""
+    add_config_flag(parser)
+    many = {"seed": "seeds"} if several and _seeded(cls) else None
+    flags.add_flags(parser, cls, {RUN: None, **GROUPS}, several=many)
+
+
+def _seeded(cls: type[ModelConfiguration]) -> bool:
+    return any(flag.place == "seed" for flag in flags.flags_of(cls))
+
+
+def begin(args: argparse.Namespace, *, cls: type[ModelConfiguration], preset: str, **more: Any) -> ModelConfiguration:
+    """The configuration of a run or a job.
+
+    Raises:
+        UsageError: no prompt, an unknown name, a value of another type or out of its range.
+    """
+    prompt = more.pop("prompt", getattr(args, "prompt", None))
+    if prompt is not None:
+        more["prompt"] = as_typed(prompt, "prompt")
+    elif not getattr(args, "config", None):
+        raise UsageError(f'prompt: expected one, such as ldp-fast run {args.application} "a red cube"')
+    return configure(args, cls, preset, **more)
+
+
+def plan(
+    prompts: Sequence[Prompt],
+    args: argparse.Namespace,
+    *,
+    application: Application,
+    cls: type[ModelConfiguration],
+    preset: str,
+    **more: Any,
+) -> list[Job]:
+    """The jobs of a sweep, in the order of the prompts.
+
+    Raises:
+        UsageError: two choices of losses that are the same.
+    """
+    jobs: list[Job] = []
+    for prompt in prompts:
+        for seed in dict.fromkeys(getattr(args, "seed", [0])):
+            own = {**more, "prompt": prompt.text, **({"seed": seed} if _seeded(cls) else {})}
+            job = functools.partial(_job, args, cls=cls, preset=preset, **own)
+            for losses, found in configured(args.losses, job).items():
+                labels = {"prompt": prompt.text, "method": application.name, "losses": losses, "seed": seed}
+                name = f"{name_of(prompt.text)}-{variant_name(application.name, losses)}-seed{seed}"
+                jobs.append(Job(name, labels, found))
+    return jobs
+
+
+def _job(args: argparse.Namespace, settings: dict[str, Any], **more: Any) -> ModelConfiguration:
+    return begin(args, settings=settings, **more)
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
@@ -91,14 +126,8 @@ def run(args: argparse.Namespace) -> int:
     """The command. Returns the exit code: 0, or 130 after an interruption that can be resumed."""
     entry = _alone(args.application)
     options = run_options.read(args)
-
-    def begin(args: argparse.Namespace) -> Any:
-        if args.prompt is None and not getattr(args, "config", None):
-            raise UsageError(f'prompt: expected one, such as ldp-fast run {args.application} "a red cube"')
-        return entry.configure(args, **({} if args.prompt is None else {"prompt": args.prompt}))
-
     cls = entry.application.class_of({})
-    return run_options.carry_out(args, entry.application, cls, options, begin, "prompt")
+    return run_options.carry_out(args, entry.application, cls, options, entry.configure, "prompt")
 
 
 def _alone(name: str) -> Any:

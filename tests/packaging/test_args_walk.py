@@ -19,17 +19,18 @@ from .modules import MODULES, Module
 
 MOST = 2
 CONFIGURED = Function("ldp_fast.runs.flags", "build")
+OWN = "ldp_fast.apps.own"
 PLANS = [Function(plan.__module__, plan.__name__) for plan in (registry.find(name).plan for name in registry.names())]  # type: ignore[attr-defined]
+# What an application's entry is asked for, by the text of the call.
+LATE = {"entry.plan": [*PLANS, Function(OWN, "plan")], "entry.configure": [Function(OWN, "begin")]}
 # Commands that make runs; the others read their few options where they begin.
-MAKING = ("text-to-3d", "synthesize", "ablate", "sweep")
+MAKING = ("text-to-3d", "synthesize", "ablate", "sweep", "run")
 
 
 @functools.cache
 def walk(command: str) -> Walk:
     """The walk of a command."""
-    return Walk(MODULES, {"command.run": [Function(COMMANDS[command][0], "run")], "entry.plan": PLANS}).start(
-        "ldp_fast.cli"
-    )
+    return Walk(MODULES, {"command.run": [Function(COMMANDS[command][0], "run")], **LATE}).start("ldp_fast.cli")
 
 
 def tangled(found: Walk) -> list[str]:

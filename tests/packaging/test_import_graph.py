@@ -24,9 +24,7 @@ COMPUTED = {
     "ldp_fast": {f"ldp_fast.{origin}" for origin in ldp_fast._ORIGINS.values()},
     "ldp_fast.cli": COMMANDS,
     "ldp_fast._completion": COMMANDS - {"ldp_fast._completion"},
-    "ldp_fast.apps.registry": {
-        f"ldp_fast.apps.{room}.{module}" for room in registry._ROOMS.values() for module in ("run", "jobs", "judged")
-    },
+    "ldp_fast.apps.registry": {f"ldp_fast.apps.{room}.entry" for room in registry._ROOMS.values()},
 }
 # What these import by computed names is written out elsewhere as `module:function`, or is not ours.
 OTHERS = {"ldp_fast.ops._library", "ldp_fast.guidance.loading", "ldp_fast.guidance.single_file"}
