@@ -78,5 +78,5 @@ def test_where_it_is_forbidden_nobody_is_asked(
     monkeypatch.setattr(hub, "unreachable", never)
     monkeypatch.setenv(variable, "1")
     assert hub.reachable("model", NAME, "model_index.json") == str(cached)
-    with pytest.raises(UsageError, match=f"is not in the cache of .*, and {variable} forbids to fetch it"):
+    with pytest.raises(UsageError, match=f"is not in the cache of .*, and {variable} forbids fetching it"):
         hub.reachable("model", "somebody/another", "model_index.json")
