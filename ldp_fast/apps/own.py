@@ -23,6 +23,8 @@ examples:
   ldp-fast run pixel_art:ENTRY "a red cube" --steps 200
   ldp-fast run pixel_art:ENTRY --resume out/a-red-cube                     after an interruption
   ldp-fast run pixel_art:ENTRY --help                                      its options
+
+docs/your_own_application.md shows how to write one, in a hundred lines.
 """
 
 
@@ -118,7 +120,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make")
     run_options.add_folder_flags(parser)
     run_options.add_preview_flags(parser)
-    if words and not words[0].startswith("-"):
+    if words and words[0] not in ("-h", "--help"):
+        if words[0].startswith("-"):
+            raise UsageError(
+                f"MODULE:NAME: expected it before the options, got {words[0]}: its own options depend on it"
+            )
         _alone(words[0]).alone(parser)
 
 

@@ -47,7 +47,7 @@ def find(name: str) -> Entry:
         room = importlib.import_module(f"ldp_fast.apps.{_ROOMS[name]}.entry")
         return _checked(name, room.ENTRY)
     for point in _installed():
-        if point.name == name:
+        if hyphens(point.name) == name:
             return _at(point.value)
     raise UsageError(f"application: expected one of {', '.join(names())}, or MODULE:NAME; got {name!r}")
 
@@ -66,7 +66,12 @@ def _at(place: str) -> Entry:
 def _checked(place: str, entry: Any) -> Entry:
     if not isinstance(entry, Entry):
         raise UsageError(f"application: expected {place} to be an Entry of ldp_fast.apps.entry, got {entry!r:.60}")
-    _found[entry.application.name] = entry
+    name = entry.application.name
+    if name in _ROOMS and place != name:
+        raise UsageError(
+            f"application: {place} has the name of another one, {name!r}: give its Application another name"
+        )
+    _found[name] = entry
     return entry
 
 

@@ -98,6 +98,8 @@ def test_a_sweep_and_its_metric(here: pathlib.Path, capsys: pytest.CaptureFixtur
             ["nothing", "a red cube"],
             "expected one of text-to-3d, synthesize, or MODULE:NAME; got 'nothing'",
         ),
+        (["--steps", "3", f"{NAME}:ENTRY", "a red cube"], "MODULE:NAME: expected it before the options, got --steps"),
+        (["same:ENTRY", "a red cube"], "application: same:ENTRY has the name of another one, 'synthesize'"),
         (["text_to_3d", "a red cube"], "text-to-3d is a command of its own: ldp-fast text-to-3d"),
     ],
 )
@@ -105,6 +107,7 @@ def test_what_is_wrong_is_one_line(
     words: list[str], said: str, here: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "broken.py").write_text("def f(:\n")
+    (here / "same.py").write_text(example().replace('"pixel-art"', '"synthesize"'))
     assert main(["run", *words]) == 2
     found = capsys.readouterr().err.splitlines()
     assert len(found) == 1 and said in found[0], found

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from ...guidance import LatentDiffusionPrior
 from ...runs.expectation import Expectation, seconds_of
 from ..memory import encoder_bytes, expectation, optimised_bytes, prior_bytes
@@ -105,6 +107,8 @@ def _of_a_small_one(configuration: TextTo3D, prior: LatentDiffusionPrior) -> flo
     def part(name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
+        if prior.device.type == "cuda":
+            torch.cuda.synchronize(prior.device)
         spent[name] = time.perf_counter() - started
 
     def step() -> None:
