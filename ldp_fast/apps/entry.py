@@ -8,10 +8,9 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from ..runs import image_files
 from ..runs.experiment import Application
 from ..runs.jobs import Job
 from ..runs.prompts import Prompt
@@ -69,8 +68,4 @@ class Entry:
         """What a metric sees of a run, [3, H, W] in [0, 1], one a view."""
         if self.judged is not None:
             return self.judged(folder, configuration, views, **more)
-        from PIL import Image
-
-        with Image.open(folder / self.application.result) as image:
-            array = np.array(image.convert("RGB"))
-        return [torch.from_numpy(array).permute(2, 0, 1).float() / 255] * len(views)
+        return [image_files.read_images([folder / self.application.result])[0]] * len(views)

@@ -1,6 +1,6 @@
 """How much memory a step takes, told from sizes, before anything is computed.
 
-Measured as the growth of a process on a CPU (benchmarks/memory.py), and compared with it in tests/apps/test_memory.py.
+Measured as the growth of a process on a CPU (benchmarks/memory.py); tests/apps/test_expected.py compares with that.
 What a convolution's own library needs beside its result is not counted.
 """
 

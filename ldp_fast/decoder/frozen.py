@@ -240,14 +240,10 @@ class FrozenDecoder:
         Args:
             shape: of the latents, [B, C, h, w]; `feature_matching` makes one pass over both of its latents, 2B.
         """
-        built = self._built()
-        return kept_bytes(built.stages, shape, built.channels, built.dtype.itemsize)
+        return _kept_bytes(self._built(), shape)
 
     def _recomputes(self, built: _Built, latents: torch.Tensor) -> bool:
-        def needed() -> int:
-            return kept_bytes(built.stages, latents.shape, built.channels, built.dtype.itemsize)
-
-        return recomputes(self.memory, needed, latents.device)
+        return recomputes(self.memory, lambda: _kept_bytes(built, latents.shape), latents.device)
 
     @outside_graphs
     def feature_matching(
@@ -317,6 +313,10 @@ class FrozenDecoder:
                 grads = (grad.to(precision) / scale).chunk(2)
         result = (matching.loss(), *grads)
         return (*result, statistics) if return_statistics else result
+
+
+def _kept_bytes(built: _Built, shape: Sequence[int]) -> int:
+    return kept_bytes(built.stages, shape, built.channels, built.dtype.itemsize)
 
 
 def _gradient_scale(dtype: torch.dtype, size: int, samples: int, norm: str, batch_reduction: str) -> float:

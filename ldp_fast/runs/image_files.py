@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,18 @@ def save_png(path: pathlib.Path, image: torch.Tensor) -> None:
     buffer = io.BytesIO()
     Image.fromarray(to_pixels(image[None])[0]).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
+
+
+def read_images(paths: Sequence[pathlib.Path]) -> torch.Tensor:
+    """Pictures of one size as `[B, 3, H, W]` in [0, 1]."""
+    import numpy as np
+    from PIL import Image
+
+    arrays = []
+    for path in paths:
+        with Image.open(path) as image:
+            arrays.append(np.array(image.convert("RGB")))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
 def contact_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Tensor:

@@ -179,8 +179,6 @@ def _views(
     load: Callable[..., Any] | None,
 ) -> list[torch.Tensor]:
     """Decoded views `[3, H, W]` of a run, one a seed, from `DIR/evaluation/`; what is missing there is rendered."""
-    from PIL import Image
-
     # A run that was made anew has another record, and its old views another name.
     record = [(folder / name / file).read_bytes() for file in ("config.yaml", "run.json")]
     paths = []
@@ -196,8 +194,7 @@ def _views(
                 old.unlink()
             image_files.save_png(paths[i], picture)
     # Always from the files, so that a view judged again is the very same.
-    arrays = [np.array(Image.open(path).convert("RGB")) for path in paths]
-    return [torch.from_numpy(array).permute(2, 0, 1).float() / 255 for array in arrays]
+    return [image_files.read_images([path])[0] for path in paths]
 
 
 def _judge(

@@ -141,11 +141,8 @@ def _relevant(plan: Any) -> Any:
 
 def _images(folder: pathlib.Path) -> torch.Tensor:
     """The images of a finished run, `[B, 3, H, W]` in [0, 1], in the order of its prompts."""
-    from PIL import Image
-
     paths = sorted((folder / "images").glob("*.png")) or [folder / "image.png"]
-    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    return image_files.read_images(paths)
 
 
 def _renders(captions: list[str], seed: int) -> torch.Tensor | None:

@@ -9,8 +9,7 @@ ENTRY = Entry(
     APPLICATION,
     jobs.add_arguments,
     jobs.plan,
-    judged.described,
-    judged.elevations,
-    judged.pictures,
+    elevations=judged.elevations,
+    judged=judged.pictures,
     check_fits=check_fits,
 )

@@ -13,11 +13,6 @@ from .scene import load_scene
 from .sections import TextTo3D
 
 
-def described(configuration: TextTo3D) -> dict[str, Any]:
-    """The run's plain settings, with `prompt`, `method` and `seed` among them."""
-    return configuration.plain()
-
-
 def elevations(configuration: TextTo3D) -> tuple[float, float]:
     """Heights that a random camera has, in degrees: what the run was trained from, without views from overhead."""
     return configuration.cameras.elevation
