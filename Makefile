@@ -31,7 +31,7 @@ PY := $(VENV)/bin/python
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal --hypothesis-profile=ci
 # What depends on the processor's instructions: not schemas, graphs, and what it takes long to train.
 NUMBERS := tests/support/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf \
-  tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py -m "not slow" -k "not opcheck and not compile"
+  tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py --cover=pairs -m "not slow" -k "not opcheck and not compile"
 PACKAGES := $(VENV)/.ldp-fast-packages
 STAMP := $(VENV)/.ldp-fast-installed
 CAPABILITY := import torch; print('{}.{}'.format(*torch.cuda.get_device_capability()))
@@ -78,10 +78,11 @@ demo: $(STAMP)
 # Five passes. Everything, as a user of this machine has it. The operators with the Triton kernels in Triton's
 # interpreter, which has to be chosen before Triton is imported and so takes a process of its own. And what a CPU computes
 # once more for each lesser instruction set that this processor can do without (tests/support/instruction_sets.py); a
-# pass for one that is not lesser skips. Last, `make gpu` on a stand-in.
+# pass for one that is not lesser skips. These three try every pair of a test's values, not every combination again
+# (tests/support/covering.py). Last, `make gpu` on a stand-in.
 test: $(CUDA_STAMP)
 	$(PYTEST)
-	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses -m "not slow" -k "not opcheck and not compile"
+	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses --cover=pairs -m "not slow" -k "not opcheck and not compile"
 	LDP_TEST_INSTRUCTIONS=avx2 $(PYTEST) $(NUMBERS)
 	LDP_TEST_INSTRUCTIONS=plain $(PYTEST) $(NUMBERS)
 	$(MAKE) rehearsal

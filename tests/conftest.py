@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from . import standin
-from .support import instruction_sets
+from .support import covering, instruction_sets
 
 instruction_sets.pretend()
 if standin.ACTIVE:
@@ -20,6 +20,10 @@ if standin.ACTIVE:
 import torch  # noqa: E402
 
 from .support import gpu  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cover", choices=list(covering.STRENGTHS), help="fewer cases, see tests/support/covering.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +49,11 @@ def missing_gpu() -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if wanted := config.getoption("--cover"):
+        kept = covering.chosen(items, covering.STRENGTHS[wanted])
+        left_out = {item.nodeid for item in items} - {item.nodeid for item in kept}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+        items[:] = kept
     if (reason := instruction_sets.cannot_pretend()) is not None:
         for item in items:
             item.add_marker(pytest.mark.skip(reason=reason))
