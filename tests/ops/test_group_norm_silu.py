@@ -141,10 +141,10 @@ def test_contiguous_images(shape: samples.Shape, groups: int, dtype: torch.dtype
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
 def test_images_of_one_call_may_lie_differently(layout: str, others: str) -> None:
     """x decides how the gradient lies; signs are in the order of channels-last images, however x lies."""
-    sample = samples.group_norm_silu.inputs((2, 24, 19, 5))
+    sample = samples.group_norm_silu.inputs((2, 6, 5, 3) if _settings.interpreting() else (2, 24, 19, 5))
     packed, _ = samples.group_norm_silu.signs(sample["x"])
     arguments = (
-        *OPS.group_norm_moments(sample["x"], 8, samples.group_norm_silu.EPS),
+        *OPS.group_norm_moments(sample["x"], 2, samples.group_norm_silu.EPS),
         sample["weight"],
         sample["bias"],
         True,
