@@ -23,7 +23,7 @@ GPU_MINUTES ?= 8
 GPU_PYTHON_VERSION ?= 3.12
 WHEELS ?= wheels
 REHEARSAL ?= .pytest_cache/rehearsal
-REHEARSAL_MINUTES ?= 8
+REHEARSAL_MINUTES ?= 20
 COMMIT ?=
 
 PY := $(VENV)/bin/python
@@ -118,7 +118,8 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu --out "$(OUT)" --minutes $(GPU_MINUTES) --python "$(PY)" --python "$(PYTHON)" \
 	  --wheels "$(WHEELS)" --commit "$(COMMIT)" $(GPU)
 
-# The same on a stand-in for a GPU (tests/standin), where there is none: every stage, test and file, and no times.
+# The same on a stand-in for a GPU (tests/standin), where there is none: every stage, test and file, and no times. The
+# minutes are a limit for slow machines.
 rehearsal: $(CUDA_STAMP)
 	rm -rf "$(REHEARSAL)"
 	$(PY) -m benchmarks.gpu --rehearse --out "$(REHEARSAL)" --minutes $(REHEARSAL_MINUTES)

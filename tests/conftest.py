@@ -27,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if (reason := instruction_sets.cannot_pretend()) is not None:
+        pytest.exit(reason, returncode=0)
     # Set before anything runs: torch does not like the number changed under way.
     torch.set_num_threads(min(2, torch.get_num_threads()))
     # What some versions of torch want for deterministic matrix products, before CUDA starts.
@@ -54,9 +56,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = {item.nodeid for item in items} - {item.nodeid for item in kept}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
         items[:] = kept
-    if (reason := instruction_sets.cannot_pretend()) is not None:
-        for item in items:
-            item.add_marker(pytest.mark.skip(reason=reason))
     reason = missing_gpu()
     if reason is None:
         return

@@ -166,6 +166,8 @@ def tests(run: Run, stage: str, marks: str, seconds: float, wrapper: tuple[str, 
     options += [f"--sources={run.book.sources}", f"--machine={run.book.machine}"]
     # What lacks a package takes nothing else with it.
     options += ["--continue-on-collection-errors"]
+    # A stand-in says that a test runs, of which one case with each value tells enough.
+    options += ["--cover=values"] if run.rehearse else []
     if stage in JUNIT:
         # At real sizes one test has the GPU's memory to itself.
         workers = 1 if stage == "real size" and not run.rehearse else max(1, min(8, cores()))
