@@ -2,7 +2,7 @@
 //
 // Letters: M samples, R rays, C channels. Of the samples of a ray, in order:
 // alpha_i = 1 - exp(-sigma_i delta_i), T_i = exp(-sum_{j<i} sigma_j delta_j), w_i = T_i alpha_i, up to the first sample
-// with T_i < early_stop, which does not count, nor does any after it. NaN is not smaller than anything: it never stops.
+// with T_i < early_stop, which, like all after it, does not count. NaN is not smaller than anything: it never stops.
 //
 // The distortion (mip-NeRF 360, Eq. 15), sum_ij w_i w_j |t_i - t_j| + 1/3 sum_i w_i^2 delta_i, takes linear time: with
 // rising distances A_i = sum_{j<i} w_j (t_i - t_j) is A_{i-1} + (t_i - t_{i-1}) (1 - T_i), because the weights before i

@@ -222,7 +222,7 @@ void frozen_conv_cpu(const FrozenConvParams& params) {
             kernels.pack_weights(weights, i / chunks, i % chunks * kChunk, (i % chunks + 1) * kChunk,
                                  params.workspace + i / chunks * plan.panel());
     });
-    // Whoever is done takes the next block: a processor that does something else in between has fewer.
+    // A thread that is done takes the next block: one that is held up in between takes fewer.
     std::atomic<int64_t> next{0};
     parallel_for(plan.slots, 1, [&](int64_t begin, int64_t end) {
         for (int64_t slot = begin; slot < end; ++slot)

@@ -118,7 +118,7 @@ bool hash_grid_aligned(int features, size_t element, Pointers... pointers) {
     return (... && (reinterpret_cast<uintptr_t>(pointers) % bytes == 0));
 }
 
-// Runs `launch` with F as a compile-time constant; 0 stands for any other F, and for addresses that are no multiple.
+// Runs `launch` with F as a compile-time constant; 0 stands for any other F, and for addresses that are not aligned.
 #define LDP_BY_FEATURES(features, aligned, ...)                      \
     do {                                                             \
         const auto launch = [&](auto constant) {                     \

@@ -1,4 +1,4 @@
-// Torch's current CUDA stream, asked of whichever torch is loaded.
+// Torch's current CUDA stream, asked of the torch that is loaded.
 #pragma once
 
 #include <cstdint>

@@ -160,7 +160,7 @@ __device__ __forceinline__ void mma_m16n8k8(FragmentC& c, const FragmentA<float>
 
 #endif
 
-// "3xTF32": x = high + low up to 2^-22 of x, and A B = A_low B_high + A_high B_low + A_high B_high but for the product
+// "3xTF32": x = high + low up to 2^-22 of x, and A B = A_low B_high + A_high B_low + A_high B_high except the product
 // of the low parts: nearly float32's accuracy from three tf32 products. An infinite x gives NaN, as its low part does.
 template <typename Fragment>
 struct Split {
