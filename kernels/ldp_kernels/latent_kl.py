@@ -84,7 +84,7 @@ def latent_kl(
     zero_nonfinite: bool = False,
     counted: bool = True,
 ) -> None:
-    """Launches `latent_kl_kernel`; the outputs are [B], float32 but for the int32 count."""
+    """Launches `latent_kl_kernel`; the outputs are [B], float32 except the int32 count."""
     batch, size = latents.shape[0], sample_size(latents)
     if batch == 0:
         return
