@@ -3,7 +3,7 @@
 The gradient is a sum of w · sign(x − x′) through the decoder's Jacobian J. A run's features deviate from the exact ones
 by at most δ, so its sign can be another than the exact one only where |x − x′| ≤ δ, and two runs can disagree only
 there: in U. Where element i does disagree, the gradient differs by 2w · Jᵢ. Which elements do is as good as random,
-with random signs z, hence
+with random signs z, so
 
     ‖difference‖² = ‖Σ_{i ∈ flipped} 2w zᵢ Jᵢ‖²,   whose mean is at most   Σ_{i ∈ U} ‖2w Jᵢ‖² = mean ‖Jᵀ (2w z on U)‖²
 

@@ -119,7 +119,7 @@ def test_each_branch_is_on_its_own_and_exchanges_with_the_other() -> None:
     other = decoder.feature_matching(v_prime, v)
     assert bitwise_equal(loss, other[0])
     assert bitwise_equal(grad, other[2]) and bitwise_equal(grad_prime, other[1])
-    # One sample at a time is the same as all of them, but for the mean over the batch.
+    # One sample at a time is the same as all of them, except for the mean over the batch.
     for b in range(2):
         alone = decoder.feature_matching(v[b : b + 1], v_prime[b : b + 1])
         torch.testing.assert_close(alone[1][0] / 2, grad[b], rtol=1e-4, atol=1e-7)

@@ -112,7 +112,7 @@ def test_the_unet_is_that_of_w_plus_scaled_ba(
     error = (unet_output(prior, torch.float32) - expected).norm() / expected.norm()
     moved = (unet_output(plain, torch.float32) - expected).norm() / expected.norm()
     assert error < 3e-6 and moved > 0.05
-    # What runs is the plain network: no adapter is left on it, nor any trainable weight.
+    # What runs is the plain network: no adapter and no trainable weight is left on it.
     assert {type(m) for m in prior.unet.modules()} == {type(m) for m in plain.unet.modules()}
     assert prior.unet.state_dict().keys() == plain.unet.state_dict().keys()
     assert not any(p.requires_grad for p in prior.unet.parameters()) and not hasattr(prior.unet, "peft_config")

@@ -61,7 +61,7 @@ def rooms_of(graph: Graph) -> Graph:
     """What the rooms of a graph's modules import of each other. The front door stands in no room: it opens all."""
     rooms: Graph = {}
     for name, targets in graph.items():
-        # `ldp_fast/apps/__init__.py` holds a sentence, and is no more than the way to the rooms.
+        # `ldp_fast/apps/__init__.py` holds a sentence, and is only the way to the rooms.
         found = {room_of(target) for target in targets if target not in ("ldp_fast", "ldp_fast.apps")}
         rooms.setdefault(room_of(name), set()).update(found - {room_of(name)})
     return rooms

@@ -24,7 +24,7 @@ class InstructionSet:
         lanes: floats in a vector.
         capability: what torch calls it.
         onednn: the name oneDNN takes for the widest it may use.
-        mkl: likewise for MKL, which heeds it on Intel's processors only.
+        mkl: likewise for MKL, which obeys it on Intel's processors only.
     """
 
     lanes: int

@@ -12,7 +12,7 @@ from .tolerances import FLOOR_ULPS, GRADIENT, OUTPUT, assert_close, measure
 
 ULP = torch.finfo(torch.float32).eps
 FLOOR = FLOOR_ULPS * ULP
-# Float32 holds the truth and these errors exactly, but for less than the floor.
+# Float32 holds the truth and these errors exactly, except for less than the floor.
 TRUTH = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
 ALONG, ACROSS = TRUTH, torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
 DIRECTIONS = {"along": ALONG, "shrinking": -ALONG, "across": ACROSS, "askew": (ACROSS - ALONG) / math.sqrt(2.0)}
