@@ -237,7 +237,7 @@ def part_function(part: str, loaded: models.Models, problem: Problem) -> Callabl
     return arithmetic
 
 
-# `-k decoder` is for bench_decoder.py, hence ids that do not say it.
+# `-k decoder` is for bench_decoder.py, so these ids do not say it.
 @pytest.mark.parametrize("part", PARTS, ids=["whole", "unet", "features", "losses"])
 @pytest.mark.parametrize("size", SIZES)
 def test_breakdown(benchmark: Any, device: str, size: str, part: str) -> None:
