@@ -154,7 +154,7 @@ void run(const Case& c) {
 
 template <typename T>
 void run_all() {
-    // Pixels, channels, groups: whole rows, rests, several chunks, channels that are no multiple of a vector.
+    // Pixels, channels, groups: whole rows, rests, several chunks, channels that are not a multiple of a vector.
     const int64_t shapes[][3] = {{1, 1, 1},     {1, 8, 2},    {3, 4, 4},     {15, 4, 1},    {33, 4, 2},   {257, 8, 2},
                                  {70, 16, 4},   {9, 3, 3},    {300, 6, 3},   {40, 127, 1},  {65, 96, 32}, {5, 512, 32},
                                  {140, 128, 32}, {36, 2048, 32}, {9000, 4, 1}, {4100, 8, 8}, {90, 320, 32}};

@@ -128,7 +128,7 @@ void features() {
     }
 }
 
-// Addresses that are no multiple of a vector take the path of any F.
+// Addresses that are not a multiple of a vector take the path of any F.
 void misaligned() {
     Sample sample({}, 70, 70, Positions::kRays);
     ldp::HashGridParams params = sample.params;

@@ -80,7 +80,7 @@ void update(size_t n_cells, size_t size) {
     });
 }
 
-// On a GPU an index that is no cell is left out: nothing is written outside of the averages.
+// On a GPU an index of no cell is left out: nothing is written outside of the averages.
 void update_outside() {
     const std::vector<float> averages(16, 1.0f);
     for_every_order([&] {
