@@ -167,16 +167,18 @@ def board_class() -> type:
     return Board
 
 
-def task() -> Callable[[bytes, Any], dict[str, Any]]:
+def task() -> Callable[[bytes, str, Any], dict[str, Any]]:
     """What Ray carries to a worker; made here, so that a worker that lacks this package can say so."""
 
-    def work(order: bytes, board: Any) -> dict[str, Any]:
+    def work(order: bytes, directory: str, board: Any) -> dict[str, Any]:
         import pickle
         import socket
         import sys
 
         import ray
 
+        if directory not in sys.path:
+            sys.path.append(directory)  # where the command was typed, for a module there that the order speaks of
         try:
             from ldp_fast.runs import cluster_worker
 

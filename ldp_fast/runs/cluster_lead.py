@@ -145,7 +145,7 @@ class _Lead:
         where = {"label_selector": {"ray.io/node-id": f"!in({','.join(self.unfit)})"}} if self.unfit else {}
         # By its name Ray's dashboard shows how each job stands.
         work = self.task.options(name=job.name, **self.wanted, **where)
-        self.attempts[work.remote(cloudpickle.dumps(order), self.board)] = _Attempt(job, number)
+        self.attempts[work.remote(cloudpickle.dumps(order), order.directory, self.board)] = _Attempt(job, number)
 
     def _fit(self) -> list[dict[str, Any]]:
         """The machines that could do a job."""

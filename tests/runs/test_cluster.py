@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import signal
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 from ldp_fast import cli
+from ldp_fast.apps import registry
+from ldp_fast.apps.sweep.command import run_job
 from ldp_fast.errors import UsageError
-from ldp_fast.runs import cluster, cluster_worker, files
+from ldp_fast.runs import cluster, cluster_lead, cluster_worker, files
 from ldp_fast.runs.jobs import Job, JobStore
 
 from . import cluster_application as application
@@ -217,6 +220,39 @@ def test_machines_that_cannot_do_the_jobs_are_named(
         found = cluster_worker.work(order, None)
     assert found["outcome"] == "unfit"
     assert found["error"] == f"it does not see {tmp_path} as the machine of the command does"
+
+
+OWN = """
+import dataclasses
+from ldp_fast.apps.entry import Entry
+from ldp_fast.runs.experiment import Application
+from tests.runs.cluster_application import Count, Counted
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own(Counted):
+    application = "own"
+
+ENTRY = Entry(Application("own", lambda plain: Own, Count, "sum.bin", {}), print, print)
+"""
+
+
+def test_workers_find_a_module_of_the_folder_where_the_command_is_typed(
+    address: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folders_own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry, "_found", {})
+    entry = registry.find("folders_own:ENTRY")
+    try:
+        jobs = [Job("job0", {"prompt": "number 0"}, entry.application.class_of({})(seed=0, steps=6))]
+        store = JobStore(tmp_path / "sweep", entry.application)
+        runner = functools.partial(run_job, "folders_own:ENTRY")
+        with cluster.connected(options()) as decided, cluster.leading(store.folder) as token:
+            assert cluster_lead.run_jobs(jobs, store, runner, decided, token) == 0
+        assert store.read("job0")["status"] == "finished", store.read("job0")
+    finally:
+        del sys.modules["folders_own"]
 
 
 def test_gpus_of_a_job_are_chosen_by_the_cluster(address: str) -> None:
