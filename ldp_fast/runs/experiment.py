@@ -130,9 +130,14 @@ class Application:
         lambda folder, configuration: None
     )
 
+    @property
+    def typed(self) -> str:
+        """The command that starts it, without its arguments."""
+        return self.command or f"ldp-fast {self.name}"
+
     def resume(self, folder: pathlib.Path) -> str:
         """The command that goes on with a run."""
-        return f"{self.command or f'ldp-fast {self.name}'} --resume {folder}"
+        return f"{self.typed} --resume {folder}"
 
     def read(self, folder: pathlib.Path) -> Any:
         """The configuration of the run in a folder.

@@ -77,7 +77,8 @@ def require(folder: pathlib.Path, application: str) -> None:
         raise UsageError(f"{folder} is not a folder")
     found = application_of(folder)
     if found is not None and found != application:
-        raise UsageError(f"{folder} holds a run of {found}: continue it with ldp-fast {found} --resume {folder}")
+        command = status(folder).get("command", f"ldp-fast {found}")
+        raise UsageError(f"{folder} holds a run of {found}: continue it with {command} --resume {folder}")
     if found is None and not (folder / "config.yaml").exists():
         raise UsageError(f"{folder} does not hold a run of {application}: config.yaml is missing")
 
@@ -178,6 +179,7 @@ class RunFolder:
         """
         record = {
             "application": self.application.name,
+            "command": self.application.typed,
             "status": state,
             **facts,
             "process": {"pid": os.getpid(), "host": socket.gethostname()} if state in ACTIVE else None,

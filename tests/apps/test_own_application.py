@@ -114,6 +114,7 @@ def test_what_is_wrong_is_one_line(
 
 
 def test_an_installed_one_has_a_name(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sys.path.append(str(here))
     point = importlib.metadata.EntryPoint("pixel-art", f"{NAME}:ENTRY", registry.ENTRY_POINTS)
     real = importlib.metadata.entry_points
 
