@@ -82,8 +82,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, [a for a in actions if not a.option_strings], [], prefix)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default in (None, False, "", argparse.SUPPRESS) or not action.option_strings
-        if action.help is None or silent or "default" in action.help:
+        # By what it is, for 0 is equal to False.
+        silent = action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS)
+        if action.help is None or silent or not action.option_strings or "default" in action.help:
             return action.help
         return f"{action.help} (default: %(default)s)"
 

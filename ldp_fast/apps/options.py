@@ -18,16 +18,19 @@ from ..guidance.loading import embedded_models, locate
 from ..guidance.presets import PriorSettings, find_preset
 from ..runs.configuration import Configuration, merged, read_yaml
 from ..runs.flags import build, given
+from ..runs.names import as_typed
 from ..runs.settings import Wrong, hyphens, setting, underscores
 from .hub import reachable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What says which of a model's files are read; a run records those that were given.
 FILES = ("variant", "config", "tokenizer")
+# Steps, for an application that does not say.
+CHECKPOINT_EVERY = 100
 NEGATIVE = "what the result should not show (default: the empty prompt; for SDXL an embedding of zeros)"
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 MODEL, PRIOR, RUN = "model", "prior", "run"
-GROUPS = {MODEL: None, PRIOR: "what is not given comes from the method or the preset (docs/mathematics.md)"}
+GROUPS = {MODEL: None, PRIOR: "what is not given comes from the preset (docs/mathematics.md)"}
 
 
 def file_and_weight(word: str) -> tuple[str, float]:
@@ -171,7 +174,7 @@ class ModelConfiguration(Configuration):
         default=None,
     )
     preset: str = setting(
-        f"settings to start from: {', '.join(PRESETS)} (default: those of the command or its method)",
+        f"settings to start from: {', '.join(PRESETS)}",
         flag="preset",
         metavar="NAME",
         group=PRIOR,
@@ -180,7 +183,7 @@ class ModelConfiguration(Configuration):
     settings: PriorOptions
     negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
     checkpoint_every: int = setting(
-        "steps between two checkpoints (default: 200; for images 100, for an ablation 50)",
+        "steps between two checkpoints",
         flag="checkpoint-every",
         metavar="N",
         group=RUN,
@@ -298,6 +301,22 @@ def settle(plain: dict[str, Any]) -> None:
     plain["device"], plain["dtype"] = device, plain.get("dtype") or ("float16" if half else "float32")
 
 
+def unsaid(cls: type[ModelConfiguration], preset: str = "image") -> dict[str, Any]:
+    """What holds for an application without rules of its own where nothing is said: first of all its fields' defaults.
+
+    Args:
+        cls: the configuration.
+        preset: of the prior, where the field does not have a default.
+
+    Returns:
+        `model`, `device`, `dtype`, `preset` and `checkpoint_every`.
+    """
+    rest = {"preset": preset, "checkpoint_every": CHECKPOINT_EVERY}
+    fields = {field.name: field.default for field in dataclasses.fields(cls)}
+    names = ("model", "device", "dtype", "preset", "checkpoint_every")
+    return {name: rest[name] if fields[name] is dataclasses.MISSING else fields[name] for name in names}
+
+
 def configure(args: argparse.Namespace, cls: type[M], preset: str = "image", **more: Any) -> M:
     """The configuration of an application without rules of its own: its defaults, --config's file, flags, and more.
 
@@ -311,11 +330,13 @@ def configure(args: argparse.Namespace, cls: type[M], preset: str = "image", **m
         UsageError: an unknown name, a value of another type or out of its range.
     """
     said, file = start_from(args, cls.application)
-    known = merged(merged(said, given(args, cls)), more)
-    known.setdefault("model", "primitives")
+    words = given(args, cls)
+    if "negative_prompt" in words:
+        words["negative_prompt"] = as_typed(words["negative_prompt"], "--negative-prompt")
+    known = merged(unsaid(cls, preset), merged(merged(said, words), more))
     settle(known)
-    found = find_preset(underscores(str(known.get("preset", preset))))
-    base = {"preset": preset, "checkpoint_every": 100, "settings": dataclasses.asdict(PriorOptions.of(found.settings))}
+    found = find_preset(underscores(str(known["preset"])))
+    base = {"settings": dataclasses.asdict(PriorOptions.of(found.settings))}
     return build(cls, merged(base, known), args, file)
 
 

@@ -15,14 +15,17 @@ from ..runs.names import as_typed, name_of
 from ..runs.prompts import Prompt
 from . import registry, run_options
 from .entry import Entry
-from .options import GROUPS, RUN, ModelConfiguration, add_config_flag, configure
+from .options import GROUPS, RUN, ModelConfiguration, add_config_flag, configure, unsaid
 from .variants import configured, variant_name
 
 EXAMPLES = """\
 examples:
-  ldp-fast run pixel_art:ENTRY "a red cube" --steps 200
-  ldp-fast run pixel_art:ENTRY --resume out/a-red-cube                     after an interruption
-  ldp-fast run pixel_art:ENTRY --help                                      its options
+  ldp-fast run {name} "a red cube" --out out/cube
+  ldp-fast run {name} --resume out/cube             after an interruption
+  ldp-fast run {name} "a red cube" --print-config   its settings, to start from with --config
+"""
+HOW = """
+  ldp-fast run pixel_art:ENTRY --help                       its own options
 
 docs/your_own_application.md shows how to write one, in a hundred lines.
 """
@@ -32,7 +35,7 @@ def entry_of(application: Application, cls: type[ModelConfiguration], preset: st
     """An application of one prompt, with nothing to say but its configuration and its experiment.
 
     Every field of the configuration that names a flag has one. A sweep makes each prompt with each choice of losses
-    and, where the configuration has a `seed` with a flag, each seed.
+    and, where the configuration has a `seed` with a flag, each of --seeds.
 
     Args:
         application: what it is to the loop.
@@ -44,18 +47,20 @@ def entry_of(application: Application, cls: type[ModelConfiguration], preset: st
     """
     return Entry(
         application,
-        functools.partial(add_flags_of, cls, several=True),
+        functools.partial(add_flags_of, cls, preset=preset, several=True),
         functools.partial(plan, application=application, cls=cls, preset=preset),
-        alone=functools.partial(add_flags_of, cls),
+        alone=functools.partial(add_flags_of, cls, preset=preset),
         configure=functools.partial(begin, cls=cls, preset=preset),
     )
 
 
-def add_flags_of(cls: type[ModelConfiguration], parser: argparse.ArgumentParser, several: bool = False) -> None:
+def add_flags_of(
+    cls: type[ModelConfiguration], parser: argparse.ArgumentParser, *, preset: str = "image", several: bool = False
+) -> None:
     """Declares the flags of a configuration; with `several` several seeds can be named."""
     add_config_flag(parser)
     many = {"seed": "seeds"} if several and _seeded(cls) else None
-    flags.add_flags(parser, cls, {RUN: None, **GROUPS}, several=many)
+    flags.add_flags(parser, cls, {RUN: None, **GROUPS}, several=many, defaults=unsaid(cls, preset))
 
 
 def _seeded(cls: type[ModelConfiguration]) -> bool:
@@ -69,9 +74,9 @@ def begin(args: argparse.Namespace, *, cls: type[ModelConfiguration], preset: st
         UsageError: no prompt, an unknown name, a value of another type or out of its range.
     """
     prompt = more.pop("prompt", getattr(args, "prompt", None))
-    if prompt is not None:
+    if prompt is not None and prompt.strip():
         more["prompt"] = as_typed(prompt, "prompt")
-    elif not getattr(args, "config", None):
+    elif prompt is not None or not getattr(args, "config", None):
         raise UsageError(f'prompt: expected one, such as ldp-fast run {args.application} "a red cube"')
     return configure(args, cls, preset, **more)
 
@@ -92,12 +97,14 @@ def plan(
     """
     jobs: list[Job] = []
     for prompt in prompts:
-        for seed in dict.fromkeys(getattr(args, "seed", [0])):
-            own = {**more, "prompt": prompt.text, **({"seed": seed} if _seeded(cls) else {})}
+        for seed in dict.fromkeys(getattr(args, "seed", [None])):
+            own = {**more, "prompt": prompt.text, **({} if seed is None else {"seed": seed})}
             job = functools.partial(_job, args, cls=cls, preset=preset, **own)
             for losses, found in configured(args.losses, job).items():
-                labels = {"prompt": prompt.text, "method": application.name, "losses": losses, "seed": seed}
-                name = f"{name_of(prompt.text)}-{variant_name(application.name, losses)}-seed{seed}"
+                # Where it is not said, a file or the field's default has it; and who draws nothing has none.
+                drawn = getattr(found, "seed", 0)
+                labels = {"prompt": prompt.text, "method": application.name, "losses": losses, "seed": drawn}
+                name = f"{name_of(prompt.text)}-{variant_name(application.name, losses)}-seed{drawn}"
                 jobs.append(Job(name, labels, found))
     return jobs
 
@@ -113,9 +120,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         parser: of the command.
         words: of the command line, the first of which names the application.
     """
-    parser.epilog = EXAMPLES
+    parser.epilog = EXAMPLES.format(name="pixel_art:ENTRY").rstrip() + HOW
     parser.add_argument(
-        "application", metavar="MODULE:NAME", help="a module of this folder or of Python's path, and its Entry"
+        "application",
+        metavar="MODULE:NAME",
+        help="a module of this folder or of Python's path, and its Entry; or the name of an installed application",
     )
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make")
     run_options.add_folder_flags(parser)
@@ -125,6 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
             raise UsageError(
                 f"MODULE:NAME: expected it before the options, got {words[0]}: its own options depend on it"
             )
+        parser.epilog = EXAMPLES.format(name=words[0])
         _alone(words[0]).alone(parser)
 
 

@@ -66,23 +66,25 @@ class Flag:
         return f"--{self.known.flag}"
 
 
-def flags_of(cls: type, place: str = "") -> Iterator[Flag]:
+def flags_of(cls: type) -> Iterator[Flag]:
     """The flags of a configuration and its sections; a name that two sections have is given once, for the first."""
     seen = set()
+    for flag in all_flags_of(cls):
+        if flag.name not in seen:
+            seen.add(flag.name)
+            yield flag
+
+
+def all_flags_of(cls: type, place: str = "") -> Iterator[Flag]:
+    """The flags of a configuration and its sections, those too that have the name of another."""
     for field in dataclasses.fields(cls):
         known, hint = settings_of(cls)[field.name], hints(cls)[field.name]
         here = f"{place}.{field.name}" if place else field.name
         inner = without_none(hint)
         if known.flag is not None:
-            found = [Flag(here, inner, known, field.default)]
+            yield Flag(here, inner, known, field.default)
         elif dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            found = list(flags_of(inner, here))
-        else:
-            found = []
-        for flag in found:
-            if flag.name not in seen:
-                seen.add(flag.name)
-                yield flag
+            yield from all_flags_of(inner, here)
 
 
 def add_flags(
@@ -92,26 +94,46 @@ def add_flags(
     *,
     several: Mapping[str, str] | None = None,
     without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Declares a flag for every field that has one; what is not given is not in the namespace.
 
     Args:
         parser: of the command.
         cls: the configuration.
-        groups: of the help, in their order, with what each says.
+        groups: of the help, in their order, with what each says; others that fields name come below them.
         several: fields of which several values may be given, and the names of their flags then.
         without: fields that the command decides itself.
+        defaults: what holds in this command where nothing is said, for the help: values or words.
+
+    Raises:
+        UsageError: a field has the name or the flag of something that the command declares itself.
     """
+    taken = {action.dest for action in parser._actions}
     made = {title: parser.add_argument_group(title, text) for title, text in groups.items()}
+    unsaid = defaults or {}
     for flag in flags_of(cls):
         if flag.place in without:
             continue
-        where = made[flag.known.group] if flag.known.group else parser
-        name = flag.name
+        where, name = parser, flag.name
+        if flag.known.group:
+            where = made.get(flag.known.group) or parser.add_argument_group(flag.known.group)
+            made[flag.known.group] = where
         options = _options(flag)
         if several and flag.place in several:
             name, options["nargs"] = f"--{several[flag.place]}", "+"
-        where.add_argument(name, dest=flag.place, default=argparse.SUPPRESS, help=_help(flag), **options)
+        if flag.place in taken or name in parser._option_string_actions:
+            raise UsageError(
+                f"{cls.__name__}.{flag.place}, {name}: the command has one of that name: give the field and its flag "
+                f"others"
+            )
+        where.add_argument(name, dest=flag.place, default=argparse.SUPPRESS, help=_help(flag, unsaid), **options)
+
+
+def _type_of(hint: Any) -> Any:
+    """Of one value of a flag; that of a Literal is what its values are."""
+    inner = element(hint)
+    return type(typing.get_args(inner)[0]) if typing.get_origin(inner) is typing.Literal else inner
 
 
 def _options(flag: Flag) -> dict[str, Any]:
@@ -120,7 +142,7 @@ def _options(flag: Flag) -> dict[str, Any]:
         return {"action": "store_false" if flag.default is True else "store_true"}
     names = known.metavar.split() if known.metavar else None
     metavar: Any = None if names is None else names[0] if len(names) == 1 else tuple(names)
-    kind: Any = known.word or {int: whole, float: number}.get(element(hint), str)
+    kind: Any = known.word or {int: whole, float: number}.get(_type_of(hint), str)
     options: dict[str, Any] = {"type": kind, "metavar": metavar}
     if known.repeated:
         options["action"] = "append"
@@ -132,11 +154,15 @@ def _options(flag: Flag) -> dict[str, Any]:
     return options
 
 
-def _help(flag: Flag) -> str:
-    said = flag.known.help
-    plain = flag.default is not dataclasses.MISSING and flag.default not in (None, "", True, False)
-    if plain and "default" not in said:
-        shown = " ".join(map(str, flag.default)) if isinstance(flag.default, (tuple, list)) else flag.default
+def _help(flag: Flag, unsaid: Mapping[str, Any]) -> str:
+    said, default = flag.known.help, unsaid.get(flag.place, flag.default)
+    names = [str(x) for x in typing.get_args(flag.hint)] if typing.get_origin(flag.hint) is typing.Literal else []
+    if not all(name in said for name in names):
+        said = f"{said}: {', '.join(names)}"
+    # By what it is, for 0 is equal to False; a bool's flag stands for the opposite of its default.
+    silent = default is dataclasses.MISSING or default is None or isinstance(default, bool)
+    shown = " ".join(map(str, default)) if isinstance(default, (tuple, list)) else str(default)
+    if not silent and shown and "default" not in said:
         said = f"{said} (default: {shown})"
     return said.replace("%", "%%")
 
@@ -181,9 +207,13 @@ def build(
         return cls.from_plain(plain)
     except Wrong as error:
         names = {**{flag.place: flag.name for flag in flags_of(cls)}, **(more or {})}
-        if error.place and file is not None and not hasattr(args, error.place):
+        if file is not None and not hasattr(args, error.place):
             raise UsageError(f"{file}: {error}") from None
-        raise UsageError(f"{names.get(error.place, error.place)}: {error.said}") from None
+        if error.lacking:
+            lacking = ", ".join(names.get(place, place) for place in error.lacking)
+            raise UsageError(f"{lacking}: expected, for there is no default") from None
+        said = f"{names.get(error.place, error.place)}: {error.said}" if error.place else error.said
+        raise UsageError(said) from None
 
 
 def from_file(cls: type[C], plain: Mapping[str, Any], file: pathlib.Path) -> C:

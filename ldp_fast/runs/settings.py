@@ -77,11 +77,17 @@ def underscores(word: str) -> str:
 
 
 class Wrong(ValueError):
-    """A setting that cannot be: where it stands (`optimizer.learning_rate`), and what is wrong with it."""
+    """A setting that cannot be: where it stands (`optimizer.learning_rate`), and what is wrong with it.
 
-    def __init__(self, place: str, said: str):
+    Args:
+        place: of the setting; empty where it is wrong as a whole.
+        said: what is wrong.
+        lacking: places of settings that have to be there.
+    """
+
+    def __init__(self, place: str, said: str, lacking: Sequence[str] = ()):
         super().__init__(f"{place}: {said}" if place else said)
-        self.place, self.said = place, said
+        self.place, self.said, self.lacking = place, said, tuple(lacking)
 
 
 def settings_of(cls: Any) -> dict[str, Setting]:
@@ -188,7 +194,7 @@ def _said(cls: type, errors: Sequence[Mapping[str, Any]]) -> Wrong:
         hint = f"did you mean {close[0]}?" if close else f"expected some of {', '.join(names)}"
         return Wrong(place, f"there is no such setting; {hint}")
     if first["type"] == "missing":
-        return Wrong("", f"it lacks {', '.join(missing)}")
+        return Wrong("", f"it lacks {', '.join(missing)}", missing)
     return Wrong(place, f"expected {_words(first)}, got {as_said(first['input'])}")
 
 

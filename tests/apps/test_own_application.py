@@ -1,6 +1,5 @@
 """The example of docs/your_own_application.md, as somebody would type it: a run, the rest of one, a sweep, a metric."""
 
-import argparse
 import importlib.metadata
 import json
 import pathlib
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ldp_fast.apps import own, registry
+from ldp_fast.apps import registry
 from ldp_fast.cli import main
 from ldp_fast.errors import UsageError
 
@@ -128,8 +127,15 @@ def test_an_installed_one_has_a_name(here: pathlib.Path, monkeypatch: pytest.Mon
         registry.find("other")
 
 
-def test_its_flags_are_in_the_help(here: pathlib.Path) -> None:
-    parser = argparse.ArgumentParser()
-    own.add_arguments(parser, [f"{NAME}:ENTRY"])
-    found = parser.format_help()
-    assert "--pixels N" in found and "along a side (default: 16)" in found and "--lambda-fm" in found
+def test_its_flags_are_in_the_help(here: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["run", f"{NAME}:ENTRY"], ["sweep", "--application", f"{NAME}:ENTRY"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        found = " ".join(capsys.readouterr().out.split())
+        assert "--pixels N along a side (default: 16)" in found and "--lambda-fm" in found
+        # 0 is a default too.
+        assert "of all that is drawn (default: 0)" in found
+        # What holds for this application, not for another.
+        assert "steps between two checkpoints (default: 100)" in found
+        assert "stylegan, layered, image (default: image)" in found
+        assert "ablation" not in found and "method" not in found

@@ -36,7 +36,15 @@ examples:
   torchrun --nproc-per-node 8 -m ldp_fast.cli sweep prompts.txt --method latent-nerf --out out/sweep
   ldp-fast sweep prompts.txt --method latent-nerf --cluster auto --out /shared/sweep
   ldp-fast sweep prompts.txt --application synthesize --losses lsd full --out out/images
-
+"""
+# Those of an application that is named, which may lack the methods of text-to-3d.
+NAMED = """\
+examples:
+  ldp-fast sweep prompts.txt --application {name} --out out/sweep
+  ldp-fast sweep --random-prompts 10 --application {name} --losses lsd full --out out/compare
+  ldp-fast sweep prompts.txt --application {name} --cluster auto --out /shared/sweep
+"""
+AGAIN = """
 The same command again continues: what is finished is kept, what was interrupted goes on, what failed is tried again.
 """
 
@@ -48,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         parser: of the command.
         words: of the command line, which name the application.
     """
-    entry = registry.find(_application(words))
-    parser.epilog = EXAMPLES
+    name = _application(words)
+    entry = registry.find(name)
+    parser.epilog = (EXAMPLES if name == "text-to-3d" else NAMED.format(name=name)) + AGAIN
     parser.add_argument(
         "prompts",
         nargs="?",
@@ -66,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         metavar="NAME",
         help=f"command that makes each prompt: {', '.join(registry.names())}; or MODULE:NAME of your own",
     )
-    jobs = parser.add_argument_group(
-        "jobs", "each prompt is made with each --method, each --losses and each of --seeds"
-    )
+    jobs = parser.add_argument_group("jobs")
     jobs.add_argument(
         "--losses",
         nargs="+",
@@ -112,6 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         "--retries", type=int, default=2, metavar="N", help="new attempts for a job whose worker died (default: 2)"
     )
     entry.add_arguments(parser)
+    several = [name for name in ("--method", "--losses", "--seeds") if name in parser._option_string_actions]
+    jobs.description = f"each prompt is made with each of {' and each of '.join(several)}"
 
 
 def _application(words: Sequence[str]) -> str:

@@ -22,12 +22,14 @@ from ..options import GROUPS, RUN, add_config_flag, load_prior
 from ..unquoted import add_each_word, check_quotes
 from ..variants import VARIANTS, switched_off
 from .command import configure
-from .configuration import Synthesis
+from .configuration import PRESET, Synthesis
 from .expected import check_fits
 from .latents import HISTORY
 from .run import FORMER_CHECKPOINT, synthesize
 
 OPENAI = "openai/clip-vit-base-patch32"
+# Steps, of a run whose variants are short.
+CHECKPOINT_EVERY = 50
 EXAMPLES = """\
 examples:
   ldp-fast ablate "a red cube"
@@ -64,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_each_word(parser)
     add_config_flag(parser)
-    flags.add_flags(parser, Synthesis, {RUN: None, **GROUPS}, without=("seeds", "keep"))
+    unless = {"checkpoint_every": CHECKPOINT_EVERY, "preset": PRESET}
+    flags.add_flags(parser, Synthesis, {RUN: None, **GROUPS}, without=("seeds", "keep"), defaults=unless)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     rng = np.random.default_rng(args.seed)
     extra = [world.sample_scene(rng).caption() for _ in range(args.metric_prompts)] if embedded else []
     shown = len(args.prompts)
-    every = getattr(args, "checkpoint_every", 50)
+    every = getattr(args, "checkpoint_every", CHECKPOINT_EVERY)
     base = configure(args, prompts=[*args.prompts, *extra], seeds=[args.seed], checkpoint_every=every)
     prompts, plan = base.prompts, {"configuration": base.plain(), "shown": shown}
     if (folder / "ablation.json").exists():

@@ -11,7 +11,7 @@ from ...runs.names import as_typed
 from .. import run_options
 from ..options import GROUPS, RUN, add_config_flag, start_from
 from ..unquoted import add_each_word, check_quotes
-from .configuration import NAME, Synthesis, resolve
+from .configuration import CHECKPOINT_EVERY, NAME, PRESET, Synthesis, resolve
 from .run import APPLICATION
 
 EXAMPLES = """\
@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags that make a configuration."""
     add_config_flag(parser)
-    flags.add_flags(parser, Synthesis, {RUN: None, **GROUPS})
+    unless = {"checkpoint_every": CHECKPOINT_EVERY, "preset": PRESET}
+    flags.add_flags(parser, Synthesis, {RUN: None, **GROUPS}, defaults=unless)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from ..options import RUN, ModelConfiguration, PriorOptions, settle
 
 NAME = "synthesize"
 # Steps; where nothing else is said.
-CHECKPOINT_EVERY = 100
+CHECKPOINT_EVERY, PRESET = 100, "image"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     known = merged(said, words)
     known.setdefault("model", "primitives")
     settle(known)
-    preset = find_preset(str(known.get("preset", "image")).replace("-", "_"))
+    preset = find_preset(str(known.get("preset", PRESET)).replace("-", "_"))
     base = {
         "seeds": [0],
         "steps": preset.iterations,
         "learning_rate": preset.learning_rate,
         "final_rate": 0.1,
         "checkpoint_every": CHECKPOINT_EVERY,
-        "preset": "image",
+        "preset": PRESET,
         "settings": dataclasses.asdict(PriorOptions.of(preset.settings)),
     }
     return merged(base, known)

@@ -9,8 +9,8 @@ from ...errors import UsageError
 from ...runs import flags
 from ...runs.names import as_typed
 from .. import run_options
-from ..options import GROUPS, RUN, add_config_flag, start_from
-from .configuration import ramp, resolve
+from ..options import GROUPS, PRIOR, RUN, add_config_flag, start_from
+from .configuration import CHECKPOINT_EVERY, ramp, resolve
 from .run import APPLICATION
 from .sections import NAME, REGULARISERS, SCENE, JacobianNerf, TextTo3D, class_of
 
@@ -44,8 +44,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
     add_config_flag(parser)
     unsaid = "what is not given comes from the method and the model"
     groups = {RUN: unsaid, SCENE: f"a pair is a range that each view draws from; {unsaid}", **GROUPS}
+    groups[PRIOR] = "what is not given comes from the method or the preset (docs/mathematics.md)"
     many = {"method": "method", "seed": "seeds"} if several else None
-    flags.add_flags(parser, JacobianNerf, groups, several=many)
+    unless = {"checkpoint_every": CHECKPOINT_EVERY, "preset": "the method's"}
+    flags.add_flags(parser, JacobianNerf, groups, several=many, defaults=unless)
     space = parser.add_argument_group(
         "regularisers",
         "a weight for each, or FIRST LAST FROM TO: from FIRST to LAST between the fractions FROM and TO of the run;\n"
