@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..runs.experiment import Application
 from ..runs.jobs import Job
 from ..runs.names import as_typed, name_of
 from ..runs.prompts import Prompt
+from ..runs.settings import settings_of
 from . import registry, run_options
 from .entry import Entry
 from .options import GROUPS, RUN, ModelConfiguration, add_config_flag, configure, unsaid
@@ -44,7 +46,11 @@ def entry_of(application: Application, cls: type[ModelConfiguration], preset: st
 
     Returns:
         What `ldp-fast run` and `ldp-fast sweep --application` take.
+
+    Raises:
+        UsageError: they do not fit together; says what is missing.
     """
+    _check(application, cls)
     return Entry(
         application,
         functools.partial(add_flags_of, cls, preset=preset, several=True),
@@ -52,6 +58,27 @@ def entry_of(application: Application, cls: type[ModelConfiguration], preset: st
         alone=functools.partial(add_flags_of, cls, preset=preset),
         configure=functools.partial(begin, cls=cls, preset=preset),
     )
+
+
+def _check(application: Any, cls: Any) -> None:
+    if not isinstance(application, Application):
+        raise UsageError(f"entry_of: expected an Application of ldp_fast.runs.experiment, got {application!r:.60}")
+    if not (isinstance(cls, type) and issubclass(cls, ModelConfiguration)):
+        raise UsageError(f"entry_of: expected a class on top of ModelConfiguration, got {cls!r:.60}")
+    if "__dataclass_fields__" not in vars(cls):
+        raise UsageError(f"{cls.__name__}: expected @dataclasses.dataclass(frozen=True, kw_only=True) above it")
+    if "prompt" not in settings_of(cls):
+        raise UsageError(f'{cls.__name__}: expected a field prompt: str = setting("what to make")')
+    name = application.name
+    if cls.application != name:
+        raise UsageError(f"{cls.__name__}: expected application = {name!r}, its Application's, got {cls.application!r}")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise UsageError(f"Application.name: expected words of a-z and 0-9 with hyphens between them, got {name!r}")
+    known: dict[str, str] = {}
+    for flag in flags.all_flags_of(cls):
+        other = known.setdefault(flag.name, flag.place)
+        if other != flag.place:
+            raise UsageError(f"{cls.__name__}.{flag.place}: {flag.name} is the flag of {other} already")
 
 
 def add_flags_of(

@@ -1,17 +1,25 @@
 """The example of docs/your_own_application.md, as somebody would type it: a run, the rest of one, a sweep, a metric."""
 
+import dataclasses
 import importlib.metadata
 import json
 import pathlib
 import re
 import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
-from ldp_fast.apps import registry
-from ldp_fast.cli import main
+from ldp_fast.apps import own, registry
+from ldp_fast.apps.options import ModelConfiguration
+from ldp_fast.cli import Parser, main
 from ldp_fast.errors import UsageError
+from ldp_fast.guidance.presets import find_preset
+from ldp_fast.runs.configuration import Configuration
+from ldp_fast.runs.experiment import Application
+from ldp_fast.runs.prompts import Prompt
+from ldp_fast.runs.settings import setting
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "your_own_application.md"
 NAME = "pixel_art"
@@ -139,3 +147,83 @@ def test_its_flags_are_in_the_help(here: pathlib.Path, capsys: pytest.CaptureFix
         assert "steps between two checkpoints (default: 100)" in found
         assert "stylegan, layered, image (default: image)" in found
         assert "ablation" not in found and "method" not in found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn(ModelConfiguration):
+    """With fields as an author may declare them."""
+
+    application = "drawn"
+    prompt: str = setting("what to draw")
+    seed: int = setting("of it", flag="seed", default=7)
+    model: str = setting("to draw with", flag="model", default="somebody/a-model")
+    preset: str = setting("to start from", flag="preset", default="stylegan")
+    checkpoint_every: int = setting("steps", flag="checkpoint-every", default=5)
+    zoom: Literal[1, 2] = setting("of the picture", flag="zoom", group="picture", default=1)
+    wet: bool = setting("paint", flag="dry", default=True)
+    brush: str = setting("to draw with", flag="brush")
+
+
+DRAWN = Application("drawn", lambda plain: Drawn, dict, "image.png", {})  # type: ignore[arg-type]
+
+
+def test_what_its_fields_say_holds_in_help_run_and_sweep(tmp_path: pathlib.Path) -> None:
+    entry = own.entry_of(DRAWN, Drawn)
+    assert entry.alone is not None and entry.configure is not None
+    parser = Parser(prog="run")
+    parser.add_argument("--losses", default=["lsd", "full"])
+    entry.alone(parser)
+    said = " ".join(parser.format_help().split())
+    for line in (
+        "--seed SEED of it (default: 7)",
+        "--preset PRESET to start from (default: stylegan)",
+        "--checkpoint-every CHECKPOINT_EVERY steps (default: 5)",
+        "picture: --zoom ZOOM of the picture: 1, 2 (default: 1)",
+        "--dry paint --brush BRUSH to draw with",
+    ):
+        assert line in said, said
+    args = parser.parse_args(["--brush", "fine", "--zoom", "2"])
+    found = entry.configure(args, prompt="a red cube")
+    assert (found.model, found.preset, found.checkpoint_every, found.zoom) == ("somebody/a-model", "stylegan", 5, 2)
+    assert found.settings.lambda_kl == find_preset("stylegan").settings.lambda_kl
+    with pytest.raises(UsageError, match=r"^--brush: expected, for there is no default$"):
+        entry.configure(parser.parse_args([]), prompt="a red cube")
+    # Seeds of a sweep: those that were given, else the file's, else the field's.
+    several = Parser(prog="sweep")
+    several.add_argument("--losses", default=["lsd", "full"])
+    entry.add_arguments(several)
+    (tmp_path / "some.yaml").write_text("seed: 9\n")
+    for words, seeds in (
+        (["--seeds", "1", "2"], [1, 1, 2, 2]),
+        (["--config", str(tmp_path / "some.yaml")], [9, 9]),
+        ([], [7, 7]),
+    ):
+        jobs = entry.plan([Prompt("a red cube", "")], several.parse_args(["--brush", "fine", *words]))
+        assert [job.labels["seed"] for job in jobs] == [job.configuration.seed for job in jobs] == seeds  # type: ignore[attr-defined]
+        assert [job.name for job in jobs][:1] == [f"a-red-cube-drawn-lsd-seed{seeds[0]}"]
+
+
+def test_what_its_author_forgot_is_said() -> None:
+    bare = type("Bare", (ModelConfiguration,), {})
+    taken = dataclasses.make_dataclass(
+        "Taken", [("scale", float, setting("x", flag="scale", default=1.0))], bases=(Drawn,), frozen=True, kw_only=True
+    )
+    for application, cls, said in (
+        (Drawn, DRAWN, "entry_of: expected an Application of ldp_fast.runs.experiment"),
+        (DRAWN, Configuration, "entry_of: expected a class on top of ModelConfiguration"),
+        (DRAWN, bare, r"Bare: expected @dataclasses.dataclass\(frozen=True, kw_only=True\) above it"),
+        (DRAWN, ModelConfiguration, "ModelConfiguration: expected a field prompt: str"),
+        (dataclasses.replace(DRAWN, name="other"), Drawn, "Drawn: expected application = 'other', its Application's"),
+        (DRAWN, taken, "Taken.scale: --scale is the flag of settings.scale already"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            own.entry_of(application, cls)  # type: ignore[arg-type]
+    spaced = dataclasses.make_dataclass("Spaced", [], bases=(Drawn,), frozen=True, kw_only=True)
+    spaced.application = "my art/1"
+    with pytest.raises(UsageError, match=r"Application.name: expected words of a-z and 0-9 with hyphens"):
+        own.entry_of(dataclasses.replace(DRAWN, name="my art/1"), spaced)
+    for dest, option in (("seed", "--amount"), ("amount", "--seed")):
+        parser = Parser(prog="run")
+        parser.add_argument(option, dest=dest)
+        with pytest.raises(UsageError, match=r"Drawn.seed, --seed: the command has one of that name"):
+            own.add_flags_of(Drawn, parser)
