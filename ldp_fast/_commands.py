@@ -92,8 +92,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Reports a wrong option like every other wrong value, and one that does not exist with the nearest that does."""
 
+    # What of the command line `--help` has to follow: the flags may depend on the application that it names.
+    named = ""
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{message} (see {self.prog} {self.named}--help)")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; words that nothing takes may be a prompt without quotes."""
@@ -149,6 +152,8 @@ def parser_of(command: Any, name: str, words: Sequence[str]) -> Parser:
     _, summary = COMMANDS[name]
     parser = Parser(prog=f"ldp-fast {name}", description=sentence(summary), formatter_class=HelpFormatter)
     declare(command, parser, name, words)
+    if name == "run" and words and not words[0].startswith("-"):
+        parser.named = f"{words[0]} "
     return parser
 
 

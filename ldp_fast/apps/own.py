@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..runs import flags
-from ..runs.experiment import Application
+from ..runs.experiment import Application, Experiment
 from ..runs.jobs import Job
 from ..runs.names import as_typed, name_of
 from ..runs.prompts import Prompt
@@ -79,6 +79,20 @@ def _check(application: Any, cls: Any) -> None:
         other = known.setdefault(flag.name, flag.place)
         if other != flag.place:
             raise UsageError(f"{cls.__name__}.{flag.place}: {flag.name} is the flag of {other} already")
+    try:
+        made = application.class_of({})
+    except Exception:  # a class that was given in place of what returns it
+        made = None
+    if made is not cls:
+        raise UsageError(f"Application.class_of: expected lambda plain: {cls.__name__}, which returns {cls.__name__}")
+    if isinstance(application.begin, type):
+        # What is called at the end of a run should not be missed there.
+        needed = [name for name in vars(Experiment) if callable(getattr(Experiment, name)) and not name.startswith("_")]
+        missing = [name for name in needed if not hasattr(application.begin, name)]
+        if missing:
+            raise UsageError(
+                f"{application.begin.__name__}: expected the methods of an Experiment, {', '.join(missing)} too"
+            )
 
 
 def add_flags_of(

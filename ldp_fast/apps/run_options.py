@@ -14,10 +14,11 @@ from ..runs.experiment import Application
 from ..runs.flags import build, flags_of, given, whole
 from ..runs.loop import Options, run
 from ..runs.names import name_of
+from ..runs.settings import settings_of
 from .options import check_device_flag
 
-# Given beside --resume they change what is shown, where and how often it is saved, not the run.
-HARMLESS = ("resume", "preview", "viewer", "port", "profile", "device", "checkpoint_every", "keep", "application")
+# Given beside --resume they change what is shown, not the run; so do settings that are not about the result.
+HARMLESS = ("resume", "preview", "viewer", "port", "profile", "application")
 
 
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +119,8 @@ def refuse_changes(args: argparse.Namespace, cls: type, products: tuple[str, ...
         UsageError: names the others.
     """
     names = {flag.place: flag.name for flag in flags_of(cls)}
-    allowed = {*HARMLESS, *(f"no_{name}" for name in products)}
+    known = settings_of(cls)
+    allowed = {*HARMLESS, *(f"no_{name}" for name in products), *(x for x in known if not known[x].about_result)}
     changed = [names.get(x, f"--{x.replace('_', '-')}") for x in args.given if x not in allowed]
     if changed:
         raise UsageError(f"--resume continues a run as it was started; it cannot change {', '.join(changed)}")

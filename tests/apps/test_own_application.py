@@ -1,5 +1,6 @@
 """The example of docs/your_own_application.md, as somebody would type it: a run, the rest of one, a sweep, a metric."""
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -11,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from ldp_fast.apps import own, registry
+from ldp_fast.apps import own, registry, run_options
 from ldp_fast.apps.options import ModelConfiguration
 from ldp_fast.cli import Parser, main
 from ldp_fast.errors import UsageError
@@ -20,6 +21,8 @@ from ldp_fast.runs.configuration import Configuration
 from ldp_fast.runs.experiment import Application
 from ldp_fast.runs.prompts import Prompt
 from ldp_fast.runs.settings import setting
+
+from ..runs.toy import Walk
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "your_own_application.md"
 NAME = "pixel_art"
@@ -87,7 +90,7 @@ def test_a_sweep_and_its_metric(here: pathlib.Path, capsys: pytest.CaptureFixtur
     registry._found.clear()
     capsys.readouterr()
     assert main(["evaluate", "r-precision", "out"]) == 2
-    assert "runs of pixel-art: say where that is, with --application MODULE:NAME" in capsys.readouterr().err
+    assert "runs of pixel-art: say where that is, with --application pixel_art:ENTRY" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,7 @@ def test_a_sweep_and_its_metric(here: pathlib.Path, capsys: pytest.CaptureFixtur
             ["nothing", "a red cube"],
             "expected one of text-to-3d, synthesize, or MODULE:NAME; got 'nothing'",
         ),
+        ([f"{NAME}:ENTRY", "a red cube", "--pixel", "nil"], f"got 'nil' (see ldp-fast run {NAME}:ENTRY --help)"),
         (["--steps", "3", f"{NAME}:ENTRY", "a red cube"], "MODULE:NAME: expected it before the options, got --steps"),
         (["same:ENTRY", "a red cube"], "application: same:ENTRY has the name of another one, 'synthesize'"),
         (["text_to_3d", "a red cube"], "text-to-3d is a command of its own: ldp-fast text-to-3d"),
@@ -162,9 +166,10 @@ class Drawn(ModelConfiguration):
     zoom: Literal[1, 2] = setting("of the picture", flag="zoom", group="picture", default=1)
     wet: bool = setting("paint", flag="dry", default=True)
     brush: str = setting("to draw with", flag="brush")
+    pause: float = setting("seconds a step", flag="pause", default=0.0, about_result=False)
 
 
-DRAWN = Application("drawn", lambda plain: Drawn, dict, "image.png", {})  # type: ignore[arg-type]
+DRAWN = Application("drawn", lambda plain: Drawn, Walk, "image.png", {})
 
 
 def test_what_its_fields_say_holds_in_help_run_and_sweep(tmp_path: pathlib.Path) -> None:
@@ -188,6 +193,9 @@ def test_what_its_fields_say_holds_in_help_run_and_sweep(tmp_path: pathlib.Path)
     assert found.settings.lambda_kl == find_preset("stylegan").settings.lambda_kl
     with pytest.raises(UsageError, match=r"^--brush: expected, for there is no default$"):
         entry.configure(parser.parse_args([]), prompt="a red cube")
+    run_options.refuse_changes(argparse.Namespace(given=("pause", "device", "resume")), Drawn)
+    with pytest.raises(UsageError, match=r"--resume continues a run as it was started; it cannot change --dry$"):
+        run_options.refuse_changes(argparse.Namespace(given=("pause", "wet")), Drawn)
     # Seeds of a sweep: those that were given, else the file's, else the field's.
     several = Parser(prog="sweep")
     several.add_argument("--losses", default=["lsd", "full"])
@@ -213,6 +221,12 @@ def test_what_its_author_forgot_is_said() -> None:
         (DRAWN, Configuration, "entry_of: expected a class on top of ModelConfiguration"),
         (DRAWN, bare, r"Bare: expected @dataclasses.dataclass\(frozen=True, kw_only=True\) above it"),
         (DRAWN, ModelConfiguration, "ModelConfiguration: expected a field prompt: str"),
+        (dataclasses.replace(DRAWN, class_of=Drawn), Drawn, "Application.class_of: expected lambda plain: Drawn"),
+        (
+            dataclasses.replace(DRAWN, begin=dict),
+            Drawn,
+            "dict: expected the methods of an Experiment, advance, latest, ",
+        ),
         (dataclasses.replace(DRAWN, name="other"), Drawn, "Drawn: expected application = 'other', its Application's"),
         (DRAWN, taken, "Taken.scale: --scale is the flag of settings.scale already"),
     ):

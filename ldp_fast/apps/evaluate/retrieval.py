@@ -20,7 +20,7 @@ from ...guidance.loading import embedded_models
 from ...metrics import ClipScorer, r_precision
 from ...runs import files, image_files
 from ...runs.configuration import differences, look_up
-from ...runs.folder import application_of, finished
+from ...runs.folder import application_of, finished, status
 from ...zoo import captions, world
 from .. import registry
 from ..entry import Entry
@@ -59,7 +59,10 @@ def find_runs(folder: pathlib.Path) -> dict[str, Run]:
         others = {application_of(path.parent) for path in folder.glob("*/config.yaml")} - {None}
         if others:
             names = " and ".join(sorted(map(str, others)))
-            raise UsageError(f"{folder} holds runs of {names}: say where that is, with --application MODULE:NAME")
+            commands = {str(status(path.parent).get("command")) for path in folder.glob("*/config.yaml")}
+            places = {command.removeprefix("ldp-fast run ") for command in commands if ":" in command}
+            where = places.pop() if len(places) == 1 else "MODULE:NAME"
+            raise UsageError(f"{folder} holds runs of {names}: say where that is, with --application {where}")
         if application_of(folder) is not None:
             raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {folder.parent}")
         raise UsageError(f"{folder} does not hold runs (folders with config.yaml)")
