@@ -20,7 +20,7 @@ from ..runs.configuration import Configuration, merged, read_yaml
 from ..runs.flags import build, given
 from ..runs.names import as_typed
 from ..runs.settings import Wrong, hyphens, setting, underscores
-from .hub import reachable
+from .hub import check_endpoint, reachable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What says which of a model's files are read; a run records those that were given.
@@ -352,6 +352,7 @@ def load_prior(configuration: ModelConfiguration, device: str | None = None) -> 
     """
     c = configuration
     check_backend(device or c.device)
+    check_endpoint()
     one_file = pathlib.Path(locate(c.model)).is_file()
     name = c.model if one_file else reachable("model", c.model, "model_index.json")
     where, dtype = device or c.device, DTYPES[c.dtype] if c.dtype else None

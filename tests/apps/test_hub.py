@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 
@@ -80,3 +81,79 @@ def test_where_it_is_forbidden_nobody_is_asked(
     assert hub.reachable("model", NAME, "model_index.json") == str(cached)
     with pytest.raises(UsageError, match=f"is not in the cache of .*, and {variable} forbids fetching it"):
         hub.reachable("model", "somebody/another", "model_index.json")
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """No proxies and no variables of the hub; where somebody is asked, who refuses."""
+    for variable in [*hub._OFFLINE, "HF_ENDPOINT", *(name for name in os.environ if name.lower().endswith("_proxy"))]:
+        monkeypatch.delenv(variable, raising=False)
+    places: list[tuple[str, int]] = []
+
+    def refuse(place: tuple[str, int], timeout: float) -> None:
+        places.append(place)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(hub.socket, "create_connection", refuse)
+    return places
+
+
+@pytest.mark.parametrize(
+    "address", ["http://host:notaport", "huggingface.co", "http://[", "", "ftp://host", "https:// host", "https://"]
+)
+def test_an_endpoint_that_is_not_an_address(
+    address: str, plain: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(UsageError) as raised:
+        hub.reachable("model", "somebody/another", "model_index.json")
+    assert str(raised.value) == (
+        f"HF_ENDPOINT: expected the hub's address, such as https://huggingface.co, got {address!r}; or leave it unset"
+    )
+    # The hub's library itself cannot be imported with some of them, and a model needs it wherever it is.
+    if address in ("http://host:notaport", "http://["):
+        with pytest.raises(UsageError, match=r"^HF_ENDPOINT: expected"):
+            hub.reachable("model", "primitives", "model_index.json")
+    else:
+        assert hub.reachable("model", "primitives", "model_index.json") == "primitives"
+
+
+@pytest.mark.parametrize(
+    ("variables", "place", "said"),
+    [
+        ({}, ("hub.test", 443), "Connection refused"),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, ("proxy", 3128), "HTTPS_PROXY, http://proxy:3128: "),
+        ({"https_proxy": "me:secret@proxy:3128"}, ("proxy", 3128), "https_proxy, …@proxy:3128: "),
+        ({"ALL_PROXY": "http://proxy"}, ("proxy", 80), "ALL_PROXY, http://proxy: "),
+        ({"all_proxy": "socks5://proxy"}, ("proxy", 1080), "all_proxy, socks5://proxy: "),
+        ({"ALL_PROXY": "http://two", "https_proxy": "http://one"}, ("one", 80), "https_proxy, http://one: "),
+        ({"HTTP_PROXY": "http://proxy:3128"}, ("hub.test", 443), "Connection refused"),
+        ({"ALL_PROXY": "http://proxy:3128", "NO_PROXY": ".test"}, ("hub.test", 443), "Connection refused"),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": "*"}, ("hub.test", 443), "Connection refused"),
+        ({"HTTPS_PROXY": "http://me:secret@proxy:no"}, None, "HTTPS_PROXY: expected a proxy's address, such as"),
+        ({"ALL_PROXY": "socks://proxy:7890"}, None, "3128, got 'socks://proxy:7890'"),
+    ],
+)
+def test_the_way_to_the_hub(
+    variables: dict[str, str],
+    place: tuple[str, int] | None,
+    said: str,
+    plain: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = str(hub.unreachable("https://hub.test"))
+    assert said in found and "secret" not in found
+    assert plain == ([] if place is None else [place])
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:secret@hub.test")
+    with pytest.raises(UsageError) as raised:
+        hub.reachable("model", "somebody/another", "model_index.json")
+    line = str(raised.value)
+    assert "fetched from https://…@hub.test, but the network does not lead there (" in line and "secret" not in line
+    assert said in line
+
+
+def test_a_host_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    assert "label" in str(hub.unreachable("http://a..b"))
