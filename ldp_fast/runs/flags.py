@@ -110,16 +110,15 @@ def add_flags(
         UsageError: a field has the name or the flag of something that the command declares itself.
     """
     taken = {action.dest for action in parser._actions}
-    made = {title: parser.add_argument_group(title, text) for title, text in groups.items()}
+    made: dict[str | None, Any] = {None: parser}
+    made |= {title: parser.add_argument_group(title, text) for title, text in groups.items()}
     unsaid = defaults or {}
     for flag in flags_of(cls):
         if flag.place in without:
             continue
-        where, name = parser, flag.name
-        if flag.known.group:
-            where = made.get(flag.known.group) or parser.add_argument_group(flag.known.group)
-            made[flag.known.group] = where
-        options = _options(flag)
+        title, name, options = flag.known.group or None, flag.name, _options(flag)
+        if title not in made:
+            made[title] = parser.add_argument_group(title)
         if several and flag.place in several:
             name, options["nargs"] = f"--{several[flag.place]}", "+"
         if flag.place in taken or name in parser._option_string_actions:
@@ -127,7 +126,7 @@ def add_flags(
                 f"{cls.__name__}.{flag.place}, {name}: the command has one of that name: give the field and its flag "
                 f"others"
             )
-        where.add_argument(name, dest=flag.place, default=argparse.SUPPRESS, help=_help(flag, unsaid), **options)
+        made[title].add_argument(name, dest=flag.place, default=argparse.SUPPRESS, help=_help(flag, unsaid), **options)
 
 
 def _type_of(hint: Any) -> Any:
