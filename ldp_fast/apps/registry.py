@@ -144,9 +144,10 @@ def _instead(module: str) -> str | None:
     if file is None or spec is None:
         return None
     origin = spec.origin if spec.has_location else None
-    if origin is None or not os.path.exists(origin):
+    if origin is None:
         return "a part of Python"
-    return None if file.samefile(origin) else origin
+    # It may lie in an archive.
+    return None if os.path.exists(origin) and file.samefile(origin) else origin
 
 
 def _checked(place: str, entry: Any) -> Entry:
