@@ -35,6 +35,25 @@ def this_rank() -> tuple[int, int]:
     return rank, world
 
 
+def on_this_device(device: torch.device, world: int) -> int:
+    """How many of a run's ranks compute where this one does, and share its memory.
+
+    Args:
+        device: of this rank.
+        world: ranks of the run.
+
+    Returns:
+        On a CPU the ranks of this machine, on CUDA those that `this_rank` gives the same GPU; 1 where LOCAL_WORLD_SIZE,
+        which torchrun sets, does not say how many ranks the machine has.
+    """
+    word = os.environ.get("LOCAL_WORLD_SIZE", "")
+    local = min(int(word), world) if word.isdecimal() else 1
+    if device.type != "cuda":
+        return max(1, local)
+    count = max(1, torch.cuda.device_count())
+    return max(1, len(range((device.index or 0) % count, local, count)))
+
+
 @contextlib.contextmanager
 def ranks(shares: tuple[int, str], device: str | None) -> Iterator[tuple[int, int, str | None]]:
     """Joins the process group that the environment describes (RANK, WORLD_SIZE, …), if there is one.

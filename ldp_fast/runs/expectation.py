@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Mapping
 
 import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, of_memory
 
 # A run of fewer steps is over before anybody has read how long it takes.
 FEWEST = 20
@@ -39,7 +40,7 @@ class Expectation:
 
     @property
     def fits(self) -> bool:
-        """Whether there is so much memory."""
+        """Whether as much is free as is needed."""
         return self.needed <= self.free
 
     def line(self) -> str:
@@ -47,18 +48,24 @@ class Expectation:
         took = f"{duration(self.seconds)} and " if self.seconds is not None else ""
         return f"about {took}{size(self.needed)} of memory on {self.device}, where {size(self.free)} are free"
 
-    def refusal(self, to_lower: str) -> UsageError:
+    @property
+    def largest(self) -> list[str]:
+        """The names of what takes the most: one, or two where the second takes a tenth of all at least."""
+        ordered = sorted(self.memory, key=lambda name: -self.memory[name])
+        return ordered[:1] + [name for name in ordered[1:2] if self.memory[name] >= self.needed / 10]
+
+    def refusal(self, advice: str) -> UsageError:
         """Why a run is not begun.
 
         Args:
-            to_lower: what makes it smaller, such as `--size or --views`.
+            advice: what makes it smaller, such as `lower --size or --views`.
         """
-        largest = sorted(self.memory, key=lambda name: -self.memory[name])[:2]
-        parts = ", ".join(f"{name} {size(self.memory[name])}" for name in largest)
+        shown = sorted(self.memory, key=lambda name: -self.memory[name])[:2]
+        parts = ", ".join(f"{name} {size(self.memory[name])}" for name in shown)
         took = f", and its steps would take about {duration(self.seconds)}" if self.seconds is not None else ""
         return UsageError(
             f"there is not enough memory on {self.device}: this run needs about {size(self.needed)} ({parts}) and "
-            f"{size(self.free)} are free{took}; lower {to_lower}"
+            f"{size(self.free)} are free{took}; {advice}"
         )
 
 
@@ -74,6 +81,29 @@ def seconds_of(step: Callable[[], object], device: torch.device) -> float:
 
     first = once()
     return first if first > LONG else once()
+
+
+def rehearsed(rehearse: Callable[[], float], device: torch.device) -> float | None:
+    """What a rehearsal measures, with the memory given back that it took.
+
+    Args:
+        rehearse: makes a copy of a run, and a step or two of it; returns seconds.
+        device: where.
+
+    Returns:
+        The seconds; None where there is not the memory for a copy beside the run, which may fit all the same.
+    """
+    try:
+        return rehearse()
+    except (RuntimeError, MemoryError) as error:
+        if not of_memory(error):
+            raise
+        return None
+    finally:
+        # By now nothing holds the copy any more, the error's frames included.
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def duration(seconds: float) -> str:

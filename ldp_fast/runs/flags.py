@@ -87,6 +87,25 @@ def all_flags_of(cls: type, place: str = "") -> Iterator[Flag]:
             yield from all_flags_of(inner, here)
 
 
+def how_to_set(cls: type, place: str) -> str:
+    """How a field is set: its flag, such as `--size`; else `field.levels (--config)`, as a file for --config has it.
+
+    Args:
+        cls: the configuration.
+        place: of the field, such as `size` or `field.levels`.
+
+    Raises:
+        KeyError: there is not such a field.
+    """
+    for flag in flags_of(cls):
+        if flag.place == place:
+            return flag.name
+    within: Any = cls
+    for name in place.split("."):
+        within = without_none(hints(within)[name])
+    return f"{place} (--config)"
+
+
 def add_flags(
     parser: argparse.ArgumentParser,
     cls: type,

@@ -120,7 +120,7 @@ class RunFolder:
     def claimed(self, configuration: Configuration, overwrite: bool = False) -> Iterator[None]:
         """While entered, this process alone writes here.
 
-        What killed processes left half written is removed, and what an earlier run left, if this one replaces it.
+        What killed processes left half written is removed; a run that is here stays as it is until `begin`.
 
         Raises:
             UsageError: another process writes here, or another run is here.
@@ -131,12 +131,16 @@ class RunFolder:
             held = application_of(self.path)
             if overwrite or held is None:
                 check_free(self.path, overwrite)
-                self.clear()
             else:
                 self._same(held, configuration)
-            if not (self.path / "config.yaml").exists():
-                write(self.path, configuration)
             yield
+
+    def begin(self, configuration: Configuration, overwrite: bool = False) -> None:
+        """Makes the folder this run's, while `claimed`: removes what a run left that this one replaces."""
+        if overwrite:
+            self.clear()
+        if not (self.path / "config.yaml").exists():
+            write(self.path, configuration)
 
     def _same(self, held: str, configuration: Configuration) -> None:
         if held != self.application.name:

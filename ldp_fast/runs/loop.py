@@ -90,22 +90,58 @@ def run(application: Application, folder: pathlib.Path, configuration: Any, opti
             if rank == 0:
                 stack.enter_context(home.claimed(configuration, options.overwrite))
             distributed.wait(world)
-            continue_from(home, experiment, configuration)
+            if not options.overwrite:
+                continue_from(home, experiment, configuration)
             if rank == 0 and 0 < experiment.step < experiment.total:
                 print(f"continuing {folder} at step {experiment.step} of {experiment.total}", file=sys.stderr)
-            if rank == 0 and application.expect is not None and experiment.total - experiment.step >= FEWEST:
-                print(f"{folder.name}: {application.expect(experiment).line()}", file=sys.stderr)
-            loop = _Loop(home, experiment, configuration, options, command, rank, world, watch)
-            try:
-                return loop.go()
-            except distributed.RanksLost as error:
-                kept = "its last checkpoint is whole, " if checkpoints.steps(folder) else ""
-                raise UsageError(f"{error}; {kept}continue with: {command}") from error
+            with Interruption() as interruption:
+                if not _announced(application, experiment, folder.name, interruption, rank, world):
+                    if rank == 0:
+                        print(_interrupted_before(home, experiment, options.overwrite, command), file=sys.stderr)
+                    return 130
+                if rank == 0:
+                    home.begin(configuration, options.overwrite)
+                loop = _Loop(home, experiment, configuration, options, command, rank, world, watch)
+                try:
+                    return loop.go(interruption)
+                except distributed.RanksLost as error:
+                    kept = "its last checkpoint is whole, " if checkpoints.steps(folder) else ""
+                    raise UsageError(f"{error}; {kept}continue with: {command}") from error
     except (RuntimeError, MemoryError) as error:
         if not of_memory(error) or not application.to_lower:
             raise
         said = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"there is not enough memory: lower {application.to_lower} ({said})") from error
+
+
+def _announced(
+    application: Application, experiment: Experiment, name: str, interruption: Interruption, rank: int, world: int
+) -> bool:
+    """Says what the run takes; False where it was interrupted meanwhile, on whichever rank."""
+    if application.expect is None or experiment.total - experiment.step < FEWEST:
+        return True
+    stopped = False
+    try:
+        if rank == 0:
+            try:
+                with interruption.at_once():
+                    if interruption.requested:
+                        raise KeyboardInterrupt
+                    print(f"{name}: {application.expect(experiment).line()}", file=sys.stderr)
+            except KeyboardInterrupt:
+                stopped = True
+        # The others wait here, and not in the first step's collective: if the first rank fails, they hear of it.
+        return not distributed.any_rank(stopped or interruption.requested, world)
+    except KeyboardInterrupt:  # the second one, while the ranks wait for each other
+        return False
+
+
+def _interrupted_before(home: RunFolder, experiment: Experiment, overwrite: bool, command: str) -> str:
+    if overwrite:
+        return f"interrupted before the first step: what {home.path} holds is as it was"
+    if (home.path / "config.yaml").exists() or experiment.step > 0:
+        return f"interrupted before step {experiment.step + 1}; continue with: {command}"
+    return "interrupted before the first step: nothing was written"
 
 
 def continue_from(home: RunFolder, experiment: Experiment, configuration: Any) -> None:
@@ -150,40 +186,43 @@ class _Loop:
         self.first, self.started, self.saved, self.seconds = experiment.step, time.perf_counter(), -1, 0.0
         self.left_out: dict[str, str] = {}
 
-    def go(self) -> int:
-        with Interruption() as interruption:
-            # Who interrupts before the first record is heard at the first step.
-            self._record("running")
-            self.log = RunLog(self.home.path, self.experiment.step) if self.rank == 0 else None
+    def go(self, interruption: Interruption) -> int:
+        """Steps and products; the exit code.
+
+        Args:
+            interruption: entered; who interrupts before the first record is heard at the first step.
+        """
+        self._record("running")
+        self.log = RunLog(self.home.path, self.experiment.step) if self.rank == 0 else None
+        try:
             try:
-                try:
-                    stopped = self._steps(interruption)
-                finally:
-                    if self.log:
-                        self.log.close()
-                if stopped:
-                    self._check_finite()
-                    self._save("interrupted")
-                    self._say(f"interrupted at step {self.experiment.step}; continue with: {self.command}")
-                    return 130
-                # Kept before anything is made of it.
+                stopped = self._steps(interruption)
+            finally:
+                if self.log:
+                    self.log.close()
+            if stopped:
                 self._check_finite()
-                self._save("finishing")
-            except KeyboardInterrupt:
-                self._record("interrupted")
-                self._say(f"{self._interrupted_at_once()}: {self.command}")
+                self._save("interrupted")
+                self._say(f"interrupted at step {self.experiment.step}; continue with: {self.command}")
                 return 130
-            try:
-                if self.rank == 0:
-                    with interruption.at_once():
-                        # Asked for while the last checkpoint was written.
-                        if interruption.requested:
-                            raise KeyboardInterrupt
-                        self._finish()
-            except KeyboardInterrupt:
-                self._record("interrupted")
-                self._say(f"interrupted before all was written; make the rest with: {self.command}")
-                return 130
+            # Kept before anything is made of it.
+            self._check_finite()
+            self._save("finishing")
+        except KeyboardInterrupt:
+            self._record("interrupted")
+            self._say(f"{self._interrupted_at_once()}: {self.command}")
+            return 130
+        try:
+            if self.rank == 0:
+                with interruption.at_once():
+                    # Asked for while the last checkpoint was written.
+                    if interruption.requested:
+                        raise KeyboardInterrupt
+                    self._finish()
+        except KeyboardInterrupt:
+            self._record("interrupted")
+            self._say(f"interrupted before all was written; make the rest with: {self.command}")
+            return 130
         self._record("finished")
         return 0
 

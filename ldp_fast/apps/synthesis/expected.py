@@ -41,7 +41,7 @@ def check_fits(configuration: Synthesis, prior: LatentDiffusionPrior) -> None:
     if not found.fits:
         text = prior.encode_prompt(c.prompts[:1], c.negative_prompt or None)
         seconds = c.steps * samples * _seconds(prior, c, text, c.seeds[:1])
-        raise dataclasses.replace(found, seconds=seconds).refusal(TO_LOWER)
+        raise dataclasses.replace(found, seconds=seconds).refusal(f"lower {TO_LOWER}")
 
 
 def _seconds(prior: LatentDiffusionPrior, configuration: Synthesis, text: Any, seeds: list[int]) -> float:

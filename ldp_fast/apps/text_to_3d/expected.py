@@ -73,7 +73,7 @@ def check_fits(configuration: TextTo3D, prior: LatentDiffusionPrior) -> None:
     found = expectation(prior, memory(configuration, prior), None)
     if not found.fits:
         seconds = _of_a_small_one(configuration, prior)
-        raise dataclasses.replace(found, seconds=seconds).refusal(TO_LOWER)
+        raise dataclasses.replace(found, seconds=seconds).refusal(f"lower {TO_LOWER}")
 
 
 def _left(trainer: Trainer) -> float:
