@@ -6,6 +6,7 @@ What a convolution's own library needs beside its result is not counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,19 +25,25 @@ ENCODED = 7
 SAVED, RECOMPUTED = 1.6, 1.3
 
 
-def expectation(prior: LatentDiffusionPrior, needed: dict[str, int], seconds: float | None) -> Expectation:
+def expectation(
+    prior: LatentDiffusionPrior, needed: Mapping[str, int], seconds: float | None = None, ranks: int = 1
+) -> Expectation:
     """What the steps of a run take, on the prior's device as it is now.
 
     Args:
         prior: of the run.
-        needed: bytes, by what they are for.
+        needed: bytes of one rank, by what they are for.
         seconds: of all steps, None where they were not measured.
+        ranks: how many of the run's ranks share the device; each of them needs as much.
     """
-    return Expectation(seconds, needed, free_bytes(prior.device), str(prior.device))
+    memory = {name: ranks * count for name, count in needed.items()}
+    return Expectation(seconds, memory, free_bytes(prior.device), str(prior.device))
 
 
-def prior_bytes(prior: LatentDiffusionPrior, settings: PriorOptions, samples: int, size: int) -> dict[str, int]:
-    """Memory of the prior's gradient of a batch of latents, at its highest point: `UNet` and `feature matching`.
+def prior_bytes(
+    prior: LatentDiffusionPrior, settings: PriorOptions, samples: int, size: tuple[int, int]
+) -> dict[str, int]:
+    """Memory of the prior's gradient of a batch of latents, at its highest point: `UNet` or `feature matching`.
 
     The two are not there at the same time; the smaller one is left out.
 
@@ -44,13 +51,17 @@ def prior_bytes(prior: LatentDiffusionPrior, settings: PriorOptions, samples: in
         prior: with its networks.
         settings: which terms there are.
         samples: B of the latents.
-        size: latents per side.
+        size: height and width of the latents.
+
+    Raises:
+        UsageError: there is feature matching, and the prior lacks a VAE, or has one that it does not know.
     """
+    height, width = size
     batch = samples * (1 if prior.guidance_scale is None else 2)
-    found = {"UNet": _unet(prior, batch * size * size)}
+    found = {"UNet": _unet(prior, batch * height * width)}
     if settings.lambda_fm:
         decoder = prior.decoder
-        kept = decoder.kept_bytes((2 * samples, prior.latent_shape[0], size, size))
+        kept = decoder.kept_bytes((2 * samples, prior.latent_shape[0], height, width))
         recomputes = kept > free_bytes(prior.device) // 2
         found["feature matching"] = int(kept * (RECOMPUTED if recomputes else SAVED))
     largest = max(found, key=lambda name: found[name])
@@ -73,7 +84,7 @@ def _unet(prior: LatentDiffusionPrior, pixels: int) -> int:
 
 
 def encoder_bytes(prior: LatentDiffusionPrior, pictures: int, pixels: int) -> int:
-    """Memory of encoding pictures with their gradient.
+    """Memory of encoding pictures with their gradient; 0 for somebody's own VAE, whose configuration does not say.
 
     Args:
         prior: with a VAE.
@@ -86,6 +97,19 @@ def encoder_bytes(prior: LatentDiffusionPrior, pictures: int, pixels: int) -> in
         return 0
     itemsize = next(vae.parameters()).dtype.itemsize
     return int(pictures * pixels**2 * channels[0] * ENCODED * ((layers or 1) + 1) * itemsize)
+
+
+def held_bytes(parameters: Iterable[torch.Tensor], optimizer: torch.optim.Optimizer) -> int:
+    """Memory that parameters and what an optimiser knows of them take already.
+
+    Args:
+        parameters: which; their gradients count where they have some.
+        optimizer: of them; before its first step it does not hold anything.
+    """
+    moments = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+    trained = list(parameters)
+    gradients = [p.grad for p in trained if p.grad is not None]
+    return sum(x.numel() * x.element_size() for x in (*trained, *gradients, *moments))
 
 
 def optimised_bytes(parameters: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import operator
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,111 +13,280 @@ from typing import Any
 import torch
 
 from ...guidance import LatentDiffusionPrior
-from ...runs.expectation import Expectation, seconds_of
-from ..memory import encoder_bytes, expectation, optimised_bytes, prior_bytes
-from .scene import Scene
+from ...nerf import LatentField
+from ...runs.distributed import on_this_device
+from ...runs.expectation import Expectation, rehearsed, seconds_of
+from ...runs.flags import how_to_set
+from ..memory import encoder_bytes, expectation, held_bytes, optimised_bytes, prior_bytes
+from .refinement import check_vae
+from .scene import Scene, background_of, field_of, occupancy_of
 from .sections import HashGridOptions, TextTo3D, VoxelOptions
 from .trainer import Trainer
 
-TO_LOWER = "--size, --views, --supersample, --steps-per-ray or --voxels"
+# Where it is not known which part of a run has not found memory.
+TO_LOWER = "--size, --views, --supersample, --steps-per-ray, --refinement-size or (jacobian-nerf) --voxels"
+# The settings that each part of the memory grows with.
+GOVERNED = {
+    "rays": ("size", "views", "supersample", "steps_per_ray"),
+    "UNet": ("size", "views"),
+    "feature matching": ("size", "views"),
+    "encoder": ("size", "refinement.views"),
+    "rays of the refinement": ("refinement.size", "refinement.views", "steps_per_ray"),
+    "UNet of the refinement": ("size", "refinement.views"),
+    "feature matching of the refinement": ("size", "refinement.views"),
+    "occupancy": ("occupancy.resolution",),
+    "update of the occupancy": ("occupancy.resolution",),
+}
+FIELDS = {HashGridOptions: ("field.log2_table_size", "field.levels"), VoxelOptions: ("field.resolution",)}
 # Bytes that a sample along a ray keeps until its backward, beside the encoding; and the share of a diagonal's steps
 # that lie in the box, of the cameras' rays. On a GPU nothing waits for the number of samples: there is room for all.
 SAMPLE, IN_THE_BOX = 80, 0.36
+# Bytes of a cell while the occupancy grid is renewed (measured as in benchmarks/memory.py, 256³ cells).
+RENEWED = 28
 # A copy of a run that does not fit has no more than this.
 SMALL = {"views": 1, "supersample": 1, "steps_per_ray": 64}
-_PRIOR, _RENDERED = ("prior", "encoder"), ("render", "regularisers", "backward")
+SMALL_TABLE, SMALL_GRID, SMALL_PICTURE = 14, 32, 64
 
 
-def memory(configuration: TextTo3D, prior: LatentDiffusionPrior) -> dict[str, int]:
-    """Bytes of a step at its highest point, beside the networks, by what they are for."""
-    c = configuration
-    field = c.field
-    if isinstance(field, VoxelOptions):
-        parameters, encoding = field.resolution**3 * (1 + prior.latent_shape[0]), 24
-    else:
-        parameters, encoding = _entries(field) * 2, 8 * field.levels
-    cells = 5 * c.occupancy.resolution**3 if c.occupancy else 0
-    share = 1.0 if prior.device.type == "cuda" else IN_THE_BOX
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """Numbers of what a scene is made of."""
+
+    parameters: int
+    encoded: int
+    cells: int
+    occupancy_bytes: int
+
+
+def _sizes(c: TextTo3D, channels: int) -> _Sizes:
+    # On this device nothing is allocated, and the modules say themselves how large they are.
+    with torch.device("meta"):
+        field, background, occupancy = field_of(c.field, channels), background_of(c, channels), occupancy_of(c)
+    modules = [field] if background is None else [field, background]
+    return _Sizes(
+        parameters=sum(p.numel() for module in modules for p in module.parameters()),
+        encoded=field.grid.n_outputs if isinstance(field, LatentField) else 1 + channels,
+        cells=0 if occupancy is None else occupancy.average.numel(),
+        occupancy_bytes=0 if occupancy is None else sum(x.numel() * x.element_size() for x in occupancy.buffers()),
+    )
+
+
+def memory(configuration: TextTo3D, prior: LatentDiffusionPrior, world: int = 1) -> dict[str, int]:
+    """Bytes of a step at its highest point, beside the networks, by what they are for.
+
+    Args:
+        configuration: of the run.
+        prior: with its networks.
+        world: how many ranks share a step's views; the bytes are those of the one that has the most.
+
+    Raises:
+        UsageError: the configuration needs a VAE that the prior lacks, or one that is not known.
+        ValueError: a number that the field or the occupancy grid does not take.
+    """
+    c, sizes = share(configuration, world), _sizes(configuration, prior.latent_shape[0])
+    share_of_steps = 1.0 if prior.device.type == "cuda" else IN_THE_BOX
 
     def rays(views: int, side: int) -> int:
-        return int(views * side**2 * c.steps_per_ray * share * (SAMPLE + encoding))
+        return int(views * side**2 * c.steps_per_ray * share_of_steps * (SAMPLE + 4 * sizes.encoded))
 
-    latents = {"rays": rays(c.views, c.size * c.supersample), **prior_bytes(prior, c.settings, c.views, c.size)}
-    stages = [latents]
+    side = (c.size, c.size)
+    latents = {"rays": rays(c.views, c.size * c.supersample), **prior_bytes(prior, c.settings, c.views, side)}
+    # At most one of these is there at a time.
+    stages = [latents, {"update of the occupancy": RENEWED * sizes.cells}]
     if c.refinement is not None:
-        views, pixels = c.refinement.views, c.size * prior.pixels_per_latent
-        # Of a picture without a network behind it the decoder is not asked for less than of latents.
-        found = {"rays": rays(views, c.refinement.size), "encoder": encoder_bytes(prior, views, pixels)}
-        stages.append({**found, **prior_bytes(prior, c.settings, views, c.size)})
+        check_vae(prior)
+        views = c.refinement.views
+        # The prior's gradient of an encoded picture takes what that of any latents takes.
+        gradient = prior_bytes(prior, c.settings, views, side)
+        stages.append(
+            {
+                "rays of the refinement": rays(views, c.refinement.size),
+                "encoder": encoder_bytes(prior, views, c.size * prior.pixels_per_latent),
+                **{f"{name} of the refinement": count for name, count in gradient.items()},
+            }
+        )
     largest = max(stages, key=lambda stage: sum(stage.values()))
-    return {"field": optimised_bytes(parameters) + cells, **largest}
+    return {"field": optimised_bytes(sizes.parameters), "occupancy": sizes.occupancy_bytes, **largest}
 
 
-def _entries(field: HashGridOptions) -> int:
-    growth = (field.finest_resolution / field.base_resolution) ** (1 / max(1, field.levels - 1))
-    sides = [int(field.base_resolution * growth**level) + 1 for level in range(field.levels)]
-    return sum(min(side**3, 2**field.log2_table_size) for side in sides)
+def share(configuration: TextTo3D, world: int) -> TextTo3D:
+    """A configuration whose views are those of the first rank, which has the most; see `Trainer.advance`."""
+    if world == 1:
+        return configuration
+    less: dict[str, Any] = {"views": -(-configuration.views // world)}
+    if configuration.refinement is not None:
+        views = -(-configuration.refinement.views // world)
+        less["refinement"] = dataclasses.replace(configuration.refinement, views=views)
+    return dataclasses.replace(configuration, **less)
 
 
 def expect(trainer: Trainer) -> Expectation:
-    """What the steps that are left take; a step or two of a copy are made."""
+    """What the steps that are left take; a step or two of a copy are made, if there is memory for the copy.
+
+    Of several ranks the first one rehearses its share of the views. Sending gradients to each other is not counted.
+    """
     prior: Any = trainer.prior
-    needed = memory(trainer.configuration, prior)
-    return expectation(prior, needed, _left(trainer))
+    needed = memory(trainer.configuration, prior, trainer.world)
+    beside = {
+        **needed,
+        "field": max(0, needed["field"] - held_bytes(trainer.scene.parameters(), trainer.optimizer)),
+        "occupancy": 0,
+    }
+    found = expectation(prior, beside, ranks=on_this_device(prior.device, trainer.world))
+    if expectation(prior, needed).fits:
+        found = dataclasses.replace(found, seconds=rehearsed(lambda: _left(trainer), prior.device))
+    return found
 
 
-def check_fits(configuration: TextTo3D, prior: LatentDiffusionPrior) -> None:
-    """Checks that there is memory for a run's steps.
+def check_fits(configuration: TextTo3D, prior: LatentDiffusionPrior, world: int = 1) -> None:
+    """Checks that there is memory for a run's steps, before any of it is allocated.
+
+    Args:
+        configuration: of the run.
+        prior: with its networks.
+        world: how many ranks share a step's views.
 
     Raises:
-        UsageError: there is not; says how much it would take, of memory and of time.
+        UsageError: there is not; says how much memory and time it would take, and what to lower. Or see `memory`.
+        ValueError: see `memory`.
     """
-    found = expectation(prior, memory(configuration, prior), None)
+    ranks = on_this_device(prior.device, world)
+    found = expectation(prior, memory(configuration, prior, world), ranks=ranks)
     if not found.fits:
-        seconds = _of_a_small_one(configuration, prior)
-        raise dataclasses.replace(found, seconds=seconds).refusal(f"lower {TO_LOWER}")
+        seconds = rehearsed(lambda: _of_a_small_one(share(configuration, world), prior), prior.device)
+        raise dataclasses.replace(found, seconds=seconds).refusal(f"lower {to_lower(configuration, found.largest)}")
+
+
+def to_lower(configuration: TextTo3D, parts: list[str]) -> str:
+    """The flags and settings that govern parts of the memory, such as `--size, --views or --supersample`.
+
+    What is at its lowest already is left out, unless it is all that there is.
+
+    Args:
+        configuration: of the run.
+        parts: keys of `memory`.
+    """
+    governed = {**GOVERNED, "field": FIELDS[type(configuration.field)]}
+    places = list(dict.fromkeys(place for part in parts for place in governed[part]))
+    above = [place for place in places if operator.attrgetter(place)(configuration) > 1]
+    names = [how_to_set(type(configuration), place) for place in above or places]
+    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def _left(trainer: Trainer) -> float:
     prior: Any = trainer.prior
-    copy = Trainer(Scene(trainer.configuration, prior), prior)
+    c = _updated_at_each_step(share(trainer.configuration, trainer.world))
+    every = trainer.configuration.occupancy.every if trainer.configuration.occupancy else 1
+    copy = Trainer(Scene(c, prior), prior)
     if trainer.step:
         copy.load_state(trainer.state(), {**trainer.facts(), "step": str(trainer.step)})
     latents = max(0, trainer.steps - trainer.step)
     refined = trainer.total - trainer.step - latents
-    seconds = latents * seconds_of(copy.advance, prior.device) if latents else 0.0
+    seconds = 0.0
+    if latents:
+        seconds += latents * _in_the_mean(_parts_of_step(copy, trainer.step), every)
     if refined:
-        copy.scene.refined, copy.scene.step = True, max(copy.step, trainer.steps)
-        copy.optimizer = copy.make_optimizer()
-        seconds += refined * seconds_of(copy.advance, prior.device)
+        if not copy.scene.refined:
+            seconds += 4 * seconds_of(functools.partial(_fit_a_quarter, copy.scene), prior.device)
+            copy.optimizer = copy.make_optimizer()
+        seconds += refined * _in_the_mean(_parts_of_step(copy, max(trainer.step, trainer.steps)), every)
     return seconds
 
 
-def _of_a_small_one(configuration: TextTo3D, prior: LatentDiffusionPrior) -> float:
-    """All steps' time, from a step with few rays and latents: what is computed grows with their number."""
-    c, field = configuration, configuration.field
-    small: dict[str, Any] = {name: min(getattr(c, name), most) for name, most in SMALL.items()}
-    small |= {"size": min(c.size, prior.latent_shape[1]), "refinement": None}
-    if isinstance(field, VoxelOptions):
-        small["field"] = dataclasses.replace(field, resolution=min(field.resolution, 32))
-    else:
-        small["field"] = dataclasses.replace(field, log2_table_size=min(field.log2_table_size, 14))
-    less: TextTo3D = dataclasses.replace(c, **small)
-    trainer, spent = Trainer(Scene(less, prior), prior), dict[str, float]()
+def _fit_a_quarter(scene: Scene) -> None:
+    scene.refined = False
+    scene.begin_refinement(4)
+
+
+def _updated_at_each_step(c: TextTo3D) -> TextTo3D:
+    """Has a rehearsed step contain what happens at some steps only."""
+    return c if c.occupancy is None else dataclasses.replace(c, occupancy=dataclasses.replace(c.occupancy, every=1))
+
+
+def _in_the_mean(spent: dict[str, float], every: int) -> float:
+    return sum(seconds / (every if name == "occupancy" else 1) for name, seconds in spent.items())
+
+
+def _parts_of_step(trainer: Trainer, at: int) -> dict[str, float]:
+    """Seconds of the parts of step `at`, by the names that `Trainer.advance` gives them; `rest` is between them."""
+    device, spent = trainer.device, dict[str, float]()
+
+    def waited() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
 
     @contextlib.contextmanager
     def part(name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started = waited()
         yield
-        if prior.device.type == "cuda":
-            torch.cuda.synchronize(prior.device)
-        spent[name] = time.perf_counter() - started
+        spent[name] = waited() - started
 
     def step() -> None:
         spent.clear()
+        # The same one twice: the one after it may be of another stage, or beyond the last.
+        trainer.scene.step = at
         trainer.advance(part)
 
-    seconds_of(step, prior.device)
-    pixels = c.views * c.size**2 / (less.views * less.size**2)
-    rays = pixels * (c.supersample / less.supersample) ** 2 * c.steps_per_ray / less.steps_per_ray
-    return c.steps * (pixels * sum(spent[name] for name in _PRIOR) + rays * sum(spent[name] for name in _RENDERED))
+    whole = seconds_of(step, device)
+    return {**spent, "rest": whole - sum(spent.values())}
+
+
+def _of_a_small_one(c: TextTo3D, prior: LatentDiffusionPrior) -> float:
+    """All steps' time, from a step of each stage with few rays and latents: what is computed grows with their number.
+
+    The fit between the stages is left out, which is the work of some steps.
+    """
+    less = _smaller(c, prior.latent_shape[1])
+    if not expectation(prior, memory(less, prior)).fits:
+        raise MemoryError("not even a small one fits")
+    trainer = Trainer(Scene(less, prior), prior)
+    seconds = c.steps * _grown(_parts_of_step(trainer, 0), c, less, trainer)
+    if c.refinement is not None:
+        trainer.scene.begin_refinement(4)
+        trainer.optimizer = trainer.make_optimizer()
+        seconds += c.refinement.steps * _grown(_parts_of_step(trainer, less.steps), c, less, trainer)
+    return seconds
+
+
+def _smaller(c: TextTo3D, size: int) -> TextTo3D:
+    small: dict[str, Any] = {name: min(getattr(c, name), most) for name, most in SMALL.items()}
+    small["size"] = min(c.size, size)
+    if isinstance(c.field, VoxelOptions):
+        small["field"] = dataclasses.replace(c.field, resolution=min(c.field.resolution, SMALL_GRID))
+    else:
+        small["field"] = dataclasses.replace(c.field, log2_table_size=min(c.field.log2_table_size, SMALL_TABLE))
+    if c.occupancy is not None:
+        resolution = min(c.occupancy.resolution, SMALL_GRID)
+        small["occupancy"] = dataclasses.replace(c.occupancy, resolution=resolution, every=1)
+    if c.refinement is not None:
+        side = min(c.refinement.size, SMALL_PICTURE)
+        small["refinement"] = dataclasses.replace(c.refinement, views=1, size=side)
+    return dataclasses.replace(c, **small)
+
+
+def _work(c: TextTo3D, refined: bool, channels: int) -> dict[str, float]:
+    """What the time of each part of a step grows with."""
+    views, side = c.views, c.size * c.supersample
+    if refined and c.refinement is not None:
+        views, side = c.refinement.views, c.refinement.size
+    sizes = _sizes(c, channels)
+    rays, latents = views * side**2, views * c.size**2
+    return {
+        "render": rays * c.steps_per_ray,
+        "regularisers": rays,
+        "encoder": latents,
+        "prior": latents,
+        "optimiser": sizes.parameters,
+        "occupancy": sizes.cells / (c.occupancy.every if c.occupancy else 1),
+    }
+
+
+def _grown(spent: dict[str, float], c: TextTo3D, less: TextTo3D, trainer: Trainer) -> float:
+    """Seconds of a step of `c`, from those that the parts of a step of `less` took."""
+    refined, channels = trainer.scene.refined, trainer.prior.latent_shape[0]
+    here, there = (_work(x, refined, channels) for x in (less, c))
+    grown = {name: spent[name] * there[name] / here[name] for name in here if here[name]}
+    # Backwards through renderer and encoder it takes as many times longer as forwards.
+    forwards = [sum(times[name] for name in ("render", "encoder")) for times in (spent, grown)]
+    return sum(grown.values()) + spent["backward"] * forwards[1] / forwards[0] + spent["rest"]

@@ -11,6 +11,18 @@ from ...errors import UsageError
 
 # How many times a latent of the object itself counts in the fit.
 OWN = 4.0
+# Pictures of random colours in the fit.
+PICTURES = 16
+
+
+def check_vae(prior: Any) -> None:
+    """Checks that a prior can refine to RGB.
+
+    Raises:
+        UsageError: it lacks a VAE.
+    """
+    if prior.vae is None:
+        raise UsageError("vae: the refinement to RGB needs one; got None")
 
 
 class LatentToRgb(nn.Module):
@@ -39,7 +51,7 @@ class LatentToRgb(nn.Module):
         return rgb + (offset if opacity is None else offset * opacity)
 
     @torch.no_grad()
-    def fit(self, prior: Any, latents: Tensor | None = None) -> float:
+    def fit(self, prior: Any, latents: Tensor | None = None, pictures: int = PICTURES) -> float:
         """Sets the layer by least squares to what the prior's own VAE makes of latents.
 
         Pictures of smooth random colours are encoded, and the object's own latents are decoded: every latent is matched
@@ -49,6 +61,7 @@ class LatentToRgb(nn.Module):
         Args:
             prior: with the VAE.
             latents: renderings of the object, `[V, C, h, w]`.
+            pictures: how many of random colours.
 
         Returns:
             The root mean square error over the colours, 0 to 1.
@@ -56,14 +69,13 @@ class LatentToRgb(nn.Module):
         Raises:
             UsageError: the prior lacks a VAE.
         """
-        if prior.vae is None:
-            raise UsageError("vae: the refinement to RGB needs one; got None")
+        check_vae(prior)
         _, side, _ = prior.latent_shape
         factor = prior.pixels_per_latent
         generator = torch.Generator().manual_seed(0)
-        coarse = torch.rand(16, 3, 4, 4, generator=generator)
-        pictures = nn.functional.interpolate(coarse, (side * factor,) * 2, mode="bilinear").to(prior.device)
-        pairs = [(prior.encode(x, sample=False), x, 1.0) for x in pictures.split(1)]
+        coarse = torch.rand(pictures, 3, 4, 4, generator=generator)
+        coloured = nn.functional.interpolate(coarse, (side * factor,) * 2, mode="bilinear").to(prior.device)
+        pairs = [(prior.encode(x, sample=False), x, 1.0) for x in coloured.split(1)]
         for own in () if latents is None else latents.split(1):
             pairs.append((own, prior.decode(own), OWN))
         inputs, wanted = [], []

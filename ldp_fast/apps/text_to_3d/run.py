@@ -42,7 +42,7 @@ def begin(configuration: TextTo3D, *, device: str | None = None, rank: int = 0, 
     """
     check_renderer(configuration, device)
     prior = load_prior(configuration, device)
-    check_fits(configuration, prior)
+    check_fits(configuration, prior, world)
     return Trainer(Scene(configuration, prior), prior, rank=rank, world=world)
 
 

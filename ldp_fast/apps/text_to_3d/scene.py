@@ -31,11 +31,20 @@ from ...runs.folder import require
 from ..options import load_prior
 from .cameras import CameraRanges, EncodedGreys
 from .compiled import check_renderer
-from .refinement import LatentToRgb
+from .refinement import PICTURES, LatentToRgb
 from .sections import NAME, HashGridOptions, TextTo3D, VoxelOptions, class_of
 
 
-def _field(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Module:
+def field_of(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Module:
+    """The field at the start.
+
+    Args:
+        options: of a configuration.
+        channels: C of the latents.
+
+    Raises:
+        ValueError: a number that the field does not take.
+    """
     blob = Blob(*options.blob)
     if isinstance(options, VoxelOptions):
         return VoxelField(
@@ -53,6 +62,29 @@ def _field(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Module:
         finest_resolution=options.finest_resolution,
     )
     return LatentField(grid, hidden=options.hidden, channels=channels, density_bias=blob)
+
+
+def background_of(configuration: TextTo3D, channels: int) -> nn.Module | None:
+    """The trained background at the start, of C `channels`; None where it is not trained."""
+    behind = configuration.background
+    if behind.kind == "network":
+        return DirectionalBackground(channels)
+    if behind.kind == "texture" and behind.size is not None:
+        return LearnedBackground(channels, size=behind.size, scale=1.0)
+    return None
+
+
+def occupancy_of(configuration: TextTo3D) -> OccupancyGrid | None:
+    """The occupancy grid at the start, if there is one.
+
+    Raises:
+        ValueError: a number of cells that the grid does not take.
+    """
+    grid = configuration.occupancy
+    if grid is None:
+        return None
+    step = 2 * 3**0.5 / configuration.steps_per_ray
+    return OccupancyGrid(resolution=grid.resolution, step=step, seed=configuration.seed)
 
 
 class Scene(nn.Module):
@@ -83,22 +115,14 @@ class Scene(nn.Module):
         cuda = [prior.device] if prior.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(configuration.seed)
-            field = _field(configuration.field, channels)
-            behind = configuration.background
-            background: nn.Module | None = None
-            if behind.kind == "network":
-                background = DirectionalBackground(channels)
-            elif behind.kind == "texture" and behind.size is not None:
-                background = LearnedBackground(channels, size=behind.size, scale=1.0)
+            field = field_of(configuration.field, channels)
+            background = background_of(configuration, channels)
+        behind = configuration.background
         self.greys: EncodedGreys | None = None
         if behind.kind == "greys" and behind.low is not None and behind.high is not None:
             self.greys = EncodedGreys(prior, behind.low, behind.high)
-        steps_per_ray, grid = configuration.steps_per_ray, configuration.occupancy
-        occupancy: OccupancyGrid | None = None
-        if grid:
-            step = 2 * 3**0.5 / steps_per_ray
-            occupancy = OccupancyGrid(resolution=grid.resolution, step=step, seed=configuration.seed)
-        self.renderer = LatentRenderer(field, occupancy, background, steps_per_ray=steps_per_ray)
+        occupancy = occupancy_of(configuration)
+        self.renderer = LatentRenderer(field, occupancy, background, steps_per_ray=configuration.steps_per_ray)
         self.to_rgb = LatentToRgb(channels) if configuration.refinement else None
         self.refined, self.step = False, 0
         self.to(prior.device)
@@ -231,14 +255,19 @@ class Scene(nn.Module):
         """What `render` calls latents, as images [V, 3, H, W] float32 in [0, 1]."""
         return latents.float().clamp(0, 1) if self.refined else self.prior.decode(latents)
 
-    def begin_refinement(self) -> None:
-        """From now on the field is shown as RGB, through a linear layer fitted to the prior's own VAE."""
+    def begin_refinement(self, part: int = 1) -> None:
+        """From now on the field is shown as RGB, through a linear layer fitted to the prior's own VAE.
+
+        Args:
+            part: 1, or 2 or 4 for a fit to a half or a quarter of the pictures, which takes so much of the time.
+        """
         assert self.to_rgb is not None
-        azimuths = [30.0 * view for view in range(12)]
-        elevations = [self.orbit["elevation"], 60.0] * 6
+        azimuths = [30.0 * view for view in range(12 // part)]
+        elevations = ([self.orbit["elevation"], 60.0] * 6)[: 12 // part]
         cameras = Cameras.orbit(azimuths, elevations, self.orbit["radius"], self.orbit["fov"])
         # One after the other: at full size twelve at once would be the most memory of the whole run.
-        self.to_rgb.fit(self.prior, torch.cat([self.render(camera, self.size).latents for camera in cameras]))
+        latents = torch.cat([self.render(camera, self.size).latents for camera in cameras])
+        self.to_rgb.fit(self.prior, latents, PICTURES // part)
         self.refined = True
 
 
