@@ -108,7 +108,8 @@ class Application:
         shares: how many processes can share a step, and the flag that says so.
         to_lower: flags that lower the memory.
         command: what starts it; `--resume DIR` after it goes on. Where it is empty: `ldp-fast NAME`.
-        expect: what the steps that are left take, asked before the first of them; changes nothing. None: not known.
+        expect: what the steps that are left take; changes nothing. The first rank asks, before the run's folder is
+            changed. None: not known.
         former_files: what a run from before its record listed files may have left, as patterns.
         former_configuration: reads the plain configuration of a run without config.yaml; None if it has none either.
         former_state: reads the checkpoint of such a run: tensors and facts; None if it has none.
