@@ -29,6 +29,7 @@ from .hash_grid import HashGrid
 
 ACTIVATIONS = ("identity", "sigmoid")
 BACKENDS = ("ldp", "tcnn")
+MOST_CHANNELS = 15
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class LatentField(_Field):
             checks.fail(name, "grid", "at most 128 outputs (levels × features)", str(grid.n_outputs))
         self.grid = grid
         self.hidden, self.layers = hidden, checks.whole(name, "layers", layers, 1, 4)
-        self.channels, self.bias = checks.whole(name, "channels", channels, 1, 15), bool(bias)
+        self.channels, self.bias = checks.whole(name, "channels", channels, 1, MOST_CHANNELS), bool(bias)
         self.blob = find_blob(name, density_bias)
         self.bound = checks.number(name, "bound", bound, 0.0, open_low=True)
         self.activation = checks.choice(name, "activation", activation, ACTIVATIONS)
@@ -343,7 +344,7 @@ class VoxelField(_Field):
         super().__init__()
         name = "VoxelField"
         self.resolution = checks.whole(name, "resolution", resolution, 2, 512)
-        self.channels = checks.whole(name, "channels", channels, 1, 15)
+        self.channels = checks.whole(name, "channels", channels, 1, MOST_CHANNELS)
         self.bound = checks.number(name, "bound", bound, 0.0, open_low=True)
         self.density_shift = checks.number(name, "density_shift", density_shift)
         self.blob = find_blob(name, density_bias)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 import math
 import pathlib
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from ldp_fast import cli
 from ldp_fast.apps.text_to_3d.configuration import EMBEDDED, defaults, resolve
-from ldp_fast.apps.text_to_3d.scene import read_configuration
+from ldp_fast.apps.text_to_3d.run import check_channels
+from ldp_fast.apps.text_to_3d.scene import CameraRanges, background_of, field_of, occupancy_of, read_configuration
 from ldp_fast.apps.text_to_3d.sections import METHODS, class_of
 from ldp_fast.errors import UsageError
 from ldp_fast.runs import files
 from ldp_fast.runs.configuration import write
 from ldp_fast.runs.flags import put
+from ldp_fast.runs.settings import Wrong
 
 from . import text_to_3d_runs as runs
 
@@ -248,6 +252,49 @@ def test_every_setting_that_a_hand_has_spoiled_is_named(
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"format": 1, **plain}))
         assert runs.command("--resume", tmp_path) == 2
         assert f"config.yaml: {expected}" in said_in_a_line(capsys)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_number_that_is_accepted_is_one_that_the_modules_take(method: str) -> None:
+    """What is out of their ranges is refused while it is read, and not where they are made."""
+    whole, counts = runs.configuration("x", method).plain(), [0, 0]
+
+    def numbers(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        if isinstance(value, (dict, list)):
+            for name in value if isinstance(value, dict) else range(len(value)):
+                yield from numbers(value[name], (*place, name))
+        elif isinstance(value, (int, float)):
+            yield place
+
+    for section in ("field", "occupancy", "cameras", "background"):
+        for *above, last in list(numbers(whole[section], (section,))):
+            for bad in (0, -1, 1, 2, 3, 7, 12, 96, 100, 128, 512, 1000, -0.5, 1e30, 2**20, 2**30):
+                plain = copy.deepcopy(whole)
+                inner = plain
+                for name in above:
+                    inner = inner[name]
+                inner[last] = bad
+                try:
+                    configuration = class_of(plain).from_plain(plain)
+                except Wrong as error:
+                    assert error.place.startswith(section), (above, last, bad, error)
+                    counts[0] += 1
+                    continue
+                with torch.device("meta"):
+                    field_of(configuration.field, 4)
+                    occupancy_of(configuration)
+                    background_of(configuration, 4)
+                CameraRanges.of(configuration.cameras)
+                counts[1] += 1
+    assert min(counts) > 50
+
+
+def test_latents_of_more_channels_than_a_field_makes_are_refused() -> None:
+    prior: Any = types.SimpleNamespace(latent_shape=(15, 8, 8))
+    check_channels(prior)
+    prior.latent_shape = (16, 8, 8)
+    with pytest.raises(UsageError, match=r"--model: expected one whose latents have at most 15 channels, .*; got 16"):
+        check_channels(prior)
 
 
 def test_numbers_that_yaml_1_1_takes_for_text(tmp_path: pathlib.Path) -> None:

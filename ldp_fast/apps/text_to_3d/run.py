@@ -5,6 +5,9 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from ...errors import UsageError
+from ...guidance import LatentDiffusionPrior
+from ...nerf.fields import MOST_CHANNELS
 from ...runs import loop
 from ...runs.experiment import Application
 from ...runs.profile import Profile
@@ -29,6 +32,20 @@ LABELS = {
 }
 
 
+def check_channels(prior: LatentDiffusionPrior) -> None:
+    """Checks that a field can make the model's latents.
+
+    Raises:
+        UsageError: they have more channels.
+    """
+    channels = prior.latent_shape[0]
+    if channels > MOST_CHANNELS:
+        raise UsageError(
+            f"--model: expected one whose latents have at most {MOST_CHANNELS} channels, the most that a field makes "
+            f"here; got {channels}"
+        )
+
+
 def begin(configuration: TextTo3D, *, device: str | None = None, rank: int = 0, world: int = 1) -> Trainer:
     """A run's experiment at step 0.
 
@@ -42,6 +59,7 @@ def begin(configuration: TextTo3D, *, device: str | None = None, rank: int = 0, 
     """
     check_renderer(configuration, device)
     prior = load_prior(configuration, device)
+    check_channels(prior)
     check_fits(configuration, prior, world)
     return Trainer(Scene(configuration, prior), prior, rank=rank, world=world)
 

@@ -73,10 +73,10 @@ class HashGridOptions:
     """The field of latent-nerf: a hash grid and a small network."""
 
     levels: int = setting("levels of the hash grid", low=1, high=32)
-    log2_table_size: int = setting("base-2 logarithm of the entries of a level", low=1, high=30)
-    base_resolution: int = setting("vertices along an axis, coarsest level", low=1, high=2**16)
-    finest_resolution: int = setting("vertices along an axis, finest level", low=1, high=2**20)
-    hidden: int = setting("width of the network", low=1, high=1024)
+    log2_table_size: int = setting("base-2 logarithm of the entries of a level", low=3, high=30)
+    base_resolution: int = setting("vertices along an axis, coarsest level", low=2, high=10**6)
+    finest_resolution: int = setting("vertices along an axis, finest level", low=2, high=10**6)
+    hidden: int = setting("width of the network, a multiple of 16", low=16, high=128)
     blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
 
 
@@ -102,7 +102,7 @@ class VoxelOptions:
 class OccupancyOptions:
     """The grid that says where space is empty."""
 
-    resolution: int = setting("cells along an axis", low=2, high=1024)
+    resolution: int = setting("cells along an axis, a power of two", low=8, high=512)
     every: int = setting("steps between two updates", low=1)
 
 
@@ -244,6 +244,17 @@ class TextTo3D(ModelConfiguration, _Run):
                 shown = " ".join(f"{x:g}" for x in ramp)
                 expected = "a weight, or FIRST LAST FROM TO with 0 <= FROM <= TO <= 1"
                 raise Wrong(f"regularisers.{regulariser}", f"expected {expected}; got {shown}")
+        field, cells = self.field, self.occupancy and self.occupancy.resolution
+        if isinstance(field, HashGridOptions):
+            if field.hidden % 16:
+                raise Wrong("field.hidden", f"expected a multiple of 16, got {field.hidden}")
+            if field.finest_resolution < field.base_resolution:
+                coarsest, finest = field.base_resolution, field.finest_resolution
+                raise Wrong("field.finest_resolution", f"expected at least base_resolution, {coarsest}, got {finest}")
+        if field.blob[1] <= 0:
+            raise Wrong("field.blob", f"expected a radius above 0 as the second number, got {field.blob[1]:g}")
+        if cells and cells & (cells - 1):
+            raise Wrong("occupancy.resolution", f"expected a power of two, got {cells}")
         behind = self.background
         for name in {"greys": ("low", "high"), "texture": ("size",)}.get(behind.kind, ()):
             if getattr(behind, name) is None:
