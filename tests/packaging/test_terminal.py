@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import pathlib
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -15,28 +15,52 @@ from ..support.models import save_stable_diffusion
 from .installation import ROOT, run
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
-# As `ldp-fast WORDS` for each line, in one process: importing torch takes longer than everything else here.
+# As `ldp-fast WORDS` for the words up to each ";", in one process: importing torch takes longer than everything else.
 EVERY = """
-import json, sys
+import itertools, sys
 from ldp_fast import cli
-for words in json.loads(sys.argv[1]):
+for between, words in itertools.groupby(sys.argv[1:], ";".__eq__):
+    if between:
+        continue
     sys.argv[1:] = words
     try:
         code = cli.main()
     except SystemExit as stop:
         code = stop.code
-    print("code", code, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        print("code", code, file=stream, flush=True)
 """
+ASKED = [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["evaluate", "r-precision", "--help"], ["env"]]
 
 
-def test_every_help_prints_on_an_ascii_terminal() -> None:
-    words = [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["evaluate", "r-precision", "--help"], ["env"]]
-    done = run([sys.executable, "-c", EVERY, json.dumps(words)], cwd=ROOT, **ASCII)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert done.stdout.count("code 0") == len(words) and done.stdout.isascii()
+class Said(NamedTuple):
+    """What was written to both streams, a string for each command, and the folder of the run."""
+
+    out: list[str]
+    err: list[str]
+    folder: pathlib.Path
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
+    """Every help, what is installed here, and last a run whose prompt is not ASCII."""
+    folder = tmp_path_factory.mktemp("terminal")
+    model = save_stable_diffusion(folder / "sd")
+    words = ["synthesize", "abc 一", "--model", str(model), "--device", "cpu", "--steps", "2"]
+    line = [word for asked in (*ASKED, words) for word in (*asked, ";")]
+    done = run([sys.executable, "-c", EVERY, *line], cwd=folder, **ASCII, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    out, err = done.stdout.split("code 0\n"), done.stderr.split("code 0\n")
+    assert len(out) == len(err) == len(ASKED) + 2 and out.pop() == err.pop() == "", done.stderr
+    return Said(out, err, folder)
+
+
+def test_every_help_prints_on_an_ascii_terminal(said: Said) -> None:
+    answers = "".join(said.out[:-1])
+    assert not any(said.err[:-1]) and answers.isascii()
     for name in cli.COMMANDS:
-        assert f"usage: ldp-fast {name} [options]" in done.stdout
-    assert "cuda:1, ..." in done.stdout and "\\u" not in done.stdout, "what is said in words of ours has a plain form"
+        assert f"usage: ldp-fast {name} [options]" in answers
+    assert "cuda:1, ..." in answers and "\\u" not in answers, "what is said in words of ours has a plain form"
 
 
 def test_errors_name_what_was_typed() -> None:
@@ -45,14 +69,9 @@ def test_errors_name_what_was_typed() -> None:
     assert done.stderr.startswith("ldp-fast: error: unknown command '") and done.stderr.count("\n") == 1
 
 
-def test_a_run_on_an_ascii_terminal(tmp_path: pathlib.Path) -> None:
+def test_a_run_on_an_ascii_terminal(said: Said) -> None:
     """Progress, the folder's name, the record: the prompt's bytes come as lone surrogates here."""
-    model = save_stable_diffusion(tmp_path / "sd")
-    words = ["synthesize", "abc 一", "--model", str(model), "--device", "cpu", "--steps", "2"]
-    command = [sys.executable, "-m", "ldp_fast.cli", *words]
-    done = run(command, cwd=tmp_path, **ASCII, PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "out").iterdir()
+    (folder,) = (said.folder / "out").iterdir()
     assert folder.name.startswith("abc-") and (folder / "image.png").exists()
     assert "abc 一" in (folder / "config.yaml").read_text(encoding="utf-8")
 
