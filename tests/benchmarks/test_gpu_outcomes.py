@@ -46,12 +46,17 @@ def command(folder: Path, *options: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    return kept | {"PYTHONPATH": str(ROOT)}
+    # Other plugins take most of the time in which pytest and its workers start; `make rehearsal` has them all.
+    return kept | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def distributed(workers: int) -> list[str]:
+    return ["-p", "xdist.plugin", "-n", str(workers)] if workers else []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_test_is_a_line_and_what_passed_is_left_out(tmp_path: Path, workers: int) -> None:
-    options = ["-n", str(workers)] if workers else []
+    options = distributed(workers)
     subprocess.run(command(tmp_path, *options), cwd=tmp_path, env=environment(), capture_output=True, timeout=120)
     found = {line["test"].split("::")[1]: line["outcome"] for line in lines.read(tmp_path / "outcomes.jsonl")}
     assert found == {
@@ -75,7 +80,7 @@ def test_every_test_is_a_line_and_what_passed_is_left_out(tmp_path: Path, worker
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_lacks_a_package_takes_nothing_else_with_it(tmp_path: Path, workers: int) -> None:
-    options = ["--continue-on-collection-errors", "-k", "test_good", *(["-n", str(workers)] if workers else [])]
+    options = ["--continue-on-collection-errors", "-k", "test_good", *distributed(workers)]
     whole = command(tmp_path, *options)
     (tmp_path / "test_absent.py").write_text("import no_such_package\n\ndef test_good():\n    pass\n")
     done = subprocess.run(whole, cwd=tmp_path, env=environment(), capture_output=True, timeout=120)
@@ -94,7 +99,7 @@ def test_a_run_that_is_stopped_has_written_its_report(tmp_path: Path) -> None:
     whole = command(folder, *options)
     (folder / "test_long.py").write_text(text)
     outcomes = folder / "outcomes.jsonl"
-    ended = processes.run(whole, 8.0, tmp_path / "log", environment={"PYTHONPATH": str(ROOT)}, folder=folder)
+    ended = processes.run(whole, 5.0, tmp_path / "log", environment=environment(), folder=folder)
     assert ended.stopped and ended.code == 2, ended
     assert [line["test"].split("::")[1] for line in lines.read(outcomes)] == ["test_a"]
     assert "test_a" in report.read_text()
