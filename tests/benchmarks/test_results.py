@@ -17,6 +17,7 @@ import pytest
 from benchmarks import lines, machine, ongoing, results, run, table
 from benchmarks.recording import LEFT_OUT
 
+from ..support import processes
 from .made_up import ABOUT, CPU, RUN, on_cpu, row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,15 +96,19 @@ def test_thing(benchmark, size, backend):
 """
 
 
+def pytest_in(folder: Path, command: list[str]) -> int:
+    """For a process of its own: pytest-benchmark times nothing in a worker of a distributed run."""
+    os.chdir(folder)
+    return int(pytest.main(command))
+
+
 def run_pytest(folder: Path, *options: str) -> list[results.Row]:
     (folder / "conftest.py").write_text("from benchmarks.conftest import pytest_addoption, pytest_configure\n")
     (folder / "test_thing.py").write_text(SOURCE)
     rows = folder / "rows.jsonl"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}", f"--rows={rows}"]
-    # A run of its own: pytest-benchmark times nothing in a worker of a distributed one.
+    command = ["-q", "-p", "no:cacheprovider", f"--rootdir={folder}", f"--rows={rows}", *options, str(folder)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(ROOT)
-    subprocess.run([*command, *options, str(folder)], cwd=folder, env=environment, capture_output=True, timeout=120)
+    processes.Started(pytest_in, folder, command, environment=environment).wait()
     return results.read_rows(rows)
 
 
