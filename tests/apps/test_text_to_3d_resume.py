@@ -13,6 +13,7 @@ import torch
 from ldp_fast.apps.text_to_3d.scene import load_scene, read_configuration
 from ldp_fast.runs import checkpoints
 
+from ..support import processes
 from . import text_to_3d_runs as runs
 
 FLAGS = ("abc", "--method", "jacobian-nerf", "--steps", 8, "--size", 8, "--steps-per-ray", 16, "--voxels", 6)
@@ -70,14 +71,15 @@ def test_latent_nerf_goes_on_exactly_after_ctrl_c(
 
 
 @pytest.mark.usefixtures("only_steps")
-def test_jacobian_nerf_goes_on_exactly_after_ctrl_c_in_a_terminal(
+def test_jacobian_nerf_goes_on_exactly_after_ctrl_c_in_a_process_of_its_own(
     whole: dict[str, pathlib.Path], small_model: str, tmp_path: pathlib.Path
 ) -> None:
     folder = tmp_path / "run"
-    stopped = runs.in_a_terminal(signal.SIGINT, 5, *jacobian_flags(small_model, folder))
-    assert stopped.returncode == 130, stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    assert stopped.stderr.rstrip().endswith(f"continue with: ldp-fast text-to-3d --resume {folder}")
+    flags = jacobian_flags(small_model, folder)
+    stopped = processes.Started(runs.signalled, signal.SIGINT, 5, torch.get_num_threads(), *flags).wait()
+    assert stopped.code == 130, stopped.err
+    assert "Traceback" not in stopped.err
+    assert stopped.err.rstrip().endswith(f"continue with: ldp-fast text-to-3d --resume {folder}")
     assert checkpoints.steps(folder) == [3, 5]
     assert runs.command("--resume", folder) == 0
     runs.assert_same(runs.newest(folder), runs.newest(whole["jacobian-nerf"]))

@@ -7,8 +7,6 @@ import functools
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,8 +93,9 @@ def command(*words: object) -> int:
     return cli.main(["text-to-3d", *map(str, words)])
 
 
-def signalled(number: signal.Signals, step: int, *words: object) -> int:
+def signalled(number: signal.Signals, step: int, threads: int, *words: object) -> int:
     """`ldp-fast text-to-3d WORDS`, which gets a signal at the end of a step; for a process of its own."""
+    torch.set_num_threads(threads)
     advance = Trainer.advance
 
     def and_signal(self: Trainer, *arguments: Any) -> None:
@@ -106,19 +105,6 @@ def signalled(number: signal.Signals, step: int, *words: object) -> int:
 
     Trainer.advance = and_signal  # type: ignore[method-assign]
     return command(*words)
-
-
-def in_a_terminal(number: signal.Signals, step: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """The same as a shell starts it."""
-    program = f"""
-import signal, sys, torch
-torch.set_num_threads({torch.get_num_threads()})
-from tests.apps.text_to_3d_runs import signalled
-sys.exit(signalled(signal.Signals({int(number)}), {step}, *sys.argv[1:]))
-"""
-    line = [sys.executable, "-c", program, *map(str, words)]
-    root = pathlib.Path(__file__).parents[2]
-    return subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=300, env=dict(os.environ))
 
 
 @contextlib.contextmanager
