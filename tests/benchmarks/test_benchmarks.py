@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import table
+from benchmarks import memory, table
 from benchmarks.run import done_before
+
+from ..support import covering, processes
 
 ROOT = Path(__file__).parents[2]
 # What a host pays for a call has one size.
@@ -18,16 +19,40 @@ SMALLEST = "small or (host_cost and cpu and perturb)"
 FILES = sorted((ROOT / "benchmarks").glob("bench_*.py"))
 
 
+class EveryValue:
+    """A plugin of pytest that keeps of each benchmark what holds every backend, direction and layout once."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        kept = covering.chosen(items, covering.STRENGTHS["values"])
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def measured_here(run: object, target: str, device: str, arguments: dict[str, Any], *more: object) -> memory.Growth:
+    """Makes and runs what memory is measured of, in this process: test_memory.py has one that measures."""
+    made, warm_up = memory._prepare(target, arguments)
+    warm_up()
+    made()
+    return memory.Growth(0, 0)
+
+
+def benchmarks_once(arguments: list[str]) -> int:
+    """For a process of its own."""
+    memory.measure = measured_here  # type: ignore[assignment]
+    return int(pytest.main(arguments, plugins=[EveryValue()]))
+
+
 @pytest.mark.slow
 def test_every_benchmark_runs() -> None:
+    """Of each benchmark as many cases as hold every value of its parameters once."""
     arguments = ["-q", "-p", "no:cacheprovider", "--benchmark-disable", "-k", f"({SMALLEST}) and not compile", "-rA"]
-    command = [sys.executable, "-m", "pytest", *map(str, FILES), *arguments]
     # The interpreter would be timed otherwise, where these tests run in it.
     environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "LDP_FAST_BACKEND")}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout + result.stderr
+    done = processes.Started(benchmarks_once, [*map(str, FILES), *arguments], environment=environment).wait(300)
+    assert done.code == 0, done.out + done.err
     for file in FILES:
-        assert f"PASSED benchmarks/{file.name}::" in result.stdout, f"{file.name} timed nothing:\n{result.stdout}"
+        assert f"PASSED benchmarks/{file.name}::" in done.out, f"{file.name} timed nothing:\n{done.out}"
 
 
 def test_code_that_was_measured_is_not_measured_again() -> None:
