@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
+import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import pytest
 
 from ldp_fast import env_report
 
+from ..support import built, processes
 from .installation import ROOT, copy_checkout, install, make_environment, run
 
 SWITCHES = ("LDP_FAST_EXT", "LDP_FAST_CUDA", "MAX_JOBS", "NVCC_THREADS", "DEBUG", "CUDA_HOME", "CUDA_PATH", "CXX")
@@ -223,24 +225,46 @@ def test_a_failed_requirement_fails_the_installation(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def built_without_optimisation(folder: Path) -> Path:
+    """What setup.py builds without CUDA: kept until something that it is made of, or with, changes."""
+    import torch
+
+    files = [ROOT / "setup.py", ROOT / "pyproject.toml", *sorted(x for x in (ROOT / "csrc").rglob("*") if x.is_file())]
+    parts = [part for file in files for part in (str(file.relative_to(ROOT)), file.read_bytes())]
+    compiler = run(["c++", "--version"], cwd=folder).stdout
+    key = built.digest(*parts, compiler, torch.__version__, sys.version, str(os.environ.get("CXX")))
+
+    def make(path: Path) -> None:
+        checkout = copy_checkout(folder / "checkout")
+        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(folder / "lib")]
+        command += ["--build-temp", str(folder / "temp")]
+        done = run(command, cwd=checkout, LDP_FAST_EXT="1", LDP_FAST_CUDA="0", DEBUG="1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (library,) = (folder / "lib" / "ldp_fast").glob("_C.*")
+        shutil.copy(library, path)
+
+    return built.kept("extension-without-optimisation", key, make)
+
+
+def build_info_of(library: str) -> int:
+    """Loads an extension; for a process of its own, which has no other."""
+    import torch  # noqa: F401
+
+    name = "_C"
+    loader = importlib.machinery.ExtensionFileLoader(name, library)
+    spec = importlib.util.spec_from_file_location(name, library, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    print(json.dumps(module.build_info()))
+    return 0
+
+
 @pytest.mark.slow
 def test_the_extension_builds_and_loads(tmp_path: Path) -> None:
     """Without optimisation, which takes most of a build: what it computes is tested with the one that is installed."""
     if not shutil.which("c++"):
         pytest.skip("no C++ compiler")
-    checkout = copy_checkout(tmp_path / "checkout")
-    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(tmp_path / "lib")]
-    done: subprocess.CompletedProcess[str] = run(
-        [*command, "--build-temp", str(tmp_path / "temp")], cwd=checkout, LDP_FAST_EXT="1", LDP_FAST_CUDA="0", DEBUG="1"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (library,) = (tmp_path / "lib" / "ldp_fast").glob("_C.*")
-    check = (
-        "import importlib.util as u, json, torch\n"
-        f"spec = u.spec_from_file_location('_C', {str(library)!r})\n"
-        "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "print(json.dumps(module.build_info()))"
-    )
-    done = run([sys.executable, "-c", check], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert '"cuda": null' in done.stdout and '"torch_target": "2.10"' in done.stdout and '"debug": true' in done.stdout
+    done = processes.Started(build_info_of, str(built_without_optimisation(tmp_path))).wait()
+    assert done.code == 0, done.err
+    assert '"cuda": null' in done.out and '"torch_target": "2.10"' in done.out and '"debug": true' in done.out
