@@ -92,7 +92,7 @@ def torus() -> None:
     """The trained scene, on views held out."""
     from tests.nerf.scenes import decibels, train_torus
 
-    result = train_torus()
+    result = train_torus(steps=200, at_once=4, steps_per_ray=96, rate=4e-3)
     # From the lowest to the highest of the eight, so that the pictures differ.
     views = result.held_out[result.held_out.elevation.argsort()[torch.tensor([0, 2, 4, 6, 7])]]
     with torch.no_grad():

@@ -60,8 +60,10 @@ class TrainedTorus:
     held_out: Cameras
 
 
-def train_torus(steps: int = 200, size: int = 32, views: int = 64) -> TrainedTorus:
-    """Learns the torus from `views` random views of size × size, four a step."""
+def train_torus(
+    steps: int = 250, size: int = 32, views: int = 64, at_once: int = 2, steps_per_ray: int = 64, rate: float = 8e-3
+) -> TrainedTorus:
+    """Learns the torus from `views` random views of size × size, `at_once` a step."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> Cameras:
@@ -74,12 +76,12 @@ def train_torus(steps: int = 200, size: int = 32, views: int = 64) -> TrainedTor
     torch.manual_seed(0)
     field = LatentField(HashGrid(n_levels=8, log2_table_size=14, base_resolution=8, finest_resolution=128), hidden=32)
     occupancy = OccupancyGrid(resolution=32)
-    renderer = LatentRenderer(field, occupancy, steps_per_ray=96)
-    optimiser = FusedAdam(field.parameter_groups(4e-3), eps=1e-15)
+    renderer = LatentRenderer(field, occupancy, steps_per_ray=steps_per_ray)
+    optimiser = FusedAdam(field.parameter_groups(rate), eps=1e-15)
     for step in range(steps):
         if step % 4 == 0:
             occupancy.update(field)
-        chosen = torch.randint(views, (4,), generator=generator)
+        chosen = torch.randint(views, (at_once,), generator=generator)
         out = renderer(cameras[chosen], size, size, seed=step)
         (out.latents - targets[chosen]).square().mean().backward()
         optimiser.step()
