@@ -94,15 +94,25 @@ class Steps(torch.utils.data.Dataset):
         return gradient(*self.inputs)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_of_a_data_loader(context: str) -> None:
-    """A data set that holds a prior, in worker processes."""
-    if context not in torch.multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system does not {context}")
+@pytest.mark.skipif("fork" not in torch.multiprocessing.get_all_start_methods(), reason="this system does not fork")
+def test_workers_of_a_data_loader_that_are_forks() -> None:
+    """A data set that holds a prior, in worker processes that have it already."""
     # In a process of its own: torch forbids a backward in a fork of a process whose autograd has started threads, which
     # another test may have made it do.
-    done = processes.Started(check_workers, context).wait(300)
+    done = processes.Started(check_workers, "fork").wait(300)
     assert done.code == 0, done.err
+
+
+def test_workers_of_a_data_loader_that_get_it_pickled() -> None:
+    """The same in workers that have nothing yet."""
+    processes.context()
+    sharing = torch.multiprocessing.get_sharing_strategy()
+    try:
+        # As a file descriptor each, a prior's tensors are more than a fork server takes.
+        torch.multiprocessing.set_sharing_strategy("file_system")
+        check_workers(processes.METHOD)
+    finally:
+        torch.multiprocessing.set_sharing_strategy(sharing)
 
 
 def check_workers(context: str) -> None:
