@@ -6,7 +6,6 @@ import dataclasses
 import os
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -119,9 +118,7 @@ def sweep(folder: pathlib.Path, jobs: Sequence[Job], options: cluster.Options) -
             return cluster_lead.run_jobs(jobs, store, run, decided, token)
 
 
-if __name__ == "__main__":
-    # By its importable name, as workers know it.
-    from tests.runs import cluster_application as this
-
-    jobs = [this.job(seed, pause=0.05) for seed in range(3)]
-    sys.exit(this.sweep(pathlib.Path(sys.argv[1]), jobs, cluster.Options(sys.argv[2], gpus=0)))
+def lead(folder: pathlib.Path, address: str) -> int:
+    """A sweep as a command of its own; for a process that is killed."""
+    jobs = [job(seed, pause=0.05) for seed in range(2)]
+    return sweep(folder, jobs, cluster.Options(address, gpus=0))

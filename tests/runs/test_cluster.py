@@ -24,6 +24,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.runs import cluster, cluster_lead, cluster_worker, files
 from ldp_fast.runs.jobs import Job, JobStore
 
+from ..support import processes
 from . import cluster_application as application
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -193,13 +194,13 @@ def test_a_command_that_was_stopped_goes_on(
 
 def test_a_command_that_was_killed_goes_on(address: str, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "sweep"
-    command = [sys.executable, "-m", "tests.runs.cluster_application", str(folder), address]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        try:
-            until(lambda: kept(folder, "job0") and record(folder, "job0").get("status") == "running")
-        finally:
-            process.kill()
-    assert "running" in {record(folder, name)["status"] for name in ("job0", "job1", "job2")}
+    process = processes.Started(application.lead, folder, address, environment={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        until(lambda: kept(folder, "job0") and record(folder, "job0").get("status") == "running")
+    finally:
+        process.kill()
+        process.wait()
+    assert "running" in {record(folder, name)["status"] for name in ("job0", "job1")}
     job = application.job(0, pause=0.01)
     assert application.sweep(folder, [job], options()) == 0
     assert record(folder, "job0")["status"] == "finished"
