@@ -56,6 +56,10 @@ def test_what_is_missing_comes_from_the_wheels_and_changes_nothing_beneath(
     (tmp_path / "env" / "bin" / "python").write_text("half made: the run that made it was stopped")
     ours = environment.overlay(sys.executable, packages, tmp_path / "env")
     assert environment.overlay(sys.executable, packages, tmp_path / "env") == ours, "made once"
+    # From here on packages are asked for, five times, and torch is not; it is imported below.
+    line = "    import torch\n"
+    assert line in environment.PROBE
+    monkeypatch.setattr(environment, "PROBE", environment.PROBE.replace(line, "    raise ImportError\n"))
     wheel(tmp_path / "wheels", "ldp_made_up", "1.5")
     monkeypatch.setattr(environment, "NEEDED", ("pytest>=8", "ldp-made-up>=1.2"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody answers
