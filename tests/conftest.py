@@ -50,18 +50,19 @@ def missing_gpu() -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    reason = missing_gpu()
+    for item in items:
+        if reason is not None and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
+    yield
+    # Of what -m and -k have left.
     if wanted := config.getoption("--cover"):
         kept = covering.chosen(items, covering.STRENGTHS[wanted])
         left_out = {item.nodeid for item in items} - {item.nodeid for item in kept}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
         items[:] = kept
-    reason = missing_gpu()
-    if reason is None:
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ also "why", which is the end of its report. A run that is killed keeps what it h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Outcomes(file, {name: config.getoption(f"--{name}") for name in NAMES}))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    yield  # after --cover, whose choice does not depend on what has passed before
     file = config.getoption("--leave-out", default=None)
     if file is None or not file.exists():
         return

@@ -42,12 +42,22 @@ def named(test: pytest.Item) -> dict[int, str]:
     return dict(enumerate(getattr(getattr(test, "callspec", None), "_idlist", ())))
 
 
+def skips(test: pytest.Item) -> bool:
+    """Whether a mark says that a test is skipped here; what a test finds out by itself is not known."""
+    conditions = [mark.args[0] for mark in test.iter_markers("skipif") if mark.args]
+    return test.get_closest_marker("skip") is not None or any(c for c in conditions if not isinstance(c, str))
+
+
 def chosen(items: Sequence[pytest.Item], strength: int) -> list[pytest.Item]:
-    """Returns the tests that are left of those that were collected, in their order."""
+    """Returns the tests that are left of those that were collected, in their order.
+
+    A case that is skipped here holds nothing; it is left only where all cases of its test are skipped.
+    """
     functions = defaultdict[str, list[pytest.Item]](list)
     for item in items:
         functions[item.nodeid.partition("[")[0]].append(item)
     kept = set[str]()
-    for cases in functions.values():
+    for every in functions.values():
+        cases = [case for case in every if not skips(case)] or every
         kept |= {cases[index].nodeid for index in covering([named(case) for case in cases], strength)}
     return [item for item in items if item.nodeid in kept]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pathlib
+import subprocess
+import sys
 import types
 from typing import Any
 
@@ -36,15 +40,68 @@ def test_pytest_names_the_values(request: pytest.FixtureRequest, outer: str, inn
     assert len(named) == 2 and named[1] == outer and named[0].endswith(str(other))
 
 
+class Case:
+    """What is asked of a collected test."""
+
+    def __init__(self, function: str, *marks: pytest.MarkDecorator, **values: int):
+        names = [str(value) for value in values.values()]
+        self.nodeid = f"{function}[{'-'.join(names)}]" if names else function
+        self.callspec, self.marks = types.SimpleNamespace(_idlist=names), [mark.mark for mark in marks]
+
+    def iter_markers(self, name: str) -> list[pytest.Mark]:
+        return [mark for mark in self.marks if mark.name == name]
+
+    def get_closest_marker(self, name: str) -> pytest.Mark | None:
+        return next(iter(self.iter_markers(name)), None)
+
+
+def chosen(items: list[Any], strength: int) -> list[str]:
+    return [item.nodeid for item in covering.chosen(items, strength)]
+
+
 @pytest.mark.parametrize(("strength", "left"), [(1, 3), (2, 9)])
 def test_of_those_collected_each_function_s_cases_are_chosen(strength: int, left: int) -> None:
-    def case(function: str, **values: int) -> Any:
-        names = [str(value) for value in values.values()]
-        callspec = types.SimpleNamespace(_idlist=names)
-        return types.SimpleNamespace(nodeid=f"{function}[{'-'.join(names)}]", callspec=callspec)
-
-    items = [case("a.py::test_square", a=a, b=b) for a in range(3) for b in range(3)]
-    items += [case("b.py::test_square", a=a) for a in range(2)] + [types.SimpleNamespace(nodeid="b.py::test_plain")]
-    found = [item.nodeid for item in covering.chosen(items, strength)]
+    items = [Case("a.py::test_square", a=a, b=b) for a in range(3) for b in range(3)]
+    items += [Case("b.py::test_square", a=a) for a in range(2)] + [Case("b.py::test_plain")]
+    found = chosen(items, strength)
     assert len([name for name in found if name.startswith("a.py")]) == left
     assert found[left:] == ["b.py::test_square[0]", "b.py::test_square[1]", "b.py::test_plain"]
+
+
+@pytest.mark.parametrize("mark", [pytest.mark.skip("no GPU"), pytest.mark.skipif(True, reason="no GPU")])
+def test_a_value_counts_where_its_case_runs(mark: pytest.MarkDecorator) -> None:
+    items = [Case("a.py::test", *[mark] * device, a=a, b=b, device=device) for a, b, device in numbers(3, 3, 2)]
+    for strength, left in ((1, 3), (2, 9)):
+        found = chosen(items, strength)
+        assert len(found) == left and all(name.endswith("-0]") for name in found)
+    assert len(chosen([Case("a.py::test", mark, a=a, b=b) for a, b in numbers(3, 3)], 1)) == 3
+
+
+def numbers(*counts: int) -> Any:
+    return itertools.product(*map(range, counts))
+
+
+def test_cases_are_chosen_of_what_is_selected(tmp_path: pathlib.Path) -> None:
+    """-k and what has passed before: of the first before, of the second after."""
+    source = """
+import pytest
+
+@pytest.mark.parametrize("a", range(4))
+@pytest.mark.parametrize("b", range(4))
+def test_square(a, b): pass
+"""
+    (tmp_path / "test_it.py").write_text(source)
+    (tmp_path / "known").write_text("test_it.py::test_square[0-0]\n")
+    options = ["--collect-only", "-q", "-p", "tests.conftest", "-p", "benchmarks.gpu.passed", "--cover=values"]
+    options += ["--rootdir", str(tmp_path), "-p", "no:cacheprovider", "-c", os.devnull]
+    options += ["-k", "not 1-"]
+    collected = []
+    for more in ([], ["--leave-out", str(tmp_path / "known")]):
+        command = [sys.executable, "-m", "pytest", str(tmp_path), *options, *more]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+        assert done.returncode == 0, done.stdout + done.stderr
+        collected.append({line for line in done.stdout.splitlines() if "::" in line})
+    every, rest = collected
+    # The three values of b that are left, and the four of a.
+    assert len(every) == 4 and not any("[1-" in name for name in every)
+    assert rest == {name for name in every if "[0-0]" not in name} != every
