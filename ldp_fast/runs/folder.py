@@ -1,7 +1,8 @@
 """A run's folder: who may write in it, what a run left in it, and where the run stands.
 
-A run is recognised by a mark, `application` in `run.json` and in `config.yaml`, and `run.json` lists what the run
-wrote; nothing else is ever removed. One process writes at a time: it holds a lock of the operating system on `.lock`,
+A run is recognised by its `run.json`, which has a status and the version of ldp-fast beside the name of its
+application, or, before it has one, by its `config.yaml`. `run.json` lists what the run wrote; nothing else is ever
+removed. One process writes at a time: it holds a lock of the operating system on `.lock`,
 which ends with the process, on whichever machine that shares the disk.
 """
 
@@ -31,15 +32,29 @@ _PART = re.compile(r"\..+?(?:@(?P<host>[^@]*))?\.(?P<pid>\d+)\.part")
 FORGOTTEN = 3600.0
 # States of a run whose process is at work.
 ACTIVE = ("running", "finishing")
+# All that a record of ours may say, of this and of earlier versions.
+STATES = (*ACTIVE, "interrupted", "diverged", "finished")
 
 
 def status(folder: pathlib.Path) -> dict[str, Any]:
     """A run folder's own `run.json`; empty if it is missing, or a killed process left it damaged."""
+    return _read(folder) or {}
+
+
+def _read(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What run.json says; None if it is missing or damaged, empty if it is something else."""
     try:
         found = files.read_json(folder / "run.json")
-    except UsageError:
+    except (UsageError, NotADirectoryError):
+        return None
+    except IsADirectoryError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_ours(record: dict[str, Any]) -> bool:
+    versions = record.get("versions")
+    return record.get("status") in STATES and isinstance(versions, dict) and "ldp-fast" in versions
 
 
 def finished(folder: pathlib.Path) -> bool:
@@ -50,18 +65,21 @@ def finished(folder: pathlib.Path) -> bool:
 def application_of(folder: pathlib.Path) -> str | None:
     """The command whose run a folder holds; None where it does not hold a run.
 
-    Runs of earlier versions had no mark: they are known by the parts of their records.
+    A run.json that is whole and not ours makes a folder somebody else's, whatever config.yaml says. Runs of earlier
+    versions did not name their application: they are known by the parts of their records.
     """
-    record = status(folder)
-    if isinstance(record.get("application"), str):
-        return str(record["application"])
-    former = "status" in record and "ldp-fast" in (record.get("versions") or {})
-    if former and "configuration" in record:
-        return "synthesize"
+    record = _read(folder)
+    if record is not None:
+        if not _is_ours(record):
+            return None
+        if isinstance(record.get("application"), str):
+            return str(record["application"])
+        if isinstance(record.get("configuration"), dict):
+            return "synthesize"
     try:
         plain = read_yaml(folder / "config.yaml")
     except (UsageError, ModuleNotFoundError, OSError):
-        return "text-to-3d" if former and (folder / "config.yaml").exists() else None
+        return "text-to-3d" if record is not None and (folder / "config.yaml").exists() else None
     if isinstance(plain.get("application"), str):
         return str(plain["application"])
     return "text-to-3d" if {"prompt", "method", "settings"} <= plain.keys() else None

@@ -25,9 +25,8 @@ def leave_run(folder: pathlib.Path, configuration: Configuration, status: str = 
     """The files of a run that a sweep and an evaluation read."""
     folder.mkdir(parents=True, exist_ok=True)
     write(folder, configuration)
-    (folder / "run.json").write_text(
-        json.dumps({"application": configuration.application, "status": status, "step": step})
-    )
+    record = {"application": configuration.application, "status": status, "step": step, "versions": {"ldp-fast": "1"}}
+    (folder / "run.json").write_text(json.dumps(record))
     Image.fromarray(np.full((16, 32, 3), 90, np.uint8)).save(folder / "views.png")
 
 

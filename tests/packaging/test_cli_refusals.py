@@ -122,7 +122,8 @@ def test_export_is_recorded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = unfinished(tmp_path / "run", capsys, "--method", "jacobian-nerf")
-    record = {"application": "text-to-3d", "status": "finished", "files": ["config.yaml", "run.json"]}
+    first = ["config.yaml", "run.json"]
+    record = {"application": "text-to-3d", "status": "finished", "versions": {"ldp-fast": "1"}, "files": first}
     (run / "run.json").write_text(json.dumps(record))
     (run / "mesh.png").write_text("somebody's own")
 
@@ -138,7 +139,7 @@ def test_export_is_recorded(
     assert json.loads((run / "run.json").read_text()) == record
     assert cli.main(["export", str(run)]) == 0
     added = ["mesh.glb", "mesh.obj", "mesh.mtl", "mesh.json"]
-    assert json.loads((run / "run.json").read_text())["files"] == [*record["files"], *added]
+    assert json.loads((run / "run.json").read_text())["files"] == [*first, *added]
 
 
 @pytest.mark.parametrize("name", ["text-to-3d", "synthesize", "ablate"])

@@ -360,8 +360,19 @@ def test_overwriting_removes_what_the_record_lists_and_nothing_else(tmp_path: pa
     assert checkpoints.steps(run) == [2, 4] and record(run)["files"] == [*folders.ALWAYS, "result.txt"]
 
 
-def test_somebodys_own_folder_is_not_taken_for_a_run(tmp_path: pathlib.Path) -> None:
-    own = {"config.yaml": "format: 1\nprompt: mine\n", "run.json": '{"status": "finished"}', "mesh.obj": "v 0 0 0"}
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"config.yaml": "format: 1\nprompt: mine\n", "run.json": '{"status": "finished"}'},
+        {"config.yaml": "my own notes: 1\n", "run.json": '{"application": "webshop", "debug": true}'},
+        {"run.json": '{"application": "toy", "status": "finished", "versions": {"node": "22"}, "files": ["mesh.obj"]}'},
+        {"run.json": '{"application": "toy", "status": "live", "versions": {"ldp-fast": "1"}, "files": ["mesh.obj"]}'},
+        {"config.yaml": "format: 1\napplication: toy\n", "run.json": '{"status": "finished", "versions": 3}'},
+        {"config.yaml": "format: 1\napplication: toy\n", "run.json": "[]"},
+    ],
+)
+def test_somebodys_own_folder_is_not_taken_for_a_run(own: dict[str, str], tmp_path: pathlib.Path) -> None:
+    own = {**own, "mesh.obj": "v 0 0 0", "preview.png": "mine"}
     for name, text in own.items():
         (tmp_path / name).write_text(text)
     for overwrite in (False, True):
