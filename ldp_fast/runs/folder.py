@@ -123,6 +123,11 @@ def check_free(folder: pathlib.Path, overwrite: bool) -> None:
         raise UsageError(f"{folder} is not empty and does not hold a run: choose another --out")
 
 
+def _is_inside(name: str) -> bool:
+    path = pathlib.PurePath(name)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts and path.name != LOCK
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -171,23 +176,33 @@ class RunFolder:
             )
 
     def files(self) -> list[str]:
-        """What the run has written, by names in the folder and patterns of names."""
+        """What the run has written, by names in the folder and by those patterns of names that are ours."""
         record = status(self.path)
         if isinstance(record.get("files"), list):
-            return list(record["files"])
+            # Whoever has edited the list: what lies outside the folder is not the run's.
+            return [name for name in record["files"] if isinstance(name, str) and _is_inside(name)]
         # Who wrote no list wrote what is known of that time; a new run has written nothing yet.
         former = self.application.former_files if (self.path / "run.json").exists() else ()
         return [*ALWAYS, *former]
 
+    def _written(self) -> list[pathlib.Path]:
+        """The files of `files` that are there, in this folder and not behind a link to another."""
+        patterns, root = {*ALWAYS, *self.application.former_files}, self.path.resolve()
+        found = [
+            path
+            for name in self.files()
+            # A name of the record is that name, whatever is in it: shot[1].png is not shot1.png.
+            for path in (self.path.glob(name) if name in patterns else [self.path / name])
+        ]
+        return [path for path in found if os.path.isfile(path) and path.resolve().parent.is_relative_to(root)]
+
     def clear(self) -> None:
         """Removes what the run left: what its record lists, and nothing else."""
-        root = self.path.resolve()
-        found = [path for name in self.files() for path in self.path.glob(name)]
+        found = self._written()
         # The marks last: what is interrupted here is still a run.
         marks = ("run.json", "config.yaml")
         for path in sorted(found, key=lambda path: path.name in marks):
-            if path.is_file() and path.resolve().parent.is_relative_to(root):
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         for folder in {path.parent for path in found} - {self.path}:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -248,10 +263,11 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 def _holder(folder: pathlib.Path) -> str:
     for _ in range(20):  # it may have the lock for a moment only
         process = status(folder).get("process")
-        if process:
-            since = (folder / "run.json").stat().st_mtime
-            when = datetime.datetime.fromtimestamp(since).strftime("%H:%M:%S")
-            return f"process {process['pid']} on {process['host']}, whose record is of {when}"
+        if isinstance(process, dict):
+            with contextlib.suppress(FileNotFoundError):
+                since = (folder / "run.json").stat().st_mtime
+                when = datetime.datetime.fromtimestamp(since).strftime("%H:%M:%S")
+                return f"process {process.get('pid')} on {process.get('host')}, whose record is of {when}"
         time.sleep(0.05)
     return "another process"
 

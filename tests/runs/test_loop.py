@@ -360,6 +360,46 @@ def test_overwriting_removes_what_the_record_lists_and_nothing_else(tmp_path: pa
     assert checkpoints.steps(run) == [2, 4] and record(run)["files"] == [*folders.ALWAYS, "result.txt"]
 
 
+def test_a_name_of_the_record_is_not_a_pattern(tmp_path: pathlib.Path) -> None:
+    assert toy.run(tmp_path, steps=2) == 0
+    for name in ("shot[1].png", "shot1.png", "a*.png", "ab.png"):
+        (tmp_path / name).write_text("")
+    RunFolder(tmp_path, toy.APPLICATION).add([tmp_path / "shot[1].png", tmp_path / "a*.png"])
+    assert toy.run(tmp_path, loop.Options(overwrite=True), steps=4) == 0
+    assert [path.name for path in sorted(tmp_path.glob("*.png"))] == ["ab.png", "shot1.png"]
+
+
+def test_a_record_that_somebody_edited_removes_nothing_outside(tmp_path: pathlib.Path) -> None:
+    run, outside = tmp_path / "run", tmp_path / "mine.txt"
+    (tmp_path / "elsewhere").mkdir()
+    behind, inside = tmp_path / "elsewhere" / "mine.txt", run / "listed.txt"
+    assert toy.run(run, steps=2) == 0
+    (run / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for path in (outside, behind, inside):
+        path.write_text("years of work")
+    names = [
+        str(outside),
+        "../mine.txt",
+        "../*.txt",
+        "link/mine.txt",
+        "/",
+        "",
+        ".",
+        "..",
+        3,
+        None,
+        ["x"],
+        "\0",
+        "x" * 999,
+    ]
+    found = {**record(run), "process": "mine", "files": [*folders.ALWAYS, *names, "listed.txt"]}
+    (run / "run.json").write_text(json.dumps(found))
+    with folders.locked(run), pytest.raises(UsageError, match="is being written by another process"):
+        toy.run(run, loop.Options(overwrite=True), steps=4)
+    assert toy.run(run, loop.Options(overwrite=True), steps=4) == 0
+    assert outside.exists() and behind.exists() and not inside.exists() and checkpoints.steps(run) == [2, 4]
+
+
 @pytest.mark.parametrize(
     "own",
     [
