@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -211,7 +212,7 @@ class RunFolder:
         """Replaces run.json.
 
         Args:
-            state: running, interrupted, finishing or finished.
+            state: one of `STATES`.
             facts: what else it says.
         """
         record = {
@@ -226,12 +227,41 @@ class RunFolder:
         files.write_json(self.path / "run.json", record)
 
     def add(self, written: Iterable[pathlib.Path]) -> None:
-        """Adds files to those that the run has written; what lies outside its folder is left out."""
-        root, record = self.path.resolve(), status(self.path)
-        names = [path.resolve().relative_to(root).as_posix() for path in written if path.resolve().is_relative_to(root)]
-        if record and names:
+        """Adds files to those that the run has written, while `claimed`; what lies outside its folder is left out."""
+        record, names = status(self.path), self._names(written)
+        if names and _is_ours(record):
             listed = list(dict.fromkeys([*self.files(), *names]))
             files.write_json(self.path / "run.json", {**record, "files": listed})
+
+    def add_later(self, written: Iterable[pathlib.Path]) -> None:
+        """As `add`, for a command that shows the run; says so and leaves the record alone while the run is at work."""
+        names = self._names(written)
+        if not names:
+            return
+        try:
+            with locked(self.path):
+                self.add(self.path / name for name in names)
+        except Held as error:
+            print(
+                f"{error.said}: its record does not list {', '.join(names)}, and --overwrite will not remove that",
+                file=sys.stderr,
+            )
+
+    def _names(self, written: Iterable[pathlib.Path]) -> list[str]:
+        root = self.path.resolve()
+        return [path.resolve().relative_to(root).as_posix() for path in written if path.resolve().is_relative_to(root)]
+
+
+class Held(UsageError):
+    """Another process writes in a folder.
+
+    Args:
+        said: which, and where.
+    """
+
+    def __init__(self, said: str):
+        super().__init__(f"{said}: wait for it, or choose another --out")
+        self.said = said
 
 
 @contextlib.contextmanager
@@ -239,7 +269,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds a folder's lock.
 
     Raises:
-        UsageError: another process holds it; says which.
+        Held: another process holds it; says which.
     """
     import filelock
 
@@ -247,9 +277,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise UsageError(
-            f"{folder} is being written by {_holder(folder)}: wait for it, or choose another --out"
-        ) from None
+        raise Held(f"{folder} is being written by {_holder(folder)}") from None
     except NotImplementedError:
         # A disk without locks, as some network file systems are mounted: not a reason to refuse the run.
         yield

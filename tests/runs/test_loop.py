@@ -400,6 +400,22 @@ def test_a_record_that_somebody_edited_removes_nothing_outside(tmp_path: pathlib
     assert outside.exists() and behind.exists() and not inside.exists() and checkpoints.steps(run) == [2, 4]
 
 
+def test_a_picture_of_a_run_at_work_leaves_its_record_alone(tmp_path: pathlib.Path, capsys: Any) -> None:
+    assert toy.run(tmp_path, steps=2) == 0
+    home, before = RunFolder(tmp_path, toy.APPLICATION), record(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({**before, "process": {"pid": 7, "host": "here"}}))
+    working = (tmp_path / "run.json").read_bytes()
+    capsys.readouterr()
+    with folders.locked(tmp_path):
+        home.add_later([tmp_path / "mine.png"])
+        home.add_later([tmp_path.parent / "elsewhere.png"])
+    said = capsys.readouterr().err
+    assert (tmp_path / "run.json").read_bytes() == working and said.count("\n") == 1
+    assert f"{tmp_path} is being written by process 7 on here" in said and "does not list mine.png" in said
+    home.add_later([tmp_path / "mine.png"])
+    assert record(tmp_path)["files"] == [*before["files"], "mine.png"] and not capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "own",
     [

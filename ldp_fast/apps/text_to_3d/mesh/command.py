@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         texture=args.texture,
         faces=args.faces,
     )
-    RunFolder(args.folder, APPLICATION).add(
+    RunFolder(args.folder, APPLICATION).add_later(
         out / name for name, time in _times(out).items() if before.get(name) != time
     )
     print(f"{out / 'mesh.glb'}, {out / 'mesh.obj'}: {report} ({report.seconds:.1f} s)")

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     cameras = trajectory(along, frames, **place)
     pictures = render_frames(scene, cameras, channels, size=args.size, pixels=args.pixels, shade=args.shade)
     written = write(out, tqdm(pictures, total=frames, desc="render", unit="frame"), args.fps)
-    RunFolder(args.folder, APPLICATION).add(written)
+    RunFolder(args.folder, APPLICATION).add_later(written)
     print(f"{out} ({frames} frame{'s' * (frames > 1)}, step {scene.step})")
     return 0
 
