@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -104,6 +105,10 @@ def run(application: Application, folder: pathlib.Path, configuration: Any, opti
                 loop = _Loop(home, experiment, configuration, options, command, rank, world, watch)
                 try:
                     return loop.go(interruption)
+                except FloatingPointError:
+                    with contextlib.suppress(OSError):
+                        loop.record_divergence()
+                    raise
                 except distributed.RanksLost as error:
                     kept = "its last checkpoint is whole, " if checkpoints.steps(folder) else ""
                     raise UsageError(f"{error}; {kept}continue with: {command}") from error
@@ -332,6 +337,10 @@ class _Loop:
             checkpoints.keep(folder, self.configuration.keep)
         self._record(state)
 
+    def record_divergence(self) -> None:
+        """Records that it diverged; checkpoints and seconds stay what they were."""
+        self._record("diverged")
+
     def _record(self, state: str) -> None:
         if self.rank != 0:
             return
@@ -342,7 +351,8 @@ class _Loop:
                 self.seconds = (time.perf_counter() - self.started) / (experiment.step - self.first)
             facts["seconds_per_step"] = self.seconds
         if experiment.step:
-            facts["last"] = experiment.latest()
+            # JSON does not know what a diverged run has for numbers.
+            facts["last"] = {name: x if math.isfinite(x) else None for name, x in experiment.latest().items()}
         if self.left_out:
             facts["left_out"] = self.left_out
         self.home.record(state, **facts)

@@ -207,7 +207,9 @@ def test_a_full_disk_loses_nothing(
     assert toy.run(tmp_path) == 0 and same(tmp_path, whole)
 
 
-def test_what_diverges_is_not_kept(tmp_path: pathlib.Path, at_step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_diverges_is_not_kept(
+    whole: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def spoil(step: int) -> None:
         original = _ADVANCE
 
@@ -225,6 +227,14 @@ def test_what_diverges_is_not_kept(tmp_path: pathlib.Path, at_step: Any, monkeyp
     with pytest.raises(FloatingPointError, match="its last checkpoint, of step 4, is from before; lower"):
         toy.run(tmp_path / "late")
     assert checkpoints.steps(tmp_path / "late") == [2, 4]
+    found = record(tmp_path / "late")
+    assert (found["status"], found["step"], found["process"]) == ("diverged", 6, None)
+    # It goes on from what is whole, and says the same again.
+    with pytest.raises(FloatingPointError, match="diverged before step 6: "):
+        toy.run(tmp_path / "late")
+    assert checkpoints.steps(tmp_path / "late") == [2, 4] and record(tmp_path / "late")["status"] == "diverged"
+    monkeypatch.setattr(toy.Walk, "advance", _ADVANCE)
+    assert toy.run(tmp_path / "late") == 0 and same(tmp_path / "late", whole)
 
 
 def test_an_interruption_keeps_nothing_that_diverged(tmp_path: pathlib.Path, at_step: Any) -> None:
