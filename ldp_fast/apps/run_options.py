@@ -16,6 +16,7 @@ from ..runs.loop import Options, run
 from ..runs.names import name_of
 from ..runs.settings import settings_of
 from .options import check_device_flag
+from .targets import check_writable
 
 # Given beside --resume they change what is shown, not the run; so do settings that are not about the result.
 HARMLESS = ("resume", "preview", "viewer", "port", "profile", "application")
@@ -104,6 +105,7 @@ def carry_out(
     first = configuration.prompts[0] if prompt == "prompts" else configuration.prompt
     folder = args.out or pathlib.Path("out") / name_of(first)
     folders.check_free(folder, args.overwrite)
+    check_writable(folder)
     return run(application, folder, configuration, options)
 
 

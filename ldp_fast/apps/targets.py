@@ -16,7 +16,7 @@ def check_writable(folder: pathlib.Path) -> None:
     """
     place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
     if not place.is_dir():
-        raise UsageError(f"--out: expected a folder; {place} is a file")
+        raise UsageError(f"--out: expected a folder, got {folder}; {place} is a file")
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -144,13 +144,15 @@ class RunFolder:
     def claimed(self, configuration: Configuration, overwrite: bool = False) -> Iterator[None]:
         """While entered, this process alone writes here.
 
-        What killed processes left half written is removed; a run that is here stays as it is until `begin`.
+        What killed processes left half written is removed; a run that is here stays as it is until `begin`. A folder
+        that was made here and that nothing was written into is removed at the end.
 
         Raises:
             UsageError: another process writes here, or another run is here.
         """
+        made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path):
+        with locked(self.path), self._removed_if_empty() if made else contextlib.nullcontext():
             sweep_up(self.path)
             held = application_of(self.path)
             if overwrite or held is None:
@@ -158,6 +160,16 @@ class RunFolder:
             else:
                 self._same(held, configuration)
             yield
+
+    @contextlib.contextmanager
+    def _removed_if_empty(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if [path.name for path in self.path.iterdir()] == [LOCK]:
+                    (self.path / LOCK).unlink()
+                    self.path.rmdir()
 
     def begin(self, configuration: Configuration, overwrite: bool = False) -> None:
         """Makes the folder this run's, while `claimed`: removes what a run left that this one replaces."""

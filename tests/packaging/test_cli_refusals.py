@@ -257,6 +257,18 @@ def test_a_place_that_cannot_be_written(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["text-to-3d", "synthesize"])
+def test_a_run_below_a_file(
+    name: str, no_model: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "sub", pathlib.Path("/proc/nowhere")):
+        if out.parts[1] == "proc" and not pathlib.Path("/proc/self").exists():
+            continue
+        said = error_of([name, "a red cube", "--out", str(out)], capsys)
+        assert "--out: " in said and str(out) in said
+
+
 def test_a_run_is_not_a_folder_of_runs(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = unfinished(tmp_path / "run", capsys, "--method", "jacobian-nerf")
     said = error_of(["evaluate", "r-precision", str(run)], capsys)

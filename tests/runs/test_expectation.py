@@ -172,7 +172,7 @@ def test_who_interrupts_the_rehearsal_loses_nothing(
 ) -> None:
     application, run = signalled(number), tmp_path / "run"
     assert loop.run(application, run, toy.Toy(steps=STEPS)) == 130
-    assert capsys.readouterr().err == "interrupted before the first step: nothing was written\n" and not contents(run)
+    assert capsys.readouterr().err == "interrupted before the first step: nothing was written\n" and not run.exists()
     assert toy.run(run, steps=2) == 0
     before = contents(run)
     assert loop.run(application, run, toy.Toy(steps=STEPS), loop.Options(overwrite=True)) == 130
