@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import UsageError
+from ..runs import checkpoints
 from ..runs import folder as folders
 from ..runs.configuration import as_yaml, merged
 from ..runs.experiment import Application
@@ -131,14 +133,36 @@ def refuse_changes(args: argparse.Namespace, cls: type, products: tuple[str, ...
 def resumed(args: argparse.Namespace, application: Application, cls: type[Any]) -> Any:
     """The configuration of --resume, with what may be said anew; None where that run is finished, which is said then.
 
+    A finished run that lacks something of what it makes at its end goes on from its last step, and makes that again.
+
     Raises:
-        UsageError: there is no run of this command, its configuration is damaged, or a value is out of its range.
+        UsageError: there is no run of this command, its configuration is damaged, or a value is out of its range; a
+            finished run lacks what it made, and the checkpoint to make it from.
     """
     folders.require(args.resume, application.name)
     configuration = application.read(args.resume)
     if folders.finished(args.resume):
-        print(f"{args.resume} is finished already: {args.resume / application.result}")
-        return None
+        missing = lacking(args.resume, application)
+        if not missing:
+            print(f"{args.resume} is finished already: {args.resume / application.result}")
+            return None
+        said = f"{args.resume} is finished already, without {', '.join(missing)}"
+        kept = checkpoints.steps(args.resume)[-1:] == [folders.status(args.resume).get("step")]
+        if not kept and application.former_state(args.resume, configuration) is None:
+            raise UsageError(
+                f"{said}, and the checkpoint of its last step is missing too: to run it again, give a new --out and "
+                f"--config {args.resume / 'config.yaml'}"
+            )
+        print(f"{said}: making what belongs to its end again", file=sys.stderr)
     # Not the device: the precision that was chosen for the run's own is not said anew.
     anew = {name: value for name, value in given(args, cls).items() if name != "device"}
     return build(type(configuration), merged(configuration.plain(), anew), args)
+
+
+def lacking(folder: pathlib.Path, application: Application) -> list[str]:
+    """What a finished run has not left: its result, if that is gone, and what was left out because of an error."""
+    listed = application.result in folders.RunFolder(folder, application).files()
+    gone = [application.result] if listed and not (folder / application.result).exists() else []
+    left_out = folders.status(folder).get("left_out")
+    left_out = left_out if isinstance(left_out, dict) else {}
+    return gone + [name for name, reason in left_out.items() if reason != f"--no-{name}"]

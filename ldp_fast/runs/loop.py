@@ -15,7 +15,7 @@ from ..errors import UsageError, of_memory
 from . import checkpoints, distributed, image_files
 from .expectation import FEWEST
 from .experiment import Application, Experiment, untimed
-from .folder import RunFolder
+from .folder import RunFolder, status
 from .interruption import Interruption
 from .log import RunLog, grouped
 from .profile import Profile
@@ -188,7 +188,9 @@ class _Loop:
             if home.application.networks is not None:
                 home.application.networks(experiment, self.profile)
         self.log: RunLog | None = None
-        self.first, self.started, self.saved, self.seconds = experiment.step, time.perf_counter(), -1, 0.0
+        self.first, self.started, self.saved = experiment.step, time.perf_counter(), -1
+        # Of the steps that an earlier process did, until there are others.
+        self.seconds = status(home.path).get("seconds_per_step", 0.0)
         self.left_out: dict[str, str] = {}
 
     def go(self, interruption: Interruption) -> int:
@@ -349,6 +351,7 @@ class _Loop:
         if experiment.step > self.first:
             if state in ("running", "interrupted", "finishing") and not self.left_out:
                 self.seconds = (time.perf_counter() - self.started) / (experiment.step - self.first)
+        if self.seconds:
             facts["seconds_per_step"] = self.seconds
         if experiment.step:
             # JSON does not know what a diverged run has for numbers.

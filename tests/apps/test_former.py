@@ -89,13 +89,13 @@ def test_steps_from_the_beginning_are_the_same_run(method: str, tmp_path: pathli
 def test_a_finished_one_is_rendered_and_exported(method: str, tmp_path: pathlib.Path, capsys: object) -> None:
     folder = copied(method, tmp_path)
     assert load_scene(folder).step == 20 and load_scene(folder, 10).step == 10
+    (folder / "views.png").touch()
     assert cli.main(["text-to-3d", "--resume", str(folder)]) == 0  # says that it is finished
     assert cli.main(["render", str(folder), "--frames", "2", "--out", str(folder / "two.png")]) == 0
     assert cli.main(["export", str(folder), "--resolution", "24", "--texture", "64"]) == 0
     listed = folders.status(folder)["files"]
     assert "mesh.obj" in listed and "two.png" in listed and "views.png" in listed
-    for name in ("views.png", "notes.txt"):
-        (folder / name).write_text("")
+    (folder / "notes.txt").write_text("")
     words = ["text-to-3d", "a red cube", "--method", method, "--steps", "1", "--voxels", "4"]
     words = words if method == "jacobian-nerf" else [*words[:-2], "--refinement-steps", "0"]
     assert cli.main([*words, "--out", str(folder), "--overwrite", "--no-film", "--no-mesh", "--device", "cpu"]) == 0
