@@ -23,6 +23,9 @@ from .targets import check_writable
 # Given beside --resume they change what is shown, not the run; so do settings that are not about the result.
 HARMLESS = ("resume", "preview", "viewer", "port", "profile", "application")
 
+# Of text-to-3D, each of which takes a while.
+PRODUCTS = ("film", "mesh")
+
 
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
     """Declares --out, --resume and --overwrite."""

@@ -20,6 +20,7 @@ from ldp_fast.apps.options import load_prior
 from ldp_fast.apps.sweep import command as sweep
 from ldp_fast.apps.sweep import table as sweep_table
 from ldp_fast.errors import UsageError
+from ldp_fast.runs.loop import Options
 from ldp_fast.zoo.captions import random_prompts
 
 from ..support import processes
@@ -156,6 +157,26 @@ def test_ctrl_c_outside_of_training_is_recorded(start: Callable, tmp_path: pathl
     assert start(Interrupted(), *ONE) == 130
     assert statuses(tmp_path / "out")["a-red-cube-latent-nerf-seed0"] == "interrupted"
     assert start(Runner(), *ONE) == 0
+
+
+def test_what_is_not_wanted_is_not_made(start: Callable, tmp_path: pathlib.Path) -> None:
+    class Noting(Runner):
+        def __call__(self, folder: pathlib.Path, configuration: Any, options: Options) -> int:
+            self.without = options.without
+            return super().__call__(folder, configuration, options)
+
+    assert start(runner := Noting(), *ONE, "--no-mesh") == 0 and runner.without == ("mesh",)
+    assert start(runner := Noting(), *ONE, "--no-film", "--no-mesh", out="both") == 0
+    assert runner.without == ("film", "mesh")
+
+
+@pytest.mark.parametrize("words", [["--app", "synthesize"], ["--applic=synthesize"], ["--application=synthesize"]])
+def test_an_application_may_be_named_in_short(words: list[str]) -> None:
+    parser = cli.parser_of(sweep, "sweep", ["prompts.txt", *words])
+    assert "--no-mesh" not in parser._option_string_actions
+    found = parser.parse_args(["prompts.txt", "--out", "out", *words, "--learning-rate", "0.5"])
+    assert found.application == "synthesize"
+    assert sweep._application(["--", *words]) == "text-to-3d"
 
 
 def test_random_prompts_need_no_file(start: Callable, tmp_path: pathlib.Path) -> None:

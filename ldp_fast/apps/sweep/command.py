@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -25,6 +26,7 @@ from .. import registry
 from ..entry import Entry
 from ..hub import reachable
 from ..options import load_prior
+from ..run_options import PRODUCTS, add_product_flags
 from ..variants import VARIANTS
 from .table import write_table
 
@@ -119,17 +121,22 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         "--retries", type=int, default=2, metavar="N", help="new attempts for a job whose worker died (default: 2)"
     )
     entry.add_arguments(parser)
+    if entry.application.name == "text-to-3d":
+        add_product_flags(parser.add_argument_group("output"), PRODUCTS)
     several = [name for name in ("--method", "--losses", "--seeds") if name in parser._option_string_actions]
     jobs.description = f"each prompt is made with each of {' and each of '.join(several)}"
 
 
 def _application(words: Sequence[str]) -> str:
-    found = "text-to-3d"
+    exact, short = list[str](), list[str]()
     for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == "--":
+            break
         name, equals, value = word.partition("=")
-        if name == "--application":
-            found = value if equals else following
-    return found
+        # As argparse, which takes a beginning that only one flag has, and says so where there are several.
+        if len(name) > 2 and "--application".startswith(name):
+            (exact if name == "--application" else short).append(value if equals else following)
+    return (exact or short or ["text-to-3d"])[-1]
 
 
 def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
@@ -137,7 +144,8 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
     _check_flags(args)
     prompts = _prompts(args)
     rank, world = this_rank()
-    runner = runner or functools.partial(run_job, args.application)
+    without = tuple(name for name in PRODUCTS if getattr(args, f"no_{name}", False))
+    runner = runner or functools.partial(run_job, args.application, without=without)
     with contextlib.ExitStack() as stack:
         options: cluster.Options | None = None
         more: dict[str, Any] = {}
@@ -170,8 +178,17 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
         return finish(jobs, store, lambda: write_table(jobs, store, clip=args.clip), rank, world)
 
 
-def run_job(application: str, folder: pathlib.Path, configuration: Any, options: loop.Options) -> int:
-    """Runs one job; found by its name, so that workers of a cluster can be told of it."""
+def run_job(
+    application: str, folder: pathlib.Path, configuration: Any, options: loop.Options, without: tuple[str, ...] = ()
+) -> int:
+    """Runs one job; found by its name, so that workers of a cluster can be told of it.
+
+    Args:
+        application: its name.
+        folder, configuration, options: see `runs.loop.run`.
+        without: names of products that are not wanted.
+    """
+    options = dataclasses.replace(options, without=without)
     return loop.run(registry.find(application).application, folder, configuration, options)
 
 

@@ -23,7 +23,6 @@ examples:
   ldp-fast text-to-3d --config out/a-red-torus/config.yaml --seed 1       the same with another seed
   ldp-fast text-to-3d --resume out/a-red-torus                           after an interruption
 """
-PRODUCTS = ("film", "mesh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     show = parser.add_argument_group("output")
     run_options.add_preview_flags(show)
-    run_options.add_product_flags(show, PRODUCTS)
+    run_options.add_product_flags(show, run_options.PRODUCTS)
     show.add_argument("--viewer", action="store_true", help="show the object in a web page while it is made")
     show.add_argument("--port", type=int, default=8080, metavar="PORT", help="port of that page (default: 8080)")
 
@@ -74,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
         return open_page(experiment.scene, args.port, title=name)
 
-    options = run_options.read(args, PRODUCTS, watch if args.viewer else None)
-    return run_options.carry_out(args, APPLICATION, JacobianNerf, options, configure, "prompt", PRODUCTS)
+    options = run_options.read(args, run_options.PRODUCTS, watch if args.viewer else None)
+    return run_options.carry_out(args, APPLICATION, JacobianNerf, options, configure, "prompt", run_options.PRODUCTS)
 
 
 def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:
