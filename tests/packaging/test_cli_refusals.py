@@ -257,7 +257,7 @@ def test_a_place_that_cannot_be_written(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["text-to-3d", "synthesize"])
+@pytest.mark.parametrize("name", ["text-to-3d", "synthesize", "ablate", "sweep"])
 def test_a_run_below_a_file(
     name: str, no_model: None, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,7 +265,8 @@ def test_a_run_below_a_file(
     for out in (tmp_path / "file" / "sub", pathlib.Path("/proc/nowhere")):
         if out.parts[1] == "proc" and not pathlib.Path("/proc/self").exists():
             continue
-        said = error_of([name, "a red cube", "--out", str(out)], capsys)
+        what = ["--random-prompts", "1"] if name == "sweep" else ["a red cube"]
+        said = error_of([name, *what, "--out", str(out), "--device", "cpu"], capsys)
         assert "--out: " in said and str(out) in said
 
 

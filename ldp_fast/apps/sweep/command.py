@@ -27,6 +27,7 @@ from ..entry import Entry
 from ..hub import reachable
 from ..options import load_prior
 from ..run_options import PRODUCTS, add_product_flags
+from ..targets import check_writable
 from ..variants import VARIANTS
 from .table import write_table
 
@@ -158,6 +159,7 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
         store = JobStore(args.out, entry.application, rank)
         jobs = store.as_named(entry.plan(prompts, args, **more))
         store.check(jobs)
+        check_writable(args.out)
         _check_jobs(entry, prompts, jobs)
         if args.clip is not None:
             # Loaded once and dropped: at the end of all jobs it would be late to hear that it does not exist.

@@ -19,6 +19,7 @@ from ...runs.names import as_typed, former_slug, name_of
 from ...zoo import world
 from ..hub import reachable
 from ..options import GROUPS, RUN, add_config_flag, load_prior
+from ..targets import check_writable
 from ..unquoted import add_each_word, check_quotes
 from ..variants import VARIANTS, switched_off
 from .command import configure
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{folder} holds an ablation with other settings: choose another --out")
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and does not hold an ablation: choose another --out")
+    check_writable(folder)
     # A wrong model, prompt or judge is told before the folder is claimed.
     prior = load_prior(base)
     prior.encode_prompt(prompts, base.negative_prompt)
