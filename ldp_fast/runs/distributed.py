@@ -43,15 +43,14 @@ def on_this_device(device: torch.device, world: int) -> int:
         world: ranks of the run.
 
     Returns:
-        On a CPU the ranks of this machine, on CUDA those that `this_rank` gives the same GPU; 1 where LOCAL_WORLD_SIZE,
-        which torchrun sets, does not say how many ranks the machine has.
+        On a CPU the ranks of this machine; 1 where LOCAL_WORLD_SIZE, which torchrun sets, does not say how many those
+        are. On CUDA 1: NCCL refuses two ranks of a group on one GPU, and how many GPUs a rank sees does not say how
+        many there are, as each may see its own alone.
     """
+    if device.type == "cuda":
+        return 1
     word = os.environ.get("LOCAL_WORLD_SIZE", "")
-    local = min(int(word), world) if word.isdecimal() else 1
-    if device.type != "cuda":
-        return max(1, local)
-    count = max(1, torch.cuda.device_count())
-    return max(1, len(range((device.index or 0) % count, local, count)))
+    return max(1, min(int(word), world)) if word.isdecimal() else 1
 
 
 @contextlib.contextmanager
