@@ -16,6 +16,9 @@ FEWEST = 20
 # A step that takes longer than this is not done twice to leave out what the first one does besides.
 LONG = 5.0
 
+# What the numbers are not of.
+AFTER = "what is made of them at the end, such as pictures, comes after that"
+
 
 @dataclasses.dataclass(frozen=True)
 class Expectation:
@@ -44,9 +47,15 @@ class Expectation:
         return self.needed <= self.free
 
     def line(self) -> str:
-        """For whoever starts a run, such as `about 4 minutes and 110 MB of memory on cpu, where 21 GB are free`."""
+        """For whoever starts a run: of the steps, such as `its steps take about 4 minutes and 110 MB of memory on cpu`.
+
+        What is free follows, and that what is made at the end does not count.
+        """
         took = f"{duration(self.seconds)} and " if self.seconds is not None else ""
-        return f"about {took}{size(self.needed)} of memory on {self.device}, where {size(self.free)} are free"
+        return (
+            f"its steps take about {took}{size(self.needed)} of memory on {self.device}, where {size(self.free)} are "
+            f"free; {AFTER}"
+        )
 
     @property
     def largest(self) -> list[str]:

@@ -53,8 +53,9 @@ def test_sizes_for_people(count: float, said: str) -> None:
 
 def test_one_line_with_both() -> None:
     found = Expectation(250.0, {"UNet": 40_000_000, "rays": 8_000_000}, 21_000_000_000, "cpu")
-    assert found.fits and found.line() == "about 4 minutes and 48 MB of memory on cpu, where 21 GB are free"
-    assert dataclasses.replace(found, seconds=None).line() == "about 48 MB of memory on cpu, where 21 GB are free"
+    ends = f"48 MB of memory on cpu, where 21 GB are free; {expectation.AFTER}"
+    assert found.fits and found.line() == f"its steps take about 4 minutes and {ends}"
+    assert dataclasses.replace(found, seconds=None).line() == f"its steps take about {ends}"
 
 
 def test_a_refusal_with_both() -> None:
@@ -123,7 +124,7 @@ def test_a_run_of_some_length_says_it_once(
 
     application = dataclasses.replace(toy.APPLICATION, expect=expect)
     assert loop.run(application, tmp_path / "walk", toy.Toy(steps=steps)) == 0
-    said = "walk: about 60 seconds and 1 MB of memory on cpu, where 1 GB are free\n"
+    said = "walk: its steps take about 60 seconds and 1 MB of memory on cpu, where 1 GB are free; "
     assert found == [0] * asked and capsys.readouterr().err.count(said) == asked
 
 
