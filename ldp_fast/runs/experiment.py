@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +24,24 @@ Products = Mapping[str, Callable[[], list[pathlib.Path]]]
 def untimed(_: str) -> Iterator[None]:
     """Stands where a profile would take the time of a part."""
     yield
+
+
+def as_subject(names: Sequence[str], plural: Sequence[str] = ()) -> list[str]:
+    """Names as the beginning of one sentence, as `Experiment.not_finite` returns it: `lsd and the latents are`.
+
+    Args:
+        names: of what is not finite.
+        plural: those of them that stand for several things.
+
+    Returns:
+        One text, none where there are no names.
+    """
+    if not names:
+        return []
+    *before, last = names
+    if before:
+        return [f"{', '.join(before)} and {last} are"]
+    return [f"{last} {'are' if last in plural else 'is'}"]
 
 
 class Experiment(Protocol):
@@ -85,7 +103,10 @@ class Experiment(Protocol):
         """What the run's record says besides, such as the guidance scale that the model chose."""
 
     def not_finite(self) -> list[str]:
-        """What is not finite of that which a checkpoint would keep; names for a message, empty where all is well."""
+        """What is not finite of that which a checkpoint would keep; empty where all is well.
+
+        Each as the beginning of a sentence, such as `the colours are`; see `as_subject` for several.
+        """
 
     def preview(self) -> Tensor:
         """What there is to see now, [3, H, W] in [0, 1]."""

@@ -86,8 +86,13 @@ def application_of(folder: pathlib.Path) -> str | None:
     return "text-to-3d" if {"prompt", "method", "settings"} <= plain.keys() else None
 
 
-def require(folder: pathlib.Path, application: str) -> None:
+def require(folder: pathlib.Path, application: str, otherwise: str = "") -> None:
     """Checks that a folder holds a run of a command.
+
+    Args:
+        folder: where it should be.
+        application: the command.
+        otherwise: what to say of a run of another one, in place of how to continue that.
 
     Raises:
         UsageError: it does not hold a run, or holds one of another command.
@@ -97,9 +102,11 @@ def require(folder: pathlib.Path, application: str) -> None:
     found = application_of(folder)
     if found is not None and found != application:
         command = status(folder).get("command", f"ldp-fast {found}")
-        raise UsageError(f"{folder} holds a run of {found}: continue it with {command} --resume {folder}")
+        otherwise = otherwise or f"continue it with {command} --resume {folder}"
+        raise UsageError(f"{folder} holds a run of {found}: {otherwise}")
     if found is None and not (folder / "config.yaml").exists():
-        raise UsageError(f"{folder} does not hold a run of {application}: config.yaml is missing")
+        reason = "config.yaml is missing" if folder.exists() else "there is no such folder"
+        raise UsageError(f"{folder} does not hold a run of {application}: {reason}")
 
 
 def check_free(folder: pathlib.Path, overwrite: bool) -> None:

@@ -341,7 +341,10 @@ def test_a_run_starts_from_a_file_and_flags_win(tmp_path: pathlib.Path, capsys: 
 
 def test_folders_without_a_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     assert runs.command("--resume", tmp_path / "nowhere") == 2
-    assert "nowhere does not hold a run of text-to-3d: config.yaml is missing" in said_in_a_line(capsys)
+    assert "nowhere does not hold a run of text-to-3d: there is no such folder" in said_in_a_line(capsys)
+    (tmp_path / "empty").mkdir()
+    assert runs.command("--resume", tmp_path / "empty") == 2
+    assert "empty does not hold a run of text-to-3d: config.yaml is missing" in said_in_a_line(capsys)
     (tmp_path / "file").write_text("")
     assert runs.command("--resume", tmp_path / "file") == 2
     assert f"{tmp_path / 'file'} is not a folder" in said_in_a_line(capsys)

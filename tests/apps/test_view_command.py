@@ -64,6 +64,10 @@ def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
         provider(tmp_path, 7, "cpu")(None)
     with pytest.raises(UsageError, match="does not hold a run of text-to-3d"):
         provider(tmp_path / "elsewhere", None, "cpu")(None)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "run.json").write_text('{"application": "synthesize"}')
+    with pytest.raises(UsageError, match="holds a run of synthesize: only runs of text-to-3d can be exported, viewed"):
+        provider(tmp_path / "images", None, "cpu")(None)
 
 
 @pytest.fixture

@@ -64,7 +64,8 @@ def find_runs(folder: pathlib.Path) -> dict[str, Run]:
             where = places.pop() if len(places) == 1 else "MODULE:NAME"
             raise UsageError(f"{folder} holds runs of {names}: say where that is, with --application {where}")
         if application_of(folder) is not None:
-            raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {folder.parent}")
+            above = folder.absolute().parent
+            raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {above}")
         raise UsageError(f"{folder} does not hold runs (folders with config.yaml)")
     return found
 

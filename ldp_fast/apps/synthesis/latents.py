@@ -14,7 +14,7 @@ import torch
 
 from ...guidance import LatentDiffusionPrior, TextEmbeddings, TimestepSampler
 from ...runs import image_files
-from ...runs.experiment import Part, untimed
+from ...runs.experiment import Part, as_subject, untimed
 from ...runs.seeds import mixed_generator
 from ...schedules import cosine_decay
 
@@ -151,11 +151,11 @@ class LatentOptimiser:
         last = self.latest()
         bad = [name for name in self.shown if not math.isfinite(last[name])]
         if not bool(self.latents.detach().abs().max() < LARGEST):
-            bad.append("the latents are")
+            bad.append("the latents")
         # A gradient whose square is infinite moves nothing any more.
         if not bool(self.optimizer.state[self.latents]["exp_avg_sq"].isfinite().all()):
-            bad.append("the gradient's square is")
-        return bad
+            bad.append("the gradient's square")
+        return as_subject(bad, plural=("the latents",))
 
     def preview(self) -> torch.Tensor:
         """The images so far, a row a prompt."""

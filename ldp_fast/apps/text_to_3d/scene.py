@@ -309,9 +309,9 @@ def read_configuration(folder: pathlib.Path) -> TextTo3D:
     """The configuration of a run of text-to-3D.
 
     Raises:
-        UsageError: it is missing or damaged.
+        UsageError: it is missing, damaged, or of another command.
     """
-    require(folder, NAME)
+    require(folder, NAME, f"only runs of {NAME} can be exported, viewed or rendered")
     path = folder / "config.yaml"
     plain = read_yaml(path)
     plain.pop("application", None)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...guidance import LatentDiffusionPrior, TimestepSampler
 from ...nerf import FusedAdam, RenderOutput
 from ...runs import checkpoints, distributed
-from ...runs.experiment import Part, Products, untimed
+from ...runs.experiment import Part, Products, as_subject, untimed
 from ...runs.seeds import mixed_generator
 from ...schedules import cosine_decay
 from .cameras import as_cameras, direction_of
@@ -272,7 +272,7 @@ class Trainer:
     def not_finite(self) -> list[str]:
         """Losses and gradient of the last step that are not finite."""
         last = self.latest()
-        return [name for name in (*self.shown, "gradient_norm") if not math.isfinite(last[name])]
+        return as_subject([name for name in (*self.shown, "gradient_norm") if not math.isfinite(last[name])])
 
     def preview(self) -> Tensor:
         """A row of decoded views."""
