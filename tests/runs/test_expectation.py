@@ -1,10 +1,12 @@
 """What a run says of itself before its first step."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import signal
+import socket
 import time
 import weakref
 
@@ -211,7 +213,7 @@ def test_what_fails_before_the_first_step_does_not_cost_the_former_run(tmp_path:
     assert "checkpoints/step-000003.safetensors" in contents(tmp_path)
 
 
-def two_ranks(folder: str) -> str:
+def two_ranks(folder: str, *ports: str) -> str:
     """What each of two ranks meets where the first one is interrupted, fails, and at last takes its time."""
     met = []
 
@@ -223,7 +225,10 @@ def two_ranks(folder: str) -> str:
         return Expectation(1.0, {}, 1, "cpu")
 
     interrupted = signalled(signal.SIGINT).expect
-    for name, expect in (("interrupted", interrupted), ("failed", fail), ("slow", wait)):
+    cases = (("interrupted", interrupted), ("failed", fail), ("slow", wait))
+    for port, (name, expect) in zip(ports, cases, strict=True):
+        # One for each: who is slow to leave would meet the next group at the same.
+        os.environ["MASTER_PORT"] = port
         application = dataclasses.replace(toy.APPLICATION, expect=expect)
         try:
             met.append(str(loop.run(application, pathlib.Path(folder) / name, toy.Toy(steps=STEPS))))
@@ -234,10 +239,16 @@ def two_ranks(folder: str) -> str:
 
 @needs_gloo
 @pytest.mark.skipif(os.name == "nt", reason="signals of Windows end the process")
-def test_the_other_ranks_wait_for_the_rehearsal_and_hear_how_it_ends(tmp_path: pathlib.Path, free_port: int) -> None:
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
+def test_the_other_ranks_wait_for_the_rehearsal_and_hear_how_it_ends(tmp_path: pathlib.Path) -> None:
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [str(probe.getsockname()[1]) for probe in probes]
     both = [
-        processes.Started(two_ranks, str(tmp_path), environment={**environment, "RANK": str(rank)}) for rank in range(2)
+        processes.Started(two_ranks, str(tmp_path), *ports, environment={**environment, "RANK": str(rank)})
+        for rank in range(2)
     ]
     zero, one = (json.loads(process.wait().err.splitlines()[-1]) for process in both)
     assert zero == ["130", "it does not fit", "0"]
