@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -65,7 +66,8 @@ def test_a_runs_checkpoints_share_one_model(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match="does not hold a run of text-to-3d"):
         provider(tmp_path / "elsewhere", None, "cpu")(None)
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "run.json").write_text('{"application": "synthesize"}')
+    record = {"application": "synthesize", "status": "finished", "versions": {"ldp-fast": "1"}}
+    (tmp_path / "images" / "run.json").write_text(json.dumps(record))
     with pytest.raises(UsageError, match="holds a run of synthesize: only runs of text-to-3d can be exported, viewed"):
         provider(tmp_path / "images", None, "cpu")(None)
 
