@@ -52,6 +52,7 @@ class Entry:
         alone: declares the flags of a run of its own, for `ldp-fast run`; None where a command of its own does.
         configure: makes the configuration of such a run from the command line and settings that win over it.
         check_fits: raises UsageError where a configuration and its prior need more memory than there is.
+        products: names of what may be left out at the end, each with a flag --no-NAME.
     """
 
     application: Application
@@ -63,6 +64,7 @@ class Entry:
     alone: Callable[[argparse.ArgumentParser], None] | None = None
     configure: Callable[..., Any] | None = None
     check_fits: Callable[[Any, Any], None] = always
+    products: tuple[str, ...] = ()
 
     def pictures(self, folder: pathlib.Path, configuration: Any, views: Sequence[Any], **more: Any) -> list[Tensor]:
         """What a metric sees of a run, [3, H, W] in [0, 1], one a view."""

@@ -23,9 +23,6 @@ from .targets import check_writable
 # Given beside --resume they change what is shown, not the run; so do settings that are not about the result.
 HARMLESS = ("resume", "preview", "viewer", "port", "profile", "application")
 
-# Of text-to-3D, each of which takes a while.
-PRODUCTS = ("film", "mesh")
-
 
 def add_folder_flags(parser: argparse.ArgumentParser) -> None:
     """Declares --out, --resume and --overwrite."""
@@ -40,6 +37,11 @@ def add_product_flags(group: Any, products: tuple[str, ...]) -> None:
     """Declares --no-NAME of each product."""
     for name in products:
         group.add_argument(f"--no-{name}", action="store_true", help=f"do not make a {name} at the end")
+
+
+def without(args: argparse.Namespace, products: tuple[str, ...]) -> tuple[str, ...]:
+    """Of an application's products those that the command line does not want."""
+    return tuple(name for name in products if getattr(args, f"no_{name}"))
 
 
 def read(
@@ -58,7 +60,7 @@ def read(
         preview=args.preview,
         overwrite=args.overwrite,
         profile=args.profile,
-        without=tuple(name for name in products if getattr(args, f"no_{name}")),
+        without=without(args, products),
         device=device,
         watch=watch,
     )

@@ -26,7 +26,7 @@ from .. import registry
 from ..entry import Entry
 from ..hub import reachable
 from ..options import load_prior
-from ..run_options import PRODUCTS, add_product_flags
+from ..run_options import add_product_flags, without
 from ..targets import check_writable
 from ..variants import VARIANTS
 from .table import write_table
@@ -122,8 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         "--retries", type=int, default=2, metavar="N", help="new attempts for a job whose worker died (default: 2)"
     )
     entry.add_arguments(parser)
-    if entry.application.name == "text-to-3d":
-        add_product_flags(parser.add_argument_group("output"), PRODUCTS)
+    if entry.products:
+        add_product_flags(parser.add_argument_group("output"), entry.products)
     several = [name for name in ("--method", "--losses", "--seeds") if name in parser._option_string_actions]
     jobs.description = f"each prompt is made with each of {' and each of '.join(several)}"
 
@@ -145,8 +145,8 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
     _check_flags(args)
     prompts = _prompts(args)
     rank, world = this_rank()
-    without = tuple(name for name in PRODUCTS if getattr(args, f"no_{name}", False))
-    runner = runner or functools.partial(run_job, args.application, without=without)
+    entry = registry.find(args.application)
+    runner = runner or functools.partial(run_job, args.application, without=without(args, entry.products))
     with contextlib.ExitStack() as stack:
         options: cluster.Options | None = None
         more: dict[str, Any] = {}
@@ -155,7 +155,6 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
             machines = stack.enter_context(contextlib.ExitStack())
             options = machines.enter_context(cluster.connected(asked))
             more["device"] = _device(getattr(args, "device", None), options)
-        entry = registry.find(args.application)
         store = JobStore(args.out, entry.application, rank)
         jobs = store.as_named(entry.plan(prompts, args, **more))
         store.check(jobs)

@@ -11,7 +11,7 @@ from ...runs.names import as_typed
 from .. import run_options
 from ..options import GROUPS, PRIOR, RUN, add_config_flag, start_from
 from .configuration import CHECKPOINT_EVERY, ramp, resolve
-from .run import APPLICATION
+from .run import APPLICATION, PRODUCTS
 from .sections import NAME, REGULARISERS, SCENE, JacobianNerf, TextTo3D, class_of
 
 EXAMPLES = """\
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     show = parser.add_argument_group("output")
     run_options.add_preview_flags(show)
-    run_options.add_product_flags(show, run_options.PRODUCTS)
+    run_options.add_product_flags(show, PRODUCTS)
     show.add_argument("--viewer", action="store_true", help="show the object in a web page while it is made")
     show.add_argument("--port", type=int, default=8080, metavar="PORT", help="port of that page (default: 8080)")
 
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
         return open_page(experiment.scene, args.port, title=name)
 
-    options = run_options.read(args, run_options.PRODUCTS, watch if args.viewer else None)
-    return run_options.carry_out(args, APPLICATION, JacobianNerf, options, configure, "prompt", run_options.PRODUCTS)
+    options = run_options.read(args, PRODUCTS, watch if args.viewer else None)
+    return run_options.carry_out(args, APPLICATION, JacobianNerf, options, configure, "prompt", PRODUCTS)
 
 
 def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:

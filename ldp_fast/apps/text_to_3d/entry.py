@@ -3,7 +3,7 @@
 from ..entry import Entry
 from . import jobs, judged
 from .expected import check_fits
-from .run import APPLICATION
+from .run import APPLICATION, PRODUCTS
 
 ENTRY = Entry(
     APPLICATION,
@@ -12,4 +12,5 @@ ENTRY = Entry(
     elevations=judged.elevations,
     judged=judged.pictures,
     check_fits=check_fits,
+    products=PRODUCTS,
 )

@@ -19,6 +19,8 @@ from .scene import Scene
 from .sections import NAME, TextTo3D, class_of
 from .trainer import Trainer
 
+# What may be left out, each of which takes a while.
+PRODUCTS = ("film", "mesh")
 LABELS = {
     "unet": "UNet",
     "decoder": "decoder (feature matching)",
