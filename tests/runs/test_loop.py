@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,7 +11,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -76,19 +77,38 @@ def test_what_a_run_leaves(whole: pathlib.Path) -> None:
     }
 
 
+@contextlib.contextmanager
+def handled(name: str, how: signal.Handlers) -> Iterator[None]:
+    """A signal as a terminal leaves it, or as nohup does, whatever these tests were started with."""
+    if not hasattr(signal, name):
+        pytest.skip(f"there is no {name} here")
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else how)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("step", [1, 5, 8])
 def test_every_signal_saves_and_the_run_goes_on_exactly(
     name: str, step: int, whole: pathlib.Path, tmp_path: pathlib.Path, at_step: Any, capsys: pytest.CaptureFixture
 ) -> None:
-    if not hasattr(signal, name):
-        pytest.skip(f"there is no {name} here")
-    at_step(step, lambda: os.kill(os.getpid(), getattr(signal, name)))
-    assert toy.run(tmp_path, loop.Options(resume="THIS")) == 130
+    with handled(name, signal.SIG_DFL):
+        at_step(step, lambda: os.kill(os.getpid(), getattr(signal, name)))
+        assert toy.run(tmp_path, loop.Options(resume="THIS")) == 130
     said = capsys.readouterr().err
     assert said.rstrip().endswith("with: THIS") and record(tmp_path)["status"] == "interrupted"
     assert record(tmp_path)["step"] == step == checkpoints.steps(tmp_path)[-1]
     assert toy.run(tmp_path) == 0 and same(tmp_path, whole)
+
+
+def test_under_nohup_a_closed_terminal_does_not_stop_a_run(tmp_path: pathlib.Path, at_step: Any) -> None:
+    with handled("SIGHUP", signal.SIG_IGN):
+        at_step(3, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert toy.run(tmp_path, loop.Options(resume="THIS")) == 0
+    assert record(tmp_path)["status"] == "finished"
 
 
 _ADVANCE = toy.Walk.advance
