@@ -32,6 +32,8 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal --hypo
 # What depends on the processor's instructions: not schemas, graphs, and what it takes long to train.
 NUMBERS := tests/support/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf \
   tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py --cover=pairs -m "not slow" -k "not opcheck and not compile"
+# Python compiles a module when it is first imported: for pip to compile all of them takes as long as to install them.
+PIP := $(PY) -m pip install --disable-pip-version-check --no-compile
 PACKAGES := $(VENV)/.ldp-fast-packages
 STAMP := $(VENV)/.ldp-fast-installed
 CAPABILITY := import torch; print('{}.{}'.format(*torch.cuda.get_device_capability()))
@@ -49,15 +51,15 @@ venv: $(STAMP)
 # What the package needs, and the package without its extension, which is compiled once, by whoever wants it.
 $(PACKAGES): pyproject.toml setup.py
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel ninja pybind11
-	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --disable-pip-version-check "$(TORCH)"
-	LDP_FAST_EXT=0 LDP_FAST_CUDA=0 $(PY) -m pip install --quiet --disable-pip-version-check \
+	$(PIP) --quiet "setuptools>=77" wheel ninja pybind11
+	$(PY) -c "import torch" 2>/dev/null || $(PIP) "$(TORCH)"
+	LDP_FAST_EXT=0 LDP_FAST_CUDA=0 $(PIP) --quiet \
 	  -e ".[apps,viewer,dev]" --no-build-isolation
 	touch $@
 
 # The CUDA half is left out here: the demo does not need it, and compiling it for three architectures takes minutes.
 $(STAMP): $(PACKAGES) $(SOURCES)
-	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-0} $(PY) -m pip install --quiet --disable-pip-version-check \
+	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-0} $(PIP) --quiet \
 	  -e . --no-build-isolation --no-deps
 	touch $@
 
@@ -66,7 +68,7 @@ $(STAMP): $(PACKAGES) $(SOURCES)
 $(CUDA_STAMP): $(PACKAGES) $(SOURCES)
 	LDP_FAST_CUDA=$${LDP_FAST_CUDA:-auto} MAX_JOBS=$${MAX_JOBS:-2} \
 	  TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PY) -c "$(CAPABILITY)" 2>/dev/null || echo 9.0)}" \
-	  $(PY) -m pip install --quiet --disable-pip-version-check -e . --no-build-isolation --no-deps
+	  $(PIP) --quiet -e . --no-build-isolation --no-deps
 	$(VENV)/bin/ldp-fast env
 	touch $(STAMP) $@
 
