@@ -93,8 +93,8 @@ def explain(error: Exception) -> str | None:
         return f"{module} is not installed: pip install 'ldp-fast[{EXTRAS[module]}]'"
     if isinstance(error, RuntimeError) and not of_memory(error):
         return None
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror.lower()}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower() + (f": {error.filename}" if error.filename else "")
     return " ".join(str(error).split()) or type(error).__name__
 
 

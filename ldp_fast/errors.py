@@ -19,8 +19,9 @@ def reason(error: BaseException) -> str:
     A line that ends in a colon is a heading: what comes below it belongs to it. What is long is cut.
     """
     kind = type(error).__name__
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {shortened(str(error.filename))!r}"
+    if isinstance(error, OSError) and error.strerror:  # str() would begin with its number
+        of = f": {shortened(str(error.filename))!r}" if error.filename else ""
+        return f"{error.strerror}{of}"
     try:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     except Exception:  # somebody's own error may fail to say what it is

@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import shutil
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -295,8 +296,9 @@ def test_notes_that_cannot_be_read(folder: pathlib.Path, content: str) -> None:
         (ValueError("x" * 1000), "x" * 399 + "…"),
         (RuntimeError("\n".join(["heading:"] * 50)), " ".join(["heading:"] * 5)),
         (OSError(36, "File name too long", "m" * 300), f"File name too long: '{'m' * 59}…'"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_the_reason_of_an_error(error: Exception, expected: str) -> None:
     assert reason(error) == expected

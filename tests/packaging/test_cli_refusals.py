@@ -253,8 +253,11 @@ def test_a_place_that_cannot_be_written(
             continue
         said = error_of([name, str(run), "--out", str(out) + (".png" if name == "render" else "")], capsys)
         assert "--out: " in said and str(out.parent if name == "render" else out.parts[-2]) in said
+    if name == "export":
+        said = error_of([name, str(run), "--out", str(tmp_path / "cube.obj")], capsys)
+        assert "--out: expected a folder, which gets mesh.glb and mesh.obj; got" in said
     targets.check_writable(tmp_path / "new" / "deep")
-    assert not (tmp_path / "new").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "file"}
 
 
 @pytest.mark.parametrize("name", ["text-to-3d", "synthesize", "ablate", "sweep"])

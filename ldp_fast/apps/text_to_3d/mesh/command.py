@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     check_device_flag(args.device)
     threshold = read_threshold(args.threshold)
     out = args.out or args.folder
+    if out.suffix.lower() in (".glb", ".gltf", ".obj", ".ply", ".stl") and not out.is_dir():
+        raise UsageError(f"--out: expected a folder, which gets mesh.glb and mesh.obj; got {str(out)!r}")
     check_writable(out)
     scene = load_scene(args.folder, args.checkpoint, args.device)
     before = _times(out)
