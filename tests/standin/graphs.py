@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
 from .state import STATE, Generator, Stream
 from .tensor import compute
+from .trees import leaves
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ class CUDAGraph:
 
     def record(self, func: Any, args: Any, kwargs: Any, out: Any, generator: Generator | None) -> None:
         self.tape.append((func, args, kwargs, out, generator))
-        given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
-        for x in tree_leaves(out):
+        given = {x.untyped_storage().data_ptr() for x in leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for x in leaves(out):
             if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in given:
                 self.made[x.untyped_storage().data_ptr()] = x
         if generator is not None and not any(generator is g for g, _ in self.states):
@@ -78,7 +78,7 @@ class CUDAGraph:
         with _disable_current_modes(), torch.no_grad():
             for func, args, kwargs, out, generator in self.tape:
                 again = compute(func, args, kwargs, generator)
-                for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                for old, new in zip(leaves(out), leaves(again), strict=True):
                     if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 

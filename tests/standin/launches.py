@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_map_only
+
+from .trees import mapped
 
 SEEN: set[tuple[Any, ...]] = set()
 """A kernel's name, and what Triton compiles it anew for: dtypes, constants, options; integers that are 1, that 16
@@ -61,4 +62,5 @@ def count(func: Any, outputs: Any, args: Any, kwargs: Any) -> None:
         return
     with written_down(), _disable_current_modes(), torch.no_grad():
         results = outputs if isinstance(outputs, tuple) else (outputs,)
-        _library._launcher(operator.launcher)(*tree_map_only(Tensor, torch.empty_like, results), *args, **kwargs)
+        results = mapped(lambda x: torch.empty_like(x) if isinstance(x, Tensor) else x, results)
+        _library._launcher(operator.launcher)(*results, *args, **kwargs)

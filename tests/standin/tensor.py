@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from . import launches
 from .state import PINNED, STATE, Generator, HostGenerator, indexed
+from .trees import leaves, mapped
 
 CPU = torch.device("cpu")
 ATEN = torch.ops.aten
@@ -113,6 +114,29 @@ def inner(x: Tensor) -> Tensor:
     return plain.set_(x.untyped_storage(), x.storage_offset(), x.size(), x.stride())
 
 
+def plain(x: Any) -> Any:
+    """An operation's argument as the CPU takes it."""
+    if isinstance(x, CudaTensor):
+        return inner(x)
+    # What comes back from C++ is another Python object, of the same generator.
+    return Generator.known.get(x._cdata, x) if isinstance(x, HostGenerator) else x
+
+
+@functools.cache
+def written(func: Any) -> list[tuple[int, str]]:
+    """Place and name of the arguments that an operation writes into."""
+    arguments = enumerate(func._schema.arguments)
+    return [(i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write]
+
+
+@functools.cache
+def returns_what_it_writes(func: Any) -> bool:
+    """Whether the only result of an operation is an argument that it has written into."""
+    returns = func._schema.returns
+    alias = returns[0].alias_info if len(returns) == 1 else None
+    return bool(written(func)) and alias is not None and bool(alias.is_write)
+
+
 def alert(name: str) -> None:
     """Raises where only algorithms that always give the same bits are allowed."""
     if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
@@ -148,10 +172,8 @@ class CudaMode(TorchDispatchMode):
         if func is torch.ops.prim.device.default:
             return args[0].device
         name = func.overloadpacket.__name__
-        leaves, spec = tree_flatten((args, kwargs))
-        # What comes back from C++ is another Python object, of the same generator.
-        leaves = [Generator.known.get(x._cdata, x) if isinstance(x, HostGenerator) else x for x in leaves]
-        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        given = leaves((args, kwargs))
+        tensors = [x for x in given if isinstance(x, Tensor)]
         claims = {x.claimed for x in tensors if isinstance(x, CudaTensor)}
         target = kwargs.get("device")
         target = None if target is None else indexed(torch.device(target))
@@ -165,27 +187,25 @@ class CudaMode(TorchDispatchMode):
             return None
         non_blocking = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
         result = self.checked(func, name, tensors, claims, target, bool(non_blocking), kwargs)
-        leaves = [inner(x) if isinstance(x, CudaTensor) else x for x in leaves]
-        plain_args, plain_kwargs = tree_unflatten(leaves, spec)
+        plain_args, plain_kwargs = mapped(plain, args), mapped(plain, kwargs)
         if target is not None:
             plain_kwargs["device"] = CPU
         if plain_kwargs.get("pin_memory"):
             plain_kwargs["pin_memory"] = False
         if name in NONDETERMINISTIC and tensors[0].is_floating_point() and result.type == "cuda":
             alert(name)
-        generator = self.generator(func, leaves, result)
-        if any(isinstance(x, Generator) for x in leaves):
+        generators = [plain(x) for x in given if isinstance(x, HostGenerator)]
+        generator = self.generator(func, generators, result)
+        if any(isinstance(x, Generator) for x in generators):
             plain_kwargs["generator"] = None
         if STATE.graph is not None:
-            for i, argument in enumerate(func._schema.arguments):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    written = plain_args[i] if i < len(plain_args) else plain_kwargs.get(argument.name)
-                    for x in tree_leaves(written):
-                        if isinstance(x, Tensor):
-                            STATE.graph.about_to_write(x)
+            for i, argument in written(func):
+                for x in leaves(plain_args[i] if i < len(plain_args) else plain_kwargs.get(argument)):
+                    if isinstance(x, Tensor):
+                        STATE.graph.about_to_write(x)
         out = compute(func, plain_args, plain_kwargs, generator)
         if name == "_to_copy" and target is not None and target.type != next(iter(tensors)).device.type:
-            out = out if not any(out is x for x in leaves) else out.clone()
+            out = out if not any(out is x for x in leaves((plain_args, plain_kwargs))) else out.clone()
         if func.namespace == "ldp_fast":
             launches.count(func, out, plain_args, plain_kwargs)
         if STATE.graph is not None:
@@ -197,21 +217,14 @@ class CudaMode(TorchDispatchMode):
     @staticmethod
     def claim(func: Any, args: Any, kwargs: Any, out: Any, device: torch.device) -> Any:
         """The results as tensors of a device; what was written in place is the very tensor that was given."""
-        written = [
-            args[i] if i < len(args) else kwargs.get(a.name)
-            for i, a in enumerate(func._schema.arguments)
-            if a.alias_info is not None and a.alias_info.is_write
-        ]
-        if written and func._schema.returns and isinstance(out, Tensor) and len(func._schema.returns) == 1:
-            alias = func._schema.returns[0].alias_info
-            if alias is not None and alias.is_write:
-                return written[0]
-        return tree_map_only(Tensor, lambda x: CudaTensor(x, device), out)
+        if isinstance(out, Tensor) and returns_what_it_writes(func):
+            i, argument = written(func)[0]
+            return args[i] if i < len(args) else kwargs.get(argument)
+        return mapped(lambda x: CudaTensor(x, device) if isinstance(x, Tensor) else x, out)
 
     @staticmethod
-    def generator(func: Any, leaves: list[Any], result: torch.device) -> Generator | None:
+    def generator(func: Any, given: list[Any], result: torch.device) -> Generator | None:
         """Which generator an operation draws from, or None."""
-        given = [x for x in leaves if isinstance(x, HostGenerator)]
         if given:
             if given[0].device.type != result.type:
                 raise RuntimeError(
