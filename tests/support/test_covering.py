@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-import subprocess
 import sys
 import types
 from typing import Any
@@ -81,7 +80,17 @@ def numbers(*counts: int) -> Any:
     return itertools.product(*map(range, counts))
 
 
-def test_cases_are_chosen_of_what_is_selected(tmp_path: pathlib.Path) -> None:
+class Collected:
+    """A plugin that keeps the names of what a run has collected."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.names = {item.nodeid for item in session.items}
+
+
+def test_cases_are_chosen_of_what_is_selected(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """-k and what has passed before: of the first before, of the second after."""
     source = """
 import pytest
@@ -90,17 +99,22 @@ import pytest
 @pytest.mark.parametrize("b", range(4))
 def test_square(a, b): pass
 """
-    (tmp_path / "test_it.py").write_text(source)
-    (tmp_path / "known").write_text("test_it.py::test_square[0-0]\n")
+    # A name of its own, and gone afterwards: pytest runs within this process, and keeps the path of what it imports.
+    name = "test_chosen_of_selected"
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / f"{name}.py").write_text(source)
+    (tmp_path / "known").write_text(f"{name}.py::test_square[0-0]\n")
     options = ["--collect-only", "-q", "-p", "tests.conftest", "-p", "benchmarks.gpu.passed", "--cover=values"]
-    options += ["--rootdir", str(tmp_path), "-p", "no:cacheprovider", "-c", os.devnull]
+    options += ["--rootdir", str(tmp_path), "-p", "no:cacheprovider", "-p", "no:faulthandler", "-c", os.devnull]
     options += ["-k", "not 1-"]
     collected = []
     for more in ([], ["--leave-out", str(tmp_path / "known")]):
-        command = [sys.executable, "-m", "pytest", str(tmp_path), *options, *more]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
-        assert done.returncode == 0, done.stdout + done.stderr
-        collected.append({line for line in done.stdout.splitlines() if "::" in line})
+        plugin = Collected()
+        try:
+            assert pytest.main([str(tmp_path), *options, *more], plugins=[plugin]) == pytest.ExitCode.OK
+        finally:
+            sys.modules.pop(name, None)
+        collected.append(plugin.names)
     every, rest = collected
     # The three values of b that are left, and the four of a.
     assert len(every) == 4 and not any("[1-" in name for name in every)
