@@ -1,19 +1,22 @@
 """Compiles Triton kernels for a GPU that need not be there, and reads the machine code.
 
 `compile_kernel` takes a kernel and one value per argument, as a launcher would pass them, and asks Triton for the
-binary of an architecture; `MachineCode` counts instructions in its disassembly (by Triton's own nvdisasm).
+binary of an architecture; `MachineCode` counts instructions in its disassembly (by Triton's own nvdisasm). `codes`
+gives that of many at once: nvdisasm takes longer to begin than to disassemble a hundred kernels.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from ldp_fast.kernels._host import FUSED
 ARCHITECTURES = (80, 90)
 
 ALIGNED = [["tt.divisibility", 16]]
+
+INSTRUCTION = 16  # bytes, from sm_70 on
+LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Za-z0-9_.]+)", re.M)
 
 
 def needs_compiler() -> pytest.MarkDecorator:
@@ -58,7 +64,7 @@ class MachineCode:
     @cached_property
     def opcodes(self) -> Counter[str]:
         """How often each instruction stands in the code, with its modifiers: `LDG.E.128`."""
-        return Counter(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Za-z0-9_.]+)", self.sass, re.M))
+        return Counter(opcode for _, opcode in LINE.findall(self.sass))
 
     def global_loads(self, bits: int | None = None) -> int:
         """Counts loads from global memory, of any width or of 128, 64, 32, 16 or 8 bits."""
@@ -95,8 +101,8 @@ def compile_kernel(
     num_warps: int = 4,
     num_stages: int = 3,
     maxnreg: int | None = None,
-) -> MachineCode:
-    """Compiles a kernel for an architecture and disassembles it.
+) -> Any:
+    """Compiles a kernel for an architecture and returns the binary, as Triton returns it.
 
     Args:
         kernel: a `@triton.jit` function.
@@ -138,20 +144,58 @@ def compile_kernel(
     target = GPUTarget("cuda", architecture, 32)
     options = {"num_warps": num_warps, "num_stages": num_stages, **FUSED}
     options |= {} if maxnreg is None else {"maxnreg": maxnreg}
-    binary = triton.compile(source, target=target, options=options)
-    return MachineCode(kernel.__name__, architecture, disassemble(binary.asm["cubin"]), binary.metadata.shared)
+    return triton.compile(source, target=target, options=options)
 
 
-@lru_cache(maxsize=64)  # as tests ask for one after another property of a kernel
+def codes(binaries: Mapping[str, Any]) -> dict[str, MachineCode]:
+    """Returns the machine code of binaries that Triton has made for one architecture.
+
+    Args:
+        binaries: by any names, which the result has too.
+    """
+    (architecture,) = {binary.metadata.target.arch for binary in binaries.values()}
+    pieces = [instructions(binary.asm["cubin"]) for binary in binaries.values()]
+    text = nvdisasm(b"".join(pieces), "-b", f"SM{architecture}", "-ndf")
+    lines = [(int(line[1], 16), line.start()) for line in LINE.finditer(text)]
+    if [address for address, _ in lines] != list(range(0, sum(map(len, pieces)), INSTRUCTION)):
+        raise ValueError(f"nvdisasm: expected an instruction every {INSTRUCTION} bytes, got {len(lines)} lines")
+    found, begin = {}, 0
+    for (name, binary), piece in zip(binaries.items(), pieces, strict=True):
+        end = begin + len(piece) // INSTRUCTION
+        sass = text[lines[begin][1] : lines[end][1] if end < len(lines) else None]
+        found[name] = MachineCode(name, architecture, sass, binary.metadata.shared)
+        begin = end
+    return found
+
+
 def disassemble(cubin: bytes) -> str:
-    """Returns the disassembly of a cubin, by the nvdisasm that comes with Triton's wheel."""
+    """Returns the disassembly of all that is in a cubin, by section."""
+    return nvdisasm(cubin, "-c", "-ndf")
+
+
+def nvdisasm(image: bytes, *options: str) -> str:
+    """Returns what the nvdisasm that comes with Triton's wheel prints of a file.
+
+    With `-ndf` it leaves out its analysis of the data flow, which changes nothing of what is printed.
+    """
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(image)
         file.flush()
-        # Without its analysis of the data flow, which changes nothing of what is printed.
-        command = [str(tool), "-c", "-ndf", file.name]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        result = subprocess.run([str(tool), *options, file.name], capture_output=True, text=True, check=True)
     return result.stdout
+
+
+def instructions(cubin: bytes) -> bytes:
+    """Returns the machine code in a cubin, an ELF file of 64 bits: what its sections named .text hold."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    # Of each the place of its name, kind, flags, address, offset and length.
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + index * size) for index in range(count)]
+    strings = sections[names][4]
+    code = [section[4:6] for section in sections if cubin.startswith(b".text.", strings + section[0])]
+    if not cubin.startswith(b"\x7fELF\x02\x01") or not code:
+        raise ValueError("cubin: expected an ELF file of 64 bits with code")
+    return b"".join(cubin[offset : offset + length] for offset, length in code)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
 import pytest
 
-from .machine_code import ARCHITECTURES, MachineCode, compile_kernel, needs_compiler
+from .machine_code import ARCHITECTURES, MachineCode, codes, compile_kernel, disassemble, needs_compiler
 
 pytestmark = needs_compiler()
 
@@ -24,7 +25,7 @@ def strides(*names: str) -> dict[str, str]:
     return {f"{name}_stride": "i32:16" for name in names}
 
 
-def compiled(module: str, kernel: str, arguments: dict[str, Any], architecture: int, num_warps: int = 4) -> MachineCode:
+def compiled(module: str, kernel: str, arguments: dict[str, Any], architecture: int, num_warps: int = 4) -> Any:
     of = importlib.import_module(f"ldp_fast.kernels.{module}")
     registers = of.registers_of(num_warps) if hasattr(of, "registers_of") else None
     return compile_kernel(getattr(of, kernel), arguments, architecture, num_warps=num_warps, maxnreg=registers)
@@ -114,12 +115,18 @@ def streaming(dtype: str) -> dict[str, tuple[str, str, dict[str, Any], int, int]
     }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", HALVES_AND_SINGLES)
+@functools.cache  # by all tests of one precision: those that follow each other
+def streams(dtype: str, architecture: int) -> dict[str, MachineCode]:
+    every = streaming(dtype).items()
+    return codes({name: compiled(*how, architecture) for name, (*how, _reads, _writes) in every})
+
+
 @pytest.mark.parametrize("name", sorted(streaming("fp32")))
+@pytest.mark.parametrize("dtype", HALVES_AND_SINGLES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_streaming_kernels_use_wide_accesses_and_no_local_memory(name: str, dtype: str, architecture: int) -> None:
-    module, kernel, arguments, reads, writes = streaming(dtype)[name]
-    code = compiled(module, kernel, arguments, architecture)
+    *_, reads, writes = streaming(dtype)[name]
+    code = streams(dtype, architecture)[name]
     assert code.local_accesses() == 0
     assert code.global_loads(128) >= reads, code.opcodes
     assert code.global_stores(128) >= writes, code.opcodes
@@ -155,15 +162,26 @@ def reducing(module: str, dtype: str, block: int, whole: bool) -> tuple[str, dic
     }, 4  # fmt: skip
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", ("fp16", "fp32"))
-@pytest.mark.parametrize("block, whole, warps", [(16384, True, 16), (4096, False, 16)])
+WHOLE_AND_CHUNKS = {"whole": (16384, True), "chunks": (4096, False)}
+
+
+@functools.cache
+def reductions(dtype: str, architecture: int) -> dict[str, MachineCode]:
+    binaries = {}
+    for module in REDUCING:
+        for way, options in WHOLE_AND_CHUNKS.items():
+            kernel, arguments, _ = reducing(module, dtype, *options)
+            binaries[f"{module} {way}"] = compiled(module, kernel, arguments, architecture, num_warps=16)
+    return codes(binaries)
+
+
 @pytest.mark.parametrize("module", REDUCING)
-def test_reducing_kernels_keep_a_sample_in_registers(
-    module: str, block: int, whole: bool, warps: int, dtype: str, architecture: int
-) -> None:
-    kernel, arguments, reads = reducing(module, dtype, block, whole)
-    code = compiled(module, kernel, arguments, architecture, num_warps=warps)
+@pytest.mark.parametrize("way", WHOLE_AND_CHUNKS)
+@pytest.mark.parametrize("dtype", ("fp16", "fp32"))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_reducing_kernels_keep_a_sample_in_registers(module: str, way: str, dtype: str, architecture: int) -> None:
+    *_, reads = reducing(module, dtype, *WHOLE_AND_CHUNKS[way])
+    code = reductions(dtype, architecture)[f"{module} {way}"]
     assert code.local_accesses() == 0, f"{code.local_accesses()} accesses of local memory: registers were spilled"
     assert code.global_loads(128) >= reads, code.opcodes
     assert code.global_loads(16) == code.global_loads(8) == 0, code.opcodes
@@ -185,10 +203,10 @@ def test_every_kernel_of_these_operators_is_compiled_here() -> None:
 
 def test_arguments_that_are_none_or_one_compile() -> None:
     """Triton makes compile-time constants of None and of the integer 1: a batch of one, a sample of one element."""
-    ones = {"size": 1, "batch": 1, "blocks": 1}
-    for module, kernel, arguments, *_ in streaming("fp32").values():
-        changed = {name: 1 if name in ones or name.endswith("_stride") else value for name, value in arguments.items()}
-        assert compiled(module, kernel, changed, 90).opcodes
+    ones, binaries = {"size": 1, "batch": 1, "blocks": 1}, {}
+    for name, (module, kernel, arguments, *_) in streaming("fp32").items():
+        changed = {key: 1 if key in ones or key.endswith("_stride") else value for key, value in arguments.items()}
+        binaries[name] = compiled(module, kernel, changed, 90)
     for module in REDUCING:
         kernel, arguments, _ = reducing(module, "fp32", 128, True)
         changed = {name: 1 if name in ones or name.endswith("_stride") else value for name, value in arguments.items()}
@@ -196,16 +214,29 @@ def test_arguments_that_are_none_or_one_compile() -> None:
             name: None for name in arguments if name.startswith(("lambda", "grad_v")) and "*" in arguments[name]
         }
         changed |= {"CHUNK": 128} if "CHUNK" in arguments else {}
-        assert compiled(module, kernel, changed, 90).opcodes
+        binaries[f"{module}, reduced"] = compiled(module, kernel, changed, 90)
     _, kernel, arguments, *_ = streaming("fp32")["guided_residual"]
     none = {name: None for name in ("guidance_scale", "noisy_latents", "alpha", "sigma")}
     changed = arguments | none | {"GUIDED": False, "PREDICTION": "epsilon", "noisy_stride": "i32:16"}
-    assert compiled("guided_residual", kernel, changed, 90).global_loads(128) >= 2
+    binaries["without"] = compiled("guided_residual", kernel, changed, 90)
+    found = codes(binaries)
+    assert len(found) == len(streaming("fp32")) + len(REDUCING) + 1 and all(code.opcodes for code in found.values())
+    assert found["without"].global_loads(128) >= 2
 
 
-@pytest.mark.parametrize("prediction", ["sample", "flow", "sigma"])
-def test_every_prediction_type_compiles(prediction: str) -> None:
+def test_every_prediction_type_compiles() -> None:
     _, kernel, arguments, *_ = streaming("fp16")["guided_residual"]
-    changed = arguments | {"PREDICTION": prediction, "FROM_TEXT": True, "TEXT_FIRST": True}
-    code = compiled("guided_residual", kernel, changed, 80)
-    assert code.local_accesses() == 0 and code.global_stores(128) >= 1
+    arguments = arguments | {"FROM_TEXT": True, "TEXT_FIRST": True}
+    kinds = ("sample", "flow", "sigma")
+    found = codes({kind: compiled("guided_residual", kernel, arguments | {"PREDICTION": kind}, 80) for kind in kinds})
+    for kind, code in found.items():
+        assert code.local_accesses() == 0 and code.global_stores(128) >= 1, kind
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_are_read_together_as_each_by_itself(architecture: int) -> None:
+    every = streaming("fp16")
+    binaries = {name: compiled(*every[name][:3], architecture) for name in ("latent_kl_backward", "perturb")}
+    for name, code in codes(binaries).items():
+        alone = MachineCode(name, architecture, disassemble(binaries[name].asm["cubin"]), code.shared)
+        assert code.opcodes == alone.opcodes and sum(alone.opcodes.values()) > 50, name

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, disassemble, needs_compiler
+from tests.kernels.machine_code import ARCHITECTURES, MachineCode, codes, needs_compiler
 
 pytestmark = needs_compiler()
 
@@ -90,9 +90,9 @@ def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     return run
 
 
-def code(binaries: Binaries, name: str) -> MachineCode:
-    binary = binaries[f"feature_matching_{name}_kernel"]
-    return MachineCode(name, binary.metadata.target.arch, disassemble(binary.asm["cubin"]), binary.metadata.shared)
+def parts(binaries: Binaries) -> dict[str, MachineCode]:
+    """The machine code of each kernel, by what is its own in the name."""
+    return codes({name.removeprefix("feature_matching_").removesuffix("_kernel"): b for name, b in binaries.items()})
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def code(binaries: Binaries, name: str) -> MachineCode:
     ids=str,
 )
 def test_features_signs_and_gradients_move_in_128_bits(launch: Launch, dtype: torch.dtype, policy: str) -> None:
-    binaries = launch(dtype=dtype, policy=policy)
-    forward, backward = code(binaries, "fwd"), code(binaries, "bwd")
+    code = parts(launch(dtype=dtype, policy=policy))
+    forward, backward = code["fwd"], code["bwd"]
     rows = 4 * dtype.itemsize
     # Two inputs in; one store of signs. The partial sum and the count go out as one word each.
     assert forward.global_loads(128) == forward.global_loads() == 2 * rows
@@ -115,22 +115,24 @@ def test_features_signs_and_gradients_move_in_128_bits(launch: Launch, dtype: to
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_nothing_spills_without_alignment(launch: Launch, dtype: torch.dtype) -> None:
-    binaries = launch((105, 13441), dtype)
+    code = parts(launch((105, 13441), dtype))
     for name in ("fwd", "reduce", "bwd"):
-        assert code(binaries, name).local_accesses() == 0
+        assert code[name].local_accesses() == 0
 
 
 def test_packing_needs_no_shared_memory(launch: Launch) -> None:
     binaries = launch()
     # A few words for the two block sums, and none at all without sums.
-    assert code(binaries, "fwd").shared <= 64
-    assert code(binaries, "bwd").shared == 0
+    assert binaries["feature_matching_fwd_kernel"].metadata.shared <= 64
+    assert binaries["feature_matching_bwd_kernel"].metadata.shared == 0
 
 
 def test_what_is_not_wanted_is_not_written(launch: Launch) -> None:
-    assert code(launch(save_signs=False), "fwd").global_stores(128) == 0
-    assert code(launch(wanted=(True, False)), "bwd").global_stores(128) == 8
-    assert code(launch(wanted=(False, True)), "bwd").global_stores(128) == 8
+    without = {"fwd": launch(save_signs=False)["feature_matching_fwd_kernel"]}
+    for wanted in ((True, False), (False, True)):
+        without[f"bwd {wanted}"] = launch(wanted=wanted)["feature_matching_bwd_kernel"]
+    stores = {name: code.global_stores(128) for name, code in codes(without).items()}
+    assert stores == {"fwd": 0, "bwd (True, False)": 8, "bwd (False, True)": 8}
 
 
 def test_one_kernel_serves_all_shapes(launch: Launch) -> None:

@@ -6,12 +6,11 @@ The launchers run as they would on a GPU; each launch ends where the binary is r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, disassemble, needs_compiler
+from tests.kernels.machine_code import ARCHITECTURES, MachineCode, codes, needs_compiler
 from tests.kernels.test_feature_matching_compiled import Binaries, Compiled, Driver
 
 pytestmark = needs_compiler()
@@ -54,9 +53,9 @@ def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> L
     return run
 
 
-def code(binaries: Binaries, name: str) -> MachineCode:
-    binary: Any = binaries[f"group_norm_{name}_kernel"]
-    return MachineCode(name, binary.metadata.target.arch, disassemble(binary.asm["cubin"]), binary.metadata.shared)
+def parts(binaries: Binaries) -> dict[str, MachineCode]:
+    """The machine code of each kernel, by what is its own in the name."""
+    return codes({name.removeprefix("group_norm_").removesuffix("_kernel"): one for name, one in binaries.items()})
 
 
 # Each takes seconds to compile: every number of channels, the narrowest and the widest in both sizes of elements.
@@ -72,18 +71,18 @@ def code(binaries: Binaries, name: str) -> MachineCode:
     ids=str,
 )
 def test_images_move_in_128_bits_and_nothing_spills(launch: Launch, channels: int, dtype: torch.dtype) -> None:
-    binaries = launch(channels, dtype)
+    code = parts(launch(channels, dtype))
     # 64 elements of an image a thread: of weight and bias as many as fit, 8 or 4 each.
     accesses, of_constants = 4 * dtype.itemsize, 2
     for name in (*SUMS, *STREAMS, *REDUCTIONS):
-        assert code(binaries, name).local_accesses() == 0, name
-    assert code(binaries, "moments").global_loads(128) == code(binaries, "moments").global_loads() == accesses
+        assert code[name].local_accesses() == 0, name
+    assert code["moments"].global_loads(128) == code["moments"].global_loads() == accesses
     # Two images, half as much of each.
-    assert code(binaries, "silu_bwd_sums").global_loads(128) == accesses + of_constants
-    assert code(binaries, "silu").global_loads(128) == accesses + of_constants
-    assert code(binaries, "silu_bwd").global_loads(128) == 2 * accesses + of_constants
+    assert code["silu_bwd_sums"].global_loads(128) == accesses + of_constants
+    assert code["silu"].global_loads(128) == accesses + of_constants
+    assert code["silu_bwd"].global_loads(128) == 2 * accesses + of_constants
     for name in STREAMS:
-        stream = code(binaries, name)
+        stream = code[name]
         assert stream.global_stores(128) == stream.global_stores() == accesses, name
         # The rest are the moments of the thread's groups, once a program.
         assert stream.global_loads() - stream.global_loads(128) <= 8, name
@@ -95,7 +94,7 @@ def test_images_move_in_128_bits_and_nothing_spills(launch: Launch, channels: in
     ("channels", "dtype"), [(128, torch.float16), (256, torch.bfloat16), (128, torch.float32)], ids=str
 )
 def test_addend_and_signs_come_along_in_128_bits(launch: Launch, channels: int, dtype: torch.dtype) -> None:
-    stream = code(launch(channels, dtype, everything=True), "silu_bwd")
+    stream = parts(launch(channels, dtype, everything=True))["silu_bwd"]
     # Three images, weight and bias, and one access to the words of all rows.
     assert stream.global_loads(128) == 3 * 4 * dtype.itemsize + 2 + 1
     assert stream.global_stores(128) == stream.global_stores() == 4 * dtype.itemsize
@@ -115,8 +114,8 @@ def test_addend_and_signs_come_along_in_128_bits(launch: Launch, channels: int, 
 )
 def test_nothing_spills_for_other_channels(launch: Launch, channels: int, groups: int, dtype: torch.dtype) -> None:
     binaries = launch(channels, dtype, groups=groups, everything=True, pixels=257)
-    for name in binaries:
-        assert code(binaries, name.removeprefix("group_norm_").removesuffix("_kernel")).local_accesses() == 0, name
+    for name, code in parts(binaries).items():
+        assert code.local_accesses() == 0, name
 
 
 def test_one_kernel_serves_all_sizes(launch: Launch) -> None:

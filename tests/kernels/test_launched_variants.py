@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.machine_code import ARCHITECTURES, MachineCode, disassemble, needs_compiler
+from tests.kernels.machine_code import ARCHITECTURES, codes, needs_compiler
 from tests.kernels.test_feature_matching_compiled import Binaries, Compiled, Driver
 
 pytestmark = needs_compiler()
@@ -61,13 +61,8 @@ def launchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     assert binaries, "nothing was launched"
 
 
-def codes(binaries: Binaries) -> Iterator[MachineCode]:
-    for name, binary in binaries.items():
-        yield MachineCode(name, binary.metadata.target.arch, disassemble(binary.asm["cubin"]), binary.metadata.shared)
-
-
 def check(binaries: Binaries, *, wide: bool = True) -> None:
-    for code in codes(binaries):
+    for code in codes(binaries).values():
         assert code.local_accesses() == 0, f"{code.name} spills: {code.local_accesses()} accesses of local memory"
         # What joins the sums of a group reads weights of as few channels as the group has.
         if wide and not code.name.endswith("reduce_kernel"):
@@ -129,14 +124,16 @@ def test_reductions_of_unaligned_samples(launchers: tuple[Launchers, Binaries]) 
 def test_options_of_the_combination(launchers: tuple[Launchers, Binaries]) -> None:
     modules, binaries = launchers
     x = latents(64, BRAIN)
-    count = torch.zeros(3, 2, dtype=torch.int32)
+    count, every = torch.zeros(3, 2, dtype=torch.int32), Binaries()
     for grads in ((None, None), (x, None), (None, x)):
         for literal in (False, True):
             modules["combine_gradients"].combine_gradients(
                 latents(64, SINGLE), numbers(8, 2), count, x, latents(64, SINGLE), *grads, numbers(), numbers(),
                 1.0, 1.0, 1.0, literal=literal,
             )  # fmt: skip
-            check(binaries)
+            every |= {f"{len(every)} {name}": binary for name, binary in binaries.items()}
+    assert len(every) == 6
+    check(every)
 
 
 @pytest.mark.parametrize("dtype, network", PRECISIONS, ids=str)
