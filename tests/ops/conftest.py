@@ -5,6 +5,7 @@ from __future__ import annotations
 from ldp_fast import _settings
 
 from ..packaging.installation import ROOT
+from ..support import interpreter
 
 # One name in every layer: tests/ops/test_<op>.py, ldp_fast/ops/<op>.py, kernels/ldp_kernels/<op>.py.
 NATIVE = sorted(
@@ -14,3 +15,5 @@ NATIVE = sorted(
 )
 interpreted = _settings.interpreting() and _settings.backend() == "triton"
 collect_ignore = [f"test_{name}.py" for name in NATIVE] if interpreted else []
+if interpreted:
+    interpreter.install()

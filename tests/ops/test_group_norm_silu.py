@@ -137,24 +137,33 @@ def test_contiguous_images(shape: samples.Shape, groups: int, dtype: torch.dtype
     check(samples.group_norm_silu.inputs(shape, dtype=dtype, layout="contiguous"), groups, True)
 
 
+class Backward:
+    """The gradient of one sample, alone and with what else arrives at x, for images that lie in any way."""
+
+    def __init__(self, shape: samples.Shape) -> None:
+        self.sample = samples.group_norm_silu.inputs(shape)
+        grad, x, addend, weight, bias = (self.sample[name] for name in ("grad", "x", "addend", "weight", "bias"))
+        self.arguments = (*OPS.group_norm_moments(x, 2, samples.group_norm_silu.EPS), weight, bias, True)
+        self.packed, _ = samples.group_norm_silu.signs(x)
+        self.expected = self.of(grad, x, addend)
+
+    def of(self, grad: Tensor, x: Tensor, addend: Tensor) -> list[Tensor]:
+        more = ((), (addend,), (addend, self.packed, 0.5))
+        return [OPS.group_norm_silu_backward(grad, x, *self.arguments, *each) for each in more]
+
+
+@pytest.fixture(scope="module")
+def backward() -> Backward:
+    return Backward((2, 6, 5, 3) if _settings.interpreting() else (2, 24, 19, 5))
+
+
 @pytest.mark.parametrize("others", ["contiguous", "channels_last", "cropped"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
-def test_images_of_one_call_may_lie_differently(layout: str, others: str) -> None:
+def test_images_of_one_call_may_lie_differently(layout: str, others: str, backward: Backward) -> None:
     """x decides how the gradient lies; signs are in the order of channels-last images, however x lies."""
-    sample = samples.group_norm_silu.inputs((2, 6, 5, 3) if _settings.interpreting() else (2, 24, 19, 5))
-    packed, _ = samples.group_norm_silu.signs(sample["x"])
-    arguments = (
-        *OPS.group_norm_moments(sample["x"], 2, samples.group_norm_silu.EPS),
-        sample["weight"],
-        sample["bias"],
-        True,
-    )
-    x, grad, addend = (
-        samples.lay_out(sample[name], kind) for name, kind in (("x", layout), ("grad", others), ("addend", others))
-    )
-    for more in ((), (addend,), (addend, packed, 0.5)):
-        expected = OPS.group_norm_silu_backward(sample["grad"], sample["x"], *arguments, *more)
-        result = OPS.group_norm_silu_backward(grad, x, *arguments, *more)
+    places = (("grad", others), ("x", layout), ("addend", others))
+    grad, x, addend = (samples.lay_out(backward.sample[name], kind) for name, kind in places)
+    for result, expected in zip(backward.of(grad, x, addend), backward.expected, strict=True):
         assert lies_like(x, result)
         torch.testing.assert_close(result, expected)
 
