@@ -29,9 +29,11 @@ COMMIT ?=
 PY := $(VENV)/bin/python
 # A worker keeps to its half of the files, with what they have made and compiled, until it has nothing left to do.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal --hypothesis-profile=ci
-# What depends on the processor's instructions: not schemas, graphs, and what it takes long to train.
+# What is run again: not what torch makes of the schemas and the graphs, nor what processes import and exchange.
+AGAIN := not opcheck and not compile and not imports and not ddp
+# What depends on the processor's instructions: not what it takes long to train.
 NUMBERS := tests/support/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf \
-  tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py --cover=pairs -m "not slow" -k "not opcheck and not compile"
+  tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py --cover=pairs -m "not slow" -k "$(AGAIN)"
 # Python compiles a module when it is first imported: for pip to compile all of them takes as long as to install them.
 PIP := $(PY) -m pip install --disable-pip-version-check --no-compile
 PACKAGES := $(VENV)/.ldp-fast-packages
@@ -84,7 +86,7 @@ demo: $(STAMP)
 # (tests/support/covering.py). Last, `make gpu` on a stand-in.
 test: $(CUDA_STAMP)
 	$(PYTEST)
-	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses --cover=pairs -m "not slow" -k "not opcheck and not compile"
+	TRITON_INTERPRET=1 LDP_FAST_BACKEND=triton $(PYTEST) tests/ops tests/losses --cover=pairs -m "not slow" -k "$(AGAIN)"
 	LDP_TEST_INSTRUCTIONS=avx2 $(PYTEST) $(NUMBERS)
 	LDP_TEST_INSTRUCTIONS=plain $(PYTEST) $(NUMBERS)
 	$(MAKE) rehearsal
