@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 
 from ldp_fast.decoder import FrozenDecoder
 from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, PriorStatistics, TextEmbeddings
@@ -27,6 +28,13 @@ def make(
         for shape in ((2, 4, 8, 8), (1, 5, TEXT_WIDTH), (1, 5, TEXT_WIDTH))
     )
     return prior, latents, TextEmbeddings(text, uncond)
+
+
+def unet_to_trace() -> UNet2DConditionModel:
+    """The tiny UNet with cross-attention between its levels only: every kind of layer, and half as much to trace."""
+    kinds = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    torch.manual_seed(1)
+    return UNet2DConditionModel.from_config({**tiny_unet().config, **kinds}).eval().requires_grad_(False)
 
 
 def make_scheduler(prediction: str) -> Any:

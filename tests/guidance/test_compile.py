@@ -17,7 +17,7 @@ from ldp_fast.guidance import LatentDiffusionPrior, PriorSettings, TextEmbedding
 
 from ..support.models import TEXT_WIDTH, tiny_vae
 from .naive import naive_gradient
-from .steps import fixed, make, make_scheduler
+from .steps import fixed, make, make_scheduler, unet_to_trace
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +47,9 @@ def check(prior: LatentDiffusionPrior, v: torch.Tensor, text: TextEmbeddings, co
         assert (actual - naive).norm() < 2e-3 * naive.norm()
 
 
-def check_batches(unet: Any = None, batches: tuple[int, ...] = (2, 3, 5, 1), **options: Any) -> None:
+def check_batches(unet: Any, batches: tuple[int, ...] = (2, 3, 5, 1), **options: Any) -> None:
     prior, latents, text = make()
-    prior.unet = prior.unet if unet is None else unet
+    prior.unet = unet
     compiled = prior.compile(**options)
     for batch in batches:
         check(prior, torch.randn(batch, *latents.shape[1:]), text, compiled)
@@ -62,7 +62,7 @@ def check_batches(unet: Any = None, batches: tuple[int, ...] = (2, 3, 5, 1), **o
 @pytest.mark.slow
 def test_any_batch_size_without_code_generation() -> None:
     _dynamo.utils.counters.clear()
-    check_batches(backend="aot_eager")
+    check_batches(unet_to_trace(), backend="aot_eager")
 
 
 class Layer(torch.nn.Module):

@@ -14,7 +14,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior, packing, precision
 
 from ..support.models import tiny_unet
-from .steps import fixed, make
+from .steps import fixed, make, unet_to_trace
 
 BOTH = (torch.float32, torch.bfloat16)
 
@@ -164,6 +164,7 @@ def test_the_weights_of_what_is_taken_are_packed(monkeypatch: pytest.MonkeyPatch
     """And it can be copied, compiled and optimised again, like any prior."""
     speeds(monkeypatch, "unet torch.float32 channels-last")
     prior, latents, text = make()
+    prior.unet = unet_to_trace()
     chosen = prior.optimise(latents, text, tolerance=0.9, runs=1)
     assert chosen.precision is not None and "unet float32 channels-last packed" in repr(chosen.precision)
     expected, _ = prior.gradient(latents, text, **fixed(latents))
