@@ -30,7 +30,7 @@ PY := $(VENV)/bin/python
 # A worker keeps to its half of the files, with what they have made and compiled, until it has nothing left to do.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal --hypothesis-profile=ci
 # What is run again: not what torch makes of the schemas and the graphs, nor what processes import and exchange.
-AGAIN := not opcheck and not compile and not imports and not ddp
+AGAIN := not opcheck and not compil and not imports and not ddp
 # What depends on the processor's instructions: not what it takes long to train.
 NUMBERS := tests/support/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf \
   tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py --cover=pairs -m "not slow" -k "$(AGAIN)"
