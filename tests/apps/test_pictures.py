@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ldp_fast.apps.text_to_3d.pictures import frames
 from ldp_fast.apps.text_to_3d.pictures import products as pictures
 from ldp_fast.apps.text_to_3d.pictures.frames import (
     CHANNELS,
+    SOLID,
     DepthRange,
     Views,
     colour,
@@ -96,6 +98,20 @@ def test_tiles_and_batches_are_the_whole_view(scene: ToyScene, border: float) ->
         scene.rendered.clear()
         for name in ("latents", "opacity", "depth", "normals"):
             torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=2e-3, rtol=1e-3)
+
+
+def test_a_background_that_nothing_shows_is_not_made(scene: ToyScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder takes longer for a large one than the views take."""
+
+    def made(*arguments: object) -> Tensor:
+        raise AssertionError("it was made")
+
+    monkeypatch.setattr(scene, "behind", made)
+    cameras = trajectory("views", 2, **scene.orbit)
+    assert len(list(render_frames(scene, cameras, SOLID, size=8, pixels=16))) == 2
+    assert len(render_views(scene, cameras, 20, greys=False, rays=150).depth) == 2
+    with pytest.raises(AssertionError, match="it was made"):
+        list(render_frames(scene, cameras, ["latents"], size=8, pixels=16))
 
 
 def test_depth_is_bright_where_near_and_black_behind(scene: ToyScene) -> None:

@@ -79,7 +79,14 @@ class DepthRange:
 
 
 def render_views(
-    scene: Scene, cameras: Cameras, size: int, *, normals: bool = False, shade: float = 0.5, rays: int = RAYS
+    scene: Scene,
+    cameras: Cameras,
+    size: int,
+    *,
+    normals: bool = False,
+    shade: float = 0.5,
+    greys: bool = True,
+    rays: int = RAYS,
 ) -> Views:
     """`Scene.render` in bounded memory: not more than `rays` at once, a large view in tiles (but not before a texture).
 
@@ -89,6 +96,8 @@ def render_views(
         size: latents per side (refined: pixels), each of as many rays as in training.
         normals: whether to render normals too.
         shade: brightness of the background, 0 to 1.
+        greys: whether that background stands behind the latents; where only depth, opacity and normals are looked at,
+            encoding it would be for nothing.
         rays: how many are marched at once.
     """
     # Several rays make one latent of the embedded model.
@@ -98,7 +107,8 @@ def render_views(
     if whole or (size * factor) ** 2 <= rays:
         count = max(1, rays // (size * factor) ** 2)
         parts = [cameras[i : i + count] for i in range(0, len(cameras), count)]
-        return _concatenate([Views.of(scene.render(x, size, normals=normals, shade=shade)) for x in parts], 0)
+        whole_views = [scene.render(x, size, normals=normals, shade=shade, greys=greys) for x in parts]
+        return _concatenate([Views.of(x) for x in whole_views], 0)
     tile = math.ceil(size / math.ceil(size / max(1, math.isqrt(rays) // factor)))
     starts = range(0, size, tile)
     views = []
@@ -114,6 +124,8 @@ def render_views(
             rows.append(_concatenate(row, 3))
         views.append(_concatenate(rows, 2).map(lambda x: x[..., :size, :size]))
     found = _concatenate(views, 0)
+    if not greys:
+        return found
     # Encoded greys have borders, which belong to the whole view's.
     shades = torch.full((len(found.latents),), float(shade), device=found.latents.device)
     return dataclasses.replace(found, latents=scene.behind(found.latents, found.opacity, shades))
@@ -208,7 +220,7 @@ def _frames(
             name: resize(x, pixels, "nearest" if name == "latents" else "bicubic") for name, x in pictures.items()
         }
         if solid:
-            views = render_views(scene, part, solid_size, normals="normals" in solid)
+            views = render_views(scene, part, solid_size, normals="normals" in solid, greys=False)
             if size is None and views.normals is not None and scene.size < solid_size:
                 # Training sees means over its rays' footprints; what the gradient of a density does below is noise.
                 means = resize(views.normals, scene.size)
@@ -230,7 +242,7 @@ def resize(pictures: Tensor, pixels: int, mode: str = "bicubic") -> Tensor:
 
 def _depth_range(scene: Scene, cameras: Cameras, views: int = 8, size: int = 32) -> DepthRange:
     chosen = torch.linspace(0, len(cameras) - 1, min(views, len(cameras))).round().long()
-    return DepthRange.among(render_views(scene, cameras[chosen], size))
+    return DepthRange.among(render_views(scene, cameras[chosen], size, greys=False))
 
 
 def _heat(values: Tensor) -> Tensor:
