@@ -92,6 +92,11 @@ class Wrong(ValueError):
 
 def settings_of(cls: Any) -> dict[str, Setting]:
     """What a section's fields are, by name."""
+    return _settings_of(cls)
+
+
+@functools.cache
+def _settings_of(cls: Any) -> dict[str, Setting]:
     return {f.name: f.metadata.get("setting", Setting("")) for f in dataclasses.fields(cls)}
 
 

@@ -40,6 +40,20 @@ class Run:
     plain: dict[str, Any]
 
 
+class _Scorer(ClipScorer):
+    """Keeps the features of captions, for an evaluation asks for those of its pool several times."""
+
+    def __init__(self, *parts: Any):
+        super().__init__(*parts)
+        self._kept: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def text_features(self, captions: Sequence[str]) -> torch.Tensor:
+        key = tuple(captions)
+        if key not in self._kept:
+            self._kept[key] = super().text_features(captions)
+        return self._kept[key]
+
+
 def find_runs(folder: pathlib.Path) -> dict[str, Run]:
     """The runs in a folder, finished or not, by the names of their folders.
 
@@ -126,7 +140,7 @@ def evaluate_r_precision(
         )
     clip = clip or (next(iter(runs.values())).plain["model"] if embedded else OPENAI)
     judge = reachable("--clip", clip, "config.json")
-    scorer = ClipScorer.from_pretrained(judge, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    scorer = _Scorer.from_pretrained(judge, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     objects: list[dict[str, Any]] = []
     images: list[torch.Tensor] = []
