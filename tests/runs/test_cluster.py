@@ -8,7 +8,6 @@ import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from ldp_fast.apps import registry
 from ldp_fast.apps.sweep.command import run_job
 from ldp_fast.errors import UsageError
 from ldp_fast.runs import cluster, cluster_lead, cluster_worker, files
+from ldp_fast.runs.folder import locked
 from ldp_fast.runs.jobs import Job, JobStore
 
 from ..support import processes
@@ -32,11 +32,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a cluster of this machine's: two CPUs, and a GPU that it is told to have."""
+    """Of a cluster of this machine's: two CPUs, and a GPU that it is told to have.
+
+    The tests that leave its workers alive come first, for the next one has them.
+    """
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'ldp-fast[cluster]')")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Of every sweep, for a worker serves only those that want the variables which it was started with.
+        patch.setenv("LDP_FAST_TEST_WORD", "said")
         ray.init(
             "local",
             num_cpus=2,
@@ -45,9 +50,11 @@ def address() -> Iterator[str]:
             object_store_memory=80 * 2**20,
             log_to_driver=False,
             logging_level="ERROR",
+            # Workers that wait for a job stay: a new one imports torch, which takes longer than most jobs here.
+            _system_config={"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 600_000},
         )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
 
 
 def options(**more: Any) -> cluster.Options:
@@ -62,7 +69,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def kept(folder: pathlib.Path, name: str) -> bool:
@@ -86,7 +93,7 @@ def test_a_dead_workers_job_goes_on_from_its_checkpoint(
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.01):
+        while not ended.wait(0.05):
             for name, seen in statuses.items():
                 status = record(folder, name).get("status", "waiting")
                 if not seen or seen[-1] != status:
@@ -130,35 +137,7 @@ def test_a_dead_workers_job_goes_on_from_its_checkpoint(
         assert seen[:4] == ["waiting", "running", "waiting", "running"]
 
 
-def test_a_job_that_fails_or_always_dies_leaves_the_rest_alone(
-    address: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LDP_FAST_TEST_WORD", "said")
-    here = {**files.versions(), "torch": "0.0"}
-    monkeypatch.setattr(files, "versions", lambda: here)
-    jobs = [application.job(0, die_at=3), application.job(1, fails=True), application.job(2), application.job(3)]
-    assert application.sweep(tmp_path, jobs, options(retries=1, cpus=2)) == 0
-    found = {job.name: record(tmp_path, job.name) for job in jobs}
-    assert [r["status"] for r in found.values()] == ["failed", "failed", "finished", "finished"]
-    assert "its worker died 2 times" in found["job0"]["error"]
-    assert found["job1"]["error"] == "--seed: this one does not count"
-    assert {name: r["status"] for name, r in found.items()} == {
-        entry["folder"]: entry["status"] for entry in files.read_json(tmp_path / "jobs.json")["jobs"]
-    }
-    run = files.read_json(tmp_path / "job2" / "run.json")
-    assert (run["threads"], run["inherited"]) == (2, "said")
-    said = capfd.readouterr().err
-    assert said.count("(here 0.0): its results may differ") == 1
-    assert said.count("failed: job1") == 1 and "2/4 jobs, 0 running, 2 failed" in said
-    # Again, with what was wrong mended: what is finished is left alone.
-    jobs[:2] = [application.job(0), application.job(1)]
-    before = (tmp_path / "job2" / "run.json").stat().st_mtime_ns
-    assert application.sweep(tmp_path, jobs, options()) == 0
-    assert (tmp_path / "job2" / "run.json").stat().st_mtime_ns == before
-    assert {record(tmp_path, job.name)["status"] for job in jobs} == {"finished"}
-
-
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2)])
 def test_a_command_that_was_stopped_goes_on(
     address: str, tmp_path: pathlib.Path, number: int, times: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,11 +179,38 @@ def test_a_command_that_was_killed_goes_on(address: str, tmp_path: pathlib.Path)
     finally:
         process.kill()
         process.wait()
-    assert "running" in {record(folder, name)["status"] for name in ("job0", "job1")}
+    assert record(folder, "job0")["status"] == "running"
     job = application.job(0, pause=0.01)
     assert application.sweep(folder, [job], options()) == 0
     assert record(folder, "job0")["status"] == "finished"
     assert (folder / "job0" / "sum.bin").read_bytes() == uninterrupted(tmp_path / "alone", job)
+
+
+def test_a_job_that_fails_or_always_dies_leaves_the_rest_alone(
+    address: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {**files.versions(), "torch": "0.0"}
+    monkeypatch.setattr(files, "versions", lambda: here)
+    jobs = [application.job(0, die_at=3), application.job(1, fails=True), application.job(2), application.job(3)]
+    assert application.sweep(tmp_path, jobs, options(retries=1, cpus=2)) == 0
+    found = {job.name: record(tmp_path, job.name) for job in jobs}
+    assert [r["status"] for r in found.values()] == ["failed", "failed", "finished", "finished"]
+    assert "its worker died 2 times" in found["job0"]["error"]
+    assert found["job1"]["error"] == "--seed: this one does not count"
+    assert {name: r["status"] for name, r in found.items()} == {
+        entry["folder"]: entry["status"] for entry in files.read_json(tmp_path / "jobs.json")["jobs"]
+    }
+    run = files.read_json(tmp_path / "job2" / "run.json")
+    assert (run["threads"], run["inherited"]) == (2, "said")
+    said = capfd.readouterr().err
+    assert said.count("(here 0.0): its results may differ") == 1
+    assert said.count("failed: job1") == 1 and "2/4 jobs, 0 running, 2 failed" in said
+    # Again, with what was wrong mended: what is finished is left alone.
+    jobs[:2] = [application.job(0), application.job(1)]
+    before = (tmp_path / "job2" / "run.json").stat().st_mtime_ns
+    assert application.sweep(tmp_path, jobs, options(cpus=2)) == 0
+    assert (tmp_path / "job2" / "run.json").stat().st_mtime_ns == before
+    assert {record(tmp_path, job.name)["status"] for job in jobs} == {"finished"}
 
 
 def test_machines_that_cannot_do_the_jobs_are_named(
@@ -314,15 +320,22 @@ def test_the_board_hears_the_newest_attempt_only() -> None:
     assert board.report("a", {"attempt": 1, "step": 4}) is True
 
 
+def hold(folder: pathlib.Path, seconds: float) -> int:
+    """Writes in a run's folder for some seconds; for a process of its own."""
+    with locked(folder):
+        (folder / "held").touch()
+        time.sleep(seconds)
+        (folder / "let go").touch()
+    return 0
+
+
 def test_a_run_that_another_process_writes_is_waited_for(tmp_path: pathlib.Path) -> None:
-    code = "import sys, time\nfrom ldp_fast.runs.folder import locked\nimport pathlib\n"
-    code += "with locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(1.5)"
     files.write_json(tmp_path / "run.json", {"process": {"pid": 1, "host": "another"}})
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
-        started = time.monotonic()
-        cluster_worker.wait_for(tmp_path, 0.2)
-        assert time.monotonic() - started < 1.4 and other.poll() is None
-        cluster_worker.wait_for(tmp_path, 60.0)
-        assert other.wait(5) == 0
+    other = processes.Started(hold, tmp_path, 1.5)
+    until((tmp_path / "held").exists)
+    started = time.monotonic()
+    cluster_worker.wait_for(tmp_path, 0.2)
+    assert time.monotonic() - started < 1.4 and not (tmp_path / "let go").exists()
+    cluster_worker.wait_for(tmp_path, 60.0)
+    assert (tmp_path / "let go").exists() and other.wait(5).code == 0
     cluster_worker.wait_for(tmp_path, 60.0)
