@@ -29,6 +29,9 @@ from .sweep_stand_ins import Loader, Runner
 PROMPTS = "# colours\n\na red cube\n  a green   torus \n"
 
 
+WRITE_SHEETS = sweep_table.write_sheets
+
+
 def without_measuring(*args: Any, **kwargs: Any) -> Any:
     """`evaluate_r_precision`'s place where its seconds are not what is tested."""
     raise UsageError("not in this test")
@@ -36,9 +39,10 @@ def without_measuring(*args: Any, **kwargs: Any) -> Any:
 
 @pytest.fixture
 def start(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the command on two prompts with a runner of ours in place of the real one, and with no R-Precision."""
+    """Runs the command on two prompts with a runner of ours in place of the real one; no R-Precision, no sheets."""
     (tmp_path / "prompts.txt").write_text(PROMPTS)
     monkeypatch.setattr(sweep_table, "evaluate_r_precision", without_measuring)
+    monkeypatch.setattr(sweep_table, "write_sheets", lambda store, rows: [])
     monkeypatch.setattr(sweep, "load_prior", load_once)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
@@ -74,6 +78,7 @@ def test_every_combination_is_made_once_and_the_table_says_how(
 ) -> None:
     evaluate = functools.partial(retrieval.evaluate_r_precision, load=Loader())
     monkeypatch.setattr(sweep_table, "evaluate_r_precision", evaluate)
+    monkeypatch.setattr(sweep_table, "write_sheets", WRITE_SHEETS)
     runner = Runner()
     assert start(runner, *BOTH, "--losses", "lsd", "full", "--seeds", "3", "--steps", "9") == 0
     assert len(runner.calls) == 8 == len(set(runner.calls))
