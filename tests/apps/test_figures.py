@@ -4,49 +4,56 @@ from __future__ import annotations
 
 import ast
 import pathlib
-import subprocess
 import sys
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[2]
-# In a process of its own, as pyplot may be loaded here already. "svg" is not a backend that this package would choose.
-DRAWING = """
-import pathlib, sys
-import matplotlib
-matplotlib.use("svg")
-before = dict(matplotlib.rcParams)
 import torch
 from PIL import Image
-from benchmarks import plots
-from ldp_fast.apps.sweep import table as sweep_table
-from ldp_fast.apps.synthesis import ablation, run as image_synthesis
-from ldp_fast.runs import image_files
 
-folder = pathlib.Path(sys.argv[1])
-image_files.save_figure(folder / "losses.png", image_synthesis.loss_figure(torch.rand(5, len(image_synthesis.HISTORY))))
-images = {name: torch.rand(2, 3, 8, 8) for name in ablation.VARIANTS}
-table = {name: {"r_precision": 0.5, "saturation": 0.1, "clipped": 0.2} for name in ablation.VARIANTS}
-image_files.save_figure(folder / "ablation.png", ablation.ablation_figure(images, ["a", "b"], table))
-image_files.save_png(folder / "view.png", images["full"][0])
-cells = {("a", 0, "latent-nerf", "full"): folder / "view.png"}
-image_files.save_figure(folder / "sheet.png", sweep_table.sheet_figure(cells, [("a", 0)], [("latent-nerf", "full")]))
-row = {"backend": "ours", "min_s": 0.1, "mean_s": 0.1, "std_s": 0.0, "rounds": 3, "memory_mb": None, "extra": {}}
-times = [{**row, "group": "step by parts", "backend": name, "min_s": s} for name, s in (("whole", 1.0), ("UNet", 0.4))]
-assert plots.parts([("64x64", times)], folder / "parts.png")
-for name in ("losses", "ablation", "sheet", "parts"):
-    assert Image.open(folder / f"{name}.png").size[0] > 100, name
-assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
-changed = {name for name, value in matplotlib.rcParams.items() if value != before[name]}
-assert not changed, changed
-assert "matplotlib.pyplot" not in sys.modules
-"""
+from ..support import processes
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def drawing(folder: pathlib.Path) -> int:
+    """Every figure; for a process of its own, as pyplot may be loaded here already."""
+    assert "matplotlib.pyplot" not in sys.modules
+    import matplotlib
+
+    matplotlib.use("svg")  # which this package would not choose
+    before = dict(matplotlib.rcParams)
+    from benchmarks import plots
+    from ldp_fast.apps.sweep import table as sweep_table
+    from ldp_fast.apps.synthesis import ablation
+    from ldp_fast.apps.synthesis import run as image_synthesis
+    from ldp_fast.runs import image_files
+
+    losses = image_synthesis.loss_figure(torch.rand(5, len(image_synthesis.HISTORY)))
+    image_files.save_figure(folder / "losses.png", losses)
+    images = {name: torch.rand(2, 3, 8, 8) for name in ablation.VARIANTS}
+    table = {name: {"r_precision": 0.5, "saturation": 0.1, "clipped": 0.2} for name in ablation.VARIANTS}
+    image_files.save_figure(folder / "ablation.png", ablation.ablation_figure(images, ["a", "b"], table))
+    image_files.save_png(folder / "view.png", images["full"][0])
+    cells = {("a", 0, "latent-nerf", "full"): folder / "view.png"}
+    sheet = sweep_table.sheet_figure(cells, [("a", 0)], [("latent-nerf", "full")])
+    image_files.save_figure(folder / "sheet.png", sheet)
+    row = {"backend": "ours", "min_s": 0.1, "mean_s": 0.1, "std_s": 0.0, "rounds": 3, "memory_mb": None, "extra": {}}
+    parts = (("whole", 1.0), ("UNet", 0.4))
+    times = [{**row, "group": "step by parts", "backend": name, "min_s": seconds} for name, seconds in parts]
+    assert plots.parts([("64x64", times)], folder / "parts.png")
+    for name in ("losses", "ablation", "sheet", "parts"):
+        assert Image.open(folder / f"{name}.png").size[0] > 100, name
+    assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
+    changed = {name for name, value in matplotlib.rcParams.items() if value != before[name]}
+    assert not changed, changed
+    assert "matplotlib.pyplot" not in sys.modules
+    return 0
 
 
 def test_drawing_leaves_backend_and_settings_alone(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("matplotlib")
-    done = subprocess.run([sys.executable, "-c", DRAWING, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = processes.Started(drawing, tmp_path).wait()
+    assert done.code == 0, done.err
 
 
 def choices(source: str) -> list[str]:

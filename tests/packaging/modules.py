@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,8 +74,13 @@ FILES = sorted({*(ROOT / "ldp_fast").rglob("*.py"), *(ROOT / "kernels").rglob("*
 MODULES = {module.name: module for module in map(read, FILES)}
 
 
-def imports(module: Module) -> Iterator[Import]:
+@functools.cache
+def imports(module: Module) -> tuple[Import, ...]:
     """Every import of ours in a module: those in functions, and by names that are written out, among them."""
+    return tuple(_imports(module))
+
+
+def _imports(module: Module) -> Iterator[Import]:
     for node, for_types in _nodes(ast.parse(module.source), False):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -94,7 +100,8 @@ def imports(module: Module) -> Iterator[Import]:
 
 def is_late(call: ast.Call) -> bool:
     """Whether a call imports a module by its name."""
-    return ast.unparse(call.func).endswith("import_module")
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return str(name).endswith("import_module")
 
 
 def _nodes(node: ast.AST, for_types: bool) -> Iterator[tuple[ast.expr | ast.stmt, bool]]:

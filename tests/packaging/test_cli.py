@@ -176,10 +176,9 @@ def test_an_invalid_setting_is_one_line(
     assert f"{variable}: expected one of {expected}, got '{value}'" in one_line(capsys.readouterr().err)
 
 
-def test_env_as_json() -> None:
-    done = command("env", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["versions"]["ldp_fast"] == ldp_fast.__version__
+def test_env_as_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["env", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["versions"]["ldp_fast"] == ldp_fast.__version__
 
 
 def test_extras_exist() -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.machinery
-import json
+import os
 import pathlib
-import re
 import sys
 
 import pytest
 
-from ldp_fast import _extension, _settings
+from ldp_fast import _extension, _settings, cli
 
-from .installation import ROOT, run
+from ..support import processes
 
 
 @pytest.fixture
@@ -81,29 +80,23 @@ def test_said_once(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], m
     assert capsys.readouterr().err == ""
 
 
-# As `ldp-fast WORDS` for each line, in one process, with what each says marked by its number.
-EVERY = """
-import json, sys
-from ldp_fast import cli
-for number, words in enumerate(json.loads(sys.argv[1])):
-    print("BEGUN", number, file=sys.stderr, flush=True)
+def typed(*words: str) -> int:
+    """`ldp-fast WORDS`; for a process of its own."""
     sys.argv[1:] = words
-    try:
-        cli.main()
-    except SystemExit:
-        pass
-"""
+    return cli.main()
 
 
 def test_the_first_run_of_the_command(tmp_path: pathlib.Path) -> None:
-    def said(*lines: list[str]) -> list[int]:
-        done = run([sys.executable, "-c", EVERY, json.dumps(lines)], cwd=ROOT, XDG_CACHE_HOME=str(tmp_path))
-        parts = re.split(r"^BEGUN \d+\n", done.stderr, flags=re.MULTILINE)[1:]
-        return [part.count("first run: the compiled renderer") for part in parts]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LDP_FAST_")}
 
-    failing = ["evaluate", "r-precision", str(tmp_path / "nothing")]
-    assert said(["env"], ["evaluate", "--help"], failing) == [0, 0, 1]
-    assert said(failing) == [0]
+    def said(*words: str) -> int:
+        done = processes.Started(typed, *words, environment={**environment, "XDG_CACHE_HOME": str(tmp_path)}).wait()
+        assert done.code == (2 if words == failing else 0), done.err
+        return done.err.count("first run: the compiled renderer")
+
+    failing = ("evaluate", "r-precision", str(tmp_path / "nothing"))
+    lines = (("env",), ("evaluate", "--help"), failing, failing)
+    assert [said(*words) for words in lines] == [0, 0, 1, 0]
     assert [path.parent.name for path in tmp_path.rglob("renderer-*")] == ["ldp_fast"]
 
 
