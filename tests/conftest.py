@@ -4,6 +4,7 @@ instruction set that the tests pretend, chosen before torch is loaded."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -63,6 +64,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = {item.nodeid for item in items} - {item.nodeid for item in kept}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
         items[:] = kept
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported and collected stays to the end: garbage is not looked for among it again, in every test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The interpreter's end cleans up after it all the same."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
