@@ -26,6 +26,7 @@ def words(out: pathlib.Path, *more: str) -> list[str]:
     return ["ablate", "a red cube", *short, *more]
 
 
+@pytest.mark.usefixtures("plain_losses")
 def test_figure_and_numbers(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -59,6 +59,7 @@ def test_one_prompt_leaves_picture_losses_and_record(model: str, tmp_path: pathl
     assert history.shape[0] == 6 and torch.isfinite(history).all()
 
 
+@pytest.mark.usefixtures("plain_losses")
 def test_several_prompts_and_seeds_do_not_depend_on_their_batch(model: str, tmp_path: pathlib.Path) -> None:
     words = arguments(model, tmp_path / "many", "--seeds", "0", "5", "--each-word")
     words.insert(2, "xyz")
@@ -73,6 +74,7 @@ def test_several_prompts_and_seeds_do_not_depend_on_their_batch(model: str, tmp_
     assert (many[0] - many[1]).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("plain_losses")
 def test_resume_continues_exactly(model: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(arguments(model, tmp_path / "whole")) == 0
     from ldp_fast.apps.synthesis import latents
@@ -112,6 +114,7 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(
         assert json.loads((out / "run.json").read_text())["status"] != "finished"
 
 
+@pytest.mark.usefixtures("plain_losses")
 def test_a_run_is_not_replaced_unless_asked(model: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
     assert run(arguments(model, out, steps=1)) == 0
