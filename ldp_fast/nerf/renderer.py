@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..ops import outside_graphs
 from .cameras import Cameras
 from .compositing import Composited, composite_with_regularisers
 from .marching import RaySamples, check_box, check_far, march_rays
@@ -281,7 +282,7 @@ class LatentRenderer(nn.Module):
             self._check_or_await(statistics)
 
     # A compiled graph breaks here rather than dropping samples silently.
-    @torch.compiler.disable
+    @outside_graphs
     def _check_or_await(self, statistics: RenderStatistics) -> None:
         counts = statistics.counts
         if counts.device.type == "cpu":

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import lines
 from benchmarks.gpu import environment
@@ -49,6 +50,10 @@ def wheel(folder: Path, name: str, version: str) -> None:
 def test_what_is_missing_comes_from_the_wheels_and_changes_nothing_beneath(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Packages are asked for, six times, and torch is not, whose import takes longer than all the rest.
+    line = "    import torch\n"
+    assert line in environment.PROBE
+    monkeypatch.setattr(environment, "PROBE", environment.PROBE.replace(line, "    raise ImportError\n"))
     found = environment.probe(sys.executable)
     assert found is not None
     packages = found["packages"]  # which a .pth file may have added to
@@ -56,10 +61,6 @@ def test_what_is_missing_comes_from_the_wheels_and_changes_nothing_beneath(
     (tmp_path / "env" / "bin" / "python").write_text("half made: the run that made it was stopped")
     ours = environment.overlay(sys.executable, packages, tmp_path / "env")
     assert environment.overlay(sys.executable, packages, tmp_path / "env") == ours, "made once"
-    # From here on packages are asked for, five times, and torch is not; it is imported below.
-    line = "    import torch\n"
-    assert line in environment.PROBE
-    monkeypatch.setattr(environment, "PROBE", environment.PROBE.replace(line, "    raise ImportError\n"))
     wheel(tmp_path / "wheels", "ldp_made_up", "1.5")
     monkeypatch.setattr(environment, "NEEDED", ("pytest>=8", "ldp-made-up>=1.2"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody answers
@@ -67,9 +68,10 @@ def test_what_is_missing_comes_from_the_wheels_and_changes_nothing_beneath(
     probe = environment.probe
     monkeypatch.setattr(environment, "probe", lambda python, names=needed: probe(python, names))
     assert environment.install(ours, ["ldp-made-up>=1.2"], tmp_path / "wheels") == []
-    text = "import ldp_made_up, torch, pytest; print(ldp_made_up.version, pytest.__file__)"
+    text = "import importlib.util, ldp_made_up, pytest; torch = importlib.util.find_spec('torch')\n"
+    text += "print(ldp_made_up.version, pytest.__file__, torch.origin)"
     done = subprocess.run([str(ours), "-c", text], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.split() == ["1.5", pytest.__file__], done.stderr
+    assert done.stdout.split() == ["1.5", pytest.__file__, torch.__file__], done.stderr
     assert subprocess.run([sys.executable, "-c", "import ldp_made_up"], capture_output=True).returncode == 1
     monkeypatch.setattr(environment, "probe", lambda python, names=("no-such-package",): probe(python, names))
     assert environment.install(ours, ["no-such-package"], tmp_path / "none") == ["no-such-package"]

@@ -22,6 +22,8 @@ from .made_up import ABOUT, CPU, RUN, on_cpu, row
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = "2026-02-02T00:00:00Z"
+# The other plugins of pytest take longer to start than all that is run here.
+PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_benchmark.plugin,pytest_timeout"}
 
 
 def merged(old: results.Results, *rows: results.Row) -> results.Results:
@@ -108,7 +110,7 @@ def run_pytest(folder: Path, *options: str) -> list[results.Row]:
     rows = folder / "rows.jsonl"
     command = ["-q", "-p", "no:cacheprovider", f"--rootdir={folder}", f"--rows={rows}", *options, str(folder)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    processes.Started(pytest_in, folder, command, environment=environment).wait()
+    processes.Started(pytest_in, folder, command, environment=environment | PLUGINS).wait()
     return results.read_rows(rows)
 
 
@@ -125,7 +127,11 @@ def test_time_that_is_up_becomes_rows_too(tmp_path: Path) -> None:
     assert len(rows) == 3 and sum(r.get("skipped", "").startswith(LEFT_OUT) for r in rows) >= 2
 
 
-def test_a_run_keeps_its_results_under_the_machines_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_keeps_its_results_under_the_machines_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in PLUGINS.items():
+        monkeypatch.setenv(name, value)
     arguments = ["benchmarks/bench_latent_kl.py", "-k", "sd-forward and ours and not backward"]
     assert run.main(["--out", str(tmp_path), *arguments]) == 0
     found = results.read(tmp_path / f"{machine.slug()}.json")
@@ -246,7 +252,7 @@ def test_two_runs_at_once_keep_what_both_measured(tmp_path: Path, monkeypatch: p
 def test_a_run_that_is_killed_takes_its_benchmarks_with_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.run", "--out", str(tmp_path), "benchmarks/bench_perturb.py"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment | PLUGINS, stdout=subprocess.DEVNULL)
 
     def rows() -> int:
         return sum(len(results.read_rows(file)) for file in tmp_path.glob(f"*{ongoing.SUFFIX}"))

@@ -36,6 +36,8 @@ for words in [[name] for name in cli.COMMANDS] + [["evaluate", "r-precision"]]:
     print("ENDED", *words, code)
 if not ABSENT.isdisjoint(module.split(".")[0] for module in sys.modules):
     print("IMPORTED")
+if "torch._dynamo" in sys.modules:
+    print("DYNAMO")
 print("code", cli.main(["synthesize", "a red cube", "--print-config"]))
 """
 
@@ -47,6 +49,8 @@ def test_every_help_needs_no_extra() -> None:
     ended = re.findall(r"^ENDED (.+)$", done.stdout, re.MULTILINE)
     assert ended == [f"{name} 0" for name in (*cli.COMMANDS, "evaluate r-precision")], done.stderr
     assert "IMPORTED" not in done.stdout
+    # Which takes longer than torch itself, and is for those who compile.
+    assert "DYNAMO" not in done.stdout
     # The block blocks: what does need an extra says which.
     assert done.stdout.endswith("code 2\n") and "pip install 'ldp-fast[apps]'" in done.stderr
 
