@@ -34,7 +34,9 @@ AGAIN := not opcheck and not compil and not imports and not ddp
 # What depends on the processor's instructions: not what it takes long to train.
 NUMBERS := tests/support/test_instruction_sets.py tests/decoder tests/ops tests/losses tests/nerf \
   tests/guidance/test_prior.py tests/guidance/test_step.py tests/guidance/test_precision.py --cover=pairs -m "not slow" -k "$(AGAIN)"
-# Python compiles a module when it is first imported: for pip to compile all of them takes as long as to install them.
+# Python compiles a module when it is first imported, and keeps that even where the environment says not to: for pip to
+# compile all of them takes as long as to install them.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(PY) -m pip install --disable-pip-version-check --no-compile
 PACKAGES := $(VENV)/.ldp-fast-packages
 STAMP := $(VENV)/.ldp-fast-installed
