@@ -98,6 +98,17 @@ void store(unsigned char* address, const std::array<T, kCount>& values) {
     *reinterpret_cast<std::array<T, kCount>*>(address) = values;
 }
 
+template <typename T>
+T load(const unsigned char* address) {
+    check_aligned(address, sizeof(T));
+    return *reinterpret_cast<const T*>(address);
+}
+template <typename T>
+void store(unsigned char* address, T value) {
+    check_aligned(address, sizeof(T));
+    *reinterpret_cast<T*>(address) = value;
+}
+
 template <typename T, size_t kCount, typename Change>
 std::array<T, kCount> atomic(unsigned char* address, const std::array<T, kCount>& values, Change change) {
     const std::array<T, kCount> old = load<T, kCount>(address);

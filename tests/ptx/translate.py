@@ -8,8 +8,10 @@ and mma wait for the other lanes as the harness's do. Global memory is the drive
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +39,17 @@ SPECIAL = {
     for name, of in (("tid", "threadIdx"), ("ctaid", "blockIdx"), ("ntid", "blockDim"), ("nctaid", "gridDim"))
     for axis in "xyz"
 } | {"%laneid": "static_cast<uint32_t>(::cuda_on_cpu::lane())"}
+# Bytes of the whole numbers. From one to another C++ keeps the low bits, or extends, as `get` and `put` do; a compiler
+# takes long to look those up tens of thousands of times.
+WHOLE = {f"{sign}int{bits}_t": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)}
+# Instructions whose result has the type that they name.
+SAME = {"add", "sub", "mul", "mad", "fma", "div", "rem", "min", "max", "neg", "abs"}
+SAME |= {"and", "or", "xor", "not", "shl", "shr", "selp", "bfi", "brev"}
+# What C++ has an operator for, in types that it does not widen. Whole numbers wrap, so they are taken as unsigned ones.
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "mul_lo": "*", "and": "&", "or": "|", "xor": "^"}
+COMPARISONS = {"setp_eq": "==", "setp_lt": "<", "setp_le": "<=", "setp_gt": ">", "setp_ge": ">="}
+UNSIGNED = {"int32_t": "uint32_t", "int64_t": "uint64_t"}
+OPERATED = {*UNSIGNED, *UNSIGNED.values(), "float", "double", "bool"}
 SPACES = ("global", "shared", "param")
 # Hints and orders that change nothing for threads that take turns.
 IGNORED = {"nc", "uni", "relaxed", "gpu", "aligned", "to", "L1::no_allocate"}
@@ -91,6 +104,7 @@ class Kernel:
                 "    (void)parameters;",
                 sites,
                 f"    void* const windows[] = {{nullptr, {', '.join(places)}}};",
+                "    constexpr size_t kWindows = std::size(windows);",
                 "    (void)windows;",
                 *lines,
                 "}",
@@ -129,6 +143,7 @@ class Kernel:
                 yield f"{_label(part[:-1])}:;"
             elif part.startswith(".reg"):
                 kind, names = re.fullmatch(r"\.reg\s+\.(\w+)\s+(.*);", part, re.S).groups()  # type: ignore[union-attr]
+                self.types |= dict.fromkeys(_elements(names.replace("%", "")), REGISTERS[kind])
                 yield f"{REGISTERS[kind]} {names.replace('%', '')};"
             else:
                 yield self._instruction(part[:-1].strip())
@@ -175,7 +190,7 @@ class Kernel:
             return f"put({self._register(target)}, pack<uint32_t>({low}, {high}));"
         if head == "cvt":
             to, source = TYPES[kinds[0]], TYPES[kinds[1]]
-            return f"put({self._register(target)}, {name}<{to}>({self._read(sources[0], source)}));"
+            return self._put(target, to, f"{name}<{to}>({self._read(sources[0], source)})")
         kind = TYPES[kinds[-1]]
         reads = [kind] * len(sources)
         if head in ("shl", "shr"):
@@ -189,7 +204,14 @@ class Kernel:
         if head == "vote":
             reads = ["bool", "uint32_t"]
         values = ", ".join(self._read(s, k) for s, k in zip(sources, reads, strict=True))
-        return f"put({self._register(target)}, {name}<{kind}>({values}));"
+        operator = "_".join([head, *words])
+        if kind in OPERATED and operator in ARITHMETIC:
+            kind = UNSIGNED.get(kind, kind)
+            return self._put(target, kind, f" {ARITHMETIC[operator]} ".join(self._read(s, kind) for s in sources))
+        if kind in OPERATED and operator in COMPARISONS:
+            return self._put(target, "bool", f" {COMPARISONS[operator]} ".join(self._read(s, kind) for s in sources))
+        result = "bool" if head == "setp" else kind if head in SAME and "wide" not in words else ""
+        return self._put(target, result, f"{name}<{kind}>({values})")
 
     def _load(self, modifiers: list[str], operands: list[str]) -> str:
         kind, count = TYPES[modifiers[-1]], _vector(modifiers)
@@ -198,7 +220,9 @@ class Kernel:
         known = [m for m in modifiers[:-1] if m not in (*SPACES, "v2", "v4")]
         if known or len(names) != count:
             raise KeyError(*known)
-        puts = " ".join(f"put({self._register(n)}, loaded[{i}]);" for i, n in enumerate(names))
+        if count == 1:
+            return self._put(names[0], kind, f"load<{kind}>({address})")
+        puts = " ".join(self._put(n, kind, f"loaded[{i}]") for i, n in enumerate(names))
         return f"{{ const auto loaded = load<{kind}, {count}>({address}); {puts} }}"
 
     def _store(self, modifiers: list[str], operands: list[str]) -> str:
@@ -208,6 +232,8 @@ class Kernel:
         known = [m for m in modifiers[:-1] if m not in (*SPACES, "v2", "v4")]
         if known or len(names) != count:
             raise KeyError(*known)
+        if count == 1:
+            return f"store<{kind}>({address}, {self._read(names[0], kind)});"
         return f"store<{kind}, {count}>({address}, {{{', '.join(self._read(n, kind) for n in names)}}});"
 
     def _atomic(self, modifiers: list[str], operands: list[str]) -> str:
@@ -228,16 +254,15 @@ class Kernel:
         if source.startswith("{"):
             names = ", ".join(self._register(n) for n in _elements(source))
             return f"put({self._register(target)}, pack<{kind}>({names}));"
-        to, value = self._register(target), self._read(source, kind)
-        return f"{to} = {value};" if self.types.get(to) == self.types.get(value, "") else f"put({to}, {value});"
+        return self._put(target, kind, self._read(source, kind))
 
     def _address_conversion(self, modifiers: list[str], operands: list[str]) -> str:
         source = self._read(operands[1], "uint64_t")
         if modifiers == ["shared", "u64"]:
-            source = f"reinterpret_cast<uint64_t>(in_shared(windows, std::size(windows), {source}))"
+            source = f"reinterpret_cast<uint64_t>(in_shared(windows, kWindows, {source}))"
         elif modifiers not in (["global", "u64"], ["param", "u64"]):
             raise KeyError(*modifiers)
-        return f"put({self._register(operands[0])}, {source});"
+        return self._put(operands[0], "uint64_t", source)
 
     def _barrier(self, modifiers: list[str], operands: list[str]) -> str:
         if modifiers == ["warp", "sync"]:
@@ -252,7 +277,7 @@ class Kernel:
         there = f"&{self._register(predicate)}" if predicate else "nullptr"
         if modifiers[0] != "sync" or modifiers[2:] != ["b32"]:
             raise KeyError(*modifiers)
-        return f"put({self._register(target)}, op_shfl_{modifiers[1]}({there}, {values}));"
+        return self._put(target, "uint32_t", f"op_shfl_{modifiers[1]}({there}, {values})")
 
     def _mma(self, modifiers: list[str], operands: list[str]) -> str:
         name = "mma_" + "_".join(m for m in modifiers if m != "sync")
@@ -261,7 +286,7 @@ class Kernel:
             "{" + ", ".join(self._read(n, kind) for n in names) + "}"
             for names, kind in ((a, "uint32_t"), (b, "uint32_t"), (c, "float"))
         ]
-        puts = " ".join(f"put({self._register(n)}, sums[{i}]);" for i, n in enumerate(to))
+        puts = " ".join(self._put(n, "float", f"sums[{i}]") for i, n in enumerate(to))
         return f"{{ const auto sums = {name}({', '.join(lists)}); {puts} }}"
 
     def _address(self, operand: str, modifiers: list[str]) -> str:
@@ -271,7 +296,7 @@ class Kernel:
         base, sign, offset = match.groups()
         steps = int(offset or 0) * (-1 if sign and "-" in sign else 1)
         if "shared" in modifiers:
-            return f"in_shared(windows, std::size(windows), {self._read(base, 'uint32_t')} + uint32_t({steps}))"
+            return f"in_shared(windows, kWindows, {self._read(base, 'uint32_t')} + uint32_t({steps}))"
         return f"reinterpret_cast<unsigned char*>({self._read(base, 'uint64_t')} + uint64_t({steps}))"
 
     def _register(self, name: str) -> str:
@@ -279,6 +304,12 @@ class Kernel:
         if name in SPECIAL or not re.fullmatch(r"%?\w+", name):
             raise KeyError(f"not a register: {name}")
         return name.removeprefix("%")
+
+    def _put(self, name: str, kind: str, value: str) -> str:
+        register = self._register(name)
+        has = self.types.get(register)
+        plain = has == kind or (has in WHOLE and kind in WHOLE)
+        return f"{register} = {value};" if plain else f"put({register}, {value});"
 
     def _read(self, operand: str, kind: str) -> str:
         operand = operand.strip()
@@ -289,6 +320,9 @@ class Kernel:
         if operand in self.windows:
             return f"{kind}({self.windows[operand]}u << {SHARED_WINDOW})"
         if match := re.fullmatch(r"0[fF]([0-9a-fA-F]{8})", operand):
+            (value,) = struct.unpack(">f", bytes.fromhex(match[1]))
+            if kind == "float" and math.isfinite(value):
+                return f"{value.hex()}f"
             return f"get<{kind}>(uint32_t(0x{match[1]}u))"
         if match := re.fullmatch(r"0[dD]([0-9a-fA-F]{16})", operand):
             return f"get<{kind}>(uint64_t(0x{match[1]}ull))"
@@ -296,8 +330,11 @@ class Kernel:
             return f"static_cast<{kind}>({operand}ll)" if int(operand, 0) < 2**63 else f"{kind}({operand}ull)"
         negated = "!" * operand.startswith("!")
         register = self._register(operand.removeprefix("!"))
-        # The same as `get`, which a compiler takes long to look up tens of thousands of times.
-        return f"{negated}{register}" if self.types.get(register) == kind else f"{negated}get<{kind}>({register})"
+        has = self.types.get(register, "")
+        if has == kind:
+            return f"{negated}{register}"
+        narrows = WHOLE.get(kind, 9) <= WHOLE.get(has, 0)
+        return f"{negated}{kind}({register})" if narrows else f"{negated}get<{kind}>({register})"
 
 
 def _label(name: str) -> str:
