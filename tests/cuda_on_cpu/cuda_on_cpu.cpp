@@ -21,7 +21,7 @@
 #if defined(LDP_RACES) || defined(LDP_NO_SANITIZERS)
 // Without AddressSanitizer nobody has to know which stack is in use.
 #define __sanitizer_start_switch_fiber(...)
-#define __sanitizer_finish_switch_fiber(fake_stack, ...) static_cast<void>(fake_stack)
+#define __sanitizer_finish_switch_fiber(...)
 #else
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -73,20 +73,12 @@ struct Device {
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<Fiber*> idle;
     StackPointer scheduler{};
-    const void* scheduler_stack = nullptr;
-    size_t scheduler_stack_bytes = 0;
 };
 
 Device device;
 bool inside = false;  // of a thread of a kernel; valid before `device` is constructed
 
-void to_scheduler() {
-    Fiber& own = *device.threads[device.running].fiber;
-    void* fake_stack = nullptr;
-    __sanitizer_start_switch_fiber(&fake_stack, device.scheduler_stack, device.scheduler_stack_bytes);
-    switch_stack(own.pointer, device.scheduler);
-    __sanitizer_finish_switch_fiber(fake_stack, &device.scheduler_stack, &device.scheduler_stack_bytes);
-}
+void to_scheduler() { switch_stack(device.threads[device.running].fiber->pointer, device.scheduler); }
 
 void leave() {
     Thread& own = device.threads[device.running];
@@ -105,7 +97,6 @@ void leave() {
 
 // One thread after another lives on a fiber.
 void fiber_main() {
-    __sanitizer_finish_switch_fiber(nullptr, &device.scheduler_stack, &device.scheduler_stack_bytes);
     for (;;) {
         device.body(device.context);
         leave();
@@ -113,16 +104,38 @@ void fiber_main() {
     }
 }
 
+char* stacks() {
+    if (device.stacks == nullptr) {
+        void* memory = mmap(nullptr, kFibers * kStackBytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) fail("no memory for the threads' stacks");
+        device.stacks = static_cast<char*>(memory);
+    }
+    return device.stacks;
+}
+
+// While it lives, AddressSanitizer takes all fibers' stacks for the one in use. It wants to know only for its reports;
+// told of every switch, it would take a third of the time that kernels take.
+class OnFibers {
+public:
+    OnFibers() { announce(stacks(), kFibers * kStackBytes); }
+    ~OnFibers() { announce(stack_, bytes_); }
+    OnFibers(const OnFibers&) = delete;
+    OnFibers& operator=(const OnFibers&) = delete;
+
+private:
+    void announce([[maybe_unused]] const void* stack, [[maybe_unused]] size_t bytes) {
+        __sanitizer_start_switch_fiber(nullptr, stack, bytes);
+        __sanitizer_finish_switch_fiber(nullptr, &stack_, &bytes_);
+    }
+    const void* stack_ = nullptr;
+    size_t bytes_ = 0;
+};
+
 Fiber* take_fiber() {
     if (device.idle.empty()) {
-        if (device.stacks == nullptr) {
-            void* memory = mmap(nullptr, kFibers * kStackBytes, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            if (memory == MAP_FAILED) fail("no memory for the threads' stacks");
-            device.stacks = static_cast<char*>(memory);
-        }
         auto fiber = std::make_unique<Fiber>();
-        fiber->stack = device.stacks + device.fibers.size() * kStackBytes;
+        fiber->stack = stacks() + device.fibers.size() * kStackBytes;
         // The lowest page is a wall, so that a stack that overflows ends the process.
         if (mprotect(fiber->stack, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_NONE) != 0)
             fail("no wall below a stack");
@@ -141,12 +154,9 @@ void resume(int index) {
     threadIdx = thread.index;
     if (thread.state == Thread::kFresh) thread.fiber = take_fiber();
     thread.state = Thread::kReady;
-    void* fake_stack = nullptr;
-    __sanitizer_start_switch_fiber(&fake_stack, thread.fiber->stack, kStackBytes);
     inside = true;
     switch_stack(device.scheduler, thread.fiber->pointer);
     inside = false;
-    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
     device.running = -1;
 }
 
@@ -187,6 +197,20 @@ void* poisoned_memory(size_t bytes) {
     return data;
 }
 
+void run_threads(uint64_t& random) {
+    const OnFibers fibers;
+    while (device.alive > 0) {
+        bool progress = false;
+        for (const int index : device.sequence)
+            if (device.threads[index].state <= Thread::kReady) {
+                resume(index);
+                progress = true;
+            }
+        if (!progress) deadlock();
+        if (current_order().threads == Arrangement::kRandom) arrange(device.sequence, Arrangement::kRandom, random);
+    }
+}
+
 void run_block(size_t shared_bytes, uint64_t& random) {
     const auto size = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
     device.threads.assign(size, Thread());
@@ -206,16 +230,7 @@ void run_block(size_t shared_bytes, uint64_t& random) {
     device.at_barrier = 0;
     device.sequence.resize(size);
     arrange(device.sequence, current_order().threads, random);
-    while (device.alive > 0) {
-        bool progress = false;
-        for (const int index : device.sequence)
-            if (device.threads[index].state <= Thread::kReady) {
-                resume(index);
-                progress = true;
-            }
-        if (!progress) deadlock();
-        if (current_order().threads == Arrangement::kRandom) arrange(device.sequence, Arrangement::kRandom, random);
-    }
+    run_threads(random);
     std::free(device.dynamic);
     for (void* memory : device.shared) std::free(memory);
     device.shared.clear();

@@ -132,11 +132,14 @@ def build(
         The programme.
     """
     files = (driver, *(CSRC / source for source in sources))
-    runtime = [
-        compile_object(file, (*(RACES if races else ()), "-O2")) for file in (RACES_RUNTIME if races else RUNTIME)
-    ]
     objects = [compile_object(file, (*_instrumentation(file, races), *flags)) for file in files]
-    return _link((*objects, *runtime), ("-no-pie",) if races else SANITIZERS)
+    return _link((*objects, *runtime(races)), ("-no-pie",) if races else SANITIZERS)
+
+
+def runtime(races: bool = False) -> list[Path]:
+    """The harness's own objects: what checks, not what is checked, so without sanitizers. To be linked last, so that a
+    function that a header defines is the one of another object, with its checks."""
+    return [compile_object(file, (*(RACES if races else ()), "-O2")) for file in (RACES_RUNTIME if races else RUNTIME)]
 
 
 def _instrumentation(source: Path, races: bool) -> tuple[str, ...]:

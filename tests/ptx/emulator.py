@@ -58,14 +58,13 @@ def build(
     Returns:
         The programme.
     """
-    objects = [harness.compile_object(file, (*harness.SANITIZERS, "-O2")) for file in harness.RUNTIME]
+    objects = [harness.compile_object(file, harness.SANITIZERS) for file in (driver, *(CSRC / s for s in sources))]
     objects += [harness.compile_object(HERE / "ptx_launch.cpp", (f"-I{HERE}", "-O1"))]
-    objects += [harness.compile_object(file, harness.SANITIZERS) for file in (driver, *(CSRC / s for s in sources))]
     for name, wanted in kernels.items():
         objects.append(harness.compile_object(CSRC / name, LAUNCHES))
         code = translate(change(ptx(CSRC / name, architecture)), wanted)
         objects.append(harness.compile_object(_kept(f"{Path(name).stem}.ptx.cpp", code), TRANSLATED))
-    return harness._link(tuple(objects), harness.SANITIZERS)
+    return harness._link((*objects, *harness.runtime()), harness.SANITIZERS)
 
 
 def _kept(name: str, text: str) -> Path:
