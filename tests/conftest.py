@@ -68,13 +68,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported and collected stays to the end: garbage is not looked for among it again, in every test."""
+    if gc.get_freeze_count():
+        return  # pytest that a test runs in its own process
     gc.collect()
     gc.freeze()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The interpreter's end cleans up after it all the same."""
-    gc.unfreeze()
+    session.config.add_cleanup(gc.unfreeze)
 
 
 @pytest.fixture(autouse=True)
