@@ -95,6 +95,7 @@ def settings_of(cls: Any) -> dict[str, Setting]:
     return _settings_of(cls)
 
 
+# By itself, for a cache would have a caller show that its class is hashable, which mypy does not see of a dataclass.
 @functools.cache
 def _settings_of(cls: Any) -> dict[str, Setting]:
     return {f.name: f.metadata.get("setting", Setting("")) for f in dataclasses.fields(cls)}

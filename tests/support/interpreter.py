@@ -31,7 +31,8 @@ def install() -> bool:
     @functools.cache
     def used(function: Any) -> tuple[Any, ...]:
         """The modules of the language that a function sees: what has to be patched for it."""
-        return tuple(module for module in (tl, tl.core) if any(value is module for value in vars_of(function)))
+        seen = function.__globals__.values()
+        return tuple(module for module in (tl, tl.core) if any(value is module for value in seen))
 
     def once(function: Any) -> Any:
         modules = used(function)
@@ -44,7 +45,3 @@ def install() -> bool:
     interpreter._patch_lang = once
     interpreter.interpreter_builder.options = unchecked
     return True
-
-
-def vars_of(function: Any) -> list[Any]:
-    return list(function.__globals__.values())
