@@ -44,6 +44,16 @@ def test_direction_of(azimuth: float, elevation: float, name: str) -> None:
     assert direction_of(azimuth, elevation) == name
 
 
+def test_a_model_may_have_words_for_heights() -> None:
+    heights = {"low": 15.0, "high": 40.0}
+    found = [direction_of(100.0, elevation, heights) for elevation in (-40.0, 0.0, 15.0, 15.1, 40.0, 41.0, 61.0)]
+    assert found == ["bottom", "low side", "low side", "high side", "high side", "side", "overhead"]
+    names = CameraRanges(elevation=(-5.0, 20.0), overhead=0.1).directions(heights)
+    assert names == ("high front", "low front", "high side", "low side", "high back", "low back", "overhead")
+    views = [RANGES.draw(view_generator(0, step, 0)) for step in range(300)]
+    assert {direction_of(*view[:2], heights) for view in views} <= set(RANGES.directions(heights))
+
+
 def test_directions() -> None:
     assert RANGES.directions() == ("front", "side", "back", "overhead")
     assert CameraRanges(elevation=(-5.0, 55.0)).directions() == ("front", "side", "back")

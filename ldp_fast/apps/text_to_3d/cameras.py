@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,22 @@ DIRECTIONS = ("front", "side", "back", "overhead", "bottom")
 FRONT, BACK, OVERHEAD, BOTTOM = 45.0, 135.0, 60.0, -30.0
 
 
-def direction_of(azimuth: float, elevation: float) -> str:
-    """The word of a view-dependent prompt: `front`, `side`, `back`, `overhead` or `bottom`; angles in degrees."""
+def direction_of(azimuth: float, elevation: float, heights: Mapping[str, float] | None = None) -> str:
+    """The words of a view-dependent prompt: `front`, `side`, `back`, `overhead` or `bottom`.
+
+    Args:
+        azimuth, elevation: of the camera, in degrees.
+        heights: words for how high the camera stands, and the elevation in degrees up to which each is used, the lowest
+            first. They come before the others, `low side`, up to where `overhead` begins.
+    """
     if elevation > OVERHEAD:
         return "overhead"
     if elevation < BOTTOM:
         return "bottom"
     angle = abs((azimuth + 180.0) % 360.0 - 180.0)
-    return "front" if angle < FRONT else "side" if angle < BACK else "back"
+    name = "front" if angle < FRONT else "side" if angle < BACK else "back"
+    height = next((word for word, limit in (heights or {}).items() if elevation <= limit), "")
+    return f"{height} {name}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +59,12 @@ class CameraRanges:
         said = {field.name: getattr(options, field.name) for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in said.items() if value is not None})
 
-    def directions(self) -> tuple[str, ...]:
-        """The directions that can come up."""
+    def directions(self, heights: Mapping[str, float] | None = None) -> tuple[str, ...]:
+        """The directions that can come up, with the words of `direction_of` for heights."""
         azimuths = np.linspace(*self.azimuth, 361)
         elevations = [*np.linspace(*self.elevation, 91), *([90.0] if self.overhead > 0 else [])]
-        found = {direction_of(a, e) for a in azimuths for e in elevations}
-        return tuple(name for name in DIRECTIONS if name in found)
+        found = {direction_of(a, e, heights) for a in azimuths for e in elevations}
+        return tuple(sorted(found, key=lambda words: (DIRECTIONS.index(words.split()[-1]), words)))
 
     def draw(self, generator: torch.Generator) -> tuple[float, float, float, float]:
         """One view: azimuth, elevation, radius, field of view."""

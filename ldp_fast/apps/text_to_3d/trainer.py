@@ -74,7 +74,8 @@ class Trainer:
         self.device = prior.device
         self.steps = c.steps
         self.total = self.steps + (c.refinement.steps if c.refinement else 0)
-        self.directions = scene.ranges.directions()
+        self.heights: dict[str, float] = prior.notes.get("heights", {})
+        self.directions = scene.ranges.directions(self.heights)
         prompts = [f"{c.prompt}, {name} view" if c.view_prompts else c.prompt for name in self.directions]
         self.text = prior.encode_prompt(prompts, c.negative_prompt or None)
         limits, count = prior.settings.timestep_range, len(prior.schedule)
@@ -206,7 +207,7 @@ class Trainer:
         side = scene.latent_size
         return _Drawn(
             camera=camera,
-            direction=self.directions.index(direction_of(*camera[:2])),
+            direction=self.directions.index(direction_of(*camera[:2], self.heights)),
             shade=torch.rand(1, generator=generator).to(self.prior.device, non_blocking=True),
             jitter=int(torch.randint(2**31 - 1, (1,), generator=generator)),
             timestep=self.sampler.sample(1, torch.device("cpu"), generator, self.progress()),
