@@ -141,7 +141,7 @@ def signed_distance(shape: str, p: np.ndarray) -> np.ndarray:
     return np.where(inside, -1, 1) * np.minimum(to_slope, to_base)
 
 
-def _is_second_colour(scene: Scene, p: np.ndarray) -> np.ndarray:
+def is_second_colour(scene: Scene, p: np.ndarray) -> np.ndarray:
     """Where the surface at `p` `[N, 3]` has the second colour, `[N]` bool."""
     if scene.pattern == "plain":
         return np.zeros(len(p), dtype=bool)
@@ -172,6 +172,45 @@ def camera_position(view: View) -> np.ndarray:
     return view.radius * np.array(direction)
 
 
+def first_hits(shape: str, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where rays meet a solid first, by sphere tracing.
+
+    Args:
+        shape: of the solid.
+        origin: `[3]` float32, of all the rays, outside of the solid.
+        directions: `[N, 3]` float32, of length 1.
+
+    Returns:
+        The rays that hit, `[K]`, in no particular order; their lengths, `[K]` float32.
+    """
+    # Only rays through the unit ball (with a margin) can hit.
+    closest = -directions @ origin
+    miss_sq = origin @ origin - closest**2
+    active = np.flatnonzero(miss_sq < 1.15)
+    depth = closest[active] - np.sqrt(1.15 - miss_sq[active])
+    farthest = math.sqrt(float(origin @ origin)) + 1.2
+    hit_index, hit_depth = [], []
+    for _ in range(80):
+        distance = signed_distance(shape, origin + depth[:, None] * directions[active]).astype(np.float32)
+        landed = distance < 1e-3
+        hit_index.append(active[landed])
+        hit_depth.append(depth[landed])
+        depth = depth + distance
+        keep = ~landed & (depth < farthest)
+        active, depth = active[keep], depth[keep]
+        if not len(active):
+            break
+    return np.concatenate(hit_index), np.concatenate(hit_depth)
+
+
+def normals(shape: str, p: np.ndarray) -> np.ndarray:
+    """The solid's normals at `p` `[N, 3]` on its surface, `[N, 3]` of length 1."""
+    # The gradient of the distance (tetrahedron of four samples).
+    corners = np.array([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]]) * 1e-3
+    normal = sum(k * signed_distance(shape, p + k)[:, None] for k in corners)
+    return normal / (np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12)
+
+
 def render(scene: Scene, view: View, size: int = 128, supersample: int = 2, *, mask: bool = False):
     """Renders one image by sphere tracing.
 
@@ -197,32 +236,12 @@ def render(scene: Scene, view: View, size: int = 128, supersample: int = 2, *, m
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     origin = origin.astype(np.float32)
 
-    # Only rays through the unit ball (with a margin) can hit.
-    closest = -directions @ origin
-    miss_sq = origin @ origin - closest**2
-    active = np.flatnonzero(miss_sq < 1.15)
-    depth = closest[active] - np.sqrt(1.15 - miss_sq[active])
-    hit_index, hit_depth = [], []
-    for _ in range(80):
-        distance = signed_distance(scene.shape, origin + depth[:, None] * directions[active]).astype(np.float32)
-        landed = distance < 1e-3
-        hit_index.append(active[landed])
-        hit_depth.append(depth[landed])
-        depth = depth + distance
-        keep = ~landed & (depth < view.radius + 1.2)
-        active, depth = active[keep], depth[keep]
-        if not len(active):
-            break
-    index, depth = np.concatenate(hit_index), np.concatenate(hit_depth)
+    index, depth = first_hits(scene.shape, origin, directions)
     p = (origin + depth[:, None] * directions[index]).astype(np.float64)
-
-    # Normals from the gradient of the distance (tetrahedron of four samples).
-    corners = np.array([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]]) * 1e-3
-    normal = sum(k * signed_distance(scene.shape, p + k)[:, None] for k in corners)
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
+    normal = normals(scene.shape, p)
     shade = AMBIENT + DIFFUSE * np.maximum(normal @ LIGHT, 0)
     second = COLOURS[scene.second] if scene.second else COLOURS[scene.colour]
-    albedo = np.where(_is_second_colour(scene, p)[:, None], np.array(second), np.array(COLOURS[scene.colour]))
+    albedo = np.where(is_second_colour(scene, p)[:, None], np.array(second), np.array(COLOURS[scene.colour]))
 
     image = np.full((n * n, 3), view.background, dtype=np.float32)
     image[index] = albedo * shade[:, None]
