@@ -28,7 +28,7 @@ class Absent:
 ABSENT = set(sys.argv[1].split(","))
 sys.meta_path.insert(0, Absent())
 from ldp_fast import cli
-for words in [[name] for name in cli.COMMANDS] + [["evaluate", "r-precision"]]:
+for words in [[name] for name in cli.COMMANDS] + [["evaluate", "r-precision"], ["evaluate", "truth"]]:
     try:
         code = cli.main([*words, "--help"])
     except SystemExit as ended:
@@ -47,7 +47,7 @@ def test_every_help_needs_no_extra() -> None:
     done = run([sys.executable, "-c", WITHOUT_EXTRAS, ",".join(absent)], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     ended = re.findall(r"^ENDED (.+)$", done.stdout, re.MULTILINE)
-    assert ended == [f"{name} 0" for name in (*cli.COMMANDS, "evaluate r-precision")], done.stderr
+    assert ended == [f"{name} 0" for name in (*cli.COMMANDS, "evaluate r-precision", "evaluate truth")], done.stderr
     assert "IMPORTED" not in done.stdout
     # Which takes longer than torch itself, and is for those who compile.
     assert "DYNAMO" not in done.stdout

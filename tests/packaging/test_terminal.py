@@ -30,7 +30,8 @@ for between, words in itertools.groupby(sys.argv[1:], ";".__eq__):
     for stream in (sys.stdout, sys.stderr):
         print("code", code, file=stream, flush=True)
 """
-ASKED = [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["evaluate", "r-precision", "--help"], ["env"]]
+METRICS = [["evaluate", name, "--help"] for name in ("r-precision", "truth")]
+ASKED = [["--help"], *([name, "--help"] for name in cli.COMMANDS), *METRICS, ["env"]]
 
 
 class Said(NamedTuple):

@@ -1,22 +1,30 @@
-"""`ldp-fast evaluate`: measures what was made. `r-precision`: a folder of 3D runs, by the paper's protocol (§4.1)."""
+"""`ldp-fast evaluate`: measures what was made.
+
+`r-precision`: a folder of 3D runs, by the paper's protocol (§4.1). `truth`: runs of the embedded model's world, against
+the solids that their prompts ask for.
+"""
 
 from __future__ import annotations
 
 import argparse
 import pathlib
 import sys
+from typing import Any
 
 from ...runs.flags import number
 from ...runs.prompts import read_prompts
 from .. import registry
 from ..options import check_device_flag
+from . import judge, truth_report
 from .report import as_markdown
 from .retrieval import OPENAI, evaluate_r_precision
+from .truth import evaluate_truth
 
 EXAMPLES = """\
 examples:
   ldp-fast evaluate r-precision out/sweep
   ldp-fast evaluate r-precision out/sweep --clip openai/clip-vit-base-patch16 --prompts all.txt --seeds 0 1 2 3 4
+  ldp-fast evaluate truth out/sweep --reachable
 """
 
 
@@ -67,11 +75,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--application", metavar="MODULE:NAME", help="the application of your own whose runs DIR holds"
     )
     retrieval.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    _add_truth(metrics, parser.formatter_class)
+
+
+def _add_truth(metrics: Any, formatter: Any) -> None:
+    truth = metrics.add_parser(
+        "truth",
+        help="whether objects are the solids that the embedded model's captions ask for",
+        description="Measure the shape, colours and cleanliness of finished objects of the embedded model against the "
+        "solids that their prompts ask for, over the best rotation about the vertical axis, scale and shift.",
+        epilog=EXAMPLES,
+        formatter_class=formatter,
+    )
+    truth.add_argument("folder", type=pathlib.Path, metavar="DIR", help="a run, a sweep's folder, or one with runs")
+    truth.add_argument(
+        "--reachable",
+        action="store_true",
+        help="measure the solids themselves too, voxelised and through the VAE: what could be reached",
+    )
+    truth.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: the runs')")
 
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns 0."""
     check_device_flag(args.device)
+    if args.metric == "truth":
+        return _run_truth(args)
     if args.application is not None:
         registry.find(args.application)  # from now on its runs are known
     pool = None
@@ -89,4 +118,19 @@ def run(args: argparse.Namespace) -> int:
     )
     print(as_markdown(found))
     print(f"{args.folder / 'evaluation.json'} (every view and its verdict)")
+    return 0
+
+
+def _run_truth(args: argparse.Namespace) -> int:
+    found = evaluate_truth(
+        args.folder,
+        device=args.device,
+        resolution=judge.RESOLUTION,
+        through=args.reachable,
+        told=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(truth_report.as_markdown(found))
+    print(
+        f"{args.folder / 'truth.json'} (every measure), {args.folder / 'truth.png'} (the worst objects and the truth)"
+    )
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
 import json
 import math
@@ -19,25 +18,13 @@ from ...errors import UsageError
 from ...guidance.loading import embedded_models
 from ...metrics import ClipScorer, r_precision
 from ...runs import files, image_files
-from ...runs.configuration import differences, look_up
-from ...runs.folder import application_of, finished, status
+from ...runs.folder import finished
 from ...zoo import captions, world
-from .. import registry
-from ..entry import Entry
 from ..hub import reachable
-from ..variants import VARIANTS
+from .found import Run, find_runs, rows_of
 
 OPENAI = "openai/clip-vit-base-patch32"
 View = tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run that is measured: its application, its configuration, and that as plain settings."""
-
-    entry: Entry
-    configuration: Any
-    plain: dict[str, Any]
 
 
 class _Scorer(ClipScorer):
@@ -52,36 +39,6 @@ class _Scorer(ClipScorer):
         if key not in self._kept:
             self._kept[key] = super().text_features(captions)
         return self._kept[key]
-
-
-def find_runs(folder: pathlib.Path) -> dict[str, Run]:
-    """The runs in a folder, finished or not, by the names of their folders.
-
-    Raises:
-        UsageError: it does not hold a run, or one's `config.yaml` is damaged.
-    """
-    found: dict[str, Run] = {}
-    for path in sorted(folder.glob("*/config.yaml")):
-        entry = registry.of_folder(path.parent)
-        if entry is not None:
-            configuration = entry.application.read(path.parent)
-            try:
-                found[path.parent.name] = Run(entry, configuration, entry.described(configuration))
-            except UsageError as error:
-                raise UsageError(f"{path.parent}: {error}") from None
-    if not found:
-        others = {application_of(path.parent) for path in folder.glob("*/config.yaml")} - {None}
-        if others:
-            names = " and ".join(sorted(map(str, others)))
-            commands = {str(status(path.parent).get("command")) for path in folder.glob("*/config.yaml")}
-            places = {command.removeprefix("ldp-fast run ") for command in commands if ":" in command}
-            where = places.pop() if len(places) == 1 else "MODULE:NAME"
-            raise UsageError(f"{folder} holds runs of {names}: say where that is, with --application {where}")
-        if application_of(folder) is not None:
-            above = folder.absolute().parent
-            raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {above}")
-        raise UsageError(f"{folder} does not hold runs (folders with config.yaml)")
-    return found
 
 
 def evaluate_r_precision(
@@ -278,34 +235,4 @@ def _mean(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _rows(runs: dict[str, Run], objects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a configuration, prompt and seed aside."""
-    groups: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
-    kinds: dict[str, dict[str, Any]] = {}
-    for found in objects:
-        kind = {k: v for k, v in runs[found["folder"]].plain.items() if k not in ("prompt", "seed")}
-        key = json.dumps(kind, sort_keys=True, default=str)
-        kinds[key] = kind
-        groups[key].append(found)
-    rows = []
-    for key, group in groups.items():
-        settings = kinds[key]["settings"]
-        lambdas = {name: settings[f"lambda_{name}"] for name in ("lsd", "fm", "kl")}
-        rows.append(
-            {
-                "method": kinds[key]["method"],
-                "losses": " + ".join(name.upper() for name, value in lambdas.items() if value) or "none",
-                **{f"lambda_{name}": value for name, value in lambdas.items()},
-                "folders": [found["folder"] for found in group],
-                **_mean(group),
-            }
-        )
-    _name_differences(rows, list(kinds.values()))
-    order = list(VARIANTS.values())
-    return sorted(rows, key=lambda r: (r["method"], order.index(r["losses"]) if r["losses"] in order else len(order)))
-
-
-def _name_differences(rows: list[dict[str, Any]], kinds: list[dict[str, Any]]) -> None:
-    """Says of rows with the same method and losses what tells them apart."""
-    for i, row in enumerate(rows):
-        alike = [j for j, r in enumerate(rows) if (r["method"], r["losses"]) == (row["method"], row["losses"])]
-        names = sorted({name for j in alike for name in differences(files.plain(kinds[i]), files.plain(kinds[j]))})
-        row["settings"] = {name: look_up(kinds[i], name) for name in names}
+    return [{**head, **_mean(group)} for head, group in rows_of(runs, objects)]

@@ -1,0 +1,401 @@
+"""One object of text-to-3D against the solid of the embedded world that its caption asks for.
+
+What is looked at (`Evidence`) comes from a scene, or from the solid itself put through the same pipeline; what is
+measured of it is the same for both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import UsageError
+from ...metrics import truth as measures
+from ...nerf import Cameras
+from ...zoo import captions, solids, world
+from ..text_to_3d.mesh import surface as surfaces
+
+# What an object has to reach to be right.
+LEAST_IOU = 0.8  # of its volume with the solid's
+LEAST_BODY = 0.95  # share of its volume that is one body
+MOST_FOG = 0.02  # mean opacity of rays that miss the solid made larger by `MARGIN`
+LEAST_SHARE = 0.1  # of the surface: a second colour with less counts as absent
+CRITERIA = ("shape", "bodies", "fog", "colours")
+MARGIN = 1.1
+# ΔE from every mixture of the asked colours beyond which a pixel has neither. Of the solids themselves, encoded and
+# decoded by the embedded VAE, one pixel in a hundred is as far away.
+NEITHER = 30.0
+RESOLUTION = 96  # points of the density's lattice along an axis
+# Azimuth and elevation in degrees.
+VIEWS = (
+    *((45.0 * i, 15.0) for i in range(8)),
+    *((22.5 + 90.0 * i, 45.0) for i in range(4)),
+    (0.0, 80.0),
+)
+SHOWN = (0, 3, 9, 12)  # of these, those that are shown to people
+SHADES = (0.0, 1.0)  # of the background's greys
+PIXELS = 128  # sides of pictures that are judged, at most
+RAYS = 32  # sides of opacities that are judged, at most
+HULL = 48  # points along an axis of the lattice for visual hulls
+AT_ONCE = 2**12  # latents that are decoded at once
+SAMPLES = 20_000  # points of surfaces, and pixels of patterns
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is looked at of an object.
+
+    Attributes:
+        lattice: [R, R, R] densities over [−bound, bound]³, indexed x, y, z.
+        bound: half the side of the box.
+        smoothing: of the mesh, world units.
+        cameras: V of them.
+        opacity: [V, h, w] in [0, 1].
+        pictures: [S, V, H, W, 3] in [0, 1], the same views in front of S backgrounds.
+        latents: per side of a view of training; half of one is as sharp as pictures are.
+    """
+
+    lattice: np.ndarray
+    bound: float
+    smoothing: float
+    cameras: Cameras
+    opacity: np.ndarray
+    pictures: np.ndarray
+    latents: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """The verdict on one object.
+
+    Attributes:
+        measures: what `judge` returns.
+        pictures: [2, V, H, W, 3] in [0, 1]: the object, and the solid in the same pose, for a few cameras.
+    """
+
+    measures: dict[str, Any]
+    pictures: np.ndarray
+
+
+def asked_for(caption: str) -> world.Scene:
+    """The solid that a caption asks for.
+
+    Raises:
+        UsageError: other words than those of the embedded world.
+    """
+    scene = captions.scene_of(caption)
+    if scene is None:
+        raise UsageError(f"{caption!r} is not a caption of the embedded model's world: nothing to measure it against")
+    return scene
+
+
+def judge(scene: Any, caption: str, *, size: int | None = None, resolution: int = RESOLUTION) -> dict[str, Any]:
+    """Measures one object against what its caption asks for.
+
+    Args:
+        scene: a Scene of text-to-3D: field, occupancy, orbit, render, behind, decode.
+        caption: of the embedded model's world.
+        size: latents (refined: pixels) per side of the views; None: as pictures for people have.
+        resolution: points of the density's lattice along an axis.
+
+    Returns:
+        Plain numbers, by the names in docs/truth.md; `right`, and `failing`, the criteria that are not met.
+
+    Raises:
+        UsageError: other words than those of the embedded world.
+    """
+    asked = asked_for(caption)
+    return measure(look_at(scene, size=size, resolution=resolution), asked).measures
+
+
+def cameras_of(orbit: dict[str, float]) -> Cameras:
+    """The cameras of all measurements, at the distance and with the field of view of a scene's orbit."""
+    azimuths, elevations = ([view[i] for view in VIEWS] for i in (0, 1))
+    return Cameras.orbit(azimuths, elevations, float(orbit["radius"]), float(orbit["fov"]))
+
+
+@torch.no_grad()
+def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION) -> Evidence:
+    """What a scene shows; arguments as for `judge`."""
+    device = next(scene.field.parameters(), torch.empty(0)).device
+    bound = float(scene.field.bound)
+    density = surfaces.rendered_density(scene.field, scene.occupancy)
+    lattice = surfaces.density_lattice(density, bound, resolution, device)
+    cameras = cameras_of(scene.orbit)
+    size = size or scene.display_size
+    latents, opacities = [], []
+    for camera in cameras:
+        out = scene.render(camera, size, greys=False)
+        latents.append(out.latents)
+        opacities.append(out.opacity)
+    opacity = torch.cat(opacities)
+    pictures = []
+    for shade in SHADES:
+        shades = torch.full((len(cameras),), shade, device=opacity.device)
+        shown = scene.behind(torch.cat(latents), opacity, shades)
+        pictures.append(decoded(scene, shown))
+    side = int(getattr(scene, "latent_size", scene.size))
+    return Evidence(
+        lattice=lattice,
+        bound=bound,
+        smoothing=surfaces.smoothing_length(scene.orbit, side, bound),
+        cameras=cameras,
+        opacity=_at_most(opacity.float().cpu(), RAYS)[:, 0].numpy(),
+        pictures=np.stack(pictures),
+        latents=side,
+    )
+
+
+def decoded(scene: Any, latents: Tensor) -> np.ndarray:
+    """Latents [V, C, h, w] as pictures [V, H, W, 3] of `PIXELS` a side at most."""
+    count = max(1, AT_ONCE // latents.shape[-1] ** 2)
+    pictures = torch.cat([scene.decode(part).float().cpu() for part in latents.split(count)])
+    return _at_most(pictures, PIXELS).permute(0, 2, 3, 1).numpy()
+
+
+def _at_most(pictures: Tensor, side: int) -> Tensor:
+    """Means over squares of pixels, so that there are at most so many a side."""
+    factor = -(-pictures.shape[-1] // side)
+    return F.avg_pool2d(pictures, factor) if factor > 1 else pictures
+
+
+def measure(found: Evidence, asked: world.Scene) -> Judgement:
+    """The measures, the verdict, and pictures of what was looked at."""
+    spacing = 2 * found.bound / (len(found.lattice) - 1)
+    try:
+        # As `ldp-fast export` chooses it.
+        level = surfaces.solid_level(found.lattice, spacing)
+        solid = _solid(found.lattice, level, found.smoothing / spacing)
+    except UsageError:
+        level, solid = math.inf, np.zeros(found.lattice.shape, dtype=bool)
+    if not solid.any():
+        return _nothing(found, asked)
+    distance = _distance_of(asked.shape)
+    pose = measures.align(solid, found.bound, distance, solids.symmetry(asked.shape))
+    result: dict[str, Any] = {"caption": asked.caption(), "level": level}
+    shape = _shape(found, asked, solid, level, pose)
+    opacity, hit, enlarged, reduced = _silhouettes(found, asked.shape, pose)
+    shape["iou_silhouettes"] = measures.intersection_over_union(opacity > 0.5, hit)
+    shape["iou_hull"] = _hulls(found, opacity > 0.5, hit)
+    cleanliness = {
+        "fog": _mean(opacity[~enlarged]),
+        # What sticks out is not haze.
+        "haze": _mean(opacity[~enlarged & (opacity < 0.5)]),
+        "opacity": _mean(opacity[reduced]),
+    }
+    colours, yaw = _colours(found, asked, pose)
+    pose = dataclasses.replace(pose, yaw=(pose.yaw + yaw) % (2 * math.pi))
+    cleanliness["shows_through"] = colours.pop("shows_through")
+    cleanliness["variation"] = colours.pop("variation")
+    placed = {"yaw_degrees": math.degrees(pose.yaw), "scale": pose.scale, "shift": list(pose.shift)}
+    result |= {"pose": placed, "shape": shape, "colour": colours, "cleanliness": cleanliness}
+    return Judgement(_with_verdict(result), _pictures(found, asked, pose))
+
+
+def _with_verdict(result: dict[str, Any]) -> dict[str, Any]:
+    met = {
+        "shape": result["shape"]["iou"] >= LEAST_IOU,
+        "bodies": result["shape"]["largest_body"] >= LEAST_BODY,
+        "fog": result["cleanliness"]["fog"] <= MOST_FOG,
+        "colours": all(part["name"] == part["asked"] for part in result["colour"]["parts"]),
+    }
+    failing = [name for name in CRITERIA if not met[name]]
+    return {**result, "failing": failing, "right": not failing}
+
+
+def _nothing(found: Evidence, asked: world.Scene) -> Judgement:
+    """The verdict on an object without a surface."""
+    parts = [{"asked": name, "name": None, "share": 0.0, "error": None} for name in dict.fromkeys(_names(asked))]
+    result = {
+        "caption": asked.caption(),
+        "level": None,
+        "pose": None,
+        "shape": {"iou": 0.0, "iou_silhouettes": 0.0, "iou_hull": 0.0, "chamfer": None, "largest_body": 0.0},
+        "colour": {"parts": parts, "neither": None, "pattern": None},
+        "cleanliness": {
+            "fog": float(found.opacity.mean()),
+            "haze": float(found.opacity.mean()),
+            "opacity": 0.0,
+            "shows_through": None,
+            "variation": None,
+        },
+    }
+    return Judgement(_with_verdict(result), _pictures(found, asked, measures.Pose()))
+
+
+def _names(asked: world.Scene) -> tuple[str, str]:
+    return solids.two_names(asked)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _distance_of(shape: str) -> measures.Distance:
+    return lambda points: world.signed_distance(shape, points)
+
+
+def _solid(lattice: np.ndarray, level: float, smoothing: float) -> np.ndarray:
+    """What is inside of the surface at a density, smoothed over so many points of the lattice, as a mesh has it."""
+    from scipy import ndimage
+
+    values = np.clip(lattice / (2 * level), 0, 1).astype(np.float32)
+    return np.asarray(ndimage.binary_fill_holes(ndimage.gaussian_filter(values, smoothing, mode="constant") > 0.5))
+
+
+def _shape(
+    found: Evidence, asked: world.Scene, solid: np.ndarray, level: float, pose: measures.Pose
+) -> dict[str, float | None]:
+    distance = _distance_of(asked.shape)
+    points = measures.lattice_points(len(solid), found.bound)
+    true = (distance(pose.to_solid(points)) < 0).reshape(solid.shape)
+    surface = surfaces.cut_surface(found.lattice, found.bound, level, found.smoothing)
+    sampled = pose.to_solid(_on_triangles(surface.vertices, surface.faces))
+    away = pose.scale * measures.chamfer(sampled, solids.surface_points(asked.shape, SAMPLES), distance)
+    return {
+        "iou": measures.intersection_over_union(solid, true),
+        "chamfer": away,
+        "largest_body": measures.largest_body(solid),
+        "volume": float(solid.sum()) / max(1.0, float(true.sum())),
+    }
+
+
+def _on_triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Points on a mesh, [SAMPLES, 3], evenly by area."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    areas = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(faces), SAMPLES, p=areas / areas.sum())
+    u, v = rng.random((2, SAMPLES, 1))
+    u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
+    return np.asarray(a[chosen] + u * (b - a)[chosen] + v * (c - a)[chosen])
+
+
+def _silhouettes(found: Evidence, shape: str, pose: measures.Pose) -> tuple[np.ndarray, ...]:
+    """For each ray: the object's opacity, whether the solid covers half of its pixel, any of it enlarged, all reduced.
+
+    All are [V, h, w].
+    """
+    side = found.opacity.shape[-1]
+    covered = {}
+    # Of an odd number of rays a pixel, there is a majority.
+    for factor, rays in ((1.0, 3), (MARGIN, 2), (1 / MARGIN, 2)):
+        parts = []
+        for camera in found.cameras:
+            origins, directions = (x.numpy() for x in camera.rays(rays * side, rays * side))
+            hit = solids.covered(shape, origins[0], directions, pose.larger(factor))
+            parts.append(hit.reshape(side, rays, side, rays).mean(axis=(1, 3)))
+        covered[factor] = np.stack(parts)
+    return found.opacity, covered[1.0] > 0.5, covered[MARGIN] > 0, covered[1 / MARGIN] == 1
+
+
+def _hulls(found: Evidence, *silhouettes: np.ndarray) -> float:
+    """Intersection over union of the two visual hulls: what no view sees to be empty."""
+    points = torch.from_numpy(measures.lattice_points(HULL, found.bound))
+    hulls = [torch.ones(len(points), dtype=torch.bool) for _ in silhouettes]
+    side = found.opacity.shape[-1]
+    for i, camera in enumerate(found.cameras):
+        local = (points - camera.positions[0]) @ camera.poses[0, :3, :3]
+        places = local[:, :2] / -local[:, 2:] * torch.tensor([1.0, -1.0]) * camera.focal[0] + camera.centre[0]
+        cells = (places * side).floor().long()
+        outside = ((cells < 0) | (cells >= side)).any(dim=1)
+        cells = cells.clamp(0, side - 1)
+        for hull, silhouette in zip(hulls, silhouettes, strict=True):
+            hull &= torch.from_numpy(silhouette[i])[cells[:, 1], cells[:, 0]] | outside
+    return measures.intersection_over_union(*(hull.numpy() for hull in hulls))
+
+
+def _look(found: Evidence, asked: world.Scene, pose: measures.Pose, views: range | tuple[int, ...]) -> solids.Seen:
+    """What the pictures' pixels would see of the solid, camera after camera."""
+    height, width = found.pictures.shape[2:4]
+    parts = []
+    for camera in (found.cameras[i] for i in views):
+        origins, directions = (x.numpy() for x in camera.rays(height, width))
+        parts.append(solids.look(asked, origins[0], directions, pose))
+    return solids.Seen(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("label", "shade", "points"))
+    )
+
+
+def _colours(found: Evidence, asked: world.Scene, pose: measures.Pose) -> tuple[dict[str, Any], float]:
+    """Measures of colour; and by how much the pattern is turned, radians."""
+    from scipy import ndimage
+
+    count, views, height, width = found.pictures.shape[:4]
+    seen = _look(found, asked, pose, range(views))
+    there = seen.label.reshape(views, height, width) > 0
+    border = 0.5 * height / found.latents
+    within = np.stack([ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] > border for mask in there])
+    opaque = F.interpolate(torch.from_numpy(found.opacity)[:, None], size=(height, width), mode="bilinear")[:, 0]
+    chosen = (within & (opaque.numpy() > 0.5)).ravel()
+    first, second = (np.array(world.COLOURS[name]) for name in _names(asked))
+    names = list(dict.fromkeys(_names(asked)))
+    if not chosen.any():
+        parts = [{"asked": name, "name": None, "share": 0.0, "error": None} for name in names]
+        return {"parts": parts, "neither": None, "pattern": None, "shows_through": None, "variation": None}, 0.0
+    pixels = found.pictures.reshape(count, -1, 3)[:, chosen].astype(np.float64)
+    albedo = (pixels / seen.shade[chosen, None]).mean(axis=0).clip(0, 1)
+    lab = measures.srgb_to_lab(albedo)
+    view = np.repeat(np.arange(views), height * width)[chosen]
+    share, away = measures.mixtures(albedo, first, second)
+    nearer = np.zeros(len(lab), dtype=np.int64)
+    if len(names) > 1:
+        both = measures.srgb_to_lab(np.stack([first, second]))
+        nearer = measures.colour_difference(lab[:, None], both).argmin(axis=1)
+    parts, variation = [], 0.0
+    for i, name in enumerate(names):
+        part, spread = _part(lab[nearer == i], view[nearer == i], len(lab), name)
+        parts.append(part)
+        variation = max(variation, spread)
+    result: dict[str, Any] = {
+        "parts": parts,
+        "neither": float((away > NEITHER).mean()),
+        "pattern": None,
+        "shows_through": float(np.abs(pixels[0] - pixels[-1]).mean()),
+        "variation": variation,
+    }
+    if len(names) == 1:
+        return result, 0.0
+    result["pattern"], yaw = _pattern(asked, seen.points[chosen].astype(np.float64), share)
+    return result, yaw
+
+
+def _part(lab: np.ndarray, view: np.ndarray, total: int, name: str) -> tuple[dict[str, Any], float]:
+    """Of the pixels that have a colour: its measures; how much its mean varies from view to view, ΔE."""
+    share = len(lab) / total
+    if share < LEAST_SHARE:
+        return {"asked": name, "name": None, "share": share, "error": None}, 0.0
+    mean = lab.mean(axis=0)
+    error = float(measures.colour_difference(mean, measures.srgb_to_lab(np.array(world.COLOURS[name]))))
+    found = measures.nearest_name(mean, world.COLOURS)
+    counts = np.bincount(view)
+    sums = np.stack([np.bincount(view, weights=lab[:, i]) for i in range(3)], axis=1)
+    means = sums[counts > 0] / counts[counts > 0, None]
+    spread = float(np.sqrt(((means - means.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    return {"asked": name, "name": found, "share": share, "error": error, "lab": mean.tolist()}, spread
+
+
+def _pattern(asked: world.Scene, points: np.ndarray, share: np.ndarray) -> tuple[dict[str, Any], float]:
+    """The waves of the pattern that is there and of the one that was asked for; by how much it is turned, radians."""
+    some = np.random.default_rng(0).permutation(len(points))[:SAMPLES]
+    points, share = points[some], share[some]
+    yaw, agreement = solids.best_yaw(asked, points, share)
+    true = world.is_second_colour(asked, measures.Pose(yaw=yaw).to_solid(points)).astype(np.float64)
+    along, around = solids.coordinates(asked.shape, points)
+    step = 1.0 if asked.shape == "torus" else 0.0
+    waves = [measures.strongest_wave(values, along, around, step) for values in (share, true)]
+    told = [{**dataclasses.asdict(wave), "kind": wave.kind()} for wave in waves]
+    return {"found": told[0], "asked": told[1], "alike": waves[0].alike(waves[1]), "agreement": agreement}, yaw
+
+
+def _pictures(found: Evidence, asked: world.Scene, pose: measures.Pose) -> np.ndarray:
+    height, width = found.pictures.shape[2:4]
+    seen = _look(found, asked, pose, SHOWN)
+    true = seen.picture(asked, 0.5).reshape(len(SHOWN), height, width, 3)
+    return np.stack([found.pictures[:, list(SHOWN)].mean(axis=0), true])

@@ -1,0 +1,100 @@
+"""A scene that is a solid of the embedded world, with the defects that it is told to have; no networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldp_fast.metrics.truth import Pose
+from ldp_fast.nerf import Cameras, LatentRenderer, RenderOutput
+from ldp_fast.zoo import world
+
+Points = np.ndarray
+
+
+class SolidField(nn.Module):
+    """Dense inside of a solid; the channels are its colours in the world's light.
+
+    Args:
+        shown: the solid.
+        pose: where it stands.
+        stretch: factors along x, y, z.
+        hollow: points of the solid's frame -> where there is nothing, whatever the solid is.
+        fog: density outside.
+        albedo: points of the solid's frame -> colours [N, 3]; None: the solid's.
+    """
+
+    bound = 1.0
+    channels = 4
+
+    def __init__(
+        self,
+        shown: world.Scene,
+        pose: Pose | None = None,
+        stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        hollow: Callable[[Points], np.ndarray] | None = None,
+        fog: float = 0.0,
+        albedo: Callable[[Points], np.ndarray] | None = None,
+    ):
+        super().__init__()
+        self.shown, self.pose, self.stretch = shown, pose or Pose(), np.array(stretch)
+        self.hollow, self.fog, self.albedo = hollow, fog, albedo
+
+    def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        points = self.pose.to_solid(positions.numpy().astype(np.float64) / self.stretch)
+        distance = world.signed_distance(self.shown.shape, points)
+        density = 80.0 * np.clip(0.5 - distance / 0.02, 0, 1) + self.fog
+        if self.hollow is not None:
+            density[self.hollow(points)] = self.fog
+        near = np.flatnonzero(np.abs(distance) < 0.1)
+        colours = np.zeros((len(points), 4))
+        light = world.LIGHT @ self.pose.rotation()
+        shade = world.AMBIENT + world.DIFFUSE * np.maximum(world.normals(self.shown.shape, points[near]) @ light, 0)
+        colours[near, :3] = self._albedo(points[near]) * shade[:, None]
+        return torch.from_numpy(density).float(), torch.from_numpy(colours).float()
+
+    def _albedo(self, points: Points) -> np.ndarray:
+        if self.albedo is not None:
+            return self.albedo(points)
+        first, second = (np.array(world.COLOURS[name]) for name in (self.shown.colour, self.shown.second or "red"))
+        return np.where(world.is_second_colour(self.shown, points)[:, None], second, first)
+
+
+class SolidScene:
+    """What is asked of a `Scene`.
+
+    Args:
+        field: what there is.
+        size: latents per side of the views.
+    """
+
+    def __init__(self, field: nn.Module, size: int = 16):
+        self.field, self.occupancy = field, None
+        self.renderer = LatentRenderer(field, steps_per_ray=64).eval()
+        self.orbit = {"elevation": 15.0, "radius": world.CAMERA_RADIUS, "fov": 40.0}
+        self.latent_size = self.size = self.display_size = size
+        self.refined, self.greys = False, None
+        self.prior: Any = SimpleNamespace(device=torch.device("cpu"), pixels_per_latent=4, decode=self.decode)
+        self.prior.encode = lambda images, sample: F.avg_pool2d(images, 4)
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras, size: int, *, greys: bool = True) -> RenderOutput:
+        """Four rays a latent, as the embedded model has it."""
+        out = self.renderer(cameras, 2 * size, 2 * size)
+        pooled = {name: F.avg_pool2d(getattr(out, name), 2) for name in ("latents", "opacity")}
+        return dataclasses.replace(out, **pooled)
+
+    def behind(self, latents: Tensor, opacity: Tensor, shade: Tensor) -> Tensor:
+        """Greys of 0.4 to 0.6."""
+        return latents + (1 - opacity) * (0.4 + 0.2 * shade)[:, None, None, None]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Four pixels a latent."""
+        return F.interpolate(latents[:, :3], scale_factor=4, mode="bilinear").clamp(0, 1)

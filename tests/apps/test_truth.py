@@ -1,0 +1,155 @@
+"""`ldp-fast evaluate truth`: each defect fails its own criterion and no other; the command, its files, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldp_fast import cli
+from ldp_fast.apps.evaluate import judge as judges
+from ldp_fast.apps.evaluate import reachable
+from ldp_fast.apps.evaluate import truth as module
+from ldp_fast.apps.evaluate.judge import judge
+from ldp_fast.apps.evaluate.truth import evaluate_truth
+from ldp_fast.apps.text_to_3d.scene import read_configuration
+from ldp_fast.errors import UsageError
+from ldp_fast.metrics.truth import Pose
+from ldp_fast.zoo import captions, world
+
+from .solid_scene import SolidField, SolidScene
+from .sweep_stand_ins import leave_run
+from .test_r_precision import configuration
+
+RESOLUTION = 48
+
+
+def scene_that_shows(caption: str, size: int = 16, **defects: Any) -> SolidScene:
+    shown = captions.scene_of(caption)
+    assert shown is not None
+    return SolidScene(SolidField(shown, **defects), size)
+
+
+def judged(asked: str, shown: str | None = None, size: int = 16, **defects: Any) -> dict[str, Any]:
+    return judge(scene_that_shows(shown or asked, size, **defects), asked, resolution=RESOLUTION)
+
+
+def test_a_solid_in_another_pose_is_right_and_so_is_its_pattern() -> None:
+    pose = Pose(0.4, 0.9, (0.1, -0.05, 0.08))
+    found = judged("a photo of a red cube with blue stripes, side view", size=32, pose=pose)
+    assert found["right"] and found["failing"] == [] and found["caption"] == "a red cube with blue stripes"
+    assert found["shape"]["iou"] > 0.93 and found["shape"]["iou_hull"] > 0.85 and found["shape"]["chamfer"] < 0.02
+    assert found["pose"]["scale"] == pytest.approx(0.9, abs=0.03)
+    assert found["pose"]["shift"] == pytest.approx(pose.shift, abs=0.02)
+    assert found["pose"]["yaw_degrees"] % 90 == pytest.approx(math.degrees(0.4), abs=3)
+    red, blue = found["colour"]["parts"]
+    assert (red["name"], blue["name"]) == ("red", "blue") and 0.3 < blue["share"] < 0.7
+    assert found["colour"]["neither"] < 0.02
+    pattern = found["colour"]["pattern"]
+    assert pattern["alike"] and pattern["found"]["kind"] == "rings" and pattern["agreement"] > 0.85
+    clean = found["cleanliness"]
+    assert clean["fog"] < 0.002 and clean["opacity"] > 0.99 and clean["shows_through"] < 0.02
+
+
+def test_a_solid_of_revolution_is_turned_by_its_checks() -> None:
+    found = judged("a white and green checkered cylinder", size=32, pose=Pose(yaw=0.4))
+    assert found["right"] and found["colour"]["pattern"]["alike"] and found["colour"]["pattern"]["agreement"] > 0.8
+    assert found["pose"]["yaw_degrees"] % 90 == pytest.approx(math.degrees(0.4), abs=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown", "defects", "fails"),
+    [
+        ("a red sphere", "a red sphere", {"stretch": (1.0, 0.6, 1.0)}, "shape"),
+        ("a red cylinder", "a red cylinder", {"hollow": lambda p: np.abs(p[:, 1] - 0.42) < 0.08}, "bodies"),
+        ("a red sphere", "a red sphere", {"fog": 0.05}, "fog"),
+        ("a red sphere", "a green sphere", {}, "colours"),
+        ("a red cylinder with blue stripes", "a red cylinder", {}, "colours"),
+    ],
+    ids=["squashed", "cut", "foggy", "another colour", "without its stripes"],
+)
+def test_a_defect_fails_its_own_criterion(asked: str, shown: str, defects: dict[str, Any], fails: str) -> None:
+    found = judged(asked, shown, **defects)
+    assert found["failing"] == [fails] and not found["right"]
+
+
+def test_what_the_colours_say() -> None:
+    def painted(points: np.ndarray) -> np.ndarray:
+        return np.where(points[:, :1] > 0.3, [world.COLOURS["green"]], [world.COLOURS["red"]])
+
+    found = judged("a red sphere", albedo=painted)["colour"]
+    assert 0.15 < found["neither"] < 0.5 and found["parts"][0]["error"] > 15
+    without = judged("a red cylinder with blue stripes", "a red cylinder")["colour"]
+    assert without["parts"][1] == {"asked": "blue", "name": None, "share": 0.0, "error": None}
+    assert without["parts"][0]["error"] < 6 and not without["pattern"]["alike"]
+
+
+def test_nothing_and_fog_alone_are_measured_too() -> None:
+    nothing = judged("a red torus", hollow=lambda p: p[:, 1] < 9)
+    assert nothing["failing"] == ["shape", "bodies", "colours"] and nothing["level"] is None
+    fog = judged("a red torus", hollow=lambda p: p[:, 1] < 9, fog=0.2)
+    assert {"shape", "fog"} <= set(fog["failing"]) and fog["cleanliness"]["fog"] > 0.1
+    json.dumps([nothing, fog], allow_nan=False)
+
+
+class Load:
+    """`load_scene`'s place: red things are as they should be, others are spheres."""
+
+    def __call__(self, folder: pathlib.Path, device: str | None = None) -> SolidScene:
+        prompt = read_configuration(folder).prompt
+        return scene_that_shows(prompt if "red" in prompt else "a blue sphere")
+
+
+@pytest.fixture
+def runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setattr(module, "load_scene", Load())
+    monkeypatch.setattr(judges, "RESOLUTION", RESOLUTION)
+    monkeypatch.setattr(reachable, "STEPS", 64)
+    leave_run(tmp_path / "cube", configuration("a red cube"))
+    leave_run(tmp_path / "torus", configuration("a blue torus", "lsd"))
+    leave_run(tmp_path / "cone", configuration("a red cone"), "running")
+    return tmp_path
+
+
+def test_the_command_measures_a_folder(runs: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "truth", str(runs), "--reachable"]) == 0
+    said = capsys.readouterr()
+    table = said.out.splitlines()
+    assert "| 1 = 100 % (21 to 100) " in table[3] and "| 0 = 0 % (0 to 79) " in table[2]
+    assert "the truth itself, through this VAE" in table[4] and "| 2 = 100 % (34 to 100) " in table[4]
+    assert "is at least 0.8; at least 0.95 of it is one body" in said.out and "at most 0.02" in said.out
+    assert "Not measured: cone: unfinished." in said.out
+    assert "cube: right (IoU 0.9" in said.err and "torus: wrong: shape" in said.err
+    found = json.loads((runs / "truth.json").read_text())
+    assert found["skipped"] == {"cone": "unfinished"} and found["thresholds"]["least_iou"] == 0.8
+    assert [made["right"] for made in found["objects"]] == [True, False]
+    assert found["rows"][0]["failing"]["shape"] == 1 and found["rows"][1]["failing"]["shape"] == 0
+    with Image.open(runs / "truth.png") as picture:
+        # Two rows of four views and as many of the truth, each of 64 pixels, below two lines of text.
+        assert picture.size == (8 * 64 + 8, 2 * (64 + 32))
+
+
+def test_a_run_alone_and_what_cannot_be_measured(runs: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = evaluate_truth(runs / "cube", resolution=RESOLUTION)
+    assert [made["folder"] for made in found["objects"]] == ["cube"] and (runs / "cube" / "truth.json").exists()
+    assert found["reachable"] is None
+    with pytest.raises(UsageError, match=r"does not hold a run that can be measured \(cone: unfinished\)"):
+        evaluate_truth(runs / "cone")
+    assert cli.main(["evaluate", "truth", str(runs / "nowhere")]) == 2
+    assert "does not hold runs" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="'a horse' is not a caption of the embedded model's world"):
+        judge(scene_that_shows("a red cube"), "a horse")
+
+
+def test_runs_of_other_worlds_are_skipped(tmp_path: pathlib.Path) -> None:
+    words = configuration("a red cube, made of glass")
+    leave_run(tmp_path / "glass", words)
+    other = type(words).from_plain({**words.plain(), "prompt": "a red cube", "model": "somebody/diffusion"})
+    leave_run(tmp_path / "other", other)
+    with pytest.raises(UsageError, match=r"glass: 'a red cube, made of glass' is not a caption.*not an embedded one"):
+        evaluate_truth(tmp_path)
