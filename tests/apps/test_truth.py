@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from ldp_fast import cli
-from ldp_fast.apps.evaluate import judge as judges
-from ldp_fast.apps.evaluate import reachable
+from ldp_fast.apps.evaluate import evidence, reachable
 from ldp_fast.apps.evaluate import truth as module
 from ldp_fast.apps.evaluate.judge import judge
 from ldp_fast.apps.evaluate.truth import evaluate_truth
@@ -101,6 +100,8 @@ class Load:
     """`load_scene`'s place: red things are as they should be, others are spheres."""
 
     def __call__(self, folder: pathlib.Path, device: str | None = None) -> SolidScene:
+        if folder.name == "damaged":
+            raise UsageError("its checkpoint is damaged")
         prompt = read_configuration(folder).prompt
         return scene_that_shows(prompt if "red" in prompt else "a blue sphere")
 
@@ -108,11 +109,12 @@ class Load:
 @pytest.fixture
 def runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     monkeypatch.setattr(module, "load_scene", Load())
-    monkeypatch.setattr(judges, "RESOLUTION", RESOLUTION)
+    monkeypatch.setattr(evidence, "RESOLUTION", RESOLUTION)
     monkeypatch.setattr(reachable, "STEPS", 64)
     leave_run(tmp_path / "cube", configuration("a red cube"))
     leave_run(tmp_path / "torus", configuration("a blue torus", "lsd"))
     leave_run(tmp_path / "cone", configuration("a red cone"), "running")
+    leave_run(tmp_path / "damaged", configuration("a red cone"))
     return tmp_path
 
 
@@ -123,10 +125,10 @@ def test_the_command_measures_a_folder(runs: pathlib.Path, capsys: pytest.Captur
     assert "| 1 = 100 % (21 to 100) " in table[3] and "| 0 = 0 % (0 to 79) " in table[2]
     assert "the truth itself, through this VAE" in table[4] and "| 2 = 100 % (34 to 100) " in table[4]
     assert "is at least 0.8; at least 0.95 of it is one body" in said.out and "at most 0.02" in said.out
-    assert "Not measured: cone: unfinished." in said.out
+    assert "Not measured: cone: unfinished; damaged: its checkpoint is damaged." in said.out
     assert "cube: right (IoU 0.9" in said.err and "torus: wrong: shape" in said.err
     found = json.loads((runs / "truth.json").read_text())
-    assert found["skipped"] == {"cone": "unfinished"} and found["thresholds"]["least_iou"] == 0.8
+    assert list(found["skipped"]) == ["cone", "damaged"] and found["thresholds"]["least_iou"] == 0.8
     assert [made["right"] for made in found["objects"]] == [True, False]
     assert found["rows"][0]["failing"]["shape"] == 1 and found["rows"][1]["failing"]["shape"] == 0
     with Image.open(runs / "truth.png") as picture:
@@ -138,8 +140,10 @@ def test_a_run_alone_and_what_cannot_be_measured(runs: pathlib.Path, capsys: pyt
     found = evaluate_truth(runs / "cube", resolution=RESOLUTION)
     assert [made["folder"] for made in found["objects"]] == ["cube"] and (runs / "cube" / "truth.json").exists()
     assert found["reachable"] is None
-    with pytest.raises(UsageError, match=r"does not hold a run that can be measured \(cone: unfinished\)"):
-        evaluate_truth(runs / "cone")
+    assert {"truth.json", "truth.png"} <= set(json.loads((runs / "cube" / "run.json").read_text())["files"])
+    for name, reason in (("cone", "unfinished"), ("damaged", "its checkpoint is damaged")):
+        with pytest.raises(UsageError, match=rf"does not hold a run that can be measured \({name}: {reason}\)"):
+            evaluate_truth(runs / name)
     assert cli.main(["evaluate", "truth", str(runs / "nowhere")]) == 2
     assert "does not hold runs" in capsys.readouterr().err
     with pytest.raises(UsageError, match="'a horse' is not a caption of the embedded model's world"):

@@ -15,7 +15,7 @@ from ...runs.flags import number
 from ...runs.prompts import read_prompts
 from .. import registry
 from ..options import check_device_flag
-from . import judge, truth_report
+from . import evidence, truth_report
 from .report import as_markdown
 from .retrieval import OPENAI, evaluate_r_precision
 from .truth import evaluate_truth
@@ -100,7 +100,16 @@ def run(args: argparse.Namespace) -> int:
     """The command. Returns 0."""
     check_device_flag(args.device)
     if args.metric == "truth":
-        return _run_truth(args)
+        measured = evaluate_truth(
+            args.folder,
+            device=args.device,
+            resolution=evidence.RESOLUTION,
+            through=args.reachable,
+            told=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        print(truth_report.as_markdown(measured))
+        print(f"{args.folder / 'truth.json'} (every measure), {args.folder / 'truth.png'} (the worst beside the truth)")
+        return 0
     if args.application is not None:
         registry.find(args.application)  # from now on its runs are known
     pool = None
@@ -118,19 +127,4 @@ def run(args: argparse.Namespace) -> int:
     )
     print(as_markdown(found))
     print(f"{args.folder / 'evaluation.json'} (every view and its verdict)")
-    return 0
-
-
-def _run_truth(args: argparse.Namespace) -> int:
-    found = evaluate_truth(
-        args.folder,
-        device=args.device,
-        resolution=judge.RESOLUTION,
-        through=args.reachable,
-        told=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    print(truth_report.as_markdown(found))
-    print(
-        f"{args.folder / 'truth.json'} (every measure), {args.folder / 'truth.png'} (the worst objects and the truth)"
-    )
     return 0

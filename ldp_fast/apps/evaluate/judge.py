@@ -1,7 +1,7 @@
 """One object of text-to-3D against the solid of the embedded world that its caption asks for.
 
-What is looked at (`Evidence`) comes from a scene, or from the solid itself put through the same pipeline; what is
-measured of it is the same for both.
+What is looked at (`Evidence`) comes from a scene, or from the solid itself put through the same pipeline (`reachable`);
+what is measured of it is the same for both.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ...errors import UsageError
 from ...metrics import truth as measures
-from ...nerf import Cameras
 from ...zoo import captions, solids, world
-from ..text_to_3d.mesh import surface as surfaces
+from .evidence import RESOLUTION, Body, Evidence, look_at
 
 # What an object has to reach to be right.
 LEAST_IOU = 0.8  # of its volume with the solid's
@@ -29,45 +27,11 @@ LEAST_SHARE = 0.1  # of the surface: a second colour with less counts as absent
 CRITERIA = ("shape", "bodies", "fog", "colours")
 MARGIN = 1.1
 # ΔE from every mixture of the asked colours beyond which a pixel has neither. Of the solids themselves, encoded and
-# decoded by the embedded VAE, one pixel in a hundred is as far away.
+# decoded by the embedded VAE, one pixel in fifty is as far away at most.
 NEITHER = 30.0
-RESOLUTION = 96  # points of the density's lattice along an axis
-# Azimuth and elevation in degrees.
-VIEWS = (
-    *((45.0 * i, 15.0) for i in range(8)),
-    *((22.5 + 90.0 * i, 45.0) for i in range(4)),
-    (0.0, 80.0),
-)
-SHOWN = (0, 3, 9, 12)  # of these, those that are shown to people
-SHADES = (0.0, 1.0)  # of the background's greys
-PIXELS = 128  # sides of pictures that are judged, at most
-RAYS = 32  # sides of opacities that are judged, at most
+SHOWN = (0, 3, 9, 12)  # views that are shown to people
 HULL = 48  # points along an axis of the lattice for visual hulls
-AT_ONCE = 2**12  # latents that are decoded at once
 SAMPLES = 20_000  # points of surfaces, and pixels of patterns
-
-
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What is looked at of an object.
-
-    Attributes:
-        lattice: [R, R, R] densities over [−bound, bound]³, indexed x, y, z.
-        bound: half the side of the box.
-        smoothing: of the mesh, world units.
-        cameras: V of them.
-        opacity: [V, h, w] in [0, 1].
-        pictures: [S, V, H, W, 3] in [0, 1], the same views in front of S backgrounds.
-        latents: per side of a view of training; half of one is as sharp as pictures are.
-    """
-
-    lattice: np.ndarray
-    bound: float
-    smoothing: float
-    cameras: Cameras
-    opacity: np.ndarray
-    pictures: np.ndarray
-    latents: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,72 +78,14 @@ def judge(scene: Any, caption: str, *, size: int | None = None, resolution: int 
     return measure(look_at(scene, size=size, resolution=resolution), asked).measures
 
 
-def cameras_of(orbit: dict[str, float]) -> Cameras:
-    """The cameras of all measurements, at the distance and with the field of view of a scene's orbit."""
-    azimuths, elevations = ([view[i] for view in VIEWS] for i in (0, 1))
-    return Cameras.orbit(azimuths, elevations, float(orbit["radius"]), float(orbit["fov"]))
-
-
-@torch.no_grad()
-def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION) -> Evidence:
-    """What a scene shows; arguments as for `judge`."""
-    device = next(scene.field.parameters(), torch.empty(0)).device
-    bound = float(scene.field.bound)
-    density = surfaces.rendered_density(scene.field, scene.occupancy)
-    lattice = surfaces.density_lattice(density, bound, resolution, device)
-    cameras = cameras_of(scene.orbit)
-    size = size or scene.display_size
-    latents, opacities = [], []
-    for camera in cameras:
-        out = scene.render(camera, size, greys=False)
-        latents.append(out.latents)
-        opacities.append(out.opacity)
-    opacity = torch.cat(opacities)
-    pictures = []
-    for shade in SHADES:
-        shades = torch.full((len(cameras),), shade, device=opacity.device)
-        shown = scene.behind(torch.cat(latents), opacity, shades)
-        pictures.append(decoded(scene, shown))
-    side = int(getattr(scene, "latent_size", scene.size))
-    return Evidence(
-        lattice=lattice,
-        bound=bound,
-        smoothing=surfaces.smoothing_length(scene.orbit, side, bound),
-        cameras=cameras,
-        opacity=_at_most(opacity.float().cpu(), RAYS)[:, 0].numpy(),
-        pictures=np.stack(pictures),
-        latents=side,
-    )
-
-
-def decoded(scene: Any, latents: Tensor) -> np.ndarray:
-    """Latents [V, C, h, w] as pictures [V, H, W, 3] of `PIXELS` a side at most."""
-    count = max(1, AT_ONCE // latents.shape[-1] ** 2)
-    pictures = torch.cat([scene.decode(part).float().cpu() for part in latents.split(count)])
-    return _at_most(pictures, PIXELS).permute(0, 2, 3, 1).numpy()
-
-
-def _at_most(pictures: Tensor, side: int) -> Tensor:
-    """Means over squares of pixels, so that there are at most so many a side."""
-    factor = -(-pictures.shape[-1] // side)
-    return F.avg_pool2d(pictures, factor) if factor > 1 else pictures
-
-
 def measure(found: Evidence, asked: world.Scene) -> Judgement:
     """The measures, the verdict, and pictures of what was looked at."""
-    spacing = 2 * found.bound / (len(found.lattice) - 1)
-    try:
-        # As `ldp-fast export` chooses it.
-        level = surfaces.solid_level(found.lattice, spacing)
-        solid = _solid(found.lattice, level, found.smoothing / spacing)
-    except UsageError:
-        level, solid = math.inf, np.zeros(found.lattice.shape, dtype=bool)
-    if not solid.any():
+    if found.body is None or not found.body.solid.any():
         return _nothing(found, asked)
     distance = _distance_of(asked.shape)
-    pose = measures.align(solid, found.bound, distance, solids.symmetry(asked.shape))
-    result: dict[str, Any] = {"caption": asked.caption(), "level": level}
-    shape = _shape(found, asked, solid, level, pose)
+    pose = measures.align(found.body.solid, found.bound, distance, solids.symmetry(asked.shape))
+    result: dict[str, Any] = {"caption": asked.caption(), "level": found.body.level}
+    shape = _shape(found.body, found.bound, asked, pose)
     opacity, hit, enlarged, reduced = _silhouettes(found, asked.shape, pose)
     shape["iou_silhouettes"] = measures.intersection_over_union(opacity > 0.5, hit)
     shape["iou_hull"] = _hulls(found, opacity > 0.5, hit)
@@ -241,22 +147,11 @@ def _distance_of(shape: str) -> measures.Distance:
     return lambda points: world.signed_distance(shape, points)
 
 
-def _solid(lattice: np.ndarray, level: float, smoothing: float) -> np.ndarray:
-    """What is inside of the surface at a density, smoothed over so many points of the lattice, as a mesh has it."""
-    from scipy import ndimage
-
-    values = np.clip(lattice / (2 * level), 0, 1).astype(np.float32)
-    return np.asarray(ndimage.binary_fill_holes(ndimage.gaussian_filter(values, smoothing, mode="constant") > 0.5))
-
-
-def _shape(
-    found: Evidence, asked: world.Scene, solid: np.ndarray, level: float, pose: measures.Pose
-) -> dict[str, float | None]:
-    distance = _distance_of(asked.shape)
-    points = measures.lattice_points(len(solid), found.bound)
+def _shape(body: Body, bound: float, asked: world.Scene, pose: measures.Pose) -> dict[str, float]:
+    distance, solid = _distance_of(asked.shape), body.solid
+    points = measures.lattice_points(len(solid), bound)
     true = (distance(pose.to_solid(points)) < 0).reshape(solid.shape)
-    surface = surfaces.cut_surface(found.lattice, found.bound, level, found.smoothing)
-    sampled = pose.to_solid(_on_triangles(surface.vertices, surface.faces))
+    sampled = pose.to_solid(_on_triangles(body.vertices, body.faces))
     away = pose.scale * measures.chamfer(sampled, solids.surface_points(asked.shape, SAMPLES), distance)
     return {
         "iou": measures.intersection_over_union(solid, true),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...nerf import LatentRenderer
 from ...zoo import solids, world
 from ..text_to_3d.mesh.surface import density_lattice, smoothing_length
-from .judge import RAYS, RESOLUTION, SHADES, Evidence, cameras_of, decoded
+from .evidence import RAYS, RESOLUTION, SHADES, Evidence, body_of, cameras_of, decoded
 
 VOXELS = 64  # along an axis
 DENSITY = 60.0  # inside, per world unit: a tenth of the solids' diameter is opaque
@@ -49,7 +49,7 @@ class Voxelised(nn.Module):
 
 
 @torch.no_grad()
-def truth_through(scene: Any, asked: world.Scene, *, resolution: int = RESOLUTION) -> Evidence:
+def truth_through(scene: Any, asked: world.Scene, *, size: int | None = None, resolution: int = RESOLUTION) -> Evidence:
     """What there would be to look at if training had made the very solid.
 
     Its density is voxelised and rendered, its pictures are encoded and decoded by the VAE of a run.
@@ -57,6 +57,7 @@ def truth_through(scene: Any, asked: world.Scene, *, resolution: int = RESOLUTIO
     Args:
         scene: of a run: its cameras, its prior, its sizes, the greys of its background.
         asked: the solid.
+        size: latents (refined: pixels) per side of the views; None: as pictures for people have.
         resolution: points of the density's lattice along an axis.
     """
     prior = scene.prior
@@ -65,7 +66,7 @@ def truth_through(scene: Any, asked: world.Scene, *, resolution: int = RESOLUTIO
     lattice = density_lattice(lambda points: field(points)[0], field.bound, resolution, torch.device("cpu"))
     renderer = LatentRenderer(field, steps_per_ray=STEPS).eval()
     opacity = torch.cat([renderer(camera, 2 * RAYS, 2 * RAYS).opacity for camera in cameras])
-    side = scene.display_size * (1 if scene.refined else prior.pixels_per_latent)
+    side = (size or scene.display_size) * (1 if scene.refined else prior.pixels_per_latent)
     low, high = (scene.greys.low, scene.greys.high) if scene.greys is not None else GREYS
     seen = []
     for camera in cameras:
@@ -80,9 +81,8 @@ def truth_through(scene: Any, asked: world.Scene, *, resolution: int = RESOLUTIO
             latents.append(prior.encode(image, sample=False))
         pictures.append(decoded(prior, torch.cat(latents)))
     return Evidence(
-        lattice=lattice,
+        body=body_of(lattice, field.bound, smoothing_length(scene.orbit, scene.latent_size, field.bound)),
         bound=field.bound,
-        smoothing=smoothing_length(scene.orbit, scene.latent_size, field.bound),
         cameras=cameras,
         opacity=F.avg_pool2d(opacity, 2)[:, 0].numpy(),
         pictures=np.stack(pictures),

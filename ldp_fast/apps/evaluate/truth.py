@@ -14,12 +14,13 @@ from ...errors import UsageError
 from ...guidance.loading import embedded_models
 from ...metrics.truth import wilson_interval
 from ...runs import files
-from ...runs.folder import application_of, finished
+from ...runs.folder import RunFolder, application_of, finished
 from ...zoo import captions, world
 from .. import registry
 from ..text_to_3d.scene import load_scene
 from ..text_to_3d.sections import NAME
 from . import judge as judges
+from .evidence import RESOLUTION, look_at
 from .found import Run, find_runs, rows_of
 from .reachable import truth_through
 from .truth_report import sheet
@@ -32,7 +33,7 @@ def evaluate_truth(
     *,
     device: str | None = None,
     size: int | None = None,
-    resolution: int = judges.RESOLUTION,
+    resolution: int = RESOLUTION,
     through: bool = False,
     load: Load | None = None,
     told: Callable[[str], None] = lambda line: None,
@@ -50,7 +51,8 @@ def evaluate_truth(
 
     Returns:
         What `truth.json` holds: `thresholds`, `rows` (one a method and choice of settings), `reachable` (the same of
-        the solids, None unless asked for), `objects` (each with its measures), `skipped` (reasons by names of folders).
+        the solids, with their measures; None unless asked for), `objects` (each with its measures), `skipped`
+        (reasons, by the names of folders).
 
     Raises:
         UsageError: no finished run that can be measured.
@@ -60,34 +62,50 @@ def evaluate_truth(
     skipped = {name: reason for name, run in runs.items() if (reason := _unfit(run, places[name]))}
     fit = {name: run for name, run in runs.items() if name not in skipped}
     if not fit:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-        raise UsageError(f"{folder} does not hold a run that can be measured ({reasons})")
+        raise _none(folder, skipped)
     objects: list[dict[str, Any]] = []
     shown: dict[str, np.ndarray] = {}
     solids: list[dict[str, Any]] = []
     for name, run in fit.items():
         started = time.perf_counter()
-        scene = load(places[name], device=device)
         asked = judges.asked_for(run.plain["prompt"])
-        found = judges.measure(judges.look_at(scene, size=size, resolution=resolution), asked)
+        try:
+            scene = load(places[name], device=device)
+            found = judges.measure(look_at(scene, size=size, resolution=resolution), asked)
+        except UsageError as error:
+            # One damaged checkpoint is not a reason to measure none of the others.
+            skipped[name] = str(error)
+            continue
         who = {key: run.plain[key] for key in ("prompt", "method", "seed")}
         objects.append({"folder": name, **who, **found.measures})
         shown[name] = found.pictures
         if through and asked.caption() not in {made["caption"] for made in solids}:
-            solids.append(judges.measure(truth_through(scene, asked, resolution=resolution), asked).measures)
+            solids.append(judges.measure(truth_through(scene, asked, size=size, resolution=resolution), asked).measures)
         told(_line(objects[-1], time.perf_counter() - started))
+    if not objects:
+        raise _none(folder, skipped)
     result = {
         "metric": "truth",
         "thresholds": _thresholds(),
-        "rows": [{**head, **summary(group)} for head, group in rows_of(fit, objects)],
-        "reachable": {**summary(solids), "objects_measured": solids} if solids else None,
+        "rows": [{**head, **summary(group)} for head, group in rows_of(runs, objects)],
+        "reachable": {**summary(solids), "solids": solids} if solids else None,
         "objects": objects,
         "skipped": skipped,
         "versions": files.versions(),
     }
     files.write_json(folder / "truth.json", result)
     files.write_atomically(folder / "truth.png", sheet(objects, shown))
+    for name, place in places.items():
+        if place == folder:
+            RunFolder(folder, runs[name].entry.application).add_later(
+                folder / f"truth.{end}" for end in ("json", "png")
+            )
     return files.plain(result)
+
+
+def _none(folder: pathlib.Path, skipped: dict[str, str]) -> UsageError:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+    return UsageError(f"{folder} does not hold a run that can be measured ({reasons})")
 
 
 def _runs(folder: pathlib.Path) -> tuple[dict[str, Run], dict[str, pathlib.Path]]:
