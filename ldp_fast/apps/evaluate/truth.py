@@ -79,9 +79,9 @@ def evaluate_truth(
         who = {key: run.plain[key] for key in ("prompt", "method", "seed")}
         objects.append({"folder": name, **who, **found.measures})
         shown[name] = found.pictures
+        told(_line(objects[-1], time.perf_counter() - started))
         if through and asked.caption() not in {made["caption"] for made in solids}:
             solids.append(judges.measure(truth_through(scene, asked, size=size, resolution=resolution), asked).measures)
-        told(_line(objects[-1], time.perf_counter() - started))
     if not objects:
         raise _none(folder, skipped)
     result = {

@@ -41,7 +41,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     low, high = row["interval"]
     means = {"shape": row["iou"], "bodies": row["largest_body"], "fog": row["fog"], "colours": row["colour_error"]}
     share = f"{row['right']} = {100 * row['share']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
-    told = [f"{row['failing'][name]} ({'–' if mean is None else f'{mean:.2g}'})" for name, mean in means.items()]
+    told = [f"{row['failing'][name]} ({'–' if mean is None else f'{mean:.3g}'})" for name, mean in means.items()]
     return [str(row["objects"]), share, *told]
 
 
