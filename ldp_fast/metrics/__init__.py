@@ -1,6 +1,7 @@
-"""Metrics of the paper that can be computed offline: CLIP retrieval (R-Precision) and colour saturation."""
+"""Metrics that can be computed offline: CLIP retrieval (R-Precision), colour saturation, cleanliness of renderings."""
 
 from .colour import clipped_fraction, saturation
+from .rendering import normal_noise, outline_fog
 from .retrieval import ClipScorer, r_precision
 
-__all__ = ["ClipScorer", "clipped_fraction", "r_precision", "saturation"]
+__all__ = ["ClipScorer", "clipped_fraction", "normal_noise", "outline_fog", "r_precision", "saturation"]
