@@ -24,12 +24,20 @@ pytest.importorskip("skimage", reason="the extra `apps` is not installed")
 pytest.importorskip("fast_simplification", reason="the extra `apps` is not installed")
 pytest.importorskip("xatlas", reason="the extra `apps` is not installed")
 
+from ldp_fast.apps.text_to_3d.mesh import outlines  # noqa: E402
 from ldp_fast.apps.text_to_3d.mesh import surface as surfaces  # noqa: E402
 from ldp_fast.apps.text_to_3d.mesh import texture as textures  # noqa: E402
 from ldp_fast.apps.text_to_3d.mesh.mesh import export_mesh  # noqa: E402
 
 NAMES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.json")
 QUICK = {"resolution": 64, "texture": 128, "faces": 3000}
+
+
+@pytest.fixture(autouse=True)
+def few_outlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silhouettes are compared in few small views; test_mesh_outlines.py looks at them closely."""
+    monkeypatch.setattr(outlines, "RINGS", ((15.0, 3),))
+    monkeypatch.setattr(outlines, "RAYS", 48)
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def outline_ratio(scene: Any, mesh: Any) -> float:
     """The area that the mesh covers, over the area that is opaque in the rendered views."""
     vertices, faces = torch.tensor(mesh.vertices).float(), torch.tensor(mesh.faces).long()
     cameras = Cameras.orbit([0.0, 70.0, 200.0], [10.0, 50.0, -20.0], 3.6, 40.0)
-    covered = sum(float((textures._nearness(camera, vertices, faces, 96) > 0).sum()) for camera in cameras)
+    covered = sum(float((textures.nearness(camera, vertices, faces, 96) > 0).sum()) for camera in cameras)
     return covered / float((scene.render(cameras, 96).opacity > 0.5).sum())
 
 
@@ -105,17 +113,20 @@ def outline_ratio(scene: Any, mesh: Any) -> float:
 def test_a_ball_of_even_density_has_its_volume_and_surface(density: float, tmp_path: pathlib.Path) -> None:
     report = export_mesh(Scene(Ball(0.6, density, (1.0, 0.0, 0.0))), tmp_path, **QUICK)
     assert report.watertight and report.euler_number == 2 and report.components == 1
-    assert report.threshold == pytest.approx(density / 2, rel=1e-3) or (
-        density > 100 and report.threshold < density / 2
-    )
-    assert report.volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=0.03)
-    assert report.area == pytest.approx(4 * math.pi * 0.6**2, rel=0.03)
-    assert report.extents == pytest.approx((1.2, 1.2, 1.2), rel=0.02)
+    # A translucent ball's outline is where rays are long enough, so that the best density is a little above one half.
+    assert 0.49 * density < report.threshold < 0.75 * density or (density > 100 and report.threshold < density / 2)
+    assert report.agreement > 0.95 and not report.carved and report.notes == ()
+    assert report.solidity == pytest.approx({1.0: 0.6, 5.0: 0.98, 400.0: 1.0}[density], abs=0.05)
+    # The translucent one's outline has a radius of 0.58.
+    error = 0.07 if density == 1 else 0.03
+    assert report.volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=error)
+    assert report.area == pytest.approx(4 * math.pi * 0.6**2, rel=error)
+    assert report.extents == pytest.approx((1.2, 1.2, 1.2), rel=error)
     assert report.step == 12 and 2000 < report.faces <= 3000
 
 
 @pytest.mark.usefixtures("few_views")
-def test_a_soft_torus_is_a_ring_between_its_outline_and_its_front(tmp_path: pathlib.Path) -> None:
+def test_a_soft_torus_is_a_ring_with_the_outlines_of_its_pictures(tmp_path: pathlib.Path) -> None:
     scene = Scene(Torus())
     report = export_mesh(scene, tmp_path, **QUICK)
     assert report.watertight and report.euler_number == 0 and report.dropped_components == 0
@@ -124,8 +135,9 @@ def test_a_soft_torus_is_a_ring_between_its_outline_and_its_front(tmp_path: path
         return 2 * math.pi**2 * MAJOR * (MINOR + margin) ** 2
 
     # Straight on, half the light is lost at +0.01; at the outline, where rays graze, at +0.09.
-    assert volume(0.01) < report.volume < volume(0.07)
-    assert 0.8 < outline_ratio(scene, read(tmp_path / "mesh.glb")) < 1.0
+    assert volume(0.05) < report.volume < volume(0.1)
+    assert outline_ratio(scene, read(tmp_path / "mesh.glb")) == pytest.approx(1, abs=0.03)
+    assert report.agreement > 0.96 and not report.carved and report.notes == ()
 
 
 @pytest.mark.usefixtures("few_views")
@@ -136,7 +148,7 @@ def test_a_trained_field_gives_one_clean_ring(tmp_path: pathlib.Path) -> None:
     report = export_mesh(scene, tmp_path, texture=256, faces=5000)
     assert report.watertight and report.euler_number == 0 and report.components == 1, report
     assert report.faces <= 5000
-    assert 0.75 < outline_ratio(scene, read(tmp_path / "mesh.glb")) < 1.0
+    assert outline_ratio(scene, read(tmp_path / "mesh.glb")) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.usefixtures("few_views")
@@ -146,7 +158,9 @@ def test_fog_neither_moves_the_level_nor_fills_the_box(tmp_path: pathlib.Path) -
     clear = Field(lambda x: 20 * torch.sigmoid((0.5 - x.norm(dim=-1)) / 0.02))
     foggy, alone = (export_mesh(Scene(x), tmp_path / str(i), **QUICK) for i, x in enumerate((fog, clear)))
     assert foggy.volume == pytest.approx(alone.volume, rel=0.1)
-    assert foggy.volume == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.2)
+    # Where rays graze the ball they lose half their light at a radius of 0.55.
+    assert all(4 / 3 * math.pi * 0.5**3 < x.volume < 4 / 3 * math.pi * 0.55**3 for x in (foggy, alone))
+    assert foggy.agreement > 0.95 and alone.agreement > 0.95
 
 
 @pytest.mark.usefixtures("few_views")

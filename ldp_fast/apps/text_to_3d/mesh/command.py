@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         default="auto",
         metavar="DENSITY",
-        help="density at the surface; auto: where the object looks solid",
+        help="density at the surface; auto: the one whose silhouettes agree best with the pictures",
     )
     shape.add_argument("--faces", type=int, default=FACES, metavar="N", help="triangles at most; 0 keeps all")
     shape.add_argument("--texture", type=int, default=1024, metavar="N", help="pixels along a side of the texture")

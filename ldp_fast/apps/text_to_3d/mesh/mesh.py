@@ -12,11 +12,13 @@ import torch
 
 from ....errors import UsageError
 from ....runs import files, image_files
+from . import fitting
 from . import surface as surfaces
 from . import texture as textures
 
 FACES = 20_000
 RESOLUTIONS = (16, 512)
+SOLID = 0.8  # opacity below which an object is translucent
 LARGEST_UNWRAPPED = 250_000  # faces: xatlas takes minutes for more
 TEXTURES = (64, 8192)
 
@@ -35,6 +37,10 @@ class MeshReport:
         extents: of the bounding box along x, y, z, world units.
         threshold: density of the surface, per world unit.
         automatic_threshold: whether it was found and not given.
+        agreement: mean over views of the intersection over the union of the mesh's silhouettes and the outlines of
+            what is rendered, 0 to 1.
+        carved: whether the outlines limit the surface beside the density.
+        solidity: typical opacity of the object, 0 to 1; outlines are where it is half of that.
         resolution: points of the density's lattice along an axis.
         components: separate pieces kept.
         dropped_components: floaters left out.
@@ -57,6 +63,9 @@ class MeshReport:
     extents: tuple[float, float, float]
     threshold: float
     automatic_threshold: bool
+    agreement: float
+    carved: bool
+    solidity: float
     resolution: int
     components: int
     dropped_components: int
@@ -73,6 +82,7 @@ class MeshReport:
         """One line for the user."""
         parts = [f"{self.vertices} vertices, {self.faces} faces", "watertight" if self.watertight else "NOT watertight"]
         parts.append(f"density {self.threshold:.3g}{' (automatic)' if self.automatic_threshold else ''}")
+        parts.append(f"silhouettes agree to {100 * self.agreement:.0f} %{' (carved by them)' if self.carved else ''}")
         if self.dropped_components:
             floaters = "floater" if self.dropped_components == 1 else "floaters"
             share = 100 * self.dropped_volume_share
@@ -93,13 +103,15 @@ def export_mesh(
     """Writes the scene's object as a mesh. Nothing is written, or replaced, before all of it is there.
 
     The surface is where the density, smoothed a little, has `threshold` (marching cubes). Floaters are dropped, hidden
-    cavities filled, ripples smoothed, faces thinned out; colours come from decoded views.
+    cavities filled, ripples smoothed, faces thinned out; colours come from decoded views. Its silhouettes are compared
+    with the outlines of what is rendered.
 
     Args:
         scene: a Scene: field, occupancy, orbit, render, decode, step.
         folder: where to.
         resolution: points of the density's lattice along an axis.
-        threshold: density of the surface, per world unit; None: where the object looks solid (`solid_level`).
+        threshold: density of the surface, per world unit; None: the one whose silhouettes agree best with the views'
+            outlines (`shape_of`).
         texture: texels along a side.
         faces: how many at most; 0: all that marching cubes gives.
 
@@ -119,14 +131,9 @@ def export_mesh(
         raise UsageError(f"--faces: expected 0 (all) or at least 100; got {faces}")
     if threshold is not None and not 0 < threshold < float("inf"):
         raise UsageError(f"--threshold: expected auto or a positive density; got {threshold:g}")
-    device = next(scene.field.parameters(), torch.empty(0)).device
-    density = surfaces.rendered_density(scene.field, scene.occupancy)
-    bound = float(scene.field.bound)
-    lattice = surfaces.density_lattice(density, bound, resolution, device)
-    level = surfaces.solid_level(lattice, 2 * bound / (resolution - 1)) if threshold is None else threshold
-    # Refinement trains pixels, but what they show comes from latents.
-    smoothing = surfaces.smoothing_length(scene.orbit, getattr(scene, "latent_size", scene.size), bound)
-    found, mesh, notes = surfaces.clean_mesh(lattice, bound, level, smoothing, faces)
+    shape = fitting.shape_of(scene, resolution, threshold)
+    found, mesh, notes = surfaces.clean_mesh(shape.surface, shape.smoothing, faces)
+    agreement = shape.agreement(np.asarray(mesh.vertices), np.asarray(mesh.faces))
     coloured, seen, texture, missing = _coloured(scene, mesh, texture)
     report = MeshReport(
         vertices=len(mesh.vertices),
@@ -138,6 +145,9 @@ def export_mesh(
         extents=(float(mesh.extents[0]), float(mesh.extents[1]), float(mesh.extents[2])),
         threshold=found.level,
         automatic_threshold=threshold is None,
+        agreement=agreement,
+        carved=shape.room is not None,
+        solidity=shape.outlines.solidity,
         resolution=resolution,
         components=found.kept,
         dropped_components=found.dropped,
@@ -147,7 +157,7 @@ def export_mesh(
         seen_share=seen,
         views=sum(count for _, count in textures.RINGS),
         step=int(scene.step),
-        notes=(*notes, *missing),
+        notes=(*_judgement(agreement, shape.outlines.solidity), *notes, *missing),
         seconds=0.0,
     )
     data = _encoded(trimesh, coloured)
@@ -156,6 +166,16 @@ def export_mesh(
     report = dataclasses.replace(report, seconds=round(time.perf_counter() - started, 2))
     files.write_json(folder / "mesh.json", dataclasses.asdict(report))
     return report
+
+
+def _judgement(agreement: float, solidity: float) -> list[str]:
+    """What to know of a mesh that is not what the pictures show."""
+    if agreement >= fitting.AGREEING:
+        return []
+    least = f"under {100 * fitting.AGREEING:.0f} % the mesh is not what the pictures show"
+    if solidity < SOLID:
+        return [f"{least}, for the object is translucent (opacity {solidity:.2f}): train longer"]
+    return [f"{least}: try --threshold, a higher --resolution, or train longer"]
 
 
 def _check(argument: str, value: int, low: int, high: int) -> None:

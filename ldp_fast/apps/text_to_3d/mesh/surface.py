@@ -102,8 +102,21 @@ def density_lattice(density: Density, bound: float, resolution: int, device: tor
     return lattice
 
 
+def even_fog(lattice: np.ndarray, spacing: float) -> float:
+    """The density up to which everything is fog: twice what fills more than half of the box; 0 if nothing is above.
+
+    Args:
+        lattice: [R, R, R] densities.
+        spacing: between its points, world units.
+    """
+    fog = 2 * float(np.median(lattice))
+    above = np.maximum(lattice - fog, 0)
+    thickest = max(float(np.trapezoid(above, axis=axis).max()) for axis in range(3))
+    return fog if -math.expm1(-spacing * thickest) >= FAINTEST else 0.0
+
+
 def solid_level(lattice: np.ndarray, spacing: float) -> float:
-    """The density at which the object looks solid: where rays from six sides have lost half their light.
+    """An estimate of the density at which the object looks solid: where rays from six sides have lost half their light.
 
     What fills more than half of the box is fog, and densities count from twice the fog's (unless nothing is left then).
 
@@ -122,11 +135,8 @@ def solid_level(lattice: np.ndarray, spacing: float) -> float:
     """
     stride = -(-len(lattice) // LARGEST_VOTED)
     lattice, spacing = lattice[::stride, ::stride, ::stride], stride * spacing
-    fog = 2 * float(np.median(lattice))
+    fog = even_fog(lattice, spacing)
     opacity, vote = _votes(np.maximum(lattice - fog, 0), spacing)
-    if opacity.max(initial=0.0) < FAINTEST:
-        fog = 0.0
-        opacity, vote = _votes(lattice, spacing)
     highest = float(opacity.max(initial=0.0))
     if highest < FAINTEST:
         raise UsageError(
@@ -163,20 +173,25 @@ def smoothing_length(orbit: dict[str, float], latents: int, bound: float) -> flo
     return float(np.clip(SMOOTHING * width, SMOOTHINGS[0] * bound, SMOOTHINGS[1] * bound))
 
 
-def cut_surface(lattice: np.ndarray, bound: float, level: float, smoothing: float) -> Surface:
-    """The surface at a density, closed at the box's sides, without floaters and hidden cavities.
+def solid_values(
+    lattice: np.ndarray, bound: float, level: float, smoothing: float, room: np.ndarray | None = None
+) -> np.ndarray:
+    """How far inside of the object each point is, its hidden cavities filled: positive where it is solid.
 
     Args:
         lattice: [R, R, R] densities, from one end of the box to the other.
         bound: half the side of the box.
         level: density of the surface.
         smoothing: standard deviation of a Gaussian over the lattice, world units.
+        room: [R, R, R]; where it is below 0.5, nothing is solid, whatever the density. None: no such limit.
+
+    Returns:
+        [R + 2, R + 2, R + 2] float64, −0.5 to 0.5 and not 0, with a shell of emptiness around the box.
 
     Raises:
         UsageError: nothing reaches the level.
     """
     from scipy import ndimage
-    from skimage import measure
 
     highest = float(lattice.max())
     if highest <= level:
@@ -184,6 +199,8 @@ def cut_surface(lattice: np.ndarray, bound: float, level: float, smoothing: floa
     spacing = 2 * bound / (len(lattice) - 1)
     # Cut off above, for densities grow by factors from point to point; even densities then end at their edge.
     values = np.clip(lattice / (2 * level), 0.0, 1.0)
+    if room is not None:
+        values = np.minimum(values, np.clip(room, 0.0, 1.0))
     # A shell of emptiness closes the surface at the box; inside, what nobody can see is filled.
     values = ndimage.gaussian_filter(np.pad(values, 1), smoothing / spacing, mode="constant") - 0.5
     solid = values > 0
@@ -196,7 +213,22 @@ def cut_surface(lattice: np.ndarray, bound: float, level: float, smoothing: floa
         )
     solid = ndimage.binary_fill_holes(solid)
     # Off zero, so that no two vertices coincide on a point of the lattice and no face is without area.
-    values = np.where(solid, np.maximum(values, 0.01), np.minimum(values, -0.01))
+    found: np.ndarray = np.where(solid, np.maximum(values, 0.01), np.minimum(values, -0.01))
+    return found
+
+
+def cut_surface(
+    lattice: np.ndarray, bound: float, level: float, smoothing: float, room: np.ndarray | None = None
+) -> Surface:
+    """The surface at a density, closed at the box's sides, without floaters and hidden cavities.
+
+    Args, Raises:
+        as `solid_values`.
+    """
+    from skimage import measure
+
+    values = solid_values(lattice, bound, level, smoothing, room)
+    spacing = 2 * bound / (len(lattice) - 1)
     found, faces, _, _ = measure.marching_cubes(values, 0.0, gradient_direction="ascent")
     # A surface that leaves the box is cut flat, a hair outside of the lattice so that its vertices do not coincide.
     limit = bound + 1e-3 * spacing
@@ -275,10 +307,13 @@ def polished(surface: Surface, faces: int) -> tuple[Any, bool]:
     return mesh, False
 
 
-def clean_mesh(
-    lattice: np.ndarray, bound: float, level: float, smoothing: float, faces: int
-) -> tuple[Surface, Any, list[str]]:
-    """The surface at a density and its mesh, smoothed as strongly as it takes to have few faces and be closed.
+def clean_mesh(cut: Callable[[float], Surface], smoothing: float, faces: int) -> tuple[Surface, Any, list[str]]:
+    """A surface and its mesh, smoothed as strongly as it takes to have few faces and be closed.
+
+    Args:
+        cut: gives the surface, smoothed by a multiple of `smoothing`.
+        smoothing: standard deviation, world units.
+        faces: how many to keep at most; 0: all.
 
     Returns:
         Surface, trimesh.Trimesh, and what a user should know, a sentence each.
@@ -287,7 +322,7 @@ def clean_mesh(
         UsageError: nothing reaches the level.
     """
     for stronger in (1, 2, 4):
-        surface = cut_surface(lattice, bound, level, stronger * smoothing)
+        surface = cut(stronger)
         try:
             mesh, good = polished(surface, faces)
         except ImportError:

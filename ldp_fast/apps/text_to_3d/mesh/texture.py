@@ -169,9 +169,9 @@ def _add_view(
     towards = camera.positions.float() - points
     cosine = F.cosine_similarity(towards, normals, dim=1)
     facing = (cosine > GRAZING).nonzero()[:, 0]
-    place, depth = _project(camera, points[facing])
+    place, depth = project(camera, points[facing])
     size = max(BUFFER, *picture.shape[-2:])
-    nearest = _nearness(camera, *mesh, size)
+    nearest = nearness(camera, *mesh, size)
     cosine = cosine[facing]
     # A pixel's depth changes by this much on a slope, and the pictures are not sharper than a latent is wide.
     pixel = depth / (size * float(camera.focal[0, 0]))
@@ -190,7 +190,7 @@ def _add_view(
     total.index_add_(0, facing, weight)
 
 
-def _project(camera: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
+def project(camera: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
     """Places in the picture [T, 2], from 0 (left, top) to 1, and distances along the direction of view [T]."""
     pose = camera.poses[0].float()
     local = (points - pose[:3, 3]) @ pose[:3, :3]
@@ -199,15 +199,15 @@ def _project(camera: Cameras, points: Tensor) -> tuple[Tensor, Tensor]:
     return right_down * camera.focal.float() + camera.centre.float(), depth
 
 
-def _nearness(camera: Cameras, corners: Tensor, triangles: Tensor, size: int) -> Tensor:
+def nearness(camera: Cameras, corners: Tensor, triangles: Tensor, size: int) -> Tensor:
     """One over the depth of the nearest triangle, [size, size]; zero if there is no triangle."""
-    place, depth = _project(camera, corners)
-    nearness = torch.where(depth > 0, 1 / depth, torch.nan)
-    place = place * size + 0 * nearness[:, None]  # NaN leaves out what stands behind the camera
+    place, depth = project(camera, corners)
+    inverse = torch.where(depth > 0, 1 / depth, torch.nan)
+    place = place * size + 0 * inverse[:, None]  # NaN leaves out what stands behind the camera
     buffer = torch.zeros(size * size)
     for triangle, pixel, weights in rasterise(place[triangles], size, size):
         # One over the depth is what is linear in the picture.
-        value = (nearness[triangles[triangle]] * weights).sum(1)
+        value = (inverse[triangles[triangle]] * weights).sum(1)
         buffer.scatter_reduce_(0, pixel, value, "amax")
     return buffer.view(size, size)
 
