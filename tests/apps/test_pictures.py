@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -20,16 +21,18 @@ from ldp_fast.apps.text_to_3d.pictures.frames import (
     SOLID,
     DepthRange,
     Views,
+    blurred,
     colour,
     render_frames,
     render_views,
 )
 from ldp_fast.apps.text_to_3d.pictures.trajectories import RISE, trajectory
 from ldp_fast.errors import UsageError
+from ldp_fast.metrics import normal_noise
 from ldp_fast.nerf import Cameras
 from ldp_fast.runs import films
 
-from .toy_scene import ToyScene
+from .toy_scene import SolidTorus, ToyScene
 
 
 @pytest.fixture
@@ -137,6 +140,40 @@ def test_normals_are_colours_of_world_axes(scene: ToyScene) -> None:
     side = colour(scene, render_views(scene, Cameras.orbit(90.0, 0.0), 32, normals=True), "normals")[0]
     assert side[0, 16, 16] > 0.95 and abs(float(side[2, 16, 16]) - 0.5) < 0.1, "seen from +x they point to +x: red"
     assert above[:, 0, 0].max() < 1e-6
+
+
+class SpeckledTorus(SolidTorus):
+    """Its normals point anywhere within about forty degrees, as gradients of a hash grid's density do."""
+
+    def normals(self, positions: torch.Tensor) -> torch.Tensor:
+        noise = torch.stack([(positions @ torch.tensor(x) * 1e4).sin() for x in ((3.1, 1.7, 2.3), (1.9, 2.9, 3.7))])
+        return F.normalize(super().normals(positions) + F.pad(noise.T, (0, 1)), dim=1)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_shown_normals_have_no_speckle(refined: bool) -> None:
+    scene = ToyScene(size=16, field=SpeckledTorus())
+    if refined:  # the density is as coarse as before
+        scene.latent_size, scene.size, scene.display_size, scene.refined = 16, 64, 64, True  # type: ignore[attr-defined]
+    cameras = Cameras.orbit([0.0, 130.0], 40.0)
+    views = render_views(scene, cameras, 64, normals=True)  # type: ignore[arg-type]
+    assert views.normals is not None and normal_noise(views.normals, views.opacity) > 12
+    shown = torch.stack(list(render_frames(scene, cameras, ("normals",), pixels=64)))  # type: ignore[arg-type]
+    normals = shown - 0.5 * views.opacity
+    assert normal_noise(normals, views.opacity) < 3
+    truth = render_views(ToyScene(size=16), cameras, 64, normals=True).normals  # type: ignore[arg-type]
+    cosine = F.cosine_similarity(normals, truth)[views.opacity[:, 0] > 0.99]
+    assert cosine.mean() > 0.95
+
+
+def test_blurring_keeps_means_and_borders() -> None:
+    picture = torch.zeros(1, 2, 21, 21)
+    picture[0, 0, 10, 10], picture[0, 1] = 1.0, torch.arange(21.0)
+    soft = blurred(picture, 1.5)
+    assert soft[0, 0].sum() == pytest.approx(1) and torch.equal(soft[0, 0], soft[0, 0].T)
+    offsets = torch.arange(21.0) - 10
+    assert (soft[0, 0].sum(0) * offsets.square()).sum().sqrt() == pytest.approx(1.5, rel=0.02)
+    assert (soft[0, 1, :, 6:-6] - picture[0, 1, :, 6:-6]).abs().max() < 1e-4
 
 
 def test_nothing_to_see_is_black_and_finite() -> None:

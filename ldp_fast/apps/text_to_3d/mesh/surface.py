@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ....errors import UsageError
 from ....nerf import OccupancyGrid
 from ....reference.occupancy import Grid
+from ..pictures.frames import FOOTPRINT
 
 Density = Callable[[Tensor], Tensor]
 CHUNK = 2**18
@@ -24,9 +25,8 @@ TAUBIN = 8  # iterations
 # A ray that absorbs less than this passes an empty place, whatever the level.
 FAINTEST = 0.05
 KEPT_SHARE = 0.05  # of the largest component's volume: what is smaller floats
-# Standard deviation over the latent's width at the object. Finer than this no view of training can see, so that there
-# a field is noise: without smoothing, a torus learned from 32×32 views has a hundred and fifty tunnels.
-SMOOTHING = 0.4
+# Finer than FOOTPRINT no view of training can see, so that there a field is noise: without smoothing, a torus learned
+# from 32×32 views has a hundred and fifty tunnels.
 SMOOTHINGS = (0.015, 0.05)  # the least and the most, over the box's half side
 LARGEST_VOTED = 160  # points along an axis of the lattice that votes for the level: more need gigabytes
 
@@ -170,7 +170,7 @@ def _votes(lattice: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]
 def smoothing_length(orbit: dict[str, float], latents: int, bound: float) -> float:
     """The standard deviation, in world units, of what a training view of so many latents a side cannot see."""
     width = 2 * float(orbit["radius"]) * math.tan(math.radians(float(orbit["fov"])) / 2) / latents
-    return float(np.clip(SMOOTHING * width, SMOOTHINGS[0] * bound, SMOOTHINGS[1] * bound))
+    return float(np.clip(FOOTPRINT * width, SMOOTHINGS[0] * bound, SMOOTHINGS[1] * bound))
 
 
 def solid_values(

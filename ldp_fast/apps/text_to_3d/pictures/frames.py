@@ -26,6 +26,8 @@ RAYS = 2**14
 LATENTS = 2**12
 # Rays per side of depth, normals and opacity: without a decoder, 16 would look coarse.
 SOLID_SIZE = 64
+# Standard deviation, in latents, of what a training view shows of a place: finer than this a field is noise.
+FOOTPRINT = 0.4
 # Pictures are enlarged by whole factors until they have so many pixels per side.
 SMALLEST = 256
 # Latents have about unit variance: so many standard deviations either way fill the range of brightness.
@@ -179,7 +181,7 @@ def render_frames(
         cameras: V of them.
         channels: some of `CHANNELS` (see `colour`); depth has one range for all views.
         size: latents per side. By default the scene's `display_size`, at least 64 for depth, opacity and normals, where
-            normals are means over the footprints of the training's rays.
+            normals are means over what a latent of the training shows (`FOOTPRINT`).
         pixels: height of the pictures; by default what the decoder makes, times a whole number that makes it 256.
         shade: brightness of the background behind decoded views, 0 to 1.
 
@@ -221,14 +223,27 @@ def _frames(
         }
         if solid:
             views = render_views(scene, part, solid_size, normals="normals" in solid, greys=False)
-            if size is None and views.normals is not None and scene.size < solid_size:
-                # Training sees means over its rays' footprints; what the gradient of a density does below is noise.
-                means = resize(views.normals, scene.size)
-                views = dataclasses.replace(views, normals=resize(means, solid_size))
+            # Refinement trains pixels, but the density comes from latents.
+            latents = getattr(scene, "latent_size", scene.size)
+            if size is None and views.normals is not None and latents < solid_size:
+                # What the gradient of a density does below is noise.
+                views = dataclasses.replace(views, normals=blurred(views.normals, FOOTPRINT * solid_size / latents))
             # Enlarged before they are coloured: colours in between two depths need not belong to one in between.
             views = views.map(functools.partial(resize, pixels=pixels))
             pictures.update({name: colour(scene, views, name, span) for name in solid})
         yield from torch.cat([pictures[name].cpu() for name in channels], dim=3).clamp(0, 1)
+
+
+def blurred(pictures: Tensor, deviation: float) -> Tensor:
+    """Pictures [V, C, H, W] under a Gaussian whose standard deviation is in pixels; borders go on as they are."""
+    reach = math.ceil(3 * deviation)
+    offsets = torch.arange(-reach, reach + 1, device=pictures.device, dtype=pictures.dtype)
+    weights = (-0.5 * (offsets / deviation).square()).exp()
+    weights = (weights / weights.sum()).view(1, 1, 1, -1)
+    found = pictures.flatten(0, 1)[:, None]
+    for kernel, border in ((weights, [reach, reach, 0, 0]), (weights.transpose(2, 3), [0, 0, reach, reach])):
+        found = F.conv2d(F.pad(found, border, mode="replicate"), kernel)
+    return found.view(pictures.shape)
 
 
 def resize(pictures: Tensor, pixels: int, mode: str = "bicubic") -> Tensor:
