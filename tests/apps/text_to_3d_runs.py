@@ -17,7 +17,7 @@ from torch import Tensor
 from ldp_fast import cli
 from ldp_fast.apps.text_to_3d import trainer as module
 from ldp_fast.apps.text_to_3d.configuration import defaults
-from ldp_fast.apps.text_to_3d.mesh import texture
+from ldp_fast.apps.text_to_3d.mesh import outlines, texture
 from ldp_fast.apps.text_to_3d.pictures import products
 from ldp_fast.apps.text_to_3d.run import begin
 from ldp_fast.apps.text_to_3d.sections import TextTo3D, class_of
@@ -153,11 +153,13 @@ def without_pictures(patch: pytest.MonkeyPatch) -> None:
 
 def with_quick_products(patch: pytest.MonkeyPatch) -> None:
     """Runs end with all that they make, from the same code: pictures and a film of few views, a coarse mesh with few
-    texels, coloured from every sixth view."""
+    texels, coloured from every sixth view and compared with two outlines."""
     film, mesh = module.pictures.write_turntable, module.export_mesh
     cameras = texture.baking_cameras
     patch.setattr(products, "VIEWS", 2)
     patch.setattr(texture, "baking_cameras", lambda orbit: cameras(orbit)[::6])
+    patch.setattr(outlines, "RINGS", ((15.0, 2),))
+    patch.setattr(outlines, "RAYS", 24)
     patch.setattr(module.pictures, "write_turntable", functools.partial(film, frames=4))
     patch.setattr(module, "export_mesh", functools.partial(mesh, resolution=24, faces=1000, texture=128))
 
