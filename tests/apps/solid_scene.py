@@ -80,12 +80,12 @@ class SolidScene:
         self.renderer = LatentRenderer(field, steps_per_ray=64).eval()
         self.orbit = {"elevation": 15.0, "radius": world.CAMERA_RADIUS, "fov": 40.0}
         self.latent_size = self.size = self.display_size = size
-        self.refined, self.greys = False, None
+        self.refined, self.greys, self.background, self.supersample = False, None, None, 2
         self.prior: Any = SimpleNamespace(device=torch.device("cpu"), pixels_per_latent=4, decode=self.decode)
         self.prior.encode = lambda images, sample: F.avg_pool2d(images, 4)
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, size: int, *, greys: bool = True) -> RenderOutput:
+    def render(self, cameras: Cameras, size: int, **_: Any) -> RenderOutput:
         """Four rays a latent, as the embedded model has it."""
         out = self.renderer(cameras, 2 * size, 2 * size)
         pooled = {name: F.avg_pool2d(getattr(out, name), 2) for name in ("latents", "opacity")}

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import UsageError
 from ...nerf import Cameras
-from ..text_to_3d.mesh import surface as surfaces
+from ..text_to_3d.mesh.fitting import shape_of
+from ..text_to_3d.mesh.surface import EmptyField
 
 RESOLUTION = 96  # points of the density's lattice along an axis
 # Azimuth and elevation in degrees.
@@ -74,10 +74,6 @@ def cameras_of(orbit: dict[str, float]) -> Cameras:
 @torch.no_grad()
 def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION) -> Evidence:
     """What a scene shows; arguments as for `judge`."""
-    device = next(scene.field.parameters(), torch.empty(0)).device
-    bound = float(scene.field.bound)
-    density = surfaces.rendered_density(scene.field, scene.occupancy)
-    lattice = surfaces.density_lattice(density, bound, resolution, device)
     cameras = cameras_of(scene.orbit)
     size = size or scene.display_size
     latents, opacities = [], []
@@ -93,8 +89,8 @@ def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION
         pictures.append(decoded(scene, shown))
     side = int(getattr(scene, "latent_size", scene.size))
     return Evidence(
-        body=body_of(lattice, bound, surfaces.smoothing_length(scene.orbit, side, bound)),
-        bound=bound,
+        body=body_of(scene, resolution),
+        bound=float(scene.field.bound),
         cameras=cameras,
         opacity=_at_most(opacity.float().cpu(), RAYS)[:, 0].numpy(),
         pictures=np.stack(pictures),
@@ -102,25 +98,22 @@ def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION
     )
 
 
-def body_of(lattice: np.ndarray, bound: float, smoothing: float) -> Body | None:
-    """The body that `ldp-fast export` cuts out of densities; None where they are nowhere high enough.
+def body_of(scene: Any, resolution: int) -> Body | None:
+    """The body that `ldp-fast export` would cut out of a scene; None where there is nothing to cut out.
 
     Args:
-        lattice: [R, R, R] over [−bound, bound]³.
-        bound: half the side of the box.
-        smoothing: standard deviation of the Gaussian over the lattice, world units.
-    """
-    from scipy import ndimage
+        scene: as for `shape_of`.
+        resolution: points of the density's lattice along an axis.
 
-    spacing = 2 * bound / (len(lattice) - 1)
+    Raises:
+        UsageError: densities that are not finite.
+    """
     try:
-        level = surfaces.solid_level(lattice, spacing)
-        surface = surfaces.cut_surface(lattice, bound, level, smoothing)
-    except UsageError:
+        shape = shape_of(scene, resolution)
+        surface = shape.surface()
+    except EmptyField:
         return None
-    values = ndimage.gaussian_filter(np.clip(lattice / (2 * level), 0, 1), smoothing / spacing, mode="constant")
-    solid = np.asarray(ndimage.binary_fill_holes(values > 0.5))
-    return Body(level, solid, surface.vertices, surface.faces)
+    return Body(shape.level, shape.solid(), surface.vertices, surface.faces)
 
 
 def decoded(scene: Any, latents: Tensor) -> np.ndarray:

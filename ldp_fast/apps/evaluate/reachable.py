@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...nerf import LatentRenderer
+from ...nerf import Cameras, LatentRenderer, RenderOutput
 from ...zoo import solids, world
-from ..text_to_3d.mesh.surface import density_lattice, smoothing_length
 from .evidence import RAYS, RESOLUTION, SHADES, Evidence, body_of, cameras_of, decoded
 
 VOXELS = 64  # along an axis
@@ -48,6 +47,26 @@ class Voxelised(nn.Module):
         return density, torch.zeros_like(density)[:, None]
 
 
+class VoxelisedScene:
+    """What is asked of a Scene to find its body.
+
+    Args:
+        field: of the solid.
+        like: a scene of a run: its orbit and the size of its latents.
+    """
+
+    def __init__(self, field: Voxelised, like: Any):
+        self.field, self.occupancy, self.background = field, None, None
+        self.orbit, self.refined = like.orbit, True
+        self.latent_size = self.size = like.latent_size
+        self.renderer = LatentRenderer(field, steps_per_ray=STEPS).eval()
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras, size: int, **_: Any) -> RenderOutput:
+        """One ray a pixel, as of a refined field; there is nothing behind it."""
+        return self.renderer(cameras, size, size)
+
+
 @torch.no_grad()
 def truth_through(scene: Any, asked: world.Scene, *, size: int | None = None, resolution: int = RESOLUTION) -> Evidence:
     """What there would be to look at if training had made the very solid.
@@ -62,10 +81,8 @@ def truth_through(scene: Any, asked: world.Scene, *, size: int | None = None, re
     """
     prior = scene.prior
     cameras = cameras_of(scene.orbit)
-    field = Voxelised(asked.shape)
-    lattice = density_lattice(lambda points: field(points)[0], field.bound, resolution, torch.device("cpu"))
-    renderer = LatentRenderer(field, steps_per_ray=STEPS).eval()
-    opacity = torch.cat([renderer(camera, 2 * RAYS, 2 * RAYS).opacity for camera in cameras])
+    voxelised = VoxelisedScene(Voxelised(asked.shape), scene)
+    opacity = torch.cat([voxelised.render(camera, 2 * RAYS).opacity for camera in cameras])
     side = (size or scene.display_size) * (1 if scene.refined else prior.pixels_per_latent)
     low, high = (scene.greys.low, scene.greys.high) if scene.greys is not None else GREYS
     seen = []
@@ -81,8 +98,8 @@ def truth_through(scene: Any, asked: world.Scene, *, size: int | None = None, re
             latents.append(prior.encode(image, sample=False))
         pictures.append(decoded(prior, torch.cat(latents)))
     return Evidence(
-        body=body_of(lattice, field.bound, smoothing_length(scene.orbit, scene.latent_size, field.bound)),
-        bound=field.bound,
+        body=body_of(voxelised, resolution),
+        bound=voxelised.field.bound,
         cameras=cameras,
         opacity=F.avg_pool2d(opacity, 2)[:, 0].numpy(),
         pictures=np.stack(pictures),

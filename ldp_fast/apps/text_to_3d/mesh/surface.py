@@ -31,6 +31,10 @@ SMOOTHINGS = (0.015, 0.05)  # the least and the most, over the box's half side
 LARGEST_VOTED = 160  # points along an axis of the lattice that votes for the level: more need gigabytes
 
 
+class EmptyField(UsageError):
+    """Nothing in a field is dense enough for a surface."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Surface:
     """A closed triangle mesh.
@@ -139,7 +143,7 @@ def solid_level(lattice: np.ndarray, spacing: float) -> float:
     opacity, vote = _votes(np.maximum(lattice - fog, 0), spacing)
     highest = float(opacity.max(initial=0.0))
     if highest < FAINTEST:
-        raise UsageError(
+        raise EmptyField(
             f"the field is empty: the most opaque ray through it absorbs {100 * highest:.2g} %, and a surface needs "
             f"{100 * FAINTEST:g} %; train longer, or choose another --checkpoint"
         )
@@ -207,7 +211,7 @@ def solid_values(
     for axis in range(3):
         np.moveaxis(solid, axis, 0)[[0, -1]] = False
     if not solid.any():
-        raise UsageError(
+        raise EmptyField(
             f"the field is empty: nowhere is its density above {level:.4g} over more than a point of the lattice; "
             f"train longer, choose another --checkpoint, or lower --threshold"
         )
