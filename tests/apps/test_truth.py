@@ -67,14 +67,14 @@ def test_a_solid_of_revolution_is_turned_by_its_checks() -> None:
         ("a red sphere", "a red sphere", {"stretch": (1.0, 0.6, 1.0)}, "shape"),
         ("a red cylinder", "a red cylinder", {"hollow": lambda p: np.abs(p[:, 1] - 0.42) < 0.08}, "bodies"),
         ("a red sphere", "a red sphere", {"fog": 0.05}, "fog"),
-        ("a red sphere", "a green sphere", {}, "colours"),
+        ("a red sphere", "a green sphere", {}, "colours stray"),
         ("a red cylinder with blue stripes", "a red cylinder", {}, "colours"),
     ],
     ids=["squashed", "cut", "foggy", "another colour", "without its stripes"],
 )
-def test_a_defect_fails_its_own_criterion(asked: str, shown: str, defects: dict[str, Any], fails: str) -> None:
+def test_a_defect_fails_its_own_criteria(asked: str, shown: str, defects: dict[str, Any], fails: str) -> None:
     found = judged(asked, shown, **defects)
-    assert found["failing"] == [fails] and not found["right"]
+    assert found["failing"] == fails.split() and not found["right"]
 
 
 def test_what_the_colours_say() -> None:
@@ -86,6 +86,14 @@ def test_what_the_colours_say() -> None:
     without = judged("a red cylinder with blue stripes", "a red cylinder")["colour"]
     assert without["parts"][1] == {"asked": "blue", "name": None, "share": 0.0, "error": None}
     assert without["parts"][0]["error"] < 6 and not without["pattern"]["alike"]
+
+
+def test_a_cap_of_another_colour_is_stray() -> None:
+    def capped(points: np.ndarray) -> np.ndarray:
+        return np.where(points[:, 1:2] > 0.62, [world.COLOURS["green"]], [world.COLOURS["red"]])
+
+    found = judged("a red sphere", albedo=capped)
+    assert found["failing"] == ["stray"] and found["colour"]["parts"][0]["name"] == "red"
 
 
 def test_nothing_and_fog_alone_are_measured_too() -> None:

@@ -24,7 +24,8 @@ LEAST_IOU = 0.8  # of its volume with the solid's
 LEAST_BODY = 0.95  # share of its volume that is one body
 MOST_FOG = 0.02  # mean opacity of rays that miss the solid made larger by `MARGIN`
 LEAST_SHARE = 0.1  # of the surface: a second colour with less counts as absent
-CRITERIA = ("shape", "bodies", "fog", "colours")
+MOST_STRAY = 0.1  # of the surface: pixels with neither of the asked colours, nor a mixture of them
+CRITERIA = ("shape", "bodies", "fog", "colours", "stray")
 MARGIN = 1.1
 # ΔE from every mixture of the asked colours beyond which a pixel has neither. Of the solids themselves, encoded and
 # decoded by the embedded VAE, one pixel in fifty is as far away at most.
@@ -111,6 +112,8 @@ def _with_verdict(result: dict[str, Any]) -> dict[str, Any]:
         "fog": result["cleanliness"]["fog"] <= MOST_FOG,
         "colours": all(part["name"] == part["asked"] for part in result["colour"]["parts"]),
     }
+    # Nothing has no pixels either, and fails by its shape.
+    met["stray"] = (result["colour"]["neither"] or 0.0) <= MOST_STRAY
     failing = [name for name in CRITERIA if not met[name]]
     return {**result, "failing": failing, "right": not failing}
 

@@ -139,6 +139,7 @@ def _thresholds() -> dict[str, Any]:
         "most_fog": judges.MOST_FOG,
         "margin": judges.MARGIN,
         "least_share": judges.LEAST_SHARE,
+        "most_stray": judges.MOST_STRAY,
         "neither": judges.NEITHER,
         "names": list(world.COLOURS),
     }
