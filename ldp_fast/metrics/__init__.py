@@ -2,6 +2,6 @@
 
 from .colour import clipped_fraction, saturation
 from .rendering import normal_noise, outline_fog
-from .retrieval import ClipScorer, r_precision
+from .retrieval import ClipScorer, judge_of, r_precision
 
-__all__ = ["ClipScorer", "clipped_fraction", "normal_noise", "outline_fog", "r_precision", "saturation"]
+__all__ = ["ClipScorer", "clipped_fraction", "judge_of", "normal_noise", "outline_fog", "r_precision", "saturation"]

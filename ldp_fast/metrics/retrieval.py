@@ -10,6 +10,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+JUDGE = "judge"  # the folder of a CLIP that conditioned nothing, beside a model's others
+
+
+def judge_of(model: str) -> str:
+    """What `ClipScorer.from_pretrained` takes to judge what an embedded model made.
+
+    That is the CLIP which did not condition the model, if it comes with one, else the model's own.
+    """
+    from ..guidance.loading import ZOO
+
+    return f"{model}/{JUDGE}" if (ZOO / model / JUDGE).is_dir() else model
+
 
 class ClipScorer:
     """A CLIP model with its tokenizer and its image normalisation.
@@ -38,6 +50,8 @@ class ClipScorer:
     def from_pretrained(cls, name: str = "primitives", device: str | torch.device = "cpu") -> ClipScorer:
         """Loads the CLIP of an embedded model (or of a folder made like one), a CLIP's own folder, or a hub name.
 
+        `primitives` is the CLIP whose text tower conditions the model, `primitives/judge` one that conditioned nothing.
+
         Raises:
             UsageError: it cannot be loaded; the reason is in the message.
         """
@@ -47,10 +61,13 @@ class ClipScorer:
         from ..guidance.loading import ZOO, embedded_models
 
         folder, tokenizer = pathlib.Path(name), name
-        if name in embedded_models():
+        if name.removesuffix(f"/{JUDGE}") in embedded_models():
             folder = ZOO / name
         if (folder / "clip").is_dir():
-            folder, tokenizer = folder / "clip", str(folder / "tokenizer")
+            folder = folder / "clip"
+        alone = not any((folder / file).is_file() for file in ("vocab.json", "tokenizer.json"))
+        if alone and (folder.parent / "tokenizer").is_dir():
+            tokenizer = str(folder.parent / "tokenizer")
         with reading("clip", repr(name), folder):
             model = load_network(CLIPModel, str(folder), what=f"the CLIP of {name!r}")
             words = load_tokenizer(CLIPTokenizer, tokenizer, what=f"the tokenizer of {name!r}")

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retrieval.add_argument(
         "--clip",
         metavar="MODEL",
-        help=f"CLIP model that compares views with prompts (default: the embedded model's own, else {OPENAI})",
+        help=f"CLIP model that compares views with prompts (default: the embedded model's judge, else {OPENAI})",
     )
     retrieval.add_argument(
         "--prompts",

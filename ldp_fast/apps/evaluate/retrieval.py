@@ -16,7 +16,7 @@ import torch
 
 from ...errors import UsageError
 from ...guidance.loading import embedded_models
-from ...metrics import ClipScorer, r_precision
+from ...metrics import ClipScorer, judge_of, r_precision
 from ...runs import files, image_files
 from ...runs.folder import finished
 from ...zoo import captions, world
@@ -95,7 +95,7 @@ def evaluate_r_precision(
             f"--distractors: {distractors} and the right one were asked for, but there are {different} different "
             f"prompts; give more of them with --prompts FILE, or fewer --distractors"
         )
-    clip = clip or (next(iter(runs.values())).plain["model"] if embedded else OPENAI)
+    clip = clip or (judge_of(next(iter(runs.values())).plain["model"]) if embedded else OPENAI)
     judge = reachable("--clip", clip, "config.json")
     scorer = _Scorer.from_pretrained(judge, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 

@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     jobs.add_argument(
         "--clip",
         metavar="MODEL",
-        help="CLIP model that compares results with prompts at the end (default: the embedded model's own)",
+        help="CLIP model that compares results with prompts at the end (default: the embedded model's judge)",
     )
     machines = parser.add_argument_group(
         "cluster",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import UsageError
-from ...metrics import ClipScorer, clipped_fraction, r_precision, saturation
+from ...metrics import ClipScorer, clipped_fraction, judge_of, r_precision, saturation
 from ...runs import checkpoints, files, flags, image_files
 from ...runs.folder import finished
 from ...runs.loop import Options
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip",
         metavar="MODEL",
-        help=f"CLIP model that compares pictures with prompts (default: the embedded model's own, else {OPENAI})",
+        help=f"CLIP model that compares pictures with prompts (default: the embedded model's judge, else {OPENAI})",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed, the same for every variant (default: 0)"
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     prior = load_prior(base)
     prior.encode_prompt(prompts, base.negative_prompt)
     check_fits(base, prior)
-    clip = args.clip or (model if embedded else OPENAI)
+    clip = args.clip or (judge_of(model) if embedded else OPENAI)
     scorer = ClipScorer.from_pretrained(reachable("--clip", clip, "config.json"))
     files.write_json(folder / "ablation.json", {"plan": plan})
     for name in VARIANTS:
