@@ -1,4 +1,5 @@
 # make demo    a 3D object from a prompt, embedded model        make test    every test that works without a GPU
+#              (PROMPT="a blue cone", or PROMPT=random)
 # make lint    ruff, as in CI                                   make format  what ruff would have you change
 # make types   mypy                                             make bench   the benchmarks, on this machine
 # make gpu     on a machine with a GPU: build, tests, benchmarks, compute-sanitizer, in GPU_MINUTES=8
@@ -78,7 +79,8 @@ $(CUDA_STAMP): $(PACKAGES) $(SOURCES)
 
 # DEMO="--method jacobian-nerf --steps 200" adds options.
 demo: $(STAMP)
-	$(VENV)/bin/ldp-fast text-to-3d "$(PROMPT)" --out out/demo --overwrite $(DEMO)
+	prompt="$(PROMPT)"; test "$$prompt" != random || prompt="$$($(PY) -m ldp_fast.zoo.captions)"; echo "$$prompt"; \
+	  $(VENV)/bin/ldp-fast text-to-3d "$$prompt" --out out/demo --overwrite $(DEMO)
 	@echo "The object: out/demo/turntable.mp4, out/demo/views.png, out/demo/mesh.glb; live: $(VENV)/bin/ldp-fast view out/demo"
 
 # Five passes. Everything, as a user of this machine has it. The operators with the Triton kernels in Triton's

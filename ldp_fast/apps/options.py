@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import math
 import pathlib
 from typing import Any, Literal, Self, TypeVar
@@ -14,7 +15,7 @@ from .. import _settings
 from ..errors import UsageError
 from ..guidance import PRESETS, LatentDiffusionPrior
 from ..guidance.families import FAMILIES
-from ..guidance.loading import embedded_models, locate
+from ..guidance.loading import edition_of, embedded_models, locate
 from ..guidance.presets import PriorSettings, find_preset
 from ..runs.configuration import Configuration, merged, read_yaml
 from ..runs.flags import build, given
@@ -209,6 +210,16 @@ class ModelConfiguration(Configuration):
         except UsageError as error:
             name, _, said = str(error).partition(": ")
             raise Wrong(name if name == "preset" else f"settings.{name}", said) from None
+
+    def fingerprint(self) -> str:
+        """See `Configuration.fingerprint`; of later editions of an embedded model it is another."""
+        found = super().fingerprint()
+        return found if self.edition == 1 else hashlib.sha256(f"{found} {self.edition}".encode()).hexdigest()
+
+    @property
+    def edition(self) -> int:
+        """Of the model's weights, see `edition_of`."""
+        return edition_of(self.model)
 
     def prior_settings(self) -> PriorSettings:
         """The prior's settings, the preset's where a run does not record them."""

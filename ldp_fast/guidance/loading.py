@@ -28,7 +28,7 @@ from .lora import Lora, fuse
 from .prompts import FORCE_ZEROS
 from .single_file import FILES, load_single_file
 
-__all__ = ["ZOO", "components_of", "embedded_models", "load_components", "locate", "quietly", "usable"]
+__all__ = ["ZOO", "components_of", "edition_of", "embedded_models", "load_components", "locate", "quietly", "usable"]
 
 # Embedded models are folders of the package; the zoo makes them, this layer only has to find them.
 ZOO = pathlib.Path(__file__).parent.parent / "zoo"
@@ -40,6 +40,15 @@ _FAMILY = "a latent diffusion model with a UNet (Stable Diffusion 1.x, 2.x, SDXL
 def embedded_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(path.parent.name for path in ZOO.glob("*/model_index.json"))
+
+
+def edition_of(name: str) -> int:
+    """Of which edition the weights of an embedded model are; 1 for every other model, whose files are the user's.
+
+    A run of one edition means nothing to another: its latents are decoded to other pictures.
+    """
+    notes = ZOO / name / "ldp_fast.json"
+    return int(json.loads(notes.read_text()).get("edition", 1)) if name in embedded_models() else 1
 
 
 def locate(name: str) -> str:

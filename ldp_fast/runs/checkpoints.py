@@ -81,7 +81,10 @@ def read(path: pathlib.Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[
             f"{path} is damaged ({' '.join(str(error).split())}); delete it to go on from the one before it"
         ) from None
     if found != fingerprint:
-        raise UsageError(f"{path} belongs to another configuration than {path.parents[1] / 'config.yaml'} describes")
+        raise UsageError(
+            f"{path} belongs to another configuration than {path.parents[1] / 'config.yaml'} describes, or to another "
+            f"edition of its embedded model"
+        )
     return tensors, facts
 
 

@@ -1,4 +1,7 @@
-"""Prompts of the embedded model's world: which scene a caption asks for, and prompts drawn at random."""
+"""Prompts of the embedded model's world: which scene a caption asks for, and prompts drawn at random.
+
+`python -m ldp_fast.zoo.captions` prints a random one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from . import world
 
 _COLOUR, _SHAPE = "|".join(world.COLOURS), "|".join(world.SHAPES)
 _PREFIX = re.compile(r"^(?:an? )?(?:photo|picture|render) of ")
-_VIEW = re.compile(rf"[ ,]+(?:{'|'.join(world.VIEWS)}) view$")
+_VIEW = re.compile(rf"[ ,]+(?:(?:{'|'.join(world.HEIGHTS)}) )?(?:{'|'.join(world.VIEWS)}) view$")
 _FORMS = (
     ("plain", re.compile(rf"(?:an? )?({_COLOUR}) ({_SHAPE})")),
     ("striped", re.compile(rf"(?:an? )?({_COLOUR}) ({_SHAPE}) with ({_COLOUR}) stripes")),
@@ -61,3 +64,7 @@ def random_prompts(count: int, seed: int) -> list[str]:
     while len(found) < count:
         found[world.sample_scene(rng).caption()] = None
     return list(found)
+
+
+if __name__ == "__main__":
+    print(random_prompts(1, seed=int(np.random.SeedSequence().generate_state(1)[0]))[0])

@@ -1,4 +1,8 @@
-"""Trains the embedded CLIP: its text tower conditions the UNet, both towers together measure retrieval."""
+"""Trains the embedded CLIPs: the first one's text tower conditions the UNet, the second one only judges.
+
+What conditions a model is a mild judge of what the model makes. The second CLIP has another architecture, another seed
+and other pictures, and nothing was made with it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,11 @@ from . import loop, world
 from .data import RenderedImages
 
 CONTEXT_LENGTH = 24
+# Layers and widths of the towers, and by how much the seed differs from the run's.
+ARCHITECTURES = {
+    "clip": {"hidden": 128, "heads": 4, "text_layers": 3, "vision_layers": 4, "feed_forward": (320, 384), "seed": 0},
+    "judge": {"hidden": 160, "heads": 5, "text_layers": 2, "vision_layers": 3, "feed_forward": (320, 480), "seed": 101},
+}
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -47,20 +56,27 @@ def build_tokenizer(folder: pathlib.Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def build(tokenizer: CLIPTokenizer) -> Any:
-    """A fresh, untrained CLIP: 3 text layers and 4 vision layers of width 128, patches of 16 on 128 px images."""
-    shared = {"hidden_size": 128, "num_attention_heads": 4, "projection_dim": 64}
+def build(tokenizer: CLIPTokenizer, name: str = "clip") -> Any:
+    """A fresh, untrained CLIP of one of the `ARCHITECTURES`, with patches of 16 on 128 px images."""
+    size: dict[str, Any] = ARCHITECTURES[name]
+    shared = {"hidden_size": size["hidden"], "num_attention_heads": size["heads"], "projection_dim": 64}
     text = {
         **shared,
         "vocab_size": len(tokenizer),
-        "intermediate_size": 320,
-        "num_hidden_layers": 3,
+        "intermediate_size": size["feed_forward"][0],
+        "num_hidden_layers": size["text_layers"],
         "max_position_embeddings": CONTEXT_LENGTH,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = {**shared, "intermediate_size": 384, "num_hidden_layers": 4, "image_size": 128, "patch_size": 16}
+    vision = {
+        **shared,
+        "intermediate_size": size["feed_forward"][1],
+        "num_hidden_layers": size["vision_layers"],
+        "image_size": 128,
+        "patch_size": 16,
+    }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
 
 
@@ -82,15 +98,21 @@ def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def train(
-    folder: pathlib.Path, out: pathlib.Path, *, seed: int, steps: int, batch: int = 128, amp: bool = True
+    folder: pathlib.Path, out: pathlib.Path, *, seed: int, steps: int, batch: int = 128, name: str = "clip"
 ) -> None:
-    """Trains both towers; writes `out/tokenizer`, `out/text_encoder` (CLIPTextModel) and `out/clip` (CLIPModel)."""
+    """Trains both towers of one of the `ARCHITECTURES` and writes them to `out/NAME` (CLIPModel).
+
+    Of `clip` also `out/tokenizer` and `out/text_encoder` (CLIPTextModel).
+    """
     data = RenderedImages(folder / "data", "train")
-    tokenizer = build_tokenizer(out / "tokenizer")
+    own = out / "tokenizer"
+    tokenizer = build_tokenizer(own) if name == "clip" else CLIPTokenizer.from_pretrained(own)
+    seed += int(ARCHITECTURES[name]["seed"])  # type: ignore[call-overload]
     torch.manual_seed(seed)
-    clip = build(tokenizer)
+    clip = build(tokenizer, name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clip.to(device)
+    amp = loop.quick_in_bfloat16(device)
 
     def loss_at(step: int):
         rng = np.random.default_rng((seed, 3, step))
@@ -99,9 +121,8 @@ def train(
         captions = [world.training_caption(rng, s, v) for s, v in zip(scenes, views, strict=True)]
         # Several captions of a batch may be true of one image; each true one shares the target.
         same = torch.tensor([[a == b for b in scenes] for a in scenes])
-        names = [v.name() for v in views]
-        true = same & torch.tensor([[not c.endswith("view") or n in c for c in captions] for n in names])
-        images = torch.from_numpy(data.images[picks]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        true = same & torch.tensor([[v.agrees(c) for c in captions] for v in views])
+        images = torch.from_numpy(data.pictures(picks, rng.uniform(*world.BACKGROUNDS, batch))).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             output = clip(input_ids=tokenize(tokenizer, captions).to(device), pixel_values=augment(images, rng))
         logits, true = output.logits_per_image.float(), true.to(device).float()
@@ -110,12 +131,14 @@ def train(
         picked = true.gather(1, logits.argmax(1, keepdim=True)).mean()
         return loss / 2, {"loss": float(loss.detach()) / 2, "accuracy": float(picked)}
 
-    checkpoint = folder / "checkpoints" / "clip.pt"
+    checkpoint = folder / "checkpoints" / f"{name}.pt"
     clip.load_state_dict(
-        loop.train(clip, loss_at, steps=steps, peak_rate=1e-3, weight_decay=0.02, checkpoint=checkpoint, name="clip")
+        loop.train(clip, loss_at, steps=steps, peak_rate=1e-3, weight_decay=0.02, checkpoint=checkpoint, name=name)
     )
     clip.eval()
-    clip.save_pretrained(out / "clip")
+    clip.save_pretrained(out / name)
+    if name != "clip":
+        return
     from transformers import CLIPTextModel
 
     text_encoder: Any = CLIPTextModel(clip.config.text_config)

@@ -1,8 +1,12 @@
-"""The rendered data set of the embedded model: shards of images with their scenes and views, remade from a seed."""
+"""The rendered data set of the embedded model: shards of images with their scenes and views, remade from a seed.
+
+Solids are kept on black with their coverage, so that each time they are drawn another grey can stand behind them.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 
@@ -12,15 +16,17 @@ from tqdm import tqdm
 from . import world
 
 SHARD_SIZE = 1024
-TRAIN_SHARDS = 14
+TRAIN_SHARDS = 16
 
 
 def _make_shard(path: pathlib.Path, seed: int, index: int, held_out: bool | None) -> None:
     rng = np.random.default_rng((seed, index))
-    images, rows = [], []
+    images, coverages, rows = [], [], []
     for _ in range(SHARD_SIZE):
         scene, view = world.sample_scene(rng, held_out=held_out), world.sample_view(rng)
-        images.append(world.render(scene, view))
+        image, coverage = world.render(scene, dataclasses.replace(view, background=0.0), mask=True)
+        images.append(image)
+        coverages.append((coverage * 255 + 0.5).astype(np.uint8))
         rows.append(
             [
                 *(scene.shape, scene.colour, scene.pattern, scene.second or ""),
@@ -29,7 +35,7 @@ def _make_shard(path: pathlib.Path, seed: int, index: int, held_out: bool | None
         )
     temporary = path.with_suffix(".part")
     with open(temporary, "wb") as file:
-        np.savez(file, images=np.stack(images), rows=np.array(rows))
+        np.savez(file, images=np.stack(images), coverages=np.stack(coverages), rows=np.array(rows))
     os.replace(temporary, path)
 
 
@@ -51,17 +57,32 @@ def make(folder: pathlib.Path, seed: int, workers: int | None = None) -> None:
 
 
 class RenderedImages:
-    """Images `[N, 128, 128, 3]` uint8 with `scenes` and `views` lists, from one or more shards."""
+    """Solids on black `[N, 128, 128, 3]` uint8 and their coverages, with `scenes` and `views` lists, from shards."""
 
     def __init__(self, folder: pathlib.Path, split: str):
         paths = sorted(folder.glob(f"{split}*.npz"))
         if not paths:
             raise FileNotFoundError(f"no {split} shards in {folder}: run the data stage first")
         shards = [np.load(path) for path in paths]
-        self.images = np.concatenate([shard["images"] for shard in shards])
+        self.solids = np.concatenate([shard["images"] for shard in shards])
+        self.coverages = np.concatenate([shard["coverages"] for shard in shards])
         rows = np.concatenate([shard["rows"] for shard in shards])
         self.scenes = [world.Scene(r[0], r[1], r[2], r[3] or None) for r in rows.tolist()]
         self.views = [world.View(*map(float, r[4:8])) for r in rows.tolist()]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.scenes)
+
+    def pictures(self, picks: np.ndarray, backgrounds: np.ndarray, opacity: np.ndarray | float = 1.0) -> np.ndarray:
+        """Images `[B, 3, 128, 128]` float32 in [-1, 1].
+
+        Args:
+            picks: which, `[B]`.
+            backgrounds: the greys behind them, 0 to 1, `[B]`; `[B, 3]` are colours.
+            opacity: of the solids, `[B]`; below 1 they are like the fog of an unfinished object.
+        """
+        seen = np.broadcast_to(np.asarray(opacity, dtype=np.float32), len(picks))[:, None, None, None] / 255
+        behind = np.asarray(backgrounds, dtype=np.float32).reshape(len(picks), 1, 1, -1)
+        solid = self.solids[picks].astype(np.float32) * seen
+        empty = 1 - self.coverages[picks].astype(np.float32)[..., None] * seen
+        return np.ascontiguousarray(((solid + empty * behind) * 2 - 1).transpose(0, 3, 1, 2))

@@ -1,13 +1,15 @@
 """Measures an embedded model as its card states it: `python -m ldp_fast.zoo.evaluate`.
 
-VAE: PSNR and the error of the object's average colour on images that training never saw. CLIP: retrieval among 99
-distractors on renders of the truth. UNet: the same on 25-step guided samples, for combinations of attributes that
-training saw and for those it did not.
+VAE: PSNR and the error of the object's average colour on images that training never saw, and how far what lies between
+the latents of two flat colours is from the mixture of both. CLIP: retrieval among 99 distractors on renders of the
+truth, by the CLIP that conditions the model and by the judge that does not. UNet: the same on 25-step guided samples,
+for combinations of attributes that training saw and for those it did not.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from .._terminal import make_printable
 from ..guidance.loading import locate
-from ..metrics import ClipScorer, r_precision
+from ..metrics import ClipScorer, judge_of, r_precision
 from . import world
 
 # Far from the seeds of the data set, whose shards use (seed, index).
@@ -55,6 +57,25 @@ def evaluate_vae(vae: Any, images: torch.Tensor, masks: torch.Tensor) -> dict[st
 
 
 @torch.no_grad()
+def mixture_error(vae: Any, size: int = 128) -> float:
+    """How far latents between two flat colours are from the colours' mixture when they are decoded, of full scale.
+
+    The mean absolute error over every pair of the world's colours and a middle grey, a quarter, a half and three
+    quarters of the way. A rendered outline, fog and the border of a stripe are such mixtures.
+    """
+    colours = torch.tensor([*world.COLOURS.values(), (0.5, 0.5, 0.5)])
+    flat = colours[:, :, None, None].expand(-1, -1, size, size)
+    latents = vae.encode(flat * 2 - 1).latent_dist.mode()
+    errors = []
+    for first, second in itertools.combinations(range(len(colours)), 2):
+        share = torch.tensor([0.25, 0.5, 0.75])[:, None]
+        between = share[..., None, None] * latents[first] + (1 - share[..., None, None]) * latents[second]
+        shown = (vae.decode(between).sample / 2 + 0.5).mean((2, 3))
+        errors.append((shown - (share * colours[first] + (1 - share) * colours[second])).abs().mean())
+    return float(torch.stack(errors).mean())
+
+
+@torch.no_grad()
 def sample(folder: str, prompts: list[str], *, steps: int, guidance_scale: float, seed: int) -> torch.Tensor:
     """Guided DDIM samples of diffusers' own pipeline: `[N, 3, H, W]` in [0, 1]."""
     from diffusers import StableDiffusionPipeline
@@ -77,19 +98,25 @@ def evaluate(name: str, *, samples: int, steps: int, guidance_scale: float, seed
     from diffusers import AutoencoderKL
 
     folder = locate(name)
-    scorer = ClipScorer.from_pretrained(name)
+    scorers = {"r_precision": ClipScorer.from_pretrained(name), "judged": ClipScorer.from_pretrained(judge_of(name))}
     pool = [scene.caption() for scene in world.all_scenes()]
     images, masks, scenes = truth(samples, seed, held_out=None)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32).eval()
     results = evaluate_vae(vae, images, masks)
     captions = [scene.caption() for scene in scenes]
-    results["r_precision_truth"] = float(r_precision(scorer, images, captions, pool).float().mean())
+    results["vae_mixture_error"] = mixture_error(vae)
+
+    def retrieve(what: str, made: torch.Tensor, prompts: list[str]) -> None:
+        for kind, scorer in scorers.items():
+            results[f"{kind}_{what}"] = float(r_precision(scorer, made, prompts, pool).float().mean())
+
+    retrieve("truth", images, captions)
     grids = {}
     for label, held_out, offset in (("seen", False, 1), ("held_out", True, 2)):
         rng = np.random.default_rng(seed + offset)
         prompts = [world.sample_scene(rng, held_out=held_out).caption() for _ in range(samples)]
         made = sample(folder, prompts, steps=steps, guidance_scale=guidance_scale, seed=seed)
-        results[f"r_precision_samples_{label}"] = float(r_precision(scorer, made, prompts, pool).float().mean())
+        retrieve(f"samples_{label}", made, prompts)
         grids[label] = (made, prompts)
     return results, grids
 

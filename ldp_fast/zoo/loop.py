@@ -12,6 +12,11 @@ from tqdm import tqdm
 from ..schedules import cosine_decay
 
 
+def quick_in_bfloat16(device: str) -> bool:
+    """Whether bfloat16 saves time there: on a GPU, and on a CPU with instructions for it (15 times slower without)."""
+    return device == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def rate_at(step: int, steps: int, peak: float, warmup: int = 100) -> float:
     """Learning rate: linear warm-up, then a cosine down to a hundredth of the peak."""
     if step < warmup:

@@ -1,12 +1,13 @@
 """Remakes the embedded model `primitives` from a seed: `python -m ldp_fast.zoo.train --work DIR`.
 
-Stages: data (renders the images), vae, clip, unet, export (float16 weights in diffusers' format). Each resumes where it
-was interrupted; a stage that is finished is skipped unless its output is deleted.
+Stages: data (renders the images), vae, clip, unet, judge (a second CLIP), export (float16 weights in diffusers'
+format). Each resumes where it was interrupted; a stage that is finished is skipped unless its output is deleted.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import shutil
@@ -16,10 +17,12 @@ import torch
 
 from . import world
 
-STAGES = ("data", "vae", "clip", "unet", "export")
-STEPS = {"vae": 5200, "clip": 1600, "unet": 4600}
+STAGES = ("data", "vae", "clip", "unet", "judge", "export")
+STEPS = {"vae": 4800, "clip": 1600, "unet": 4600, "judge": 1600}
 PROMPT_WORDS = "a an photo picture render of with and stripes checkered view"
 GUIDANCE_SCALE = 5.0
+EDITION = 2  # one more with other weights: runs of another edition are refused
+WHENCE = ("_name_or_path", "is_local", "local_files_only")
 
 
 def portable_keys(path: pathlib.Path) -> None:
@@ -42,18 +45,21 @@ def export(source: pathlib.Path, target: pathlib.Path) -> None:
     networks: dict[str, Any] = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}
     for name, cls in networks.items():
         cls.from_pretrained(source / name).half().save_pretrained(target / name)
-    towers: dict[str, Any] = {"text_encoder": CLIPTextModel, "clip": CLIPModel}
+    towers: dict[str, Any] = {"text_encoder": CLIPTextModel, "clip": CLIPModel, "judge": CLIPModel}
+    if not (source / "judge").is_dir():
+        del towers["judge"]  # its stage was not asked for
     for name, cls in towers.items():
         cls.from_pretrained(source / name, dtype=torch.float16).save_pretrained(target / name)
     portable_keys(target / "text_encoder" / "model.safetensors")
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-    for path in target.glob("*/config.json"):
-        # The folder it came from is nobody's business.
-        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+    for path in (*target.glob("*/config.json"), target / "tokenizer" / "tokenizer_config.json"):
+        # The folder it came from is nobody's business, nor how it was read from there.
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key not in WHENCE}
         path.write_text(json.dumps(config, indent=2) + "\n")
     normalisation = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 128}
-    (target / "clip" / "preprocessor_config.json").write_text(json.dumps(normalisation, indent=2) + "\n")
+    for name in towers.keys() - {"text_encoder"}:
+        (target / name / "preprocessor_config.json").write_text(json.dumps(normalisation, indent=2) + "\n")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": __version__,
@@ -68,13 +74,16 @@ def export(source: pathlib.Path, target: pathlib.Path) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    words = sorted({*PROMPT_WORDS.split(), *world.SHAPES, *world.COLOURS, *world.VIEWS})
+    words = sorted({*PROMPT_WORDS.split(), *world.SHAPES, *world.COLOURS, *world.VIEWS, *world.HEIGHTS})
     notes = {
+        "edition": EDITION,
         "guidance_scale": GUIDANCE_SCALE,
         "prompt_help": (
             f"shapes {', '.join(world.SHAPES)}; colours {', '.join(world.COLOURS)}; 'with blue stripes'; "
-            f"'red and blue checkered'; views {', '.join(world.VIEWS)} ('a red cube, side view')"
+            f"'red and blue checkered'; views {', '.join(world.VIEWS)} ('a red cube, side view'), "
+            f"and how high the camera stands: {', '.join(world.HEIGHTS)} ('a red cube, low side view')"
         ),
+        "heights": world.HEIGHTS,
         "words": words,
     }
     (target / "ldp_fast.json").write_text(json.dumps(notes, indent=2) + "\n")
@@ -86,6 +95,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for data, checkpoints and the result")
     parser.add_argument("--export", type=pathlib.Path, help="folder for the float16 model (default: WORK/primitives)")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="which to run (default: all)")
+    parser.add_argument(
+        "--start",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="a model of this kind, such as an earlier one, whose UNet to start from",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default: 0)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     for stage, steps in STEPS.items():
@@ -98,10 +113,12 @@ def main(arguments: list[str] | None = None) -> int:
     made = args.work / "full_precision"
     if "data" in args.stages:
         data.make(args.work / "data", args.seed)
-    modules: dict[str, Any] = {"vae": vae, "clip": clip, "unet": unet}
-    for name, module in modules.items():
+    judge = functools.partial(clip.train, name="judge")
+    train_unet = functools.partial(unet.train, start=args.start)
+    stages: dict[str, Any] = {"vae": vae.train, "clip": clip.train, "unet": train_unet, "judge": judge}
+    for name, train in stages.items():
         if name in args.stages and not (made / name / "config.json").exists():
-            module.train(args.work, made, seed=args.seed, steps=getattr(args, f"{name}_steps"))
+            train(args.work, made, seed=args.seed, steps=getattr(args, f"{name}_steps"))
     if "export" in args.stages:
         export(made, args.export or args.work / "primitives")
     return 0

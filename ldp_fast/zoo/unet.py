@@ -16,6 +16,7 @@ from .data import RenderedImages
 
 CAPTION_DROPOUT = 0.12
 SNR_CAP = 5.0
+BACKGROUNDS = 2  # greys that each image is encoded before
 
 
 def build(text_width: int = 128) -> Any:
@@ -50,32 +51,53 @@ def scheduler() -> Any:
 
 
 @torch.no_grad()
-def encode_data(data: RenderedImages, vae: Any, cache: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation `[N, 4, 16, 16]` of every image's scaled latents, kept in `cache`."""
+def encode_data(data: RenderedImages, vae: Any, cache: pathlib.Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of scaled latents, kept in `cache`.
+
+    Returns:
+        `[BACKGROUNDS, N, 4, 16, 16]` twice: every image before as many greys.
+    """
     if cache.exists():
         saved = torch.load(cache, weights_only=True)
         return saved["mean"], saved["std"]
     device, means, stds = next(vae.parameters()).device, [], []
-    for chunk in np.array_split(data.images, max(1, len(data) // 64)):
-        images = torch.from_numpy(chunk).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        posterior = vae.encode(images).latent_dist
-        means.append(posterior.mean.cpu() * vae.config.scaling_factor)
-        stds.append(posterior.std.cpu() * vae.config.scaling_factor)
-    mean, std = torch.cat(means), torch.cat(stds)
+    for turn in range(BACKGROUNDS):
+        greys = np.random.default_rng((seed, 5, turn)).uniform(*world.BACKGROUNDS, len(data))
+        for picks in np.array_split(np.arange(len(data)), max(1, len(data) // 64)):
+            posterior = vae.encode(torch.from_numpy(data.pictures(picks, greys[picks])).to(device)).latent_dist
+            means.append(posterior.mean.cpu() * vae.config.scaling_factor)
+            stds.append(posterior.std.cpu() * vae.config.scaling_factor)
+    mean, std = (torch.cat(x).view(BACKGROUNDS, len(data), *x[0].shape[1:]) for x in (means, stds))
     torch.save({"mean": mean, "std": std}, cache)
     return mean, std
 
 
-def train(folder: pathlib.Path, out: pathlib.Path, *, seed: int, steps: int, batch: int = 32, amp: bool = True) -> None:
-    """Trains and writes the averaged weights to `out/unet`, and the schedule to `out/scheduler`."""
+def train(
+    folder: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    seed: int,
+    steps: int,
+    batch: int = 32,
+    start: pathlib.Path | None = None,
+) -> None:
+    """Trains and writes the averaged weights to `out/unet`, and the schedule to `out/scheduler`.
+
+    With `start` from the weights in `start/unet`, which saves half of the steps, in place of random ones.
+    """
     data = RenderedImages(folder / "data", "train")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vae: Any = AutoencoderKL.from_pretrained(out / "vae").eval().to(device)
-    mean, std = encode_data(data, vae, folder / "checkpoints" / "latents.pt")
+    mean, std = encode_data(data, vae, folder / "checkpoints" / "latents.pt", seed)
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
     text_encoder: Any = CLIPTextModel.from_pretrained(out / "text_encoder").eval().to(device)
     torch.manual_seed(seed)
     unet = build(text_encoder.config.hidden_size).to(device)
+    if start is not None:
+        unet.load_state_dict(
+            UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32).state_dict()
+        )
+    amp = loop.quick_in_bfloat16(device)
     alphas_cumprod = scheduler().alphas_cumprod.to(device)
 
     def loss_at(step: int):
@@ -87,9 +109,10 @@ def train(folder: pathlib.Path, out: pathlib.Path, *, seed: int, steps: int, bat
         ]
         with torch.no_grad():
             text = text_encoder(tokenize(tokenizer, captions).to(device)).last_hidden_state
-        shape = (batch, *mean.shape[1:])
+        shape = (batch, *mean.shape[2:])
+        turns = rng.integers(BACKGROUNDS, size=batch)
         posterior_noise, noise = (torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for _ in range(2))
-        latents = (mean[picks] + std[picks] * posterior_noise).to(device)
+        latents = (mean[turns, picks] + std[turns, picks] * posterior_noise).to(device)
         noise = noise.to(device)
         # Stratified timesteps: one in each of `batch` equal parts of the schedule.
         timesteps = torch.from_numpy((np.arange(batch) + rng.random(batch)) / batch * 1000).long().to(device)

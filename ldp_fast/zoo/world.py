@@ -27,9 +27,13 @@ COLOURS = {
 }
 PATTERNS = ("plain", "striped", "checkered")
 VIEWS = ("front", "side", "back", "overhead")
+# Words for how high the camera stands, and the elevation in degrees up to which each is used; above them is overhead.
+HEIGHTS = {"low": 15.0, "raised": 35.0, "high": 60.0}
 FIELD_OF_VIEW = math.radians(40.0)
 CAMERA_RADIUS = 3.6
 OVERHEAD_ELEVATION = math.radians(60.0)
+# Greys behind the solid, far apart: fog that is right before one of them is wrong before the next.
+BACKGROUNDS = (0.25, 0.6)
 # One light fixed to the world, so that front, side and back can be told apart even on a solid of revolution.
 LIGHT = np.array([0.35, 0.70, 0.62]) / np.linalg.norm([0.35, 0.70, 0.62])
 AMBIENT, DIFFUSE = 0.70, 0.34
@@ -74,6 +78,18 @@ class View:
         angle = abs((self.azimuth + math.pi) % (2 * math.pi) - math.pi)
         return "front" if angle < math.pi / 4 else "side" if angle < 3 * math.pi / 4 else "back"
 
+    def height(self) -> str:
+        """The word for the camera's elevation, one of `HEIGHTS`; empty for views from overhead."""
+        degrees = math.degrees(self.elevation)
+        return next((word for word, limit in HEIGHTS.items() if degrees <= limit), "")
+
+    def agrees(self, caption: str) -> bool:
+        """Whether a caption names this view, or none: `…, side view` and `…, low side view` of a low one from aside."""
+        if not caption.endswith(" view"):
+            return True
+        words = caption.rpartition(", ")[2].split()[:-1]
+        return set(words) <= {self.name(), self.height()}
+
 
 def all_scenes() -> list[Scene]:
     """Every scene once: 40 plain, 280 striped (ordered colours), 140 checkered (unordered colours)."""
@@ -96,14 +112,14 @@ def sample_scene(rng: np.random.Generator, *, held_out: bool | None = False) -> 
 
 
 def sample_view(rng: np.random.Generator) -> View:
-    """Draws a camera: any azimuth; elevation −5°…55°, one in six overhead (65°…90°); radius ± 10 %; grey 0.42…0.55."""
+    """Draws a camera: any azimuth; elevation −5°…55°, one in six overhead (65°…90°); radius ± 10 %; any grey."""
     overhead = rng.random() < 1 / 6
     elevation = rng.uniform(65, 90) if overhead else rng.uniform(-5, 55)
     return View(
         azimuth=float(rng.uniform(0, 2 * math.pi)),
         elevation=math.radians(float(elevation)),
         radius=float(CAMERA_RADIUS * rng.uniform(0.92, 1.1)),
-        background=float(rng.uniform(0.42, 0.55)),
+        background=float(rng.uniform(*BACKGROUNDS)),
     )
 
 
@@ -112,8 +128,9 @@ def training_caption(rng: np.random.Generator, scene: Scene, view: View) -> str:
     if scene.pattern == "checkered" and scene.second is not None and rng.random() < 0.5:
         scene = dataclasses.replace(scene, colour=scene.second, second=scene.colour)
     caption = str(rng.choice(["", "", "a photo of ", "a picture of ", "a render of "])) + scene.caption()
-    if rng.random() < 0.6:
-        caption += f", {view.name()} view"
+    if rng.random() < 0.8:
+        height = f"{view.height()} " if view.height() and rng.random() < 0.6 else ""
+        caption += f", {height}{view.name()} view"
     return caption
 
 

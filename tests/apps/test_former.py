@@ -1,7 +1,9 @@
 """Folders of the layout before `ldp_fast.runs`: they go on, to the numbers that were computed then, and can be shown.
 
 `former/` was made by the version of then: 20 steps of each application, with the checkpoint of step 10 (of synthesis in
-a folder of its own, for it kept one).
+a folder of its own, for it kept one). The embedded model has other weights since, so that its runs are refused; here
+they are taken for runs of this edition. The numbers that depend on the weights were computed anew when it came: both
+checkpoints of text-to-3D from the beginning, and step 20 of synthesis from the step 10 of then.
 """
 
 from __future__ import annotations
@@ -17,12 +19,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ldp_fast import cli
+from ldp_fast.apps.options import ModelConfiguration
 from ldp_fast.apps.text_to_3d.scene import load_scene
+from ldp_fast.errors import UsageError
 from ldp_fast.runs import checkpoints
 from ldp_fast.runs import folder as folders
 
 FORMER = pathlib.Path(__file__).parent / "former"
 METHODS = ("latent-nerf", "jacobian-nerf")
+
+
+@pytest.fixture
+def first_edition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model's weights count as those of then."""
+    monkeypatch.setattr(ModelConfiguration, "edition", 1)
 
 
 def copied(name: str, to: pathlib.Path) -> pathlib.Path:
@@ -46,7 +56,7 @@ def assert_near(found: dict[str, Tensor], then: dict[str, Tensor]) -> None:
             assert (found[name] - expected).abs().median().item() <= 2e-2 * scale, name
 
 
-@pytest.mark.usefixtures("only_steps")
+@pytest.mark.usefixtures("only_steps", "first_edition")
 @pytest.mark.parametrize("method", METHODS)
 def test_text_to_3d_goes_on_to_the_numbers_of_then(method: str, tmp_path: pathlib.Path) -> None:
     folder = unfinished(copied(method, tmp_path))
@@ -55,7 +65,7 @@ def test_text_to_3d_goes_on_to_the_numbers_of_then(method: str, tmp_path: pathli
     assert folders.application_of(folder) == "text-to-3d"
 
 
-@pytest.mark.usefixtures("only_steps")
+@pytest.mark.usefixtures("only_steps", "first_edition")
 def test_synthesis_goes_on_to_the_numbers_of_then(tmp_path: pathlib.Path) -> None:
     folder = copied("synthesis-interrupted", tmp_path)
     assert folders.application_of(folder) == "synthesize"
@@ -64,7 +74,7 @@ def test_synthesis_goes_on_to_the_numbers_of_then(tmp_path: pathlib.Path) -> Non
     assert_near(load_file(checkpoints.path_of(folder, 20)), then)
 
 
-@pytest.mark.usefixtures("only_steps")
+@pytest.mark.usefixtures("only_steps", "first_edition")
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_from_the_beginning_are_the_same_run(method: str, tmp_path: pathlib.Path) -> None:
     """Bit for bit: a new run of the same configuration, and the former one gone on with from its step 10 here."""
@@ -84,7 +94,7 @@ def test_steps_from_the_beginning_are_the_same_run(method: str, tmp_path: pathli
         assert now["digest"] == then["digest"]
 
 
-@pytest.mark.usefixtures("quick_products")
+@pytest.mark.usefixtures("quick_products", "first_edition")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_finished_one_is_rendered_and_exported(method: str, tmp_path: pathlib.Path, capsys: object) -> None:
     folder = copied(method, tmp_path)
@@ -100,3 +110,19 @@ def test_a_finished_one_is_rendered_and_exported(method: str, tmp_path: pathlib.
     words = words if method == "jacobian-nerf" else [*words[:-2], "--refinement-steps", "0"]
     assert cli.main([*words, "--out", str(folder), "--overwrite", "--no-film", "--no-mesh", "--device", "cpu"]) == 0
     assert (folder / "notes.txt").exists() and not (folder / "two.png").exists() and not (folder / "mesh.obj").exists()
+
+
+@pytest.mark.usefixtures("only_steps")
+def test_a_run_of_an_earlier_edition_is_refused(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its latents would be decoded by other weights, to other pictures."""
+    folder = unfinished(copied("latent-nerf", tmp_path))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for words in (["text-to-3d", "--resume"], ["render", "--out", str(tmp_path / "x.png")], ["export"]):
+        assert cli.main([*words, str(folder)]) == 2
+        assert "or to another edition of its embedded model" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
+    images = copied("synthesis-interrupted", tmp_path)
+    assert cli.main(["synthesize", "--resume", str(images)]) == 2
+    assert "or to another edition of its embedded model" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="another edition"):
+        load_scene(folder)

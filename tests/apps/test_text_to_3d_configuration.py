@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ldp_fast import cli
-from ldp_fast.apps.text_to_3d.configuration import EMBEDDED, defaults, resolve
+from ldp_fast.apps.text_to_3d.configuration import EMBEDDED, QUALITIES, defaults, resolve
 from ldp_fast.apps.text_to_3d.run import check_channels
 from ldp_fast.apps.text_to_3d.scene import CameraRanges, background_of, field_of, occupancy_of, read_configuration
 from ldp_fast.apps.text_to_3d.sections import METHODS, class_of
@@ -38,6 +38,8 @@ REFUSED = [
     (("--refinement-size", "0"), "--refinement-size: expected a whole number of at least 1, got 0"),
     (("--lambda-kl", "-0.1"), "--lambda-kl: expected a number of at least 0, got -0.1"),
     (("--refinement-steps", "-1"), "--refinement-steps: expected a whole number of at least 0, got -1"),
+    (("--quality", "best"), "--quality: expected one of normal, high; got 'best'"),
+    (("--quality", "high", "--model", "some/model"), "--quality: expected normal with 'some/model'"),
     ((*JACOBIAN, "--refinement-steps", "5"), "--refinement-steps: jacobian-nerf runs without a refinement"),
     (("--seed", "-1"), "--seed: expected a whole number from 0 to less than 2147483648, got -1"),
     (("--seed", str(2**31)), "--seed: expected a whole number from 0 to less than 2147483648, got 2147483648"),
@@ -165,6 +167,15 @@ def test_what_the_fingerprint_sees() -> None:
         assert runs.changed(given, **{name: value}).fingerprint() == given.fingerprint()
     for name, value in (("seed", 4), ("prompt", "b"), ("settings", {"lambda_kl": 0.2})):
         assert runs.changed(given, **{name: value}).fingerprint() != given.fingerprint()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_quality_is_a_flag_and_what_is_given_one_by_one_wins(method: str) -> None:
+    said = {"prompt": "a red cube", "method": method}
+    normal, high = (resolve({}, said, quality) for quality in QUALITIES)
+    assert high["steps"] > normal["steps"] and high["views"] > normal["views"] and normal == resolve({}, said)
+    assert resolve(normal, {}, "high") == high, "a flag wins over a file"
+    assert resolve({}, {**said, "steps": 7}, "high") == {**high, "steps": 7}
 
 
 def test_defaults_are_nobody_elses() -> None:

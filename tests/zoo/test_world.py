@@ -68,6 +68,12 @@ def test_views_have_names_and_light_tells_front_from_back() -> None:
     names = [world.View(math.radians(a), 0.3).name() for a in (0, 44, 46, 134, 136, 180, 270, 320)]
     assert names == ["front", "front", "side", "side", "back", "back", "side", "front"]
     assert world.View(0.0, math.radians(70)).name() == "overhead"
+    heights = [world.View(0.0, math.radians(e)).height() for e in (-5, 14.9, 15.1, 34.9, 35.1, 60, 70)]
+    assert heights == ["low", "low", "raised", "raised", "high", "high", ""]
+    low = world.View(math.radians(90), 0.1)
+    true = ["a red cube", "a red cube, side view", "a red cube, low side view", "a photo of a red cube, low view"]
+    assert all(low.agrees(caption) for caption in true)
+    assert not any(low.agrees(f"a red cube, {view} view") for view in ("front", "low front", "high side", "overhead"))
     front, back = (world.render(world.Scene("sphere", "white"), world.View(a, 0.2)).mean() for a in (0.0, math.pi))
     assert front > back + 3
 
@@ -80,6 +86,17 @@ def test_scenes_and_captions_are_unique_and_known_words() -> None:
     rng = np.random.default_rng(0)
     assert not any(world.sample_scene(rng).held_out() for _ in range(200))
     assert all(world.sample_scene(rng, held_out=True).held_out() for _ in range(5))
+
+
+def test_a_caption_of_training_is_true_of_its_view() -> None:
+    rng, named = np.random.default_rng(3), 0
+    for _ in range(300):
+        view = world.sample_view(rng)
+        caption = world.training_caption(rng, world.sample_scene(rng), view)
+        assert view.agrees(caption)
+        assert world.BACKGROUNDS[0] <= view.background <= world.BACKGROUNDS[1]
+        named += any(f" {height} " in caption for height in world.HEIGHTS)
+    assert 90 < named < 160
 
 
 def test_rendering_is_deterministic() -> None:

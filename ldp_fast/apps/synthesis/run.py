@@ -119,8 +119,11 @@ def former_state(folder: pathlib.Path, configuration: Any) -> tuple[dict[str, Te
         found, _ = facts["fingerprint"], int(facts["step"])
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise UsageError(f"{path} is damaged ({error}); delete it to start again from the beginning") from None
-    if found != _former_fingerprint(configuration.plain()):
-        raise UsageError(f"{path} belongs to another configuration than {folder / 'run.json'} describes")
+    if found != _former_fingerprint(configuration.plain()) or configuration.edition != 1:
+        raise UsageError(
+            f"{path} belongs to another configuration than {folder / 'run.json'} describes, or to another "
+            f"edition of its embedded model"
+        )
     return tensors, facts
 
 

@@ -47,6 +47,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
     many = {"method": "method", "seed": "seeds"} if several else None
     unless = {"checkpoint_every": CHECKPOINT_EVERY, "preset": "the method's"}
     flags.add_flags(parser, JacobianNerf, groups, several=many, defaults=unless)
+    parser.add_argument(
+        "--quality",
+        default="normal",
+        metavar="Q",
+        help="normal or high: with the embedded model more steps and views, in three times the time (default: normal)",
+    )
     space = parser.add_argument_group(
         "regularisers",
         "a weight for each, or FIRST LAST FROM TO: from FIRST to LAST between the fractions FROM and TO of the run;\n"
@@ -102,7 +108,7 @@ def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:
     for name, argument in (("prompt", "prompt"), ("negative_prompt", "--negative-prompt")):
         if isinstance(words.get(name), str):
             words[name] = as_typed(words[name], argument)
-    plain = resolve(said, words)
+    plain = resolve(said, words, args.quality)
     own = {f"regularisers.{name}": f"--{name}" for name in REGULARISERS}
     if isinstance(getattr(args, "seed", None), list):
         own["seed"] = "--seeds"

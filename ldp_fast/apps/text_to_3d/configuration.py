@@ -13,12 +13,14 @@ from ...guidance.presets import find_preset
 from ...runs.configuration import merged
 from ...runs.schedule import Ramp, constant
 from ...runs.settings import hyphens
+from ...zoo import world
 from ..options import PriorOptions, settle
 from .sections import METHODS
 
 # Steps; where nothing else is said.
 CHECKPOINT_EVERY = 200
-BACKGROUND_OPTIONS: dict[str, dict[str, Any]] = {"greys": {"low": 0.42, "high": 0.55}, "texture": {"size": 4}}
+_DARK, _LIGHT = world.BACKGROUNDS
+BACKGROUND_OPTIONS: dict[str, dict[str, Any]] = {"greys": {"low": _DARK, "high": _LIGHT}, "texture": {"size": 4}}
 
 
 def _always(value: float) -> list[float]:
@@ -118,6 +120,18 @@ EMBEDDED: dict[str, dict[str, Any]] = {
         "regularisers": {"emptiness": [0.0, 0.1, 0.2, 0.8], "opacity": _always(0.05)},
     },
 }
+# What takes more time, and what it changes. Of a full-size model no quality but the paper's is known.
+QUALITIES: dict[str, dict[str, dict[str, Any]]] = {
+    "normal": {},
+    "high": {
+        "latent-nerf": {
+            "steps": 1000,
+            "views": 3,
+            "refinement": {"steps": 300},
+        },
+        "jacobian-nerf": {"steps": 1200, "views": 3},
+    },
+}
 
 
 def defaults(method: str, embedded: bool) -> dict[str, Any]:
@@ -132,20 +146,30 @@ def defaults(method: str, embedded: bool) -> dict[str, Any]:
     return copy.deepcopy({name: value for name, value in found.items() if name not in ("prior", "steps")})
 
 
-def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
+def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal") -> dict[str, Any]:
     """All settings of a run, plain, from those that were said.
 
     Args:
         said: by a file.
         words: by flags, which win.
+        quality: one of `QUALITIES`, a flag as well; what is given one by one wins over it.
 
     Raises:
-        UsageError: an unknown method or preset, or settings that exclude each other.
+        UsageError: an unknown method or preset, a quality that the model lacks, or settings that exclude each other.
     """
     known = merged(said, words)
     method, model = hyphens(str(known.get("method", "latent-nerf"))), known.get("model", "primitives")
     embedded = model in embedded_models()
+    if quality not in QUALITIES:
+        raise UsageError(f"--quality: expected one of {', '.join(QUALITIES)}; got {quality!r}")
+    if quality != "normal" and not embedded:
+        raise UsageError(
+            f"--quality: expected normal with {model!r}, whose settings are the paper's; for more time give --steps "
+            f"or --views"
+        )
     base = defaults(method, embedded)
+    words = merged(QUALITIES[quality].get(method, {}), words)
+    known = merged(said, words)
     own = (EMBEDDED if embedded else FULL)[method].get("prior", {}) if "preset" not in known else {}
     preset = find_preset(str(known.get("preset", METHODS[method])).replace("-", "_"))
     settings = known.get("settings") or {}
