@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 
 from ..errors import UsageError, reason, shortened
-from ..guidance.loading import ZOO, embedded_models
+from ..guidance.loading import embedded_folder, embedded_models
 
 # Until a connection is there; a name server that does not answer is not waited for any longer either.
 SECONDS = 4.0
@@ -39,9 +39,7 @@ def reachable(argument: str, name: str, file: str) -> str:
     """
     check_endpoint()
     try:
-        if name in embedded_models() or pathlib.Path(name).expanduser().exists():
-            return name
-        if name.split("/")[0] in embedded_models() and (ZOO / name / file).is_file():
+        if embedded_folder(name) is not None or pathlib.Path(name).expanduser().exists():
             return name
     except (OSError, ValueError):  # longer than a name may be, or with a zero byte
         raise UsageError(f"{argument}: expected a path, got {shortened(name)!r}") from None

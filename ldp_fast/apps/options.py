@@ -213,8 +213,8 @@ class ModelConfiguration(Configuration):
 
     def fingerprint(self) -> str:
         """See `Configuration.fingerprint`; of later editions of an embedded model it is another."""
-        found = super().fingerprint()
-        return found if self.edition == 1 else hashlib.sha256(f"{found} {self.edition}".encode()).hexdigest()
+        found, edition = super().fingerprint(), self.edition
+        return found if edition == 1 else hashlib.sha256(f"{found} {edition}".encode()).hexdigest()
 
     @property
     def edition(self) -> int:

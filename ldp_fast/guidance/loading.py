@@ -28,7 +28,17 @@ from .lora import Lora, fuse
 from .prompts import FORCE_ZEROS
 from .single_file import FILES, load_single_file
 
-__all__ = ["ZOO", "components_of", "edition_of", "embedded_models", "load_components", "locate", "quietly", "usable"]
+__all__ = [
+    "ZOO",
+    "components_of",
+    "edition_of",
+    "embedded_folder",
+    "embedded_models",
+    "load_components",
+    "locate",
+    "quietly",
+    "usable",
+]
 
 # Embedded models are folders of the package; the zoo makes them, this layer only has to find them.
 ZOO = pathlib.Path(__file__).parent.parent / "zoo"
@@ -40,6 +50,13 @@ _FAMILY = "a latent diffusion model with a UNet (Stable Diffusion 1.x, 2.x, SDXL
 def embedded_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(path.parent.name for path in ZOO.glob("*/model_index.json"))
+
+
+def embedded_folder(name: str) -> pathlib.Path | None:
+    """The folder of an embedded model, or of a part that is beside its others, `primitives/judge`; else None."""
+    whole, _, part = name.partition("/")
+    found = ZOO / whole / part
+    return found if whole in embedded_models() and ".." not in part and found.is_dir() else None
 
 
 def edition_of(name: str) -> int:

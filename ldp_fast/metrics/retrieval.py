@@ -18,9 +18,10 @@ def judge_of(model: str) -> str:
 
     That is the CLIP which did not condition the model, if it comes with one, else the model's own.
     """
-    from ..guidance.loading import ZOO
+    from ..guidance.loading import embedded_folder
 
-    return f"{model}/{JUDGE}" if (ZOO / model / JUDGE).is_dir() else model
+    judge = f"{model}/{JUDGE}"
+    return model if embedded_folder(judge) is None else judge
 
 
 class ClipScorer:
@@ -58,11 +59,9 @@ class ClipScorer:
         from transformers import CLIPModel, CLIPTokenizer
 
         from ..guidance.components import load_network, load_tokenizer, reading, require_vocabularies
-        from ..guidance.loading import ZOO, embedded_models
+        from ..guidance.loading import embedded_folder
 
-        folder, tokenizer = pathlib.Path(name), name
-        if name.removesuffix(f"/{JUDGE}") in embedded_models():
-            folder = ZOO / name
+        folder, tokenizer = embedded_folder(name) or pathlib.Path(name), name
         if (folder / "clip").is_dir():
             folder = folder / "clip"
         alone = not any((folder / file).is_file() for file in ("vocab.json", "tokenizer.json"))

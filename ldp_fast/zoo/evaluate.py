@@ -98,7 +98,9 @@ def evaluate(name: str, *, samples: int, steps: int, guidance_scale: float, seed
     from diffusers import AutoencoderKL
 
     folder = locate(name)
-    scorers = {"r_precision": ClipScorer.from_pretrained(name), "judged": ClipScorer.from_pretrained(judge_of(name))}
+    scorers = {"r_precision": ClipScorer.from_pretrained(name)}
+    if judge_of(name) != name:
+        scorers["judged"] = ClipScorer.from_pretrained(judge_of(name))
     pool = [scene.caption() for scene in world.all_scenes()]
     images, masks, scenes = truth(samples, seed, held_out=None)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32).eval()

@@ -93,13 +93,13 @@ def training_pictures(rng: np.random.Generator, data: RenderedImages, count: int
         greys = rng.uniform(0.15, 0.75, (count, 1)) + rng.normal(0, 0.02, (count, 3))
         return data.pictures(rng.integers(len(data), size=count), greys, opacity)
 
-    kinds = rng.choice(len(KINDS), p=list(KINDS.values()), size=count)
-    images = drawn(np.where(kinds == 1, rng.uniform(0, 1, count), 1.0))
-    share = np.where(kinds == 2, rng.uniform(0, 1, count), 1.0).astype(np.float32)[:, None, None, None]
+    kinds = rng.choice(list(KINDS), p=list(KINDS.values()), size=count)
+    images = drawn(np.where(kinds == "fog", rng.uniform(0, 1, count), 1.0))
+    share = np.where(kinds == "mixed", rng.uniform(0, 1, count), 1.0).astype(np.float32)[:, None, None, None]
     images = share * images + (1 - share) * drawn(1.0)
     coarse = torch.from_numpy(rng.uniform(-1, 1, (count, 3, 3, 3)).astype(np.float32))
     smooth = F.interpolate(coarse, (128, 128), mode="bilinear").numpy()
-    images = np.where((kinds == 3)[:, None, None, None], smooth, images)
+    images = np.where((kinds == "smooth")[:, None, None, None], smooth, images)
     cut = []
     for image in images:
         top, left = rng.integers(0, 128 - size + 1, size=2)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from ...errors import UsageError
 from ...metrics import truth as measures
 from ...zoo import captions, solids, world
+from ..text_to_3d.mesh.texture import project
 from .evidence import RESOLUTION, Body, Evidence, look_at
 
 # What an object has to reach to be right.
@@ -120,13 +121,12 @@ def _with_verdict(result: dict[str, Any]) -> dict[str, Any]:
 
 def _nothing(found: Evidence, asked: world.Scene) -> Judgement:
     """The verdict on an object without a surface."""
-    parts = [{"asked": name, "name": None, "share": 0.0, "error": None} for name in dict.fromkeys(_names(asked))]
     result = {
         "caption": asked.caption(),
         "level": None,
         "pose": None,
         "shape": {"iou": 0.0, "iou_silhouettes": 0.0, "iou_hull": 0.0, "chamfer": None, "largest_body": 0.0},
-        "colour": {"parts": parts, "neither": None, "pattern": None},
+        "colour": _no_colours(asked),
         "cleanliness": {
             "fog": float(found.opacity.mean()),
             "haze": float(found.opacity.mean()),
@@ -138,8 +138,11 @@ def _nothing(found: Evidence, asked: world.Scene) -> Judgement:
     return Judgement(_with_verdict(result), _pictures(found, asked, measures.Pose()))
 
 
-def _names(asked: world.Scene) -> tuple[str, str]:
-    return solids.two_names(asked)
+def _no_colours(asked: world.Scene) -> dict[str, Any]:
+    """Measures of colour where there is no surface to look at: every colour is absent."""
+    names = dict.fromkeys(solids.two_names(asked))
+    parts = [{"asked": name, "name": None, "share": 0.0, "error": None} for name in names]
+    return {"parts": parts, "neither": None, "pattern": None}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -199,9 +202,7 @@ def _hulls(found: Evidence, *silhouettes: np.ndarray) -> float:
     hulls = [torch.ones(len(points), dtype=torch.bool) for _ in silhouettes]
     side = found.opacity.shape[-1]
     for i, camera in enumerate(found.cameras):
-        local = (points - camera.positions[0]) @ camera.poses[0, :3, :3]
-        places = local[:, :2] / -local[:, 2:] * torch.tensor([1.0, -1.0]) * camera.focal[0] + camera.centre[0]
-        cells = (places * side).floor().long()
+        cells = (project(camera, points)[0] * side).floor().long()
         outside = ((cells < 0) | (cells >= side)).any(dim=1)
         cells = cells.clamp(0, side - 1)
         for hull, silhouette in zip(hulls, silhouettes, strict=True):
@@ -232,11 +233,10 @@ def _colours(found: Evidence, asked: world.Scene, pose: measures.Pose) -> tuple[
     within = np.stack([ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1] > border for mask in there])
     opaque = F.interpolate(torch.from_numpy(found.opacity)[:, None], size=(height, width), mode="bilinear")[:, 0]
     chosen = (within & (opaque.numpy() > 0.5)).ravel()
-    first, second = (np.array(world.COLOURS[name]) for name in _names(asked))
-    names = list(dict.fromkeys(_names(asked)))
     if not chosen.any():
-        parts = [{"asked": name, "name": None, "share": 0.0, "error": None} for name in names]
-        return {"parts": parts, "neither": None, "pattern": None, "shows_through": None, "variation": None}, 0.0
+        return {**_no_colours(asked), "shows_through": None, "variation": None}, 0.0
+    first, second = (np.array(world.COLOURS[name]) for name in solids.two_names(asked))
+    names = list(dict.fromkeys(solids.two_names(asked)))
     pixels = found.pictures.reshape(count, -1, 3)[:, chosen].astype(np.float64)
     albedo = (pixels / seen.shade[chosen, None]).mean(axis=0).clip(0, 1)
     lab = measures.srgb_to_lab(albedo)

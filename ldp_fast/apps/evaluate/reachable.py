@@ -15,7 +15,6 @@ from .evidence import RAYS, RESOLUTION, SHADES, Evidence, body_of, cameras_of, d
 
 VOXELS = 64  # along an axis
 DENSITY = 60.0  # inside, per world unit: a tenth of the solids' diameter is opaque
-GREYS = (0.42, 0.55)  # behind the solid, where a run has other backgrounds
 STEPS = 192  # of rays, from corner to corner
 
 
@@ -84,7 +83,7 @@ def truth_through(scene: Any, asked: world.Scene, *, size: int | None = None, re
     voxelised = VoxelisedScene(Voxelised(asked.shape), scene)
     opacity = torch.cat([voxelised.render(camera, 2 * RAYS).opacity for camera in cameras])
     side = (size or scene.display_size) * (1 if scene.refined else prior.pixels_per_latent)
-    low, high = (scene.greys.low, scene.greys.high) if scene.greys is not None else GREYS
+    low, high = (scene.greys.low, scene.greys.high) if scene.greys is not None else world.BACKGROUNDS
     seen = []
     for camera in cameras:
         origins, directions = (x.numpy() for x in camera.rays(2 * side, 2 * side))

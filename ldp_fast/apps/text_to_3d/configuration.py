@@ -124,11 +124,7 @@ EMBEDDED: dict[str, dict[str, Any]] = {
 QUALITIES: dict[str, dict[str, dict[str, Any]]] = {
     "normal": {},
     "high": {
-        "latent-nerf": {
-            "steps": 1000,
-            "views": 3,
-            "refinement": {"steps": 300},
-        },
+        "latent-nerf": {"steps": 1000, "views": 3, "refinement": {"steps": 300}},
         "jacobian-nerf": {"steps": 1200, "views": 3},
     },
 }
@@ -168,8 +164,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
             f"or --views"
         )
     base = defaults(method, embedded)
-    words = merged(QUALITIES[quality].get(method, {}), words)
-    known = merged(said, words)
+    known = merged(merged(said, QUALITIES[quality].get(method, {})), words)
     own = (EMBEDDED if embedded else FULL)[method].get("prior", {}) if "preset" not in known else {}
     preset = find_preset(str(known.get("preset", METHODS[method])).replace("-", "_"))
     settings = known.get("settings") or {}
