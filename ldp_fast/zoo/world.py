@@ -189,6 +189,28 @@ def camera_position(view: View) -> np.ndarray:
     return view.radius * np.array(direction)
 
 
+def rays(view: View, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rays of a camera's pixels, from the top left.
+
+    Args:
+        view: the camera.
+        count: rays per side.
+
+    Returns:
+        Where they begin, `[3]`; their directions, `[count·count, 3]` of length 1; float32.
+    """
+    origin = camera_position(view)
+    forward = -origin / np.linalg.norm(origin)
+    # The camera's up is world y, except straight overhead, where the azimuth keeps it defined.
+    right = np.array([math.cos(view.azimuth), 0.0, -math.sin(view.azimuth)])
+    up = np.cross(right, forward)
+    ticks = ((np.arange(count) + 0.5) / count * 2 - 1) * math.tan(FIELD_OF_VIEW / 2)
+    u, v = np.meshgrid(ticks, -ticks)
+    directions = (forward + u[..., None] * right + v[..., None] * up).reshape(-1, 3).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return origin.astype(np.float32), directions
+
+
 def first_hits(shape: str, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where rays meet a solid first, by sphere tracing.
 
@@ -242,17 +264,7 @@ def render(scene: Scene, view: View, size: int = 128, supersample: int = 2, *, m
         `[size, size, 3]` uint8; with `mask` also `[size, size]` float32 in [0, 1].
     """
     n = size * supersample
-    origin = camera_position(view)
-    forward = -origin / np.linalg.norm(origin)
-    # The camera's up is world y, except straight overhead, where the azimuth keeps it defined.
-    right = np.array([math.cos(view.azimuth), 0.0, -math.sin(view.azimuth)])
-    up = np.cross(right, forward)
-    ticks = ((np.arange(n) + 0.5) / n * 2 - 1) * math.tan(FIELD_OF_VIEW / 2)
-    u, v = np.meshgrid(ticks, -ticks)
-    directions = (forward + u[..., None] * right + v[..., None] * up).reshape(-1, 3).astype(np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    origin = origin.astype(np.float32)
-
+    origin, directions = rays(view, n)
     index, depth = first_hits(scene.shape, origin, directions)
     p = (origin + depth[:, None] * directions[index]).astype(np.float64)
     normal = normals(scene.shape, p)
