@@ -44,7 +44,7 @@ STYLE = {
 
 
 @contextlib.contextmanager
-def _drawn(file: Path, rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> Iterator[Any]:
+def drawn(file: Path, rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> Iterator[Any]:
     """Axes [rows, columns] of a figure in this page's style, which is written at the end.
 
     Without pyplot: neither the host's backend nor its settings are another one's afterwards.
@@ -87,7 +87,7 @@ def bars(rows: Sequence[Row], title: str, file: Path) -> bool:
     limits = [(row, limit_of(row, timed)) for row in timed if not row["backend"].startswith(LIMIT)]
     known = [(name_of(row), 100 * limit["min_s"] / row["min_s"]) for row, limit in limits if limit is not None]
     panels += [("time of the bare convolutions over time, %", "Share of the limit", known)] if known else []
-    with _drawn(file, 1, len(panels), size=(2 + 4.2 * len(panels), 1.1 + 0.3 * len(timed))) as axes:
+    with drawn(file, 1, len(panels), size=(2 + 4.2 * len(panels), 1.1 + 0.3 * len(timed))) as axes:
         for panel, (label, heading, values) in zip(axes[0], panels, strict=True):
             _bars(panel, [name for name, _ in values], [value for _, value in values], label, heading)
     return True
@@ -100,7 +100,7 @@ def over_latents(rows: Sequence[Row], device: str, file: Path) -> bool:
     sides = sorted({row["extra"]["side"] for row in members})
     if len(sides) < 2:
         return False
-    with _drawn(file, size=(7, 4)) as ((axes,),):
+    with drawn(file, size=(7, 4)) as ((axes,),):
         for name, colour, marker in SIZED:
             points = sorted((row["extra"]["side"], row["min_s"]) for row in members if row["backend"] == name)
             if points:
@@ -142,7 +142,7 @@ def parts(found: Sequence[tuple[str, list[Row]]], file: Path) -> bool:
     whole = [(label, rows) for label, rows in found if find(rows, "whole") is not None]
     if not whole:
         return False
-    with _drawn(file, size=(8, 1.2 + 0.42 * len(whole))) as ((axes,),):
+    with drawn(file, size=(8, 1.2 + 0.42 * len(whole))) as ((axes,),):
         for place, (_, rows) in enumerate(whole):
             left = 0.0
             for (name, share), colour in zip(shares(rows).items(), PARTS, strict=True):
@@ -187,7 +187,7 @@ def sweeps(rows: Sequence[Row], device: str, file: Path) -> bool:
             series.append((label, sorted((scale(row["extra"][key]), 1e3 * row["min_s"]) for row in members)))
     if not series:
         return False
-    with _drawn(file, 1, len(series), size=(3.6 * len(series), 3.2)) as axes:
+    with drawn(file, 1, len(series), size=(3.6 * len(series), 3.2)) as axes:
         for panel, (label, points) in zip(axes[0], series, strict=True):
             panel.plot(*zip(*points, strict=True), "o-", color=OURS)
             places = [x for x, _ in points]

@@ -99,6 +99,16 @@ def test_a_caption_of_training_is_true_of_its_view() -> None:
     assert 90 < named < 160
 
 
+def test_rays_begin_at_the_camera_and_the_middle_ones_go_through_the_solid() -> None:
+    view = world.View(2.0, math.radians(50), 3.0)
+    origin, directions = world.rays(view, 5)
+    assert directions.shape == (25, 3) and origin.dtype == directions.dtype == np.float32
+    np.testing.assert_allclose(origin, world.camera_position(view), rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(directions[12], -origin / 3, atol=1e-6)
+    assert directions[2, 1] > directions[22, 1]  # from the top
+
+
 def test_rendering_is_deterministic() -> None:
     view = world.sample_view(np.random.default_rng(7))
     scene = world.sample_scene(np.random.default_rng(7))
