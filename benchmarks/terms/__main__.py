@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", nargs="*", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)}; without a name: none"
     )
     made.add_argument("--limit-cells", type=int, metavar="N", help="make N cells at most, then write the page")
-    made.add_argument("--limit-minutes", type=float, metavar="M", help="begin nothing that would end later")
+    made.add_argument("--limit-minutes", type=float, metavar="M", help="stop then; the same command continues")
     made.add_argument(
         "--judge", metavar="CLIP", help="of the perceptual distance (default: the embedded model's judge)"
     )
@@ -107,10 +107,13 @@ def _run(args: argparse.Namespace, plan: Plan, words: Sequence[str], interruptio
     judge = args.judge or judge_of(MODEL)
     perception = Perception(ClipScorer.from_pretrained(judge))
 
+    def stop() -> bool:
+        return interruption.requested or time.monotonic() > ends
+
     def once(name: str, of: Callable[[], Any], *depends: str) -> None:
         file, fits = args.out / f"{name}.json", {"judge": judge if "judge" in depends else None, "form": runs.FORM}
         held = files.read_json(file) if file.exists() else {}
-        if {key: held.get(key) for key in fits} == fits or interruption.requested or time.monotonic() > ends:
+        if {key: held.get(key) for key in fits} == fits or stop():
             return
         print(f"{name}…", flush=True)
         files.write_json(file, {**fits, "found": of()})
@@ -120,21 +123,18 @@ def _run(args: argparse.Namespace, plan: Plan, words: Sequence[str], interruptio
     once("cost", lambda: references.cost(prior, text, plan))
     chosen = [(group, cell) for group, cell in cells(args.seeds) if args.only is None or group in args.only]
     work = _Cells(args.out / "cells", plan, chosen, judge)
-    for number, (group, cell) in enumerate(work.left()[: args.limit_cells]):
-        # Without a time of any cell the first one is begun.
-        if interruption.requested or time.monotonic() + (work.seconds(cell) if number else 0) > ends:
-            break
-        line = work.make(prior, text, cell, perception, lambda: interruption.requested)
+    for group, cell in work.left()[: args.limit_cells]:
+        line = None if stop() else work.make(prior, text, cell, perception, stop)
         if line is None:
             break
         print(f"{work.done} of {len(chosen)} cells, {group}: {line}; {work.expected()}", flush=True)
-    if args.objects and not interruption.requested and time.monotonic() < ends:
+    if args.objects and not stop():
         folder = args.out / "objects"
         sweep = objects.command(folder, args.objects, args.prompt_seed)
         code = objects.make(sweep, ends - time.monotonic(), lambda: interruption.requested)
         if code not in (0, 1, INTERRUPTED):
             raise UsageError(f"the sweep of objects ended with exit code {code}")
-        objects.measure(folder, perception, judge, stop=lambda: interruption.requested or time.monotonic() > ends)
+        objects.measure(folder, perception, judge, stop=stop)
     where = page.write(args.out, plan, cells(args.seeds), judge, words, args.page)
     print(f"{where} (tables and figures)")
     if interruption.requested:
@@ -183,18 +183,17 @@ class _Cells:
         self, prior: LatentDiffusionPrior, text: Any, cell: Cell, perception: Perception, stop: Callable[[], bool]
     ) -> str | None:
         """Makes a cell, or measures again what was made; says what came of it. None: it was stopped."""
-        started, made = time.perf_counter(), self.folder / f"{cell.name}.safetensors"
+        made, begun = (self.folder / f"{cell.name}.{end}" for end in ("safetensors", "begun"))
         if not made.exists():
-            found = runs.make(prior, text, self.plan, cell, stop)
+            found = runs.make(prior, text, self.plan, cell, begun, stop)
             if found is None:
                 return None
-            tensors, facts = found
-            facts["took"] = f"{time.perf_counter() - started:.6g}"
-            runs.save(made, tensors, facts)
+            runs.save(made, *found)
+            begun.unlink(missing_ok=True)
         tensors, facts = runs.load(made)
-        middle = time.perf_counter()
+        started = time.perf_counter()
         record, pictures = runs.measured(prior, self.plan, tensors, facts, perception, self.judge)
-        record["took"] = float(facts["took"]) + time.perf_counter() - middle
+        record["took"] = float(facts["took"]) + time.perf_counter() - started
         runs.keep(self.folder, cell.name, record, pictures)
         self._there.add(cell)
         self._took[cell.lambda_fm != 0].append(record["took"])

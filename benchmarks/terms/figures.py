@@ -60,16 +60,18 @@ def _panel(axes: Any, lines: Sequence[Line], name: str, title: str, reach: Mappi
         if point is not None:
             axes.axhline(point[0], color=FAINT, linestyle=(":", "-.")[number % 2], linewidth=1, label=label)
     if name == "laplacian_half":
+        from matplotlib.ticker import LogFormatter
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     if name == "share":
         axes.set_ylim(-0.03, 1.03)
     axes.set_title(title, loc="left")
     axes.grid(True, color=FAINT, alpha=0.25)
 
 
-def over_weight(
-    lines: Sequence[Line], letter: str, reach: Mapping[str, dict[str, Any]], file: pathlib.Path, most: int = 0
-) -> bool:
+def over_weight(lines: Sequence[Line], letter: str, reach: Mapping[str, dict[str, Any]], file: pathlib.Path) -> bool:
     """Curves over a λ, whose places are even; False where no curve has two points."""
     lines = [line for line in lines if len(line.points) > 1]
     if not lines:
@@ -95,7 +97,7 @@ def over_steps(lines: Sequence[Line], reach: Mapping[str, dict[str, Any]], file:
         for axis, (name, title) in zip(axes[0], OVER_STEPS, strict=True):
             _panel(axis, lines, name, title, reach)
             axis.set_xlabel("step")
-        axes[0, 0].legend(frameon=False, fontsize=7, loc="best")
+        axes[0, 1].legend(frameon=False, fontsize=7, loc="best")
     return True
 
 

@@ -24,6 +24,7 @@ from ldp_fast.apps.evaluate.found import find_runs, rows_of
 from ldp_fast.apps.evaluate.truth import summary
 from ldp_fast.apps.text_to_3d.scene import load_scene
 from ldp_fast.apps.variants import VARIANTS
+from ldp_fast.errors import UsageError
 from ldp_fast.runs import files
 from ldp_fast.runs.folder import finished
 
@@ -73,12 +74,19 @@ def measure(
         told: is given a line for each object.
         stop: asked before each object.
     """
+    if not any(folder.glob("*/config.yaml")):
+        return  # it was stopped before the first one
     for run, found in find_runs(folder).items():
         file = folder / "measures" / f"{run}.json"
         if stop() or not finished(folder / run) or (file.exists() and files.read_json(file).get("judge") == name):
             continue
         asked = judge.asked_for(found.plain["prompt"])
-        verdict = judge.measure(look_at(load(folder / run)), asked)
+        try:
+            verdict = judge.measure(look_at(load(folder / run)), asked)
+        except UsageError as error:
+            # One damaged checkpoint is not a reason to measure none of the others.
+            told(f"{run}: {error}")
+            continue
         record = {"folder": run, "judge": name, **verdict.measures, **_detail(verdict.pictures, perception)}
         files.write_json(file, record)
         told(f"{run}: {'right' if record['right'] else 'wrong: ' + ', '.join(record['failing'])}")

@@ -40,11 +40,27 @@ def check(file: pathlib.Path) -> None:
         raise UsageError(f"--page: expected {MARKS[0]} and {MARKS[1]} in {file}")
 
 
-def number(mean: Mean | None, digits: int = 3) -> str:
+# How measures are told: what they are multiplied by, and digits after the point.
+TOLD = {
+    "perceptual": (1, 3),
+    "laplacian": (1, 2),
+    "laplacian_half": (1, 2),
+    "colour_error": (1, 1),
+    "stray": (100, 1),
+    "saturation": (1, 3),
+    "saturation_excess": (1, 3),
+    "clipped": (100, 1),
+    "deviation": (1, 2),
+}
+
+
+def number(mean: Mean | None, name: str) -> str:
     """A mean with its interval: ± half of it, or for ratios × and ÷."""
     if mean is None:
         return "–"
-    return f"{mean.value:.{digits}g} {'×÷' if mean.ratio else '±'} {mean.half:.2g}"
+    factor, digits = TOLD[name]
+    value, half = (f"{x:.{digits}f}" for x in (factor * mean.value, mean.half if mean.ratio else factor * mean.half))
+    return f"{value.replace('-', '−')} {'×÷' if mean.ratio else '±'} {half}"
 
 
 def right(found: Mapping[str, Any]) -> str:
@@ -53,8 +69,8 @@ def right(found: Mapping[str, Any]) -> str:
     return f"{found['right']}/{found['images']} = {100 * found['share']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
-HEAD = ["right (95 %)", "fails: " + ", ".join(CRITERIA), "perceptual", "Laplacian, 64 px", "128 px", "ΔE", "stray"]
-HEAD += ["saturation above", "clipped", "σ"]
+HEAD = ["right (95 %)", "fails: " + ", ".join(CRITERIA), "perceptual", "Laplacian, 64 px", "128 px", "ΔE", "stray, %"]
+HEAD += ["saturation above", "clipped, %", "σ"]
 PAIRED = ("perceptual", "laplacian_half", "colour_error", "stray", "saturation", "clipped")
 
 
@@ -63,7 +79,7 @@ def cells_of(found: Mapping[str, Any]) -> list[str]:
     fails = ", ".join(str(found["failing"][name]) for name in CRITERIA)
     told = [right(found), fails]
     names = ("perceptual", "laplacian_half", "laplacian", "colour_error", "stray", "saturation_excess", "clipped")
-    return [*told, *(number(found[name]) for name in names), number(found["deviation"])]
+    return [*told, *(number(found[name], name) for name in (*names, "deviation"))]
 
 
 def table(rows: Sequence[tuple[str, Cell]], found: Found, base: Cell, start: float | None) -> str:
@@ -86,12 +102,12 @@ def table(rows: Sequence[tuple[str, Cell]], found: Found, base: Cell, start: flo
         lines.append([label + lost, *cells_of(result.last), steps, f"{1e3 * result.seconds:.0f}"])
         if base in found and result is not found[base]:
             pair = against(result, found[base])
-            means = [number(pair[name], 2) for name in PAIRED]
+            means = [number(pair[name], name) for name in PAIRED]
             beside.append([label, f"+{pair['gained']} −{pair['lost']}", *means])
     if not lines:
         return NOTHING
     told = markdown_table(["", *HEAD, "steps to 90 %", "ms a step"], lines)
-    head = ["against the base", "right", "perceptual", "Laplacian, 64 px", "ΔE", "stray", "saturation", "clipped"]
+    head = ["against the base", "right", "perceptual", "Laplacian, 64 px", "ΔE", "stray, %", "saturation", "clipped, %"]
     return told + (f"\n\n{markdown_table(head, beside)}" if beside else "")
 
 
@@ -286,7 +302,10 @@ def _branch_cells(name: str, fm: float, kl: float) -> list[Cell]:
 
 
 def _scale_cells(scale: str, kl: float) -> list[Cell]:
-    return [Cell(x, kl, scale=scale) for x in LAMBDAS] + [Cell(0.0, x, scale=scale) for x in LAMBDAS]
+    over_fm = [Cell(x, kl, scale=scale) for x in LAMBDAS]
+    # Without feature matching `latent` is `balanced`.
+    over_kl = [Cell(0.0, x, scale=scale) for x in LAMBDAS] if scale == "literal" else []
+    return list(dict.fromkeys(over_fm + over_kl))
 
 
 def _named(cell: Cell) -> str:

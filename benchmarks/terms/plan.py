@@ -85,7 +85,7 @@ def _all(fm: float, kl: float) -> Iterator[tuple[str, Cell]]:
         for value in LAMBDAS:
             yield "scale", Cell(value, kl, scale=scale)
         for value in LAMBDAS:
-            yield "scale", Cell(0.0, value, scale=scale)
+            yield "scale", Cell(0.0, value, scale=scale)  # of `latent` they are there
     for branches in ("paper", "ones", "v-prime"):
         # With λ3 = 0 feature matching is alone, beside the KL term.
         yield "branches", Cell(fm, kl, branches=branches, lambda_lsd=0.0)

@@ -47,6 +47,7 @@ def make(
     text: TextEmbeddings,
     plan: Plan,
     cell: Cell,
+    begun: pathlib.Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     """Optimises the latents of a cell.
@@ -56,11 +57,12 @@ def make(
         text: of the plan's prompts.
         plan: steps and checkpoints.
         cell: the settings.
+        begun: file of what is stopped, from which a later call goes on to the same latents.
         stop: asked before each step.
 
     Returns:
-        The latents at each checkpoint `[K, B, C, H, W]` and the history `[steps, 7]`, and facts: median seconds of a
-        step, and the step at which the run left what a decoder takes, where it did. None where it was stopped.
+        The latents at each checkpoint `[K, B, C, H, W]` and the history `[steps, 7]`, and facts: median and sum of the
+        seconds of a step, and the step at which the run left what a decoder takes, where it did. None: it was stopped.
     """
     optimiser = LatentOptimiser(
         prior_of(prior, cell),  # type: ignore[arg-type]  # it has all that is asked of a prior
@@ -73,21 +75,29 @@ def make(
     kept: list[Tensor] = []
     seconds: list[float] = []
     diverged = ""
+    if begun is not None and begun.exists():
+        tensors, facts = load(begun)
+        optimiser.load_state(tensors, facts)
+        kept, seconds, diverged = list(tensors["kept"]), tensors["seconds"].tolist(), facts["diverged"]
     while optimiser.step < plan.steps:
         if stop():
+            if begun is not None and optimiser.step:
+                state = {**optimiser.state(), "kept": torch.stack([*kept, optimiser.latents.detach().cpu()])[:-1]}
+                state["seconds"] = torch.tensor(seconds, dtype=torch.float64)
+                save(begun, state, {"step": str(optimiser.step), "diverged": diverged})
             return None
         started = time.perf_counter()
         optimiser.advance()
         seconds.append(time.perf_counter() - started)
-        finite = bool(optimiser.latents.detach().abs().max() < LARGEST)
-        if not finite:
+        if not bool(optimiser.latents.detach().abs().max() < LARGEST):
             diverged = diverged or str(optimiser.step)
         if optimiser.step in plan.checkpoints:
             kept.append(optimiser.latents.detach().clone().cpu())
-    tensors = {"latents": torch.stack(kept), "history": optimiser.history.contiguous()}
+    made = {"latents": torch.stack(kept), "history": optimiser.history}
     # The first step compiles and allocates.
     median = statistics.median(seconds[1:] or seconds)
-    return tensors, {"cell": cell.name, "seconds": f"{median:.6g}", "diverged": diverged}
+    facts = {"cell": cell.name, "seconds": f"{median:.6g}", "took": f"{sum(seconds):.6g}", "diverged": diverged}
+    return made, facts
 
 
 def save(path: pathlib.Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -151,18 +152,33 @@ def test_the_command_continues_and_refuses_another_plan(
     assert "is not empty and does not hold this experiment" in capsys.readouterr().err
 
 
-def test_a_stopped_cell_leaves_nothing_and_comes_out_the_same(prior: LatentDiffusionPrior) -> None:
-    small, cell = Plan.of(2, 7, 3), Cell(3.0, 0.1)
+def test_a_stopped_cell_goes_on_to_the_same_latents(prior: LatentDiffusionPrior, tmp_path: Path) -> None:
+    small, cell, begun = dataclasses.replace(Plan.of(2, 7, 4), checkpoints=(1, 4)), Cell(3.0, 0.1), tmp_path / "begun"
     text = prior.encode_prompt(list(small.prompts))
-    asked = iter([False, False, True])
-    assert runs.make(prior, text, small, cell, lambda: next(asked)) is None
-    (one, facts), (again, _) = (runs.make(prior, text, small, cell) for _ in range(2))  # type: ignore[misc]
-    assert torch.equal(one["latents"], again["latents"]) and one["latents"].shape == (1, 2, *prior.latent_shape)
-    assert facts["diverged"] == ""
-    # A picture does not depend on those that it is made with.
-    alone = dataclasses.replace(small, prompts=small.prompts[:1])
-    (found, _) = runs.make(prior, text.select(torch.tensor([0])), alone, cell)  # type: ignore[misc]
-    assert torch.allclose(found["latents"][:, 0], one["latents"][:, 0], atol=2e-3)
+
+    def made(*arguments: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        found = runs.make(prior, text, small, cell, *arguments)
+        assert found is not None
+        return found
+
+    whole, facts = made()
+    for after in (0, 2, 1):
+        asked = iter([*[False] * after, True])
+        assert runs.make(prior, text, small, cell, begun, lambda asked=asked: next(asked)) is None  # type: ignore[misc]
+    again, others = made(begun)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert whole["latents"].shape == (2, 2, *prior.latent_shape) and len(whole["history"]) == 4
+    assert facts["diverged"] == others["diverged"] == "" and facts.keys() == others.keys()
+
+
+def test_a_picture_does_not_depend_on_those_that_it_is_made_with(prior: LatentDiffusionPrior) -> None:
+    both, cell = Plan.of(2, 7, 3), Cell(3.0, 0.1)
+    text = prior.encode_prompt(list(both.prompts))
+    alone = dataclasses.replace(both, prompts=both.prompts[:1])
+    (one, _), (two, _) = (  # type: ignore[misc]
+        runs.make(prior, words, small, cell) for words, small in ((text.select(torch.tensor([0])), alone), (text, both))
+    )
+    assert torch.allclose(one["latents"][:, 0], two["latents"][:, 0], atol=2e-3)
 
 
 def test_records_by_another_judge_are_made_anew(tmp_path: Path) -> None:
