@@ -65,14 +65,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 2 for what it refuses, 130 after an interruption, after which it continues."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    args = parser().parse_args(words)
+    args = parser().parse_args(arguments)
     try:
         plan = Plan.of(args.prompts, args.prompt_seed, args.steps)
         _check(args)
         plan.claim(args.out)
         with _alone(args.out), Interruption() as interruption:
-            return _run(args, plan, words, interruption)
+            return _run(args, plan, interruption)
     except UsageError as error:
         print(f"benchmarks.terms: {error}", file=sys.stderr)
         return 2
@@ -100,7 +99,7 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _run(args: argparse.Namespace, plan: Plan, words: Sequence[str], interruption: Interruption) -> int:
+def _run(args: argparse.Namespace, plan: Plan, interruption: Interruption) -> int:
     ends = math.inf if args.limit_minutes is None else time.monotonic() + 60 * args.limit_minutes
     prior = LatentDiffusionPrior.from_pretrained(plan.model, device=args.device, batch_reduction="sum")
     text = prior.encode_prompt(list(plan.prompts))
@@ -135,12 +134,23 @@ def _run(args: argparse.Namespace, plan: Plan, words: Sequence[str], interruptio
         if code not in (0, 1, INTERRUPTED):
             raise UsageError(f"the sweep of objects ended with exit code {code}")
         objects.measure(folder, perception, judge, stop=stop)
-    where = page.write(args.out, plan, cells(args.seeds), judge, words, args.page)
+    where = page.write(args.out, plan, cells(args.seeds), judge, _told(args), args.page)
     print(f"{where} (tables and figures)")
     if interruption.requested:
         print("interrupted; the same command continues", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _told(args: argparse.Namespace) -> str:
+    """The command that makes all of it in one go, without where things are on this machine."""
+    words = ["python -m benchmarks.terms --out DIR"]
+    for name in ("prompts", "prompt_seed", "steps", "seeds", "judge"):
+        value = getattr(args, name)
+        if value != parser().get_default(name):
+            listed = value if isinstance(value, list) else [value]
+            words.append(" ".join([f"--{name.replace('_', '-')}", *map(str, listed)]))
+    return " ".join([*words, "--page"])
 
 
 class _Cells:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plots import FAINT, INK, drawn
+from ..plots import FAINT, INK, drawn, round_numbers
 from .plan import DEFAULT_GUIDANCE, GUIDANCES, LAMBDAS, Cell, Plan
 from .references import SHARES
 from .runs import COLUMNS
@@ -60,11 +60,12 @@ def _panel(axes: Any, lines: Sequence[Line], name: str, title: str, reach: Mappi
         if point is not None:
             axes.axhline(point[0], color=FAINT, linestyle=(":", "-.")[number % 2], linewidth=1, label=label)
     if name == "laplacian_half":
-        from matplotlib.ticker import LogFormatter
-
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.autoscale_view()
+        ticks = round_numbers(*axes.get_ylim())
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_ylim(ticks[0], ticks[-1])
+        axes.minorticks_off()
     if name == "share":
         axes.set_ylim(-0.03, 1.03)
     axes.set_title(title, loc="left")

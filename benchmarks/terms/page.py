@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -193,18 +192,7 @@ def figure(name: str, text: str) -> str:
     return f"![{text}](images/terms_{name}.png)"
 
 
-def _command(words: Sequence[str]) -> str:
-    """As it was typed, without where things are on this machine."""
-    told, names = list(words), {"--out": "DIR", "--page": "FILE"}
-    for i, word in enumerate(words[1:], 1):
-        if words[i - 1] in names and not word.startswith("--"):
-            told[i] = names[words[i - 1]]
-    return shlex.join(["python", "-m", "benchmarks.terms", *told])
-
-
-def document(
-    out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], judge: str, words: Sequence[str]
-) -> str:
+def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], judge: str, command: str) -> str:
     """What stands between the marks; the figures are written to `images` in the folder.
 
     Args:
@@ -212,7 +200,7 @@ def document(
         plan: of it.
         wanted: all its cells.
         judge: of the perceptual distance.
-        words: of the command line.
+        command: that makes it all.
     """
     settings = find_preset(PRESET).settings
     fm, kl = settings.lambda_fm, settings.lambda_kl
@@ -222,7 +210,7 @@ def document(
     reach = {name: of_images(rows) for name, rows in (marks or {}).items() if name != START and "true renders" != name}
     about, there = machine.describe(), sum(len(result.files) for result in found.values())
     facts = (
-        f"Made by `{_command(words)}` on {about['cpu']}, {about['cores']} cores"
+        f"Made by `{command}` on {about['cpu']}, {about['cores']} cores"
         f"{', ' + about['gpu'] if about['gpu'] else ''}: {there} of {len(wanted)} cells, {len(plan.prompts)} pictures "
         f"each, {plan.steps} steps, weights `{plan.weights}`, perceptual distance by the CLIP of `{judge}`."
     )
@@ -320,11 +308,11 @@ def write(
     plan: Plan,
     wanted: Sequence[tuple[str, Cell]],
     judge: str,
-    words: Sequence[str],
+    command: str,
     target: pathlib.Path | None,
 ) -> pathlib.Path:
     """Writes `results.md` and its figures into the folder, and between the marks of a page; returns the last one."""
-    made = document(out, plan, wanted, judge, words)
+    made = document(out, plan, wanted, judge, command)
     files.write_atomically(out / "results.md", f"{made}\n".encode())
     if target is None:
         return out / "results.md"

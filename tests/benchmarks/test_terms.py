@@ -143,7 +143,11 @@ def test_the_command_continues_and_refuses_another_plan(
     assert len(list((out / "cells").glob("*.json"))) == 2
     text = target.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
-    assert f"2 of {len(plan.cells())} cells" in text and "--out DIR" in text and str(tmp_path) not in text
+    assert (
+        f"2 of {len(plan.cells())} cells" in text
+        and "--out DIR --prompts 2 --steps 2 --page`" in text
+        and str(tmp_path) not in text
+    )
     assert all((target.parent / name).is_file() for name in ("images/terms_fm.png", "images/terms_cancelling.png"))
     capsys.readouterr()
     assert command.main(["--out", str(out), "--prompts", "3", "--steps", "2"]) == 2
