@@ -61,7 +61,7 @@ def measure(picture: np.ndarray, caption: str) -> tuple[dict[str, Any], np.ndarr
         "ground": _ground(lab, cover, placed.view.background),
         "difference": placed.difference,
         "laplacian": laplacian_energy(picture) / laplacian_energy(render),
-        "laplacian_half": laplacian_energy(_halved(picture)) / laplacian_energy(_halved(render)),
+        "laplacian_half": laplacian_energy(halved(picture)) / laplacian_energy(halved(render)),
         **_colours(picture, scene, cover, shade, second),
         "view": {
             "azimuth": float(np.degrees(placed.view.azimuth)),
@@ -174,7 +174,8 @@ def laplacian_energy(picture: np.ndarray) -> float:
     return float((inner**2).mean())
 
 
-def _halved(picture: np.ndarray) -> np.ndarray:
+def halved(picture: np.ndarray) -> np.ndarray:
+    """A picture [H, H, 3] at half its size, by means of squares."""
     side = len(picture) // 2
     return picture.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))
 

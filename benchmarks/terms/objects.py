@@ -28,7 +28,7 @@ from ldp_fast.errors import UsageError
 from ldp_fast.runs import files
 from ldp_fast.runs.folder import finished
 
-from .measures import Perception, laplacian_energy
+from .measures import Perception, halved, laplacian_energy
 
 METHODS = ("latent-nerf", "jacobian-nerf")
 
@@ -93,12 +93,13 @@ def measure(
 
 
 def _detail(pictures: np.ndarray, perception: Perception) -> dict[str, float]:
-    """Of views of an object beside those of the solid, [2, V, H, W, 3]: ratio of Laplacian energies, and distance."""
+    """Of views beside those of the solid, [2, V, H, W, 3]: ratio of Laplacian energies at half size, and distance."""
     made, true = pictures.astype(np.float64)
-    ratios = [laplacian_energy(a) / max(laplacian_energy(b), 1e-9) for a, b in zip(made, true, strict=True)]
+    energies = [[laplacian_energy(halved(view)) for view in views] for views in (made, true)]
+    ratios = [a / max(b, 1e-9) for a, b in zip(*energies, strict=True)]
     both = [torch.from_numpy(x).permute(0, 3, 1, 2).float() for x in (made, true)]
     return {
-        "laplacian": statistics.geometric_mean(max(ratio, 1e-9) for ratio in ratios),
+        "laplacian_half": statistics.geometric_mean(max(ratio, 1e-9) for ratio in ratios),
         "perceptual": float(perception.distance(*both).mean()),
     }
 
@@ -113,7 +114,7 @@ def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     found = []
     for head, group in rows_of(runs, objects):
         detail = {
-            "laplacian": statistics.geometric_mean(made["laplacian"] for made in group),
+            "laplacian_half": statistics.geometric_mean(made["laplacian_half"] for made in group),
             "perceptual": statistics.fmean(made["perceptual"] for made in group),
         }
         found.append({**head, **summary(group), **detail})

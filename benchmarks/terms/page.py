@@ -170,14 +170,15 @@ def _cost(held: Mapping[str, Any] | None) -> str:
     return markdown_table(head, lines)
 
 
-def _objects(rows: Sequence[Mapping[str, Any]]) -> str:
+def objects_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `objects.rows`."""
     if not rows:
         return NOTHING
-    head = ["method", "losses", "right (95 %)", "IoU", "ΔE", "stray", "fog", "Laplacian", "perceptual"]
+    head = ["method", "losses", "right (95 %)", "IoU", "ΔE", "stray", "fog", "Laplacian, 64 px", "perceptual"]
     lines = []
     for row in rows:
         told = right({**row, "images": row["objects"]})
-        means = [row[name] for name in ("iou", "colour_error", "neither", "fog", "laplacian", "perceptual")]
+        means = [row[name] for name in ("iou", "colour_error", "neither", "fog", "laplacian_half", "perceptual")]
         lines.append([row["method"], row["losses"], told, *("–" if x is None else f"{x:.3g}" for x in means)])
     return markdown_table(head, lines)
 
@@ -278,7 +279,7 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
         "### What a step costs",
         _cost(_held(out, "cost")),
         "### Objects",
-        _objects(objects.rows(out / "objects")),
+        objects_table(objects.rows(out / "objects")),
     ]
     return "\n\n".join(parts)
 

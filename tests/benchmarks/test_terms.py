@@ -15,11 +15,17 @@ from torch import Tensor
 from benchmarks.terms import __main__ as command
 from benchmarks.terms import nearest, objects, page, plan, references, runs, summary
 from benchmarks.terms.branches import BRANCHES, BranchedPrior, weighed
+from benchmarks.terms.measures import Perception
 from benchmarks.terms.plan import Cell, Plan
 from ldp_fast.errors import UsageError
 from ldp_fast.guidance import LatentDiffusionPrior
 from ldp_fast.guidance.step import evaluate
+from ldp_fast.metrics import ClipScorer
 from ldp_fast.zoo import captions, world
+
+from ..apps.solid_scene import SolidField, SolidScene
+from ..apps.sweep_stand_ins import leave_run
+from ..apps.test_r_precision import configuration
 
 SMALL = ["--prompts", "2", "--steps", "2"]
 
@@ -231,6 +237,32 @@ def test_the_page_has_its_marks_and_another_is_refused(tmp_path: Path) -> None:
 def test_the_prompts_have_every_pattern() -> None:
     scenes = [captions.scene_of(prompt) for prompt in Plan.of(24, 7, 300).prompts]
     assert {scene.pattern for scene in scenes if scene} == set(world.PATTERNS)
+
+
+def test_objects_are_measured_once_and_make_a_row_each(tmp_path: Path) -> None:
+    """With stand-ins for scenes: a red cube as it is asked for, and a sphere in place of a torus."""
+    leave_run(tmp_path / "cube", configuration("a red cube"))
+    leave_run(tmp_path / "torus", configuration("a red torus", "lsd"))
+    leave_run(tmp_path / "cone", configuration("a red cone"), "running")
+    made: list[str] = []
+
+    def scene(folder: Path) -> SolidScene:
+        made.append(folder.name)
+        shown = captions.scene_of("a red cube" if folder.name == "cube" else "a red sphere")
+        assert shown is not None
+        return SolidScene(SolidField(shown), 16)
+
+    perception = Perception(ClipScorer.from_pretrained("primitives"))
+    for judge in ("one", "one", "another"):
+        objects.measure(tmp_path, perception, judge, load=scene, told=lambda line: None)
+    assert made == ["cube", "torus", "cube", "torus"]
+    rows = {row["losses"]: row for row in objects.rows(tmp_path)}
+    assert [(name, row["right"], row["objects"]) for name, row in rows.items()] == [
+        ("LSD", 0, 1),
+        ("LSD + FM + KL", 1, 1),
+    ]
+    assert 0 < rows["LSD + FM + KL"]["perceptual"] < rows["LSD"]["perceptual"]
+    assert "| 1/1 = 100 % (21 to 100) |" in page.objects_table(list(rows.values()))
 
 
 def test_objects_are_made_by_a_sweep_that_ends_in_time(tmp_path: Path) -> None:
