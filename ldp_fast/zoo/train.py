@@ -18,10 +18,10 @@ import torch
 from . import world
 
 STAGES = ("data", "vae", "clip", "unet", "judge", "export")
-STEPS = {"vae": 4800, "clip": 1600, "unet": 4600, "judge": 1600}
+STEPS = {"vae": 4800, "clip": 1600, "unet": 9000, "judge": 3200}
 PROMPT_WORDS = "a an photo picture render of with and stripes checkered view"
 GUIDANCE_SCALE = 5.0
-EDITION = 2  # one more with other weights: runs of another edition are refused
+EDITION = 3  # one more with other weights: runs of another edition are refused
 WHENCE = ("_name_or_path", "is_local", "local_files_only")
 
 

@@ -128,8 +128,8 @@ def training_caption(rng: np.random.Generator, scene: Scene, view: View) -> str:
     if scene.pattern == "checkered" and scene.second is not None and rng.random() < 0.5:
         scene = dataclasses.replace(scene, colour=scene.second, second=scene.colour)
     caption = str(rng.choice(["", "", "a photo of ", "a picture of ", "a render of "])) + scene.caption()
-    if rng.random() < 0.8:
-        height = f"{view.height()} " if view.height() and rng.random() < 0.6 else ""
+    if rng.random() < 0.85:
+        height = f"{view.height()} " if view.height() and rng.random() < 0.75 else ""
         caption += f", {height}{view.name()} view"
     return caption
 
