@@ -15,13 +15,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 IMAGES = ROOT / "docs" / "images"
-INK, FAINT = "#222222", "#8a8a8a"
+INK, FAINT, WRONG = "#222222", "#8a8a8a", "#d02010"
 
 
 def box(axes: Axes, x: float, y: float, width: float, title: str, text: str, colour: str) -> None:
@@ -125,13 +125,18 @@ def torus() -> None:
 
 
 def objects(sweep: Path) -> None:
-    """Every prompt of a sweep with the full loss: each method from two sides and from above."""
+    """Every prompt of a sweep with the full loss: each method from two sides and from above, a frame around wrong ones.
+
+    What is wrong says the sweep's truth.json (`ldp-fast evaluate truth`), where there is one.
+    """
     from ldp_fast.apps.text_to_3d.pictures.frames import resize
     from ldp_fast.apps.text_to_3d.scene import load_scene
     from ldp_fast.nerf import Cameras
     from ldp_fast.runs.files import read_json
 
     jobs = [job for job in read_json(sweep / "jobs.json")["jobs"] if job["losses"] == "full"]
+    judged = read_json(sweep / "truth.json")["objects"] if (sweep / "truth.json").exists() else []
+    failing = {each["folder"]: each["failing"] for each in judged}
     prompts = sorted({job["prompt"] for job in jobs})
     methods = ("latent-nerf", "jacobian-nerf")
     columns = 5
@@ -148,6 +153,9 @@ def objects(sweep: Path) -> None:
         images = resize(scene.decode(scene.render(cameras).latents).cpu(), 192)
         axis = axes[place // columns * len(methods) + method, place % columns]
         axis.imshow(torch.cat(list(images), dim=2).permute(1, 2, 0).clamp(0, 1))
+        if wrong := failing.get(job["folder"]):
+            axis.add_patch(Rectangle((1, 1), 3 * 192 - 3, 189, fill=False, ec=WRONG, lw=2.5))
+            axis.text(8, 22, ", ".join(wrong), fontsize=8, color="white")
         if method == 0:
             axis.set_title(job["prompt"], fontsize=9, color=INK, pad=3)
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.96, wspace=0.03, hspace=0.12)

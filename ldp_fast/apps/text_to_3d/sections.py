@@ -183,7 +183,7 @@ class _Run:
         default=0,
     )
     steps: int = setting(
-        "iterations (default: the preset's; embedded model: 400)", flag="steps", metavar="N", group=RUN, low=1
+        "iterations (default: the preset's; embedded model: 400 or 600)", flag="steps", metavar="N", group=RUN, low=1
     )
     view_prompts: bool = setting(
         'do not add "front view", "side view" and so on to the prompt', flag="no-view-prompts", group=RUN, default=True
