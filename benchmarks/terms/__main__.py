@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ldp_fast.errors import UsageError
@@ -19,12 +17,11 @@ from ldp_fast.runs import files
 from ldp_fast.runs.expectation import duration
 from ldp_fast.runs.interruption import Interruption
 
+from ..experiment import INTERRUPTED, alone, claim
 from . import __doc__ as about
 from . import objects, page, references, runs
 from .measures import Perception
 from .plan import GROUPS, MODEL, Cell, Plan, cells
-
-INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plan = Plan.of(args.prompts, args.prompt_seed, args.steps)
         _check(args)
-        plan.claim(args.out)
-        with _alone(args.out), Interruption() as interruption:
+        claim(args.out, plan)
+        with alone(args.out), Interruption() as interruption:
             return _run(args, plan, interruption)
     except UsageError as error:
         print(f"benchmarks.terms: {error}", file=sys.stderr)
@@ -86,17 +83,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--objects: expected at least 1, got {args.objects}")
     if args.page is not None:
         page.check(args.page)
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Within it no other process works in a folder."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"another process works in {folder}") from None
-        yield
 
 
 def _run(args: argparse.Namespace, plan: Plan, interruption: Interruption) -> int:

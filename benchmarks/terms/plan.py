@@ -6,12 +6,10 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ldp_fast.errors import UsageError
-from ldp_fast.guidance.loading import edition_of, locate
+from ldp_fast.guidance.loading import locate, notes_of
 from ldp_fast.guidance.presets import find_preset
-from ldp_fast.runs import files
 from ldp_fast.zoo import captions
 
 MODEL, PRESET = "primitives", "image"
@@ -147,27 +145,10 @@ class Plan:
         rate = find_preset(PRESET).learning_rate
         return cls(prompts, steps, checkpoints, rate, 0.1, MODEL, digest(MODEL))
 
-    def claim(self, folder: pathlib.Path) -> None:
-        """Writes the plan into a folder, or checks that it is the one that is there.
-
-        Raises:
-            UsageError: the folder has another plan, or other things.
-        """
-        file, mine = folder / "plan.json", files.plain(dataclasses.asdict(self))
-        if not file.exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise UsageError(f"{folder} is not empty and does not hold this experiment: choose another --out")
-            files.write_json(file, mine)
-            return
-        held: dict[str, Any] = files.read_json(file)
-        other = [name for name in mine if held.get(name) != mine[name]]
-        if other:
-            raise UsageError(f"{folder} has a plan with other {' and '.join(other)}: choose another --out")
-
 
 def digest(model: str) -> str:
-    """Of an embedded model's networks that make pictures, sixteen digits; with its edition."""
-    total = hashlib.sha256(f"edition {edition_of(model)}".encode())
+    """Of the networks of an embedded model, or of its folder, that make pictures, sixteen digits; with its edition."""
+    total = hashlib.sha256(f"edition {notes_of(model).get('edition', 1)}".encode())
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         for file in sorted((pathlib.Path(locate(model)) / part).iterdir()):
             total.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())

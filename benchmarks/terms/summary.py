@@ -51,16 +51,21 @@ def mean_of(values: Sequence[float], ratio: bool = False) -> Mean | None:
     return Mean(math.exp(x.mean()), math.exp(half), True) if ratio else Mean(float(x.mean()), half)
 
 
-def of_images(images: Sequence[Image]) -> dict[str, Any]:
-    """Share of right pictures with Wilson's interval, how many fail what, and means of the measures."""
+def shares(images: Sequence[Image]) -> dict[str, Any]:
+    """Share of right pictures with Wilson's interval, and how many fail what."""
     right = sum(bool(image["right"]) for image in images)
-    result: dict[str, Any] = {
+    return {
         "images": len(images),
         "right": right,
         "share": right / max(1, len(images)),
         "interval": wilson_interval(right, len(images)),
         "failing": {name: sum(name in image["failing"] for image in images) for name in CRITERIA},
     }
+
+
+def of_images(images: Sequence[Image]) -> dict[str, Any]:
+    """What `shares` has, and means of the measures."""
+    result = shares(images)
     for name in (*MEASURES, "deviation"):
         values = [image[name] for image in images if image.get(name) is not None]
         result[name] = mean_of(values, name in RATIOS)

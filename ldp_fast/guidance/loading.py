@@ -36,6 +36,7 @@ __all__ = [
     "embedded_models",
     "load_components",
     "locate",
+    "notes_of",
     "quietly",
     "usable",
 ]
@@ -97,6 +98,18 @@ def locate(name: str) -> str:
     return name
 
 
+def notes_of(name: str) -> dict[str, Any]:
+    """The prior's own notes on a model (`ldp_fast.json` beside it); empty where there are none.
+
+    Raises:
+        UsageError: they cannot be read, or `locate` refuses the name.
+    """
+    where = locate(name)
+    notes = pathlib.Path(where) / "ldp_fast.json"
+    with reading("model", f"{notes.name} of {name!r}", where):
+        return dict(json.loads(notes.read_text())) if notes.is_file() else {}
+
+
 def load_components(
     name: str,
     device: torch.device,
@@ -139,9 +152,7 @@ def load_components(
     for component, part in found.items():
         if isinstance(part, nn.Module):
             found[component] = part.to(device).eval().requires_grad_(False)
-    notes = local / "ldp_fast.json"
-    with reading("model", f"{notes.name} of {name!r}", where):
-        found["notes"] = found.get("notes", {}) | (dict(json.loads(notes.read_text())) if notes.is_file() else {})
+    found["notes"] = found.get("notes", {}) | notes_of(name)
     return found
 
 

@@ -57,12 +57,22 @@ def random_prompts(count: int, seed: int) -> list[str]:
     Raises:
         UsageError: more than there are.
     """
-    available = sum(not scene.held_out() for scene in world.all_scenes())
+    available = count_of(held_out=False)
     if not 1 <= count <= available:
         raise UsageError(f"--random-prompts: expected 1 to {available} (the captions that training saw), got {count}")
+    return draw(count, seed, held_out=False)
+
+
+def count_of(*, held_out: bool) -> int:
+    """How many captions there are that training saw, or did not see."""
+    return sum(scene.held_out() == held_out for scene in world.all_scenes())
+
+
+def draw(count: int, seed: int, *, held_out: bool) -> list[str]:
+    """As `random_prompts`, for a count of `count_of` at most: captions that training saw, or did not see."""
     rng, found = np.random.default_rng(seed), dict[str, None]()
     while len(found) < count:
-        found[world.sample_scene(rng).caption()] = None
+        found[world.sample_scene(rng, held_out=held_out).caption()] = None
     return list(found)
 
 

@@ -75,21 +75,39 @@ def mixture_error(vae: Any, size: int = 128) -> float:
     return float(torch.stack(errors).mean())
 
 
-@torch.no_grad()
-def sample(folder: str, prompts: list[str], *, steps: int, guidance_scale: float, seed: int) -> torch.Tensor:
-    """Guided DDIM samples of diffusers' own pipeline: `[N, 3, H, W]` in [0, 1]."""
+def pipeline_of(folder: str) -> Any:
+    """diffusers' own pipeline of a model's folder, in float32."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@torch.no_grad()
+def sample_batch(
+    pipe: Any,
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance_scale: float,
+    generator: torch.Generator | list[torch.Generator],
+) -> torch.Tensor:
+    """Guided DDIM samples of a pipeline: `[B, 3, H, W]` in [0, 1]; one generator of the batch, or one a prompt."""
+    made = pipe(
+        prompts, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generator, output_type="pt"
+    )
+    return made.images.float()
+
+
+def sample(folder: str, prompts: list[str], *, steps: int, guidance_scale: float, seed: int) -> torch.Tensor:
+    """Guided DDIM samples of diffusers' own pipeline: `[N, 3, H, W]` in [0, 1]."""
+    pipe = pipeline_of(folder)
     images = []
     for start in tqdm(range(0, len(prompts), 20), desc="samples", unit="batch"):
         generator = torch.Generator().manual_seed(seed + start)
         chunk = prompts[start : start + 20]
-        made = pipe(
-            chunk, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generator, output_type="pt"
-        )
-        images.append(made.images.float())
+        images.append(sample_batch(pipe, chunk, steps=steps, guidance_scale=guidance_scale, generator=generator))
     return torch.cat(images)
 
 

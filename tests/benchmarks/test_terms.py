@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.terms import __main__ as command
-from benchmarks.terms import nearest, objects, page, plan, references, runs, summary
+from benchmarks.terms import objects, page, plan, references, runs, summary
 from benchmarks.terms.branches import BRANCHES, BranchedPrior, weighed
 from benchmarks.terms.measures import Perception
 from benchmarks.terms.plan import Cell, Plan
@@ -26,6 +26,7 @@ from ldp_fast.zoo import captions, world
 from ..apps.solid_scene import SolidField, SolidScene
 from ..apps.sweep_stand_ins import leave_run
 from ..apps.test_r_precision import configuration
+from .few_views import few_views
 
 SMALL = ["--prompts", "2", "--steps", "2"]
 
@@ -125,11 +126,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything that the command makes, of less."""
     for name, value in {"SAMPLING_STEPS": 1, "TIMES": (500,), "STUDIED": 1, "ROUNDS": 1}.items():
         monkeypatch.setattr(references, name, value)
-    for name, value in {"AZIMUTHS": 4, "ELEVATIONS": (20,), "DISTANCES": (1.0,), "EVALUATIONS": 0}.items():
-        monkeypatch.setattr(nearest, name, value)
-    nearest._grid_of.cache_clear()
-    yield
-    nearest._grid_of.cache_clear()
+    with few_views(AZIMUTHS=4, ELEVATIONS=(20,), DISTANCES=(1.0,), EVALUATIONS=0):
+        yield
 
 
 def test_the_command_continues_and_refuses_another_plan(

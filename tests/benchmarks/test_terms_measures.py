@@ -15,19 +15,16 @@ from benchmarks.terms import measures, nearest
 from ldp_fast.metrics import ClipScorer
 from ldp_fast.zoo import captions, world
 
+from .few_views import few_views
+
 CAPTION = "a red cube with blue stripes"
 VIEW = world.View(math.radians(40), math.radians(20), world.CAMERA_RADIUS, 0.4)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def coarse() -> Iterator[None]:
-    """A grid of few views."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AZIMUTHS": 12, "ELEVATIONS": (0, 25, 50, 75), "DISTANCES": (1.0,)}.items():
-            patch.setattr(nearest, name, value)
-        nearest._grid_of.cache_clear()
+    with few_views(AZIMUTHS=12, ELEVATIONS=(0, 25, 50, 75), DISTANCES=(1.0,)):
         yield
-    nearest._grid_of.cache_clear()
 
 
 def rendered(caption: str = CAPTION, view: world.View = VIEW) -> np.ndarray:
