@@ -110,6 +110,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
     "jacobian-nerf": {
         **_SHARED,
         "steps": 600,
+        # The hole of a torus shows from above only, and has to be carved out of the ball.
+        "cameras": {**_SHARED["cameras"], "overhead": 0.3},
         # SJC's w(t) = 1 makes the lowest t, which says nothing about shapes, as loud as the others.
         "prior": {**_PRIOR, "lambda_kl": 0.02, "weighting": _LATENT.settings.weighting},
         # A solid ball in space that is nearly empty: what has to be carved is done sooner than what has to grow, and a
@@ -121,7 +123,7 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "latent_scale": 0.1,
             "blob": [9.0, 0.5],
         },
-        "optimizer": {"kind": "adamax", "learning_rate": 0.2, "final_rate": 0.1},
+        "optimizer": {"kind": "adamax", "learning_rate": 0.25, "final_rate": 0.1},
         "regularisers": {"emptiness": [0.0, 0.04, 0.3, 0.9], "opacity": _always(0.02)},
     },
 }
