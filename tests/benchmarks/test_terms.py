@@ -266,6 +266,9 @@ def test_objects_are_measured_once_and_make_a_row_each(tmp_path: Path) -> None:
 def test_objects_are_made_by_a_sweep_that_ends_in_time(tmp_path: Path) -> None:
     words = objects.command(tmp_path, 4, 7)
     assert words[2:6] == ["ldp_fast", "sweep", "--random-prompts", "4"] and "jacobian-nerf" in words
-    script = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(130)"
-    assert objects.make([sys.executable, "-c", script], 1.5) == 130
+    ready = tmp_path / "ready"
+    # A job in the background inherits that SIGINT is ignored.
+    lines = ["import pathlib, signal, sys, time", "signal.signal(signal.SIGINT, lambda *_: sys.exit(130))"]
+    lines += [f"pathlib.Path({str(ready)!r}).touch()", "time.sleep(60)"]
+    assert objects.make([sys.executable, "-c", "\n".join(lines)], 60, ready.exists) == 130
     assert objects.rows(tmp_path) == []
