@@ -79,7 +79,7 @@ FULL: dict[str, dict[str, Any]] = {
     },
 }
 # The embedded model: small pictures of small solids on grey, minutes on two cores.
-_PRIOR = {"guidance_scale": 2.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3}
+_PRIOR = {"guidance_scale": 2.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3, "lambda_kl": 0.02}
 _SHARED: dict[str, Any] = {
     "steps": 400,
     "prior": _PRIOR,
@@ -93,7 +93,6 @@ _SHARED: dict[str, Any] = {
 EMBEDDED: dict[str, dict[str, Any]] = {
     "latent-nerf": {
         **_SHARED,
-        "prior": {**_PRIOR, "lambda_kl": 0.02},
         "field": {
             "levels": 8,
             "log2_table_size": 14,
@@ -113,7 +112,7 @@ EMBEDDED: dict[str, dict[str, Any]] = {
         # The hole of a torus shows from above only, and has to be carved out of the ball.
         "cameras": {**_SHARED["cameras"], "overhead": 0.3},
         # SJC's w(t) = 1 makes the lowest t, which says nothing about shapes, as loud as the others.
-        "prior": {**_PRIOR, "lambda_kl": 0.02, "weighting": _LATENT.settings.weighting},
+        "prior": {**_PRIOR, "weighting": _LATENT.settings.weighting},
         # A solid ball in space that is nearly empty: what has to be carved is done sooner than what has to grow, and a
         # shift of −4 was a fog of 0.2 per unit of length all over the box.
         "field": {
