@@ -51,14 +51,21 @@ def mean_of(values: Sequence[float], ratio: bool = False) -> Mean | None:
     return Mean(math.exp(x.mean()), math.exp(half), True) if ratio else Mean(float(x.mean()), half)
 
 
+def share_of(met: Sequence[bool]) -> dict[str, Any]:
+    """How many are so, of how many, and the share with Wilson's interval."""
+    right, count = sum(met), len(met)
+    return {
+        "images": count,
+        "right": right,
+        "share": right / max(1, count),
+        "interval": wilson_interval(right, count),
+    }
+
+
 def shares(images: Sequence[Image]) -> dict[str, Any]:
     """Share of right pictures with Wilson's interval, and how many fail what."""
-    right = sum(bool(image["right"]) for image in images)
     return {
-        "images": len(images),
-        "right": right,
-        "share": right / max(1, len(images)),
-        "interval": wilson_interval(right, len(images)),
+        **share_of([bool(image["right"]) for image in images]),
         "failing": {name: sum(name in image["failing"] for image in images) for name in CRITERIA},
     }
 

@@ -17,7 +17,7 @@ from ldp_fast.zoo import captions, world
 
 from ..terms.plan import digest
 
-METHOD = "latent-nerf"  # whose cameras are asked for; both methods have the same
+METHOD = "latent-nerf"  # whose cameras are asked for; those of both methods have the same words
 SETS = {"seen": False, "held out": True}
 ELEVATIONS = np.linspace(-90, 90, 1801)  # degrees, at which words are looked up
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from ldp_fast.metrics.truth import wilson_interval
 from ldp_fast.runs import files, image_files
 from ldp_fast.runs.tables import markdown_table
 from ldp_fast.zoo import captions, world
 
 from ..terms.measures import CRITERIA, thresholds
 from ..terms.page import right
-from ..terms.summary import shares
+from ..terms.summary import share_of, shares
 from .batches import Batches
 from .plan import SETS, Plan
 
@@ -40,24 +39,14 @@ def summary(images: Sequence[Image]) -> dict[str, Any]:
     errors = [image["elevation_error"] for image in placed if "elevation_error" in image]
     found = {
         **shares(images),
-        "height": _share([image["height"] for image in placed]),
+        "height": share_of([image["height"] for image in placed]),
         "outside": sum(out) / max(1, len(placed)),
         "outside_of_others": sum(out) / max(1, len(out)),
-        "side": _share([image["side"] for image in placed if image["side"] is not None]),
+        "side": share_of([image["side"] for image in placed if image["side"] is not None]),
     }
     if errors:
         found |= {"elevation_error": sum(errors) / len(errors), "largest_error": max(errors)}
     return found
-
-
-def _share(met: Sequence[bool]) -> dict[str, Any]:
-    count = len(met)
-    return {
-        "images": count,
-        "right": sum(met),
-        "share": sum(met) / max(1, count),
-        "interval": wilson_interval(sum(met), count),
-    }
 
 
 def groups(plan: Plan, images: Sequence[Image]) -> dict[str, dict[str, dict[str, Any]]]:
