@@ -1,18 +1,64 @@
-"""The folder of an experiment that continues: which one it holds, and who works in it."""
+"""An experiment that continues: its command, which plan its folder holds, and who works in it."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import fcntl
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ldp_fast.errors import UsageError
 from ldp_fast.runs import files
+from ldp_fast.runs.interruption import Interruption
 
 INTERRUPTED = 130  # exit code
+
+
+def parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """A command's options, of which `--out` is the first.
+
+    Args:
+        name: of the module, behind `python -m`.
+        about: the package's text.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the experiment")
+    return made
+
+
+def command(name: str, folder: Path, plan: Callable[[], Any], work: Callable[[Any, Callable[[], bool]], None]) -> int:
+    """An experiment's command: claims its folder, and works there alone.
+
+    Args:
+        name: of the module, for what is said to people.
+        folder: the experiment's.
+        plan: makes the plan, a dataclass, of what was said.
+        work: of the plan, and of a function that says whether to stop: an interruption was asked for.
+
+    Returns:
+        0; 2 for what it refuses, 130 after an interruption, after which it continues.
+    """
+    try:
+        made = plan()
+        claim(folder, made)
+        with alone(folder), Interruption() as interruption:
+            work(made, lambda: interruption.requested)
+            if interruption.requested:
+                print("interrupted; the same command continues", file=sys.stderr)
+                return INTERRUPTED
+            return 0
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
 
 
 def claim(folder: Path, plan: Any) -> None:

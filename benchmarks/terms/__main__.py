@@ -15,22 +15,19 @@ from ldp_fast.guidance import LatentDiffusionPrior
 from ldp_fast.metrics import ClipScorer, judge_of
 from ldp_fast.runs import files
 from ldp_fast.runs.expectation import duration
-from ldp_fast.runs.interruption import Interruption
 
-from ..experiment import INTERRUPTED, alone, claim
+from .. import experiment
 from . import __doc__ as about
 from . import objects, page, references, runs
 from .measures import Perception
 from .plan import GROUPS, MODEL, Cell, Plan, cells
 
+NAME = "benchmarks.terms"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    form = argparse.RawDescriptionHelpFormatter
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.terms", description=about, formatter_class=form, allow_abbrev=False
-    )
-    made.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder of the experiment")
+    made = experiment.parser(NAME, about)
     made.add_argument(
         "--prompts", type=int, default=24, metavar="N", help="random prompts, a picture each (default: 24)"
     )
@@ -63,18 +60,10 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 2 for what it refuses, 130 after an interruption, after which it continues."""
     args = parser().parse_args(arguments)
-    try:
-        plan = Plan.of(args.prompts, args.prompt_seed, args.steps)
-        _check(args)
-        claim(args.out, plan)
-        with alone(args.out), Interruption() as interruption:
-            return _run(args, plan, interruption)
-    except UsageError as error:
-        print(f"benchmarks.terms: {error}", file=sys.stderr)
-        return 2
+    return experiment.command(NAME, args.out, lambda: _plan(args), lambda plan, asked: _work(args, plan, asked))
 
 
-def _check(args: argparse.Namespace) -> None:
+def _plan(args: argparse.Namespace) -> Plan:
     if min(args.seeds) < 0:
         raise UsageError(f"--seeds: expected numbers of at least 0, got {min(args.seeds)}")
     if args.limit_minutes is not None and not 0 <= args.limit_minutes < math.inf:
@@ -83,9 +72,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--objects: expected at least 1, got {args.objects}")
     if args.page is not None:
         page.check(args.page)
+    return Plan.of(args.prompts, args.prompt_seed, args.steps)
 
 
-def _run(args: argparse.Namespace, plan: Plan, interruption: Interruption) -> int:
+def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> None:
     ends = math.inf if args.limit_minutes is None else time.monotonic() + 60 * args.limit_minutes
     prior = LatentDiffusionPrior.from_pretrained(plan.model, device=args.device, batch_reduction="sum")
     text = prior.encode_prompt(list(plan.prompts))
@@ -93,7 +83,7 @@ def _run(args: argparse.Namespace, plan: Plan, interruption: Interruption) -> in
     perception = Perception(ClipScorer.from_pretrained(judge))
 
     def stop() -> bool:
-        return interruption.requested or time.monotonic() > ends
+        return asked() or time.monotonic() > ends
 
     def once(name: str, of: Callable[[], Any], *depends: str) -> None:
         file, fits = args.out / f"{name}.json", {"judge": judge if "judge" in depends else None, "form": runs.FORM}
@@ -116,16 +106,12 @@ def _run(args: argparse.Namespace, plan: Plan, interruption: Interruption) -> in
     if args.objects and not stop():
         folder = args.out / "objects"
         sweep = objects.command(folder, args.objects, args.prompt_seed)
-        code = objects.make(sweep, ends - time.monotonic(), lambda: interruption.requested)
-        if code not in (0, 1, INTERRUPTED):
+        code = objects.make(sweep, ends - time.monotonic(), asked)
+        if code not in (0, 1, experiment.INTERRUPTED):
             raise UsageError(f"the sweep of objects ended with exit code {code}")
         objects.measure(folder, perception, judge, stop=stop)
     where = page.write(args.out, plan, cells(args.seeds), judge, _told(args), args.page)
     print(f"{where} (tables and figures)")
-    if interruption.requested:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return INTERRUPTED
-    return 0
 
 
 def _told(args: argparse.Namespace) -> str:

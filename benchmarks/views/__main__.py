@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from ldp_fast.errors import UsageError
+import torch
+
 from ldp_fast.guidance.loading import locate, usable
 from ldp_fast.runs.expectation import duration
-from ldp_fast.runs.interruption import Interruption
 from ldp_fast.zoo.evaluate import pipeline_of
 
-from .. import machine
-from ..experiment import INTERRUPTED, alone, claim
+from .. import experiment, machine
 from . import __doc__ as about
 from . import tables
 from .batches import SIZE, Batches
 from .plan import Plan, plan_of
 
+NAME = "benchmarks.views"
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    form = argparse.RawDescriptionHelpFormatter
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.views", description=about, formatter_class=form, allow_abbrev=False
-    )
-    made.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder of the experiment")
+    made = experiment.parser(NAME, about)
     made.add_argument(
         "--model",
         default="primitives",
@@ -66,33 +61,34 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 2 for what it refuses, 130 after an interruption, after which it continues."""
     args = parser().parse_args(arguments)
-    try:
-        plan = plan_of(
-            args.model,
-            seen=args.captions,
-            held_out=args.held_out,
-            samples=args.samples,
-            each=args.views_each,
-            seed=args.seed,
-            steps=args.steps,
-            guidance=args.guidance_scale,
-            truth=args.truth,
-        )
-        device = usable(args.device or machine.default_device())
-        claim(args.out, plan)
-        with alone(args.out), Interruption() as interruption:
-            return _run(args, plan, device, interruption)
-    except UsageError as error:
-        print(f"benchmarks.views: {error}", file=sys.stderr)
-        return 2
+    return experiment.command(NAME, args.out, lambda: _plan(args), lambda plan, asked: _work(args, plan, asked))
 
 
-def _run(args: argparse.Namespace, plan: Plan, device: Any, interruption: Interruption) -> int:
-    batches = Batches(args.out / "batches", plan, lambda: pipeline_of(locate(args.model)).to(device))
+def _device(args: argparse.Namespace) -> torch.device:
+    return usable(args.device or machine.default_device())
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    _device(args)  # refused before a folder is claimed
+    return plan_of(
+        args.model,
+        seen=args.captions,
+        held_out=args.held_out,
+        samples=args.samples,
+        each=args.views_each,
+        seed=args.seed,
+        steps=args.steps,
+        guidance=args.guidance_scale,
+        truth=args.truth,
+    )
+
+
+def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> None:
+    batches = Batches(args.out / "batches", plan, lambda: pipeline_of(locate(args.model)).to(_device(args)))
     count, left = len(batches.batches), batches.left()
     print(f"{len(plan.tasks())} pictures in {count} batches of {SIZE}; {len(left)} batches to make", flush=True)
     for number in left[: args.limit_batches]:
-        record = None if interruption.requested else batches.make(number, lambda: interruption.requested)
+        record = None if asked() else batches.make(number, asked)
         if record is None:
             break
         images, seconds = record["images"], batches.expected()
@@ -104,10 +100,6 @@ def _run(args: argparse.Namespace, plan: Plan, device: Any, interruption: Interr
             flush=True,
         )
     print(f"\n{tables.write(args.out, plan, batches, args.model)}")
-    if interruption.requested:
-        print("interrupted; the same command continues", file=sys.stderr)
-        return INTERRUPTED
-    return 0
 
 
 if __name__ == "__main__":
