@@ -7,12 +7,13 @@ Positions are world coordinates in [−bound, bound]³, except for `HashGrid`, w
 from .background import ConstantBackground, DirectionalBackground, LearnedBackground
 from .cameras import Cameras
 from .compositing import Composited, composite, composite_with_regularisers
-from .fields import Blob, LatentField, VoxelField
+from .fields import Blob, LatentField
 from .hash_grid import HashGrid
 from .marching import RaySamples, march_rays
 from .occupancy import OccupancyGrid
 from .optimiser import FusedAdam
 from .renderer import LatentRenderer, RenderOutput, RenderStatistics, SampleOverflow
+from .voxel_field import VoxelField
 
 __all__ = [
     "Blob",

@@ -1,4 +1,4 @@
-"""Fields: density and latents at every point of a box. `LatentField` is a hash grid with an MLP, `VoxelField` a grid.
+"""Fields: density and latents at every point of a box. `LatentField` is a hash grid with an MLP.
 
 Positions are world coordinates in the box [−bound, bound]³. Densities are per world unit of length.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..ops import hash_grid as _hash_grid  # noqa: F401
 from ..ops import latent_field as _latent_field  # noqa: F401
-from ..reference.hash_grid import WRAPPED, GridLayout, live_rows
+from ..reference.hash_grid import live_rows
 from ..reference.latent_field import (
     LARGEST_EXPONENT,
     LARGEST_SLOPE_EXPONENT,
@@ -63,8 +63,8 @@ def find_blob(what: str, density_bias: str | Blob | None) -> Blob:
     return found
 
 
-class _Field(nn.Module):
-    """What both fields share: checks, chunked densities, gradients of the density."""
+class Field(nn.Module):
+    """What all fields share: checks, chunked densities, gradients of the density."""
 
     bound: float
     channels: int
@@ -111,7 +111,7 @@ class _Field(nn.Module):
         return self(positions)[0]
 
 
-class LatentField(_Field):
+class LatentField(Field):
     """A hash grid and a small MLP: position -> density and C latent channels.
 
     h = MLP(grid(x)); density = exp(h₀ + blob(x)); latents = h₁…h_C. The exponential is truncated: its gradient is taken
@@ -305,75 +305,3 @@ class _TruncatedExp(torch.autograd.Function):
 def truncated_exp(x: Tensor) -> Tensor:
     """exp(x), with its gradient taken at x clamped to ±15: no density explodes because its gradient is not finite."""
     return _TruncatedExp.apply(x)
-
-
-class VoxelField(_Field):
-    """A dense grid of density and latents, interpolated trilinearly: the voxel field of SJC, without a network.
-
-    density = scale · softplus(σ + shift), σ the interpolated first feature; latents are the others. Vertices stand on
-    the ends of the box (SJC's stand half a voxel inside, with zeros around). The grid is the dense case of the hash
-    grid's operators: float32 gradients, bit-equal where theirs are.
-
-    Args:
-        resolution: vertices along an axis, 2 to 512.
-        channels: C, 1 to 15.
-        bound: half the side of the box.
-        density_shift: added before the softplus; SJC's −10 makes space nearly empty at first.
-        density_bias: "none", "blob" or a Blob, added to σ.
-        density_scale: factor of the density (SJC: 1); a larger one makes space opaque after fewer steps.
-        latent_scale: standard deviation of the first latents.
-
-    Attributes:
-        table: [entries, 1 + C] parameter; entry x + R·(y + R·z).
-
-    Raises:
-        ValueError: an argument out of range.
-    """
-
-    def __init__(
-        self,
-        resolution: int = 100,
-        channels: int = 4,
-        *,
-        bound: float = 1.0,
-        density_shift: float = -10.0,
-        density_bias: str | Blob | None = "none",
-        density_scale: float = 1.0,
-        latent_scale: float = 1.0,
-    ):
-        super().__init__()
-        name = "VoxelField"
-        self.resolution = checks.whole(name, "resolution", resolution, 2, 512)
-        self.channels = checks.whole(name, "channels", channels, 1, MOST_CHANNELS)
-        self.bound = checks.number(name, "bound", bound, 0.0, open_low=True)
-        self.density_shift = checks.number(name, "density_shift", density_shift)
-        self.blob = find_blob(name, density_bias)
-        self.density_scale = checks.number(name, "density_scale", density_scale, 0.0, open_low=True)
-        checks.number(name, "latent_scale", latent_scale, 0.0)
-        entries = -(-(self.resolution**3) // 8) * 8
-        table = torch.randn(entries, 1 + self.channels) * latent_scale
-        table[:, 0] = 0
-        self.table = nn.Parameter(table)
-
-    @property
-    def layout(self) -> GridLayout:
-        """The layout, as the operators take it: one dense level with vertices on the ends."""
-        return GridLayout([0, len(self.table)], [self.resolution], [self.resolution - 1.0], 0.0, WRAPPED, False)
-
-    def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Density and channels, as `LatentField.forward`."""
-        checks.positions("VoxelField", positions, self.table)
-        unit = to_unit(positions, self.bound)
-        features = torch.ops.ldp_fast.hash_grid(unit.contiguous(), self.table, None, count, *self.layout)
-        sigma = features[:, 0] + blob(positions, self.blob.strength, self.blob.std)
-        density = self.density_scale * F.softplus(sigma + self.density_shift)
-        if count is not None:
-            density = torch.where(live_rows(positions, count)[:, 0], density, 0)
-        return density, features[:, 1:]
-
-    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Parameter groups for an optimiser."""
-        return [{"params": [self.table], "lr": lr}]
-
-    def extra_repr(self) -> str:
-        return f"{self.resolution}³, {self.channels} channels, bound={self.bound:g}, shift={self.density_shift:g}"

@@ -157,6 +157,29 @@ def test_voxels_are_trilinear_with_vertices_on_the_ends() -> None:
     torch.testing.assert_close(field(x)[0], F.softplus(torch.full((300,), -10.0, dtype=torch.float64)))
 
 
+def test_a_smoothed_gradient_is_the_convolution_with_a_gaussian() -> None:
+    field = VoxelField(7, 3).double()
+    assert len(field.table) > 343  # entries that are no vertices
+    gradient = torch.randn(field.table.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    field.smooth_gradient(1.0)
+    assert field.table.grad is None
+    for std in (0.2, 0.8, 2.5):
+        field.table.grad = gradient.clone()
+        field.smooth_gradient(std)
+        if std == 0.2:  # narrower than a voxel
+            assert torch.equal(field.table.grad, gradient)
+            continue
+        place = torch.arange(7, dtype=torch.float64)
+        apart = place[:, None] - place
+        reach = torch.arange(-math.ceil(3 * std), math.ceil(3 * std) + 1, dtype=torch.float64)
+        mass = torch.exp(-0.5 * (reach / std) ** 2).sum()
+        line = torch.exp(-0.5 * (apart / std) ** 2) * (apart.abs() <= reach[-1]) / mass
+        volume = gradient[:343].view(7, 7, 7, 4)
+        expected = torch.einsum("az,by,cx,zyxk->abck", line, line, line, volume)
+        torch.testing.assert_close(field.table.grad[:343].view(7, 7, 7, 4), expected)
+        assert torch.equal(field.table.grad[343:], gradient[343:])
+
+
 def test_copies_pickles_and_state_dicts() -> None:
     x = places(64)
     for field in (small_field(bias=True), VoxelField(8)):

@@ -99,7 +99,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "base_resolution": 8,
             "finest_resolution": 64,
             "hidden": 32,
-            "blob": [5.0, 0.3],
+            # Larger than the object: what silhouettes do not carve away, faces of a cube, is not dented.
+            "blob": [6.0, 0.6],
         },
         "occupancy": {"resolution": 32, "every": 16},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
@@ -121,6 +122,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "density_scale": 10.0,
             "latent_scale": 0.1,
             "blob": [9.0, 0.5],
+            # A torus' hole stays full of grey where each voxel moves by its own noisy gradient.
+            "smoothing": [2.0, 0.0, 0.0, 0.6],
         },
         "optimizer": {"kind": "adamax", "learning_rate": 0.25, "final_rate": 0.1},
         "regularisers": {"emptiness": [0.0, 0.04, 0.3, 0.9], "opacity": _always(0.02)},
@@ -130,8 +133,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
 QUALITIES: dict[str, dict[str, dict[str, Any]]] = {
     "normal": {},
     "high": {
-        "latent-nerf": {"steps": 1000, "views": 3, "refinement": {"steps": 300}},
-        "jacobian-nerf": {"steps": 1200, "views": 3},
+        "latent-nerf": {"steps": 800, "refinement": {"steps": 240}},
+        "jacobian-nerf": {"steps": 1200},
     },
 }
 

@@ -96,6 +96,11 @@ class VoxelOptions:
     density_scale: float = setting("factor of the density", above=0)
     latent_scale: float = setting("factor of the latents", above=0)
     blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
+    smoothing: Ramp | None = setting(
+        "how far neighbouring voxels move together over the run, in voxels: FIRST LAST FROM TO (default: not at all)",
+        default=None,
+        omitted=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,12 +244,15 @@ class TextTo3D(ModelConfiguration, _Run):
     def check(self) -> None:
         """See `Configuration.check`."""
         super().check()
-        for regulariser, ramp in self.regularisers.items():
+        field, cells = self.field, self.occupancy and self.occupancy.resolution
+        ramps = {f"regularisers.{name}": ramp for name, ramp in self.regularisers.items()}
+        if isinstance(field, VoxelOptions) and field.smoothing is not None:
+            ramps["field.smoothing"] = field.smoothing
+        for name, ramp in ramps.items():
             if not (0 <= ramp.begin <= ramp.end <= 1 and min(ramp.first, ramp.last) >= 0):
                 shown = " ".join(f"{x:g}" for x in ramp)
-                expected = "a weight, or FIRST LAST FROM TO with 0 <= FROM <= TO <= 1"
-                raise Wrong(f"regularisers.{regulariser}", f"expected {expected}; got {shown}")
-        field, cells = self.field, self.occupancy and self.occupancy.resolution
+                one = "" if name == "field.smoothing" else "a weight, or "
+                raise Wrong(name, f"expected {one}FIRST LAST FROM TO with 0 <= FROM <= TO <= 1; got {shown}")
         if isinstance(field, HashGridOptions):
             if field.hidden % 16:
                 raise Wrong("field.hidden", f"expected a multiple of 16, got {field.hidden}")

@@ -26,7 +26,7 @@ from .mesh import export_mesh
 from .pictures import products as pictures
 from .regularisers import regularisers
 from .scene import Scene, apply_scene_state, scene_state
-from .sections import REGULARISERS
+from .sections import REGULARISERS, VoxelOptions
 
 MESH_FILES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.json")
 TERMS = ("lsd", "fm", "kl", "norm_lsd", "norm_fm", "norm_kl")
@@ -143,6 +143,8 @@ class Trainer:
         row = self._gradients(range(self.rank, count, self.world), count, part)
         with part("optimiser"):
             self._reduce_gradients(row)
+            if isinstance(c.field, VoxelOptions) and c.field.smoothing is not None:
+                scene.field.smooth_gradient(c.field.smoothing.at(self.progress()))  # type: ignore[operator]
             factor = self._rate_factor()
             for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * factor
