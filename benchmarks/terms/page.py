@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ldp_fast.errors import UsageError
@@ -211,13 +211,19 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
     reach = {name: of_images(rows) for name, rows in (marks or {}).items() if name != START and "true renders" != name}
     about, there = machine.describe(), sum(len(result.files) for result in found.values())
     facts = (
-        f"Made by `{command}` on {about['cpu']}, {about['cores']} cores"
+        f"Made by `{command}` on {about['cpu']}, {about['cores']} core{'s' * (about['cores'] != 1)}"
         f"{', ' + about['gpu'] if about['gpu'] else ''}: {there} of {len(wanted)} cells, {len(plan.prompts)} pictures "
         f"each, {plan.steps} steps, weights `{plan.weights}`, perceptual distance by the CLIP of `{judge}`."
     )
 
     def shown(name: str, made: bool, text: str) -> list[str]:
         return [figure(name, text)] if made else []
+
+    groups = {group for group, cell in wanted if cell in found}
+
+    def begun(group: str, parts: Callable[[], list[str]]) -> list[str]:
+        # Of a group that nobody has begun the cells of others would be shown once more.
+        return parts() if group in groups else [NOTHING]
 
     def where(name: str) -> pathlib.Path:
         return images / f"terms_{name}.png"
@@ -255,11 +261,14 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
         ),
         *shown("kl", figures.over_weight(over_kl, "λ2", reach, where("kl")), "Measures over λ2"),
         "### Guidance",
-        table([(_named(cell), cell) for cell in few], found, alone, start),
+        *begun("guidance", lambda: [table([(_named(cell), cell) for cell in few], found, alone, start)]),
         "### Scales",
-        *(
-            table([(_named(cell), cell) for cell in _scale_cells(scale, kl)], found, Cell(0.0, kl), start)
-            for scale in SCALES[1:]
+        *begun(
+            "scale",
+            lambda: [
+                table([(_named(cell), cell) for cell in _scale_cells(scale, kl)], found, Cell(0.0, kl), start)
+                for scale in SCALES[1:]
+            ],
         ),
         "### The factor 1 + α_t",
         _cancelling(held),
@@ -274,8 +283,7 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
         ),
         "### The whole grid",
         "Share of right pictures, and perceptual distance, at the end.",
-        grid(found, "fm", fm, kl),
-        grid(found, "kl", fm, kl),
+        *begun("rest", lambda: [grid(found, "fm", fm, kl), grid(found, "kl", fm, kl)]),
         "### What a step costs",
         _cost(_held(out, "cost")),
         "### Objects",
