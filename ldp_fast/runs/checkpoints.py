@@ -99,10 +99,11 @@ def optimiser_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimiser_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The reverse of `optimiser_state`."""
+    """The reverse of `optimiser_state`; the optimiser's steps leave the tensors as they are."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, x in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = x
+            # Of an optimiser on the CPU they may be the very state of it, and optimisers write in place.
+            state.setdefault(int(index), {})[name] = x.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -139,6 +139,17 @@ def test_asking_changes_nothing() -> None:
     assert all(p.grad is None for p in trainer.scene.parameters())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_asking_in_the_middle_of_a_run_leaves_its_optimiser_alone(method: str) -> None:
+    trainer = begin(configured("--method", method, "--steps", "3", "--size", "8"))
+    trainer.advance()
+    before = {name: x.clone() for name, x in trainer.state().items()}
+    expected.expect(trainer)
+    after = trainer.state()
+    assert before.keys() == after.keys() and any(name.endswith(".exp_avg") for name in before)
+    assert [name for name, x in before.items() if not torch.equal(x, after[name])] == []
+
+
 def test_time_is_of_the_steps_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     def a_second(step: Callable[[], object], device: torch.device) -> float:
         step()
