@@ -161,6 +161,33 @@ def test_round_trip(method: str, model: str, tmp_path: pathlib.Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+def test_a_whole_field_without_smoothing_has_none() -> None:
+    plain = resolve({}, {"prompt": "a red torus", "method": "jacobian-nerf"})
+    without = {**plain, "field": {**plain["field"], "smoothing": None}}
+    # What is None is not written, as in a run of an edition that knew nothing of it.
+    written = class_of(without).from_plain(without).plain()
+    assert "smoothing" not in written["field"] and "smoothing" not in resolve(written, {})["field"]
+    assert resolve(written, {"field": {"smoothing": [1, 0, 0, 1]}})["field"]["smoothing"] == [1, 0, 0, 1]
+    part = {"prompt": "a red torus", "method": "jacobian-nerf", "field": {"resolution": 24}}
+    assert resolve(part, {})["field"]["smoothing"] == plain["field"]["smoothing"]
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "expected"),
+    [
+        ([2, 0, 0.7, 0.6], "expected FIRST LAST FROM TO with 0 <= FROM <= TO <= 1; got 2 0 0.7 0.6"),
+        ([-1, 0, 0, 1], "expected FIRST LAST FROM TO"),
+        ([0, math.nan, 0, 1], "finite"),
+        ([0, 33, 0, 1], "expected at most the 32 voxels there are, got 33"),
+    ],
+)
+def test_a_smoothing_that_cannot_be(smoothing: list[float], expected: str) -> None:
+    said = {"prompt": "a red torus", "method": "jacobian-nerf", "field": {"smoothing": smoothing}}
+    plain = resolve(said, {})
+    with pytest.raises(Wrong, match=rf"^field.smoothing: .*{expected}"):
+        class_of(plain).from_plain(plain)
+
+
 def test_what_the_fingerprint_sees() -> None:
     given = runs.configuration("x")
     for name, value in (("checkpoint_every", 7), ("keep", 9), ("device", "cuda:1")):

@@ -199,6 +199,9 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
         base["background"] = {"kind": behind["kind"], **BACKGROUND_OPTIONS.get(behind["kind"], {})}
     if "regularisers" in said:
         base["regularisers"] = {}  # a file says all of them, and flags change some
+    held = said.get("field")
+    if isinstance(held, dict) and base["field"].keys() - held.keys() == {"smoothing"}:
+        del base["field"]["smoothing"]  # a file that says all the others says by its absence that there is none
     if "resolution" in words.get("field", {}) and method != "jacobian-nerf":
         raise UsageError("--voxels: latent-nerf has a hash grid, not voxels")
     for name in words.get("refinement", {}):
