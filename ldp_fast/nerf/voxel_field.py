@@ -96,7 +96,13 @@ class VoxelField(Field):
 
         Args:
             std: of the Gaussian, in voxels, cut off after three of them; below `SHARP` nothing changes.
+
+        Raises:
+            ValueError: it is not a number of 0 to the resolution.
         """
+        name = "VoxelField.smooth_gradient"
+        if checks.number(name, "std", std, 0.0) > self.resolution:
+            checks.fail(name, "std", f"at most the resolution, {self.resolution}", f"{std:g}")
         if self.table.grad is None or std < SHARP:
             return
         side = self.resolution

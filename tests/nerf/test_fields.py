@@ -178,6 +178,9 @@ def test_a_smoothed_gradient_is_the_convolution_with_a_gaussian() -> None:
         expected = torch.einsum("az,by,cx,zyxk->abck", line, line, line, volume)
         torch.testing.assert_close(field.table.grad[:343].view(7, 7, 7, 4), expected)
         assert torch.equal(field.table.grad[343:], gradient[343:])
+    for std, expected in ((math.nan, "finite number"), (-1.0, "at least 0"), (1e12, "at most the resolution, 7")):
+        with pytest.raises(ValueError, match=rf"VoxelField.smooth_gradient: std: expected .*{expected}"):
+            field.smooth_gradient(std)
 
 
 def test_copies_pickles_and_state_dicts() -> None:

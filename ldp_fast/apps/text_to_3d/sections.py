@@ -253,6 +253,11 @@ class TextTo3D(ModelConfiguration, _Run):
                 shown = " ".join(f"{x:g}" for x in ramp)
                 one = "" if name == "field.smoothing" else "a weight, or "
                 raise Wrong(name, f"expected {one}FIRST LAST FROM TO with 0 <= FROM <= TO <= 1; got {shown}")
+        if isinstance(field, VoxelOptions) and field.smoothing is not None:
+            widest = max(field.smoothing.first, field.smoothing.last)
+            if widest > field.resolution:
+                expected = f"expected at most the {field.resolution} voxels there are"
+                raise Wrong("field.smoothing", f"{expected}, got {widest:g}")
         if isinstance(field, HashGridOptions):
             if field.hidden % 16:
                 raise Wrong("field.hidden", f"expected a multiple of 16, got {field.hidden}")
