@@ -183,9 +183,10 @@ def objects_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(head, lines)
 
 
-def _held(out: pathlib.Path, name: str) -> Any:
+def _held(out: pathlib.Path, name: str, judge: str | None = None) -> Any:
     file = out / f"{name}.json"
-    return files.read_json(file)["found"] if file.exists() else None
+    held = files.read_json(file) if file.exists() else {}
+    return held.get("found") if held.get("judge") == judge else None
 
 
 def figure(name: str, text: str) -> str:
@@ -205,8 +206,8 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
     """
     settings = find_preset(PRESET).settings
     fm, kl = settings.lambda_fm, settings.lambda_kl
-    found, images = read(out / "cells", plan, [cell for _, cell in wanted]), out / "images"
-    marks, held = _held(out, "references"), _held(out, "branches") or []
+    found, images = read(out / "cells", plan, [cell for _, cell in wanted], judge), out / "images"
+    marks, held = _held(out, "references", judge), _held(out, "branches") or []
     start = of_images(marks[START])["perceptual"].value if marks else None
     reach = {name: of_images(rows) for name, rows in (marks or {}).items() if name != START and "true renders" != name}
     about, there = machine.describe(), sum(len(result.files) for result in found.values())
@@ -326,7 +327,7 @@ def write(
     if target is None:
         return out / "results.md"
     text = target.read_text(encoding="utf-8")
-    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
     files.write_atomically(target, f"{before}{MARKS[0]}\n\n{made}\n\n{MARKS[1]}{after}".encode())
     for picture in sorted((out / "images").glob("terms_*.png")):
         files.write_atomically(target.parent / "images" / picture.name, picture.read_bytes())

@@ -14,6 +14,7 @@ import numpy as np
 from ldp_fast.metrics.truth import wilson_interval
 from ldp_fast.runs import files
 
+from . import runs
 from .measures import CRITERIA
 from .plan import Cell, Plan
 
@@ -109,6 +110,7 @@ class Result:
         seconds: of a step, the shortest of the seeds' medians.
         diverged: seeds that left what a decoder takes.
         files: names without ending, one a seed.
+        seeds: whose images these are, as many of each.
     """
 
     cell: Cell
@@ -117,6 +119,12 @@ class Result:
     seconds: float
     diverged: int
     files: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+
+    def pictures(self) -> dict[tuple[int, int], Image]:
+        """Those at the end, by their seed and their place among the prompts."""
+        each = len(self.images[-1]) // len(self.seeds)
+        return {(self.seeds[i // each], i % each): image for i, image in enumerate(self.images[-1])}
 
     @property
     def last(self) -> dict[str, Any]:
@@ -142,12 +150,12 @@ class Result:
         return {"right": right, "perceptual": near}
 
 
-def read(folder: pathlib.Path, plan: Plan, wanted: Sequence[Cell]) -> dict[Cell, Result]:
-    """What is there of some cells, by the cells with seed 0."""
+def read(folder: pathlib.Path, plan: Plan, wanted: Sequence[Cell], judge: str) -> dict[Cell, Result]:
+    """What is there of some cells, by the cells with seed 0; not what other measures or another judge made."""
     groups: dict[Cell, list[tuple[Cell, dict[str, Any]]]] = collections.defaultdict(list)
     for cell in wanted:
         file = folder / f"{cell.name}.json"
-        if file.exists():
+        if runs.fits(file, judge):
             groups[dataclasses.replace(cell, seed=0)].append((cell, files.read_json(file)))
     found = {}
     for key, records in groups.items():
@@ -162,18 +170,20 @@ def read(folder: pathlib.Path, plan: Plan, wanted: Sequence[Cell]) -> dict[Cell,
             seconds=min(record["seconds"] for _, record in records),
             diverged=sum(record["diverged"] is not None for _, record in records),
             files=tuple(cell.name for cell, _ in records),
+            seeds=tuple(cell.seed for cell, _ in records),
         )
     return found
 
 
 def against(result: Result, other: Result) -> dict[str, Any]:
-    """A cell beside another, picture by picture (same prompt, same initial latents, same noise).
+    """A cell beside another, picture by picture (same prompt, same initial latents, same noise), of seeds of both.
 
     Returns:
         `gained` and `lost`: pictures that are right here and not there, and the other way round; of each measure the
         mean of the differences (of ratios: of the quotients).
     """
-    pairs = list(zip(result.images[-1], other.images[-1], strict=False))
+    mine, others = result.pictures(), other.pictures()
+    pairs = [(image, others[place]) for place, image in mine.items() if place in others]
     found: dict[str, Any] = {
         "gained": sum(a["right"] and not b["right"] for a, b in pairs),
         "lost": sum(b["right"] and not a["right"] for a, b in pairs),
