@@ -46,13 +46,19 @@ def make(words: Sequence[str], seconds: float, stop: Callable[[], bool] = lambda
     Returns:
         Its exit code.
     """
-    process, ends, told = subprocess.Popen(words), time.monotonic() + seconds, False
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(timeout=0.5)
-        if not told and (stop() or time.monotonic() > ends):
-            process.send_signal(signal.SIGINT)
-            told = True
+    # A Ctrl-C goes to the whole group of a terminal: the one sent here would be the second, which saves nothing.
+    process, ends, told = subprocess.Popen(words, process_group=0), time.monotonic() + seconds, False
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.5)
+            if not told and (stop() or time.monotonic() > ends):
+                process.send_signal(signal.SIGINT)
+                told = True
+    finally:
+        if process.poll() is None:  # interrupted for the second time
+            process.kill()
+            process.wait()
 
 
 def measure(
