@@ -65,15 +65,22 @@ def claim(folder: Path, plan: Any) -> None:
     """Writes a plan (a dataclass) into a folder, or checks that it is the one that is there.
 
     Raises:
-        UsageError: the folder has another plan, or other things.
+        UsageError: the folder has another plan, or other things; it is not one, or cannot be written to.
     """
     file, mine = folder / "plan.json", files.plain(dataclasses.asdict(plan))
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out: {folder} is not a folder")
     if not file.exists():
         if folder.exists() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty and does not hold this experiment: choose another --out")
-        files.write_json(file, mine)
+        try:
+            files.write_json(file, mine)
+        except OSError as error:
+            raise UsageError(f"--out: {folder} cannot be written to: {error.strerror}") from None
         return
-    held: dict[str, Any] = files.read_json(file)
+    held: Any = files.read_json(file)
+    if not isinstance(held, dict):
+        raise UsageError(f"{file} is damaged: expected an object, got {type(held).__name__}")
     other = [name for name in mine if held.get(name) != mine[name]]
     if other:
         raise UsageError(f"{folder} has a plan with other {' and '.join(other)}: choose another --out")

@@ -64,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
+    if args.limit_cells is not None and args.limit_cells < 0:
+        raise UsageError(f"--limit-cells: expected at least 0, got {args.limit_cells}")
+    if args.prompt_seed < 0:
+        raise UsageError(f"--prompt-seed: expected at least 0, got {args.prompt_seed}")
     if min(args.seeds) < 0:
         raise UsageError(f"--seeds: expected numbers of at least 0, got {min(args.seeds)}")
     if args.limit_minutes is not None and not 0 <= args.limit_minutes < math.inf:

@@ -140,6 +140,9 @@ class Plan:
         """
         if steps < 1:
             raise UsageError(f"--steps: expected at least 1, got {steps}")
+        most = captions.count_of(held_out=False)
+        if not 1 <= count <= most:
+            raise UsageError(f"--prompts: expected 1 to {most}, got {count}")
         checkpoints = tuple(sorted({*(step for step in CHECKPOINTS if step < steps), steps}))
         prompts = tuple(captions.random_prompts(count, prompt_seed))
         rate = find_preset(PRESET).learning_rate

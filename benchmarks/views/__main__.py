@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ldp_fast.errors import UsageError
 from ldp_fast.guidance.loading import locate, usable
 from ldp_fast.runs.expectation import duration
 from ldp_fast.zoo.evaluate import pipeline_of
@@ -69,6 +70,8 @@ def _device(args: argparse.Namespace) -> torch.device:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
+    if args.limit_batches is not None and args.limit_batches < 0:
+        raise UsageError(f"--limit-batches: expected at least 0, got {args.limit_batches}")
     _device(args)  # refused before a folder is claimed
     return plan_of(
         args.model,

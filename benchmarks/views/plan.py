@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -126,6 +127,8 @@ def plan_of(
         guidance = notes.get("guidance_scale")
         if guidance is None:
             raise UsageError(f"--guidance-scale: expected a number, for {model} does not name its own")
+    if not math.isfinite(guidance):
+        raise UsageError(f"--guidance-scale: expected a finite number, got {guidance}")
     return Plan(
         source="truth" if truth else "samples",
         seen=tuple(captions.draw(seen, seed, held_out=False)),

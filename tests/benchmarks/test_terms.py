@@ -160,6 +160,21 @@ def test_the_command_continues_and_refuses_another_plan(
     assert "is not empty and does not hold this experiment" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--prompts", "0"], "--prompts: expected 1 to "),
+        (["--prompt-seed", "-1"], "--prompt-seed: expected at least 0, got -1"),
+        (["--limit-cells", "-1"], "--limit-cells: expected at least 0, got -1"),
+        (["--out", __file__], "test_terms.py is not a folder"),
+        (["--out", f"{__file__}/below"], "cannot be written to"),
+    ],
+)
+def test_what_is_refused(words: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--out", str(tmp_path / "out"), *SMALL, *words]) == 2
+    assert expected in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_stopped_cell_goes_on_to_the_same_latents(prior: LatentDiffusionPrior, tmp_path: Path) -> None:
     small, cell, begun = dataclasses.replace(Plan.of(2, 7, 4), checkpoints=(1, 4)), Cell(3.0, 0.1), tmp_path / "begun"
     text = prior.encode_prompt(list(small.prompts))
@@ -192,6 +207,9 @@ def test_a_picture_does_not_depend_on_those_that_it_is_made_with(prior: LatentDi
 def test_records_by_another_judge_are_made_anew(tmp_path: Path) -> None:
     record = {"form": runs.FORM, "judge": "primitives", "thresholds": runs.thresholds()}
     runs.keep(tmp_path, "cell", record, torch.zeros(2, 3, 8, 8))
+    (tmp_path / "references.json").write_text('{"judge": "primitives", "found": {}}')
+    assert page._held(tmp_path, "references", "primitives") == {}
+    assert page._held(tmp_path, "references", "primitives/judge") is None
     assert runs.fits(tmp_path / "cell.json", "primitives")
     assert not runs.fits(tmp_path / "cell.json", "primitives/judge")
     assert not runs.fits(tmp_path / "other.json", "primitives")
@@ -212,6 +230,10 @@ def test_cells_are_compared_picture_by_picture() -> None:
     found = summary.against(other, base)
     assert (found["gained"], found["lost"]) == (1, 1)
     assert found["perceptual"].value == pytest.approx(0.1) and found["perceptual"].half < 1e-9
+    # Of a cell that has one seed more, the pictures of the other seed are not those to compare with.
+    both = dataclasses.replace(other, images=(other.images[0] + base.images[0],), seeds=(1, 0))
+    assert summary.against(both, base)["perceptual"].value == pytest.approx(0)
+    assert summary.against(dataclasses.replace(other, seeds=(1,)), base)["perceptual"] is None
     assert base.last["failing"]["shape"] == 1 and base.last["share"] == pytest.approx(2 / 3)
     assert summary.mean_of([1.0, 4.0], ratio=True).value == pytest.approx(2)  # type: ignore[union-attr]
     assert summary.mean_of([]) is None
@@ -272,3 +294,5 @@ def test_objects_are_made_by_a_sweep_that_ends_in_time(tmp_path: Path) -> None:
     lines += [f"pathlib.Path({str(ready)!r}).touch()", "time.sleep(60)"]
     assert objects.make([sys.executable, "-c", "\n".join(lines)], 60, ready.exists) == 130
     assert objects.rows(tmp_path) == []
+    # Ctrl-C in a terminal does not reach it: it is told once.
+    assert objects.make([sys.executable, "-c", "import os; assert os.getpgid(0) == os.getpid()"], 60) == 0

@@ -198,3 +198,8 @@ def test_what_cannot_be_planned_is_refused(changed: dict[str, Any], message: str
 def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--out", str(tmp_path), "--model", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("benchmarks.views: model: ")
+    assert command.main(["--out", str(tmp_path / "out"), "--guidance-scale", "nan"]) == 2
+    assert command.main(["--out", str(tmp_path / "out"), "--limit-batches", "-1"]) == 2
+    said = capsys.readouterr().err
+    assert "--guidance-scale: expected a finite number, got nan" in said and "--limit-batches: expected at" in said
+    assert not (tmp_path / "out").exists()
