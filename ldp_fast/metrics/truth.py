@@ -22,6 +22,7 @@ COARSE, FINE = 16, 32
 # Spectrum of a pattern: periods per unit of length that are looked at, and whole periods per turn.
 ALONG = np.arange(0.0, 4.01, 0.05)
 AROUND = np.arange(0, 13)
+PERIODS_OFF = 0.25  # a pattern may have one stripe in four more or less
 SLOWEST = 0.4  # periods per unit along the axis: what is slower is a gradient and not a pattern
 
 
@@ -225,9 +226,9 @@ class Wave:
         return "rings" if not self.around else "sectors" if self.along < SLOWEST else "checks"
 
     def alike(self, other: Wave) -> bool:
-        """Whether two waves have the same kind and about (15 %) the same number of periods."""
-        same = self.kind() == other.kind() and self.around == other.around
-        return same and abs(self.along - other.along) <= max(0.1, 0.15 * other.along)
+        """Whether a wave has the kind of another and, within a quarter (`PERIODS_OFF`), its numbers of periods."""
+        pairs = ((self.along, other.along), (self.around, other.around))
+        return self.kind() == other.kind() and all(abs(a - b) <= max(0.1, PERIODS_OFF * b) for a, b in pairs)
 
 
 def strongest_wave(values: np.ndarray, along: np.ndarray, around: np.ndarray, step: float = 0.0) -> Wave:

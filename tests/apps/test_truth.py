@@ -77,6 +77,25 @@ def test_a_defect_fails_its_own_criteria(asked: str, shown: str, defects: dict[s
     assert found["failing"] == fails.split() and not found["right"]
 
 
+@pytest.mark.parametrize("shown", ["along", "halves", "checks", "swapped"])
+def test_another_pattern_is_not_right(shown: str) -> None:
+    asked, white, green = "a white cylinder with green stripes", world.COLOURS["white"], world.COLOURS["green"]
+
+    def painted(points: np.ndarray) -> np.ndarray:
+        wave = np.sin(6 * np.arctan2(points[:, :1], points[:, 2:])) if shown == "along" else points[:, :1]
+        return np.where(wave > 0, [green], [white])
+
+    if shown == "checks":
+        found = judged(asked, "a white and green checkered cylinder")
+    elif shown == "swapped":
+        found = judged(asked, "a green cylinder with white stripes")
+        assert found["right"] and found["colour"]["pattern"]["agreement"] < 0.5
+        return
+    else:
+        found = judged(asked, albedo=painted)
+    assert found["failing"] == ["pattern"] and not found["right"]
+
+
 def test_what_the_colours_say() -> None:
     def painted(points: np.ndarray) -> np.ndarray:
         return np.where(points[:, :1] > 0.3, [world.COLOURS["green"]], [world.COLOURS["red"]])

@@ -26,7 +26,7 @@ LEAST_BODY = 0.95  # share of its volume that is one body
 MOST_FOG = 0.02  # mean opacity of rays that miss the solid made larger by `MARGIN`
 LEAST_SHARE = 0.1  # of the surface: a second colour with less counts as absent
 MOST_STRAY = 0.1  # of the surface: pixels with neither of the asked colours, nor a mixture of them
-CRITERIA = ("shape", "bodies", "fog", "colours", "stray")
+CRITERIA = ("shape", "bodies", "fog", "colours", "stray", "pattern")
 MARGIN = 1.1
 # ΔE from every mixture of the asked colours beyond which a pixel has neither. Of the solids themselves, encoded and
 # decoded by the embedded VAE, one pixel in fifty is as far away at most.
@@ -115,6 +115,9 @@ def _with_verdict(result: dict[str, Any]) -> dict[str, Any]:
     }
     # Nothing has no pixels either, and fails by its shape.
     met["stray"] = (result["colour"]["neither"] or 0.0) <= MOST_STRAY
+    # Where a colour is absent there is no pattern to look at, and the colours say so.
+    pattern, parts = result["colour"]["pattern"], result["colour"]["parts"]
+    met["pattern"] = pattern is None or pattern["alike"] or any(part["name"] is None for part in parts)
     failing = [name for name in CRITERIA if not met[name]]
     return {**result, "failing": failing, "right": not failing}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...guidance.loading import embedded_models
-from ...metrics.truth import wilson_interval
+from ...metrics.truth import PERIODS_OFF, wilson_interval
 from ...runs import files
 from ...runs.folder import RunFolder, application_of, finished
 from ...zoo import captions, world
@@ -141,6 +141,7 @@ def _thresholds() -> dict[str, Any]:
         "least_share": judges.LEAST_SHARE,
         "most_stray": judges.MOST_STRAY,
         "neither": judges.NEITHER,
+        "periods_off": PERIODS_OFF,
         "names": list(world.COLOURS),
     }
 
@@ -167,6 +168,7 @@ def summary(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "opacity": mean(lambda made: made["cleanliness"]["opacity"]),
         "colour_error": statistics.fmean(errors) if errors else None,
         "neither": mean(lambda made: made["colour"]["neither"]),
+        "agreement": mean(lambda made: (made["colour"]["pattern"] or {}).get("agreement")),
     }
 
 
