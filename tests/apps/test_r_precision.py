@@ -106,6 +106,8 @@ def test_only_finished_runs_count_and_settings_make_rows(tmp_path: pathlib.Path)
     other = configuration("a red cube")
     other = dataclasses.replace(other, settings=dataclasses.replace(other.settings, guidance_scale=50.0))
     leave_run(tmp_path / "other", other)
+    # What no result depends on does not make a row.
+    leave_run(tmp_path / "kept", dataclasses.replace(configuration("a red torus"), checkpoint_every=7, keep=9))
     found = among_few(tmp_path, load=Loader())
     assert found["unfinished"] == ["running"]
     assert [row["settings"] for row in found["rows"]] == [

@@ -13,6 +13,7 @@ from ...errors import UsageError
 from ...runs import files
 from ...runs.configuration import differences, look_up
 from ...runs.folder import application_of, status
+from ...runs.settings import settings_of
 from .. import registry
 from ..entry import Entry
 from ..variants import VARIANTS
@@ -60,7 +61,9 @@ def find_runs(folder: pathlib.Path) -> dict[str, Run]:
 def rows_of(
     runs: dict[str, Run], objects: Sequence[dict[str, Any]]
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The objects of each configuration, prompt and seed aside: what tells it from the others, and its objects.
+    """The objects of each configuration: what tells it from the others, and its objects.
+
+    Prompt, seed and what no result depends on, such as the device, are left aside.
 
     Args:
         runs: by the names of their folders.
@@ -69,7 +72,10 @@ def rows_of(
     groups: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     kinds: dict[str, dict[str, Any]] = {}
     for found in objects:
-        kind = {k: v for k, v in runs[found["folder"]].plain.items() if k not in ("prompt", "seed")}
+        run = runs[found["folder"]]
+        about = settings_of(type(run.configuration))
+        aside = {"prompt", "seed", *(name for name, setting in about.items() if not setting.about_result)}
+        kind = {k: v for k, v in run.plain.items() if k not in aside}
         key = json.dumps(kind, sort_keys=True, default=str)
         kinds[key] = kind
         groups[key].append(found)
