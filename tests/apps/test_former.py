@@ -3,7 +3,8 @@
 `former/` was made by the version of then: 20 steps of each application, with the checkpoint of step 10 (of synthesis in
 a folder of its own, for it kept one). The embedded model has other weights since, so that its runs are refused; here
 they are taken for runs of this edition. The numbers that depend on the weights were computed anew when it came: both
-checkpoints of text-to-3D from the beginning, and step 20 of synthesis from the step 10 of then.
+checkpoints of text-to-3D from the beginning (latent-nerf's step 20 once more when regularisers came to the
+refinement), and step 20 of synthesis from the step 10 of then.
 """
 
 from __future__ import annotations

@@ -99,8 +99,9 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "base_resolution": 8,
             "finest_resolution": 64,
             "hidden": 32,
-            # Larger than the object: what silhouettes do not carve away, faces of a cube, is not dented.
-            "blob": [6.0, 0.6],
+            # As wide as the object: from a smaller ball faces of a cube grow dented, in a larger one solids end hollow
+            # and open below, where no camera looks.
+            "blob": [5.0, 0.4],
         },
         "occupancy": {"resolution": 32, "every": 16},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},

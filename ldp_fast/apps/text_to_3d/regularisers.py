@@ -52,7 +52,7 @@ def depth(out: RenderOutput, near: float, far: float) -> Tensor:
 
 
 def regularisers(
-    out: RenderOutput, ramps: Mapping[Any, Ramp], progress: float, near: float, far: float, rays_per_latent: int = 1
+    out: RenderOutput, ramps: Mapping[Any, Ramp], progress: float, near: float, far: float, rays_per_latent: float = 1
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum per view [V], and each regulariser's own value per ray (depth: per view), detached.
 

@@ -217,11 +217,11 @@ class Trainer:
         )
 
     def _regularise(self, out: RenderOutput, radius: float) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.scene.refined:
-            return out.opacity.new_zeros(()), {}
+        # In the refinement they stay as they were at the end of the latents: without them fog comes back.
+        progress = 1.0 if self.scene.refined else self.progress()
+        rays = out.opacity[0].numel() / self.scene.latent_size**2
         ramps = self.configuration.regularisers
-        rays = self.scene.supersample**2
-        extra, values = regularisers(out, ramps, self.progress(), radius - 1.0, radius + 1.0, rays)
+        extra, values = regularisers(out, ramps, progress, radius - 1.0, radius + 1.0, rays)
         return extra.sum(), values
 
     def _encode(self, picture: Tensor) -> Tensor:
