@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from ldp_fast.apps.evaluate import judge
 from ldp_fast.apps.evaluate.evidence import look_at
 from ldp_fast.apps.evaluate.found import find_runs, rows_of
-from ldp_fast.apps.evaluate.truth import summary
+from ldp_fast.apps.evaluate.truth import summary, thresholds
 from ldp_fast.apps.text_to_3d.scene import load_scene
 from ldp_fast.apps.variants import VARIANTS
 from ldp_fast.errors import UsageError
@@ -75,7 +75,7 @@ def measure(
     Args:
         folder: of the sweep.
         perception: the perceptual distance.
-        name: of its CLIP; records of another are made anew.
+        name: of its CLIP; records of another, or by other thresholds, are made anew.
         load: as `load_scene`.
         told: is given a line for each object.
         stop: asked before each object.
@@ -84,7 +84,7 @@ def measure(
         return  # it was stopped before the first one
     for run, found in find_runs(folder).items():
         file = folder / "measures" / f"{run}.json"
-        if stop() or not finished(folder / run) or (file.exists() and files.read_json(file).get("judge") == name):
+        if stop() or not finished(folder / run) or (file.exists() and _fits(files.read_json(file), name)):
             continue
         asked = judge.asked_for(found.plain["prompt"])
         try:
@@ -93,9 +93,15 @@ def measure(
             # One damaged checkpoint is not a reason to measure none of the others.
             told(f"{run}: {error}")
             continue
-        record = {"folder": run, "judge": name, **verdict.measures, **_detail(verdict.pictures, perception)}
+        about = {"folder": run, "judge": name, "thresholds": thresholds()}
+        record = {**about, **verdict.measures, **_detail(verdict.pictures, perception)}
         files.write_json(file, record)
         told(f"{run}: {'right' if record['right'] else 'wrong: ' + ', '.join(record['failing'])}")
+
+
+def _fits(record: Mapping[str, Any], name: str) -> bool:
+    """Whether a record was made with this CLIP and with what is asked of an object now."""
+    return record.get("judge") == name and record.get("thresholds") == thresholds()
 
 
 def _detail(pictures: np.ndarray, perception: Perception) -> dict[str, float]:
@@ -110,13 +116,13 @@ def _detail(pictures: np.ndarray, perception: Perception) -> dict[str, float]:
     }
 
 
-def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """What is measured so far, a row a method and choice of terms; none where there is no sweep."""
+def rows(folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
+    """What is measured so far with a CLIP, a row a method and choice of terms; none where there is no sweep."""
     if not (folder / "measures").is_dir():
         return []
     runs = find_runs(folder)
     objects = [files.read_json(file) for file in sorted((folder / "measures").glob("*.json"))]
-    objects = [made for made in objects if made["folder"] in runs]
+    objects = [made for made in objects if made["folder"] in runs and _fits(made, name)]
     found = []
     for head, group in rows_of(runs, objects):
         detail = {

@@ -288,7 +288,7 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
         "### What a step costs",
         _cost(_held(out, "cost")),
         "### Objects",
-        objects_table(objects.rows(out / "objects")),
+        objects_table(objects.rows(out / "objects", judge)),
     ]
     return "\n\n".join(parts)
 

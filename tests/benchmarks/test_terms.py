@@ -276,11 +276,12 @@ def test_objects_are_measured_once_and_make_a_row_each(tmp_path: Path) -> None:
     for judge in ("one", "one", "another"):
         objects.measure(tmp_path, perception, judge, load=scene, told=lambda line: None)
     assert made == ["cube", "torus", "cube", "torus"]
-    rows = {row["losses"]: row for row in objects.rows(tmp_path)}
+    rows = {row["losses"]: row for row in objects.rows(tmp_path, "another")}
     assert [(name, row["right"], row["objects"]) for name, row in rows.items()] == [
         ("LSD", 0, 1),
         ("LSD + FM + KL", 1, 1),
     ]
+    assert objects.rows(tmp_path, "one") == []
     assert 0 < rows["LSD + FM + KL"]["perceptual"] < rows["LSD"]["perceptual"]
     assert "| 1/1 = 100 % (21 to 100) |" in page.objects_table(list(rows.values()))
 
@@ -293,6 +294,6 @@ def test_objects_are_made_by_a_sweep_that_ends_in_time(tmp_path: Path) -> None:
     lines = ["import pathlib, signal, sys, time", "signal.signal(signal.SIGINT, lambda *_: sys.exit(130))"]
     lines += [f"pathlib.Path({str(ready)!r}).touch()", "time.sleep(60)"]
     assert objects.make([sys.executable, "-c", "\n".join(lines)], 60, ready.exists) == 130
-    assert objects.rows(tmp_path) == []
+    assert objects.rows(tmp_path, "one") == []
     # Ctrl-C in a terminal does not reach it: it is told once.
     assert objects.make([sys.executable, "-c", "import os; assert os.getpgid(0) == os.getpid()"], 60) == 0

@@ -86,7 +86,7 @@ def evaluate_truth(
         raise _none(folder, skipped)
     result = {
         "metric": "truth",
-        "thresholds": _thresholds(),
+        "thresholds": thresholds(),
         "rows": [{**head, **summary(group)} for head, group in rows_of(runs, objects)],
         "reachable": {**summary(solids), "solids": solids} if solids else None,
         "objects": objects,
@@ -132,8 +132,10 @@ def _unfit(run: Run, place: pathlib.Path) -> str:
     return "" if finished(place) else "unfinished"
 
 
-def _thresholds() -> dict[str, Any]:
+def thresholds() -> dict[str, Any]:
+    """What an object has to reach to be right, by name."""
     return {
+        "criteria": list(judges.CRITERIA),
         "least_iou": judges.LEAST_IOU,
         "least_body": judges.LEAST_BODY,
         "most_fog": judges.MOST_FOG,
