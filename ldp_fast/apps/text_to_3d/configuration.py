@@ -99,9 +99,9 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "base_resolution": 8,
             "finest_resolution": 64,
             "hidden": 32,
-            # As wide as the object: from a smaller ball faces of a cube grow dented, in a larger one solids end hollow
-            # and open below, where no camera looks.
-            "blob": [5.0, 0.4],
+            # Faces of a cube may grow dented from it; from a wider ball more solids end hollow and open below, where no
+            # camera looks.
+            "blob": [5.0, 0.3],
         },
         "occupancy": {"resolution": 32, "every": 16},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
