@@ -150,12 +150,18 @@ def measured(
     return record, pictures
 
 
+def record_of(path: pathlib.Path, judge: str) -> dict[str, Any] | None:
+    """A record, if it is there and was made by these measures and this judge."""
+    if not path.exists():
+        return None
+    held: dict[str, Any] = files.read_json(path)
+    fits = held.get("form") == FORM and held.get("judge") == judge and held.get("thresholds") == thresholds()
+    return held if fits else None
+
+
 def fits(path: pathlib.Path, judge: str) -> bool:
     """Whether there is a record made by these measures and this judge."""
-    if not path.exists():
-        return False
-    held = files.read_json(path)
-    return held.get("form") == FORM and held.get("judge") == judge and held.get("thresholds") == thresholds()
+    return record_of(path, judge) is not None
 
 
 def keep(folder: pathlib.Path, name: str, record: dict[str, Any], pictures: Tensor) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ldp_fast.metrics.truth import wilson_interval
-from ldp_fast.runs import files
 
 from . import runs
 from .measures import CRITERIA
@@ -154,9 +153,9 @@ def read(folder: pathlib.Path, plan: Plan, wanted: Sequence[Cell], judge: str) -
     """What is there of some cells, by the cells with seed 0; not what other measures or another judge made."""
     groups: dict[Cell, list[tuple[Cell, dict[str, Any]]]] = collections.defaultdict(list)
     for cell in wanted:
-        file = folder / f"{cell.name}.json"
-        if runs.fits(file, judge):
-            groups[dataclasses.replace(cell, seed=0)].append((cell, files.read_json(file)))
+        record = runs.record_of(folder / f"{cell.name}.json", judge)
+        if record is not None:
+            groups[dataclasses.replace(cell, seed=0)].append((cell, record))
     found = {}
     for key, records in groups.items():
         images = tuple(
