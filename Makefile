@@ -78,8 +78,10 @@ $(CUDA_STAMP): $(PACKAGES) $(SOURCES)
 	touch $(STAMP) $@
 
 # DEMO="--method jacobian-nerf --steps 200" adds options.
+# The prompt goes through the environment, so that its own quotation marks survive the shell.
+demo: export PROMPT := $(PROMPT)
 demo: $(STAMP)
-	prompt="$(PROMPT)"; test "$$prompt" != random || prompt="$$($(PY) -m ldp_fast.zoo.captions)"; echo "$$prompt"; \
+	prompt="$$PROMPT"; test "$$prompt" != random || prompt="$$($(PY) -m ldp_fast.zoo.captions)"; echo "$$prompt"; \
 	  $(VENV)/bin/ldp-fast text-to-3d "$$prompt" --out out/demo --overwrite $(DEMO)
 	@echo "The object: out/demo/turntable.mp4, out/demo/views.png, out/demo/mesh.glb; live: $(VENV)/bin/ldp-fast view out/demo"
 
