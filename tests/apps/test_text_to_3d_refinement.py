@@ -124,6 +124,23 @@ def test_it_begins_after_the_last_step_of_latents(small_model: str) -> None:
     assert trainer.history[:, trainer.columns.index("sparsity")].min() > 0
 
 
+def test_regularisers_weigh_in_the_refinement_what_they_weighed_at_the_end(small_model: str) -> None:
+    ramps = {"opacity": [0.0, 1e-3, 0.0, 1.0], "hollowness": [0.002, 0.002, 0.0, 1.0]}
+    refinement = {"steps": 4, "size": 16, "views": 1, "learning_rate": 7e-4}
+    given = runs.changed(
+        runs.configuration(small_model, steps=2, refinement=refinement),
+        regularisers={**ramps, "sparsity": [0, 0, 0, 1]},
+    )
+    trainer = runs.trainer(given)
+    weights = []
+    for _ in range(trainer.total):
+        weights.append(trainer.weights()["weight_opacity"])
+        trainer.advance()
+    assert weights == [0.0, 5e-4, 1e-3, 1e-3, 1e-3, 1e-3]
+    hollow = trainer.history[:, trainer.columns.index("hollowness")]
+    assert bool((hollow >= 0).all()) and bool(torch.isfinite(hollow).all())
+
+
 def test_no_refinement(small_model: str) -> None:
     trainer = runs.trainer(runs.configuration(small_model, steps=2, refinement=None))
     for _ in range(2):

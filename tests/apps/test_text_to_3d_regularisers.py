@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast.apps.text_to_3d import regularisers as module
+from ldp_fast.apps.text_to_3d.cameras import as_cameras
 from ldp_fast.nerf import Cameras, LatentRenderer, RenderOutput, RenderStatistics
 from ldp_fast.runs.schedule import Ramp, constant
 
@@ -70,6 +71,62 @@ def test_distortion(rendering: RenderOutput) -> None:
     values = [distortion(*ray) for ray in rays_of(rendering)]
     assert max(values) > 0.01
     close(module.distortion(rendering), per_view(values), rtol=1e-3)
+
+
+class Ball(torch.nn.Module):
+    """A shell of radius 0.5 from 0.4 on, opaque, around what is not: e^−4 of `SOLID`, or as much as is said."""
+
+    bound = 1.0
+
+    def __init__(self, inside: float) -> None:
+        super().__init__()
+        self.inside = torch.nn.Parameter(torch.tensor(float(inside)))
+        self.shell = torch.nn.Parameter(torch.tensor(1000.0))
+
+    def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        r = x.norm(dim=1)
+        shell = self.shell * ((r < 0.5) & (r >= 0.4))
+        return shell + self.inside * (r < 0.4), x.new_zeros(len(x), 4)
+
+
+def test_hollowness_looks_behind_the_surface() -> None:
+    field, side = Ball(module.SOLID * math.exp(-4)), 24
+    cameras = Cameras.orbit([20.0, 200.0], [10.0, 50.0], RADIUS, 18.0)
+    out = LatentRenderer(field, steps_per_ray=1000).eval()(cameras, side, side)
+    share = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0))
+    found = module.hollowness(out, field, [-1.0] * 3 + [1.0] * 3, cameras, share)
+    # Where the ray enters the ball, to a step, and so much farther: in shell or hollow, or out of the ball again.
+    origins, directions = (x.double() for x in cameras.rays(side, side))
+    directions = directions / directions.norm(dim=1, keepdim=True)
+    middle = -(origins * directions).sum(1)
+    nearest = (origins + middle[:, None] * directions).norm(dim=1)
+    enters = middle - (0.25 - nearest**2).clamp(min=0).sqrt()
+    radius = (origins + (enters + share.flatten() * 0.4)[:, None] * directions).norm(dim=1)
+    lacking = torch.where(radius < 0.4, 4.0, 0.0).where(radius < 0.5, math.log(10 / 1e-12))
+    expected = lacking.where(nearest < 0.5, 0.0).view(2, -1).sum(1)
+    assert float(expected.min()) > 200
+    close(found, expected.double(), rtol=0.05)
+    (grad,) = torch.autograd.grad(found.sum(), [field.inside])
+    # d log(SOLID / density) = −1 / density, for each ray that looks into the hollow.
+    hollow = int(((radius < 0.4) & (nearest < 0.5)).sum())
+    assert float(grad) == pytest.approx(-hollow / float(field.inside.detach()), rel=0.05)
+
+
+def test_a_solid_object_is_not_hollow_and_nothing_is_not_either() -> None:
+    cameras = Cameras.orbit([20.0], [10.0], RADIUS, 40.0)
+    middle = torch.full((1, 1, 12, 12), 0.5)
+    for inside, shell in ((200.0, 200.0), (0.0, 0.0), (1.0, 1.0)):
+        field = Ball(inside)
+        field.shell.data.fill_(shell)
+        out = LatentRenderer(field, steps_per_ray=64).eval()(cameras, 12, 12)
+        rays = out.opacity.flatten() >= module.SURFACE
+        assert bool(rays.any()) == (inside == 200.0)
+        lacking = module.hollowness(out, field, [-1.0] * 3 + [1.0] * 3, cameras, middle)
+        # A solid ball lacks nothing but where a ray grazes it.
+        grazing = module.hollowness(out, field, [-0.3] * 3 + [0.3] * 3, cameras, middle)
+        assert float(grazing.detach()) == 0 and float(lacking.detach()) <= 40 * float(rays.sum()) / 4
+        lacking.sum().backward()
+        assert all(p.grad is None or bool(torch.isfinite(p.grad)) for p in field.parameters())
 
 
 @pytest.mark.parametrize(("side", "border"), [(64, 7), (32, 4), (16, 2), (8, 1), (4, 1)])
@@ -164,18 +221,22 @@ def test_weight_at() -> None:
     assert [Ramp(0.02, 0.4, 0.5, 0.5).at(p) for p in (0.0, 0.499, 0.5, 1.0)] == [0.02, 0.02, 0.4, 0.4]
 
 
-@pytest.mark.parametrize("name", ["sparsity", "emptiness", "opacity", "distortion", "depth"])
+@pytest.mark.parametrize("name", ["sparsity", "emptiness", "opacity", "distortion", "hollowness", "depth"])
 def test_their_count_does_not_depend_on_the_rays_per_latent(small_model: str, name: str) -> None:
     """Twice as many rays per latent and axis: the same sum per latent, up to where the rays are."""
     found = {}
     for factor in (1, 4):
+        # Rays end in this ball, and it is not solid.
+        field = {**runs.SMALL["jacobian-nerf"]["field"], "blob": [6.0, 0.5]}
+        ramps = {name: constant(1.0)}
         given = runs.configuration(
-            small_model, "jacobian-nerf", regularisers={name: constant(1.0)}, supersample=factor, size=16
+            small_model, "jacobian-nerf", regularisers=ramps, field=field, supersample=factor, size=16
         )
         trainer = runs.trainer(given)
         drawn = trainer._draw(0)
-        cameras = Cameras.orbit(drawn.camera[0], 10.0, RADIUS, 40.0)
+        drawn = dataclasses.replace(drawn, camera=(drawn.camera[0], 10.0, RADIUS, 40.0))
+        cameras = as_cameras([drawn.camera], torch.device("cpu"))
         _, out = trainer.scene.eval().training_view(cameras, 0, drawn.shade)
-        extra, _ = trainer._regularise(out, RADIUS)
+        extra, _ = trainer._regularise(out, drawn, cameras)
         found[factor] = float(extra.detach())
     assert found[1] != 0 and found[4] == pytest.approx(found[1], rel=0.06)

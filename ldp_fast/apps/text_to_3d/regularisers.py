@@ -1,17 +1,26 @@
-"""What keeps space outside the object empty. Each per view, counted per ray as score distillation is per element."""
+"""What keeps space outside an object empty, and its inside full.
+
+Each per view, counted per ray as score distillation is per element.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...nerf import RenderOutput
+from ...nerf import Cameras, RenderOutput
 from ...runs.schedule import Ramp
 
 # Between these the entropy and its gradient are finite.
 SMALLEST = 1e-5
+# A ray that is so opaque ends at a surface. What is behind it, up to so far in world units, is to be so dense (of which
+# 0.1 let 0.37 of the light through).
+SURFACE = 0.9
+BEHIND = 0.4
+SOLID = 10.0
 
 
 def sparsity(out: RenderOutput) -> Tensor:
@@ -51,19 +60,62 @@ def depth(out: RenderOutput, near: float, far: float) -> Tensor:
     return -(middle.mean((1, 2)) - border).clamp(min=1e-12).log()
 
 
+def hollowness(out: RenderOutput, field: nn.Module, box: Sequence[float], cameras: Cameras, share: Tensor) -> Tensor:
+    """Σ over the rays that end at a surface of max(0, log(SOLID / density)), a little behind that surface. [V].
+
+    No view shows what is there, so that nothing else says whether an object is solid or a shell. The surface itself,
+    where the ray ends on average, is taken as it is: the gradient is that of the density alone.
+
+    Args:
+        out: the rendering.
+        field: what it shows.
+        box: minimum and maximum of the space in which the field is.
+        cameras: V, of the rendering.
+        share: [V, 1, H, W] in [0, 1]: how far behind the surface to look, of `BEHIND`.
+    """
+    origins, directions = cameras.rays(*share.shape[-2:])
+    opacity, depth = (x.detach().flatten()[:, None] for x in (out.opacity, out.depth))
+    length = directions.norm(dim=1, keepdim=True)
+    # All rays are looked at, also those that do not count: choosing them would wait for the device.
+    points = origins + directions * (depth / opacity.clamp(min=SMALLEST) + share.flatten()[:, None] * BEHIND / length)
+    low, high = points.new_tensor(box).view(2, 3)
+    inside = points.clamp(low, high)
+    counts = (opacity >= SURFACE)[:, 0] & (inside == points).all(1)
+    density = field(inside.to(next(field.parameters(), inside).dtype))[0].float()
+    lacking = (math.log(SOLID) - density.clamp(min=1e-12).log()).clamp(min=0)
+    return lacking.where(counts, 0).view(len(share), -1).sum(1)
+
+
 def regularisers(
-    out: RenderOutput, ramps: Mapping[Any, Ramp], progress: float, near: float, far: float, rays_per_latent: float = 1
+    out: RenderOutput,
+    ramps: Mapping[Any, Ramp],
+    progress: float,
+    near: float,
+    far: float,
+    rays_per_latent: float = 1,
+    hollow: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum per view [V], and each regulariser's own value per ray (depth: per view), detached.
 
     What is summed over rays counts per latent, however many rays make one; depth is a mean already.
+
+    Args:
+        out: the rendering.
+        ramps: the weight of each over the run.
+        progress: 0 to 1.
+        near, far: for `depth`.
+        rays_per_latent: how many rays make one.
+        hollow: `hollowness` of this rendering, if it has a weight.
     """
     rays = out.opacity[0].numel()
     total = out.opacity.new_zeros(len(out.opacity))
     found: dict[str, Tensor] = {}
     for name, ramp in ramps.items():
         weight = ramp.at(progress)
-        value = depth(out, near, far) if name == "depth" else _PER_RAY[name](out)
+        if name == "hollowness" and hollow is not None:
+            value = hollow
+        else:
+            value = depth(out, near, far) if name == "depth" else _PER_RAY[name](out)
         found[name] = value.detach().mean() / (1 if name == "depth" else rays)
         if weight != 0:
             total = total + weight * value / (1 if name == "depth" else rays_per_latent)

@@ -149,6 +149,11 @@ class Scene(nn.Module):
         return refinement.size if self.refined and refinement is not None else self.latent_size
 
     @property
+    def rays_per_pixel(self) -> int:
+        """Rays along an axis for each latent (refined: pixel)."""
+        return 1 if self.refined else self.supersample
+
+    @property
     def display_size(self) -> int:
         """Latents (refined: pixels) per side of pictures for people: twice the training's, as Latent-NeRF has it."""
         return self.latent_size * self.prior.pixels_per_latent if self.refined else 2 * self.size
@@ -171,7 +176,7 @@ class Scene(nn.Module):
         Returns:
             Latents [V, C, h, w] (before refinement) or RGB [V, 3, H, W], with the background; the rendering itself.
         """
-        factor = 1 if self.refined else self.supersample
+        factor = self.rays_per_pixel
         out = self.renderer(cameras, self.size * factor, self.size * factor, seed=seed)
         picture, opacity = self._picture(out, factor)
         return self.behind(picture, opacity, shade), out
@@ -228,7 +233,7 @@ class Scene(nn.Module):
         training = self.training
         self.eval()
         try:
-            factor = 1 if self.refined else self.supersample
+            factor = self.rays_per_pixel
             out = self.renderer(cameras.to(self.prior.device), size * factor, size * factor, normals=normals)
         finally:
             self.train(training)

@@ -17,6 +17,7 @@ REGULARISERS = {
     "emptiness": "clears thin fog (SJC)",
     "opacity": "clears whatever the picture does not need",
     "distortion": "pulls the density along each ray together (mip-NeRF 360)",
+    "hollowness": "fills what is behind surfaces, which no view shows",
     "depth": "brings the middle of the picture nearer than its border (SJC)",
 }
 SCENE = "scene"
@@ -229,8 +230,8 @@ class _Run:
     occupancy: OccupancyOptions | None = setting("the grid that says where space is empty")
     background: BackgroundOptions
     optimizer: OptimizerOptions
-    regularisers: dict[Literal["sparsity", "emptiness", "opacity", "distortion", "depth"], Ramp] = setting(
-        "weights over the run, each FIRST LAST FROM TO"
+    regularisers: dict[Literal["sparsity", "emptiness", "opacity", "distortion", "hollowness", "depth"], Ramp] = (
+        setting("weights over the run, each FIRST LAST FROM TO")
     )
     refinement: RefinementOptions | None = setting("the steps in RGB that follow")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...guidance import LatentDiffusionPrior, TimestepSampler
-from ...nerf import FusedAdam, RenderOutput
+from ...nerf import Cameras, FusedAdam, RenderOutput
 from ...runs import checkpoints, distributed
 from ...runs.experiment import Part, Products, as_subject, untimed
 from ...runs.seeds import mixed_generator
@@ -24,7 +24,7 @@ from ...schedules import cosine_decay
 from .cameras import as_cameras, direction_of
 from .mesh import export_mesh
 from .pictures import products as pictures
-from .regularisers import regularisers
+from .regularisers import hollowness, regularisers
 from .scene import Scene, apply_scene_state, scene_state
 from .sections import REGULARISERS, VoxelOptions
 
@@ -47,6 +47,7 @@ class _Drawn:
     jitter: int
     timestep: Tensor
     noise: Tensor
+    behind: Tensor | None
 
 
 class Trainer:
@@ -85,6 +86,8 @@ class Trainer:
         self.sampler = TimestepSampler(count, *limits, prior.settings.anneal_to)
         self.columns = (*TERMS, *c.regularisers, "opacity_mean", "samples", "learning_rate", "gradient_norm")
         self.optimizer = self.make_optimizer()
+        hollow = c.regularisers.get("hollowness")
+        self._looks_behind = hollow is not None and any((hollow.first, hollow.last))
         self._rows: list[Tensor] = []
         scene.train()
 
@@ -170,7 +173,8 @@ class Trainer:
             return self._row({}, 0.0)  # more processes than views: the refinement may have fewer
         drawn = [self._draw(view) for view in mine]
         with part("render"):
-            rendered = [scene.training_view(as_cameras([d.camera], prior.device), d.jitter, d.shade) for d in drawn]
+            cameras = [as_cameras([d.camera], prior.device) for d in drawn]
+            rendered = [scene.training_view(at, d.jitter, d.shade) for at, d in zip(cameras, drawn, strict=True)]
         with part("encoder"):
             pictures = torch.cat([picture for picture, _ in rendered])
             latents = self._encode(pictures) if scene.refined else pictures
@@ -187,8 +191,8 @@ class Trainer:
         found = {**statistics.terms, "fm": statistics.fm}
         row = self._row(found, len(drawn) / count)
         with part("regularisers"):
-            for d, (_, out) in zip(drawn, rendered, strict=True):
-                extra, values = self._regularise(out, d.camera[2])
+            for d, at, (_, out) in zip(drawn, cameras, rendered, strict=True):
+                extra, values = self._regularise(out, d, at)
                 loss = loss + extra
                 values |= {"opacity_mean": out.opacity.detach().mean(), "samples": out.statistics.counts[0]}
                 row += self._row(values, 1 / count)
@@ -206,7 +210,7 @@ class Trainer:
     def _draw(self, view: int) -> _Drawn:
         scene, generator = self.scene, view_generator(self.configuration.seed, self.step, view)
         camera = scene.ranges.draw(generator)
-        side = scene.latent_size
+        side, rays = scene.latent_size, scene.size * scene.rays_per_pixel
         return _Drawn(
             camera=camera,
             direction=self.directions.index(direction_of(*camera[:2], self.heights)),
@@ -214,15 +218,22 @@ class Trainer:
             jitter=int(torch.randint(2**31 - 1, (1,), generator=generator)),
             timestep=self.sampler.sample(1, torch.device("cpu"), generator, self.progress()),
             noise=torch.randn(1, self.prior.latent_shape[0], side, side, generator=generator),
+            # The last to be drawn: runs without it draw what they did before there was one.
+            behind=torch.rand(1, 1, rays, rays, generator=generator) if self._looks_behind else None,
         )
 
-    def _regularise(self, out: RenderOutput, radius: float) -> tuple[Tensor, dict[str, Tensor]]:
-        # In the refinement they stay as they were at the end of the latents: without them fog comes back.
-        progress = 1.0 if self.scene.refined else self.progress()
-        rays = out.opacity[0].numel() / self.scene.latent_size**2
-        ramps = self.configuration.regularisers
-        extra, values = regularisers(out, ramps, progress, radius - 1.0, radius + 1.0, rays)
+    def _regularise(self, out: RenderOutput, drawn: _Drawn, cameras: Cameras) -> tuple[Tensor, dict[str, Tensor]]:
+        scene, ramps, radius = self.scene, self.configuration.regularisers, drawn.camera[2]
+        rays = out.opacity[0].numel() / scene.latent_size**2
+        hollow = None
+        if drawn.behind is not None:
+            hollow = hollowness(out, scene.field, scene.renderer.box, cameras, drawn.behind.to(out.opacity))
+        extra, values = regularisers(out, ramps, self._stage(), radius - 1.0, radius + 1.0, rays, hollow)
         return extra.sum(), values
+
+    def _stage(self) -> float:
+        # In the refinement regularisers stay as they were at the end of the latents: without them fog comes back.
+        return 1.0 if self.scene.refined else self.progress()
 
     def _encode(self, picture: Tensor) -> Tensor:
         # The encoder sees what people will see, colours that can be shown; the gradient passes: none gets stuck.
@@ -299,6 +310,5 @@ class Trainer:
         """The λ's and regularisers' weights of this moment, for a log."""
         s = self.prior.settings
         found = {"lambda_fm": s.lambda_fm, "lambda_kl": s.lambda_kl, "lambda_lsd": s.lambda_lsd}
-        ramps, refined = self.configuration.regularisers, self.scene.refined
-        weights = {name: 0.0 if refined else ramp.at(self.progress()) for name, ramp in ramps.items()}
+        weights = {name: ramp.at(self._stage()) for name, ramp in self.configuration.regularisers.items()}
         return {**found, **{f"weight_{name}": value for name, value in weights.items()}}
