@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ldp_fast.errors import UsageError
@@ -81,16 +82,18 @@ def cells_of(found: Mapping[str, Any]) -> list[str]:
     return [*told, *(number(found[name], name) for name in (*names, "deviation"))]
 
 
-def table(rows: Sequence[tuple[str, Cell]], found: Found, base: Cell, start: float | None) -> str:
+def table(
+    rows: Sequence[tuple[str, Cell]], found: Found, base: Cell | Callable[[Cell], Cell], start: float | None
+) -> str:
     """Cells, and what they have against a base, picture by picture; `NOTHING` where none is there.
 
     Args:
         rows: labels and cells.
         found: what there is.
-        base: the cell that the others are held against.
+        base: the cell that the others are held against, or what finds it for each.
         start: perceptual distance of the initial latents, decoded.
     """
-    base, lines, beside = base.simplest(), [], []
+    lines, beside = [], []
     for label, cell in rows:
         result = found.get(cell.simplest())
         if result is None:
@@ -99,8 +102,9 @@ def table(rows: Sequence[tuple[str, Cell]], found: Found, base: Cell, start: flo
         steps = ", ".join("–" if x is None else f"{x:.0f}" for x in (ninety["right"], ninety["perceptual"]))
         lost = f" ({result.diverged} diverged)" if result.diverged else ""
         lines.append([label + lost, *cells_of(result.last), steps, f"{1e3 * result.seconds:.0f}"])
-        if base in found and result is not found[base]:
-            pair = against(result, found[base])
+        other = found.get((base if isinstance(base, Cell) else base(cell)).simplest())
+        if other is not None and result is not other:
+            pair = against(result, other)
             means = [number(pair[name], name) for name in PAIRED]
             beside.append([label, f"+{pair['gained']} −{pair['lost']}", *means])
     if not lines:
@@ -239,8 +243,8 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
     columns += [
         (f"λ1 = {fm:g}, {x}", found[c]) for x in ("ones", "v-prime") if (c := Cell(fm, kl, branches=x)) in found
     ]
-    few = [Cell(x, kl, g) for g in GUIDANCES for x in (0.0, 0.3, fm)]
-    few += [Cell(fm, x, g) for g in GUIDANCES for x in (0.0, 1.0)] + [Cell(0.0, 0.0, g) for g in GUIDANCES]
+    few_fm = [Cell(x, kl, g) for g in GUIDANCES for x in (0.0, 0.3, fm)]
+    few_kl = [Cell(x, y, g) for g in GUIDANCES for x in (0.0, fm) for y in (0.0, kl, 1.0)]
     over_fm, over_kl = (figures.lines_of(found, kl, fm, of) for of in ("fm", "kl"))
     parts = [
         facts,
@@ -262,7 +266,14 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
         ),
         *shown("kl", figures.over_weight(over_kl, "λ2", reach, where("kl")), "Measures over λ2"),
         "### Guidance",
-        *begun("guidance", lambda: [table([(_named(cell), cell) for cell in few], found, alone, start)]),
+        "The base is the same guidance with λ1 = 0, then with λ2 = 0.",
+        *begun(
+            "guidance",
+            lambda: [
+                table(_guided(few_fm), found, lambda cell: replace(cell, lambda_fm=0.0), start),
+                table(_guided(few_kl), found, lambda cell: replace(cell, lambda_kl=0.0), start),
+            ],
+        ),
         "### Scales",
         *begun(
             "scale",
@@ -304,6 +315,10 @@ def _scale_cells(scale: str, kl: float) -> list[Cell]:
     # Without feature matching `latent` is `balanced`.
     over_kl = [Cell(0.0, x, scale=scale) for x in LAMBDAS] if scale == "literal" else []
     return list(dict.fromkeys(over_fm + over_kl))
+
+
+def _guided(cells: Sequence[Cell]) -> list[tuple[str, Cell]]:
+    return [(f"guidance {c.guidance:g}, λ1 = {c.lambda_fm:g}, λ2 = {c.lambda_kl:g}", c) for c in cells]
 
 
 def _named(cell: Cell) -> str:
