@@ -14,6 +14,7 @@ from torch import Tensor
 from ldp_fast.apps.text_to_3d import regularisers as module
 from ldp_fast.apps.text_to_3d.cameras import as_cameras
 from ldp_fast.nerf import Cameras, LatentRenderer, RenderOutput, RenderStatistics
+from ldp_fast.nerf.fields import truncated_exp
 from ldp_fast.runs.schedule import Ramp, constant
 
 from ..nerf.scenes import Torus
@@ -102,7 +103,7 @@ def test_hollowness_looks_behind_the_surface() -> None:
     nearest = (origins + middle[:, None] * directions).norm(dim=1)
     enters = middle - (0.25 - nearest**2).clamp(min=0).sqrt()
     radius = (origins + (enters + share.flatten() * 0.4)[:, None] * directions).norm(dim=1)
-    lacking = torch.where(radius < 0.4, 4.0, 0.0).where(radius < 0.5, math.log(10 / 1e-12))
+    lacking = torch.where(radius < 0.4, 4.0, 0.0).where(radius < 0.5, math.log(10 / 1e-6))
     expected = lacking.where(nearest < 0.5, 0.0).view(2, -1).sum(1)
     assert float(expected.min()) > 200
     close(found, expected.double(), rtol=0.05)
@@ -203,6 +204,36 @@ def test_the_weighted_sum(rendering: RenderOutput) -> None:
     assert float(values["opacity"]) == pytest.approx(float(rendering.opacity.mean()), rel=1e-5)
     with pytest.raises(KeyError):
         module.regularisers(rendering, {"fog": constant(1.0)}, 0.5, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("name", ["sparsity", "emptiness", "opacity", "distortion", "hollowness", "depth"])
+def test_a_run_with_a_weight_of_zero_is_one_without(small_model: str, name: str) -> None:
+    states = []
+    for ramps in ({name: constant(0.0)}, {}):
+        trainer = runs.trainer(runs.configuration(small_model, steps=2, regularisers=ramps, refinement=None))
+        for _ in range(trainer.total):
+            trainer.advance()
+        states.append(trainer.scene.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+
+
+@pytest.mark.parametrize("exponent", [-5.0, -14.0, -20.0, -27.0, -40.0])
+def test_hollowness_has_a_bounded_gradient_wherever_the_field_is(exponent: float) -> None:
+    """The field's exponential has the gradient of −15 below it: divided by the density it would grow without bound."""
+    offset = torch.full((1,), exponent, requires_grad=True)
+
+    class Faint(torch.nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return truncated_exp(offset.expand(len(x))), x.new_zeros(len(x), 4)
+
+    ones = torch.ones(1, 1, 8, 8)
+    out = picture(ones, ones * RADIUS)
+    box = [-2.0] * 3 + [2.0] * 3
+    found = module.hollowness(out, Faint(), box, Cameras.orbit([0.0], [0.0], RADIUS, 40.0), ones / 2)
+    found.sum().backward()
+    rays = 64
+    assert 0 < float(found.detach()) <= rays * math.log(10 / 1e-6)
+    assert offset.grad is not None and -rays <= float(offset.grad) <= (-0.9 * rays if exponent > -10 else 0)
 
 
 def test_a_weight_of_zero_switches_off_what_is_not_finite(rendering: RenderOutput) -> None:

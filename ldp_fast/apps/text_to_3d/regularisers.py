@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...nerf import Cameras, RenderOutput
@@ -21,6 +22,8 @@ SMALLEST = 1e-5
 SURFACE = 0.9
 BEHIND = 0.4
 SOLID = 10.0
+# Densities below this are not told apart: the fields' exponentials have a gradient of their own there.
+FAINTEST = 1e-6
 
 
 def sparsity(out: RenderOutput) -> Tensor:
@@ -63,6 +66,8 @@ def depth(out: RenderOutput, near: float, far: float) -> Tensor:
 def hollowness(out: RenderOutput, field: nn.Module, box: Sequence[float], cameras: Cameras, share: Tensor) -> Tensor:
     """Σ over the rays that end at a surface of max(0, log(SOLID / density)), a little behind that surface. [V].
 
+    Below `FAINTEST` it grows no further, and outside the box it is 0.
+
     No view shows what is there, so that nothing else says whether an object is solid or a shell. The surface itself,
     where the ray ends on average, is taken as it is: the gradient is that of the density alone.
 
@@ -75,14 +80,12 @@ def hollowness(out: RenderOutput, field: nn.Module, box: Sequence[float], camera
     """
     origins, directions = cameras.rays(*share.shape[-2:])
     opacity, depth = (x.detach().flatten()[:, None] for x in (out.opacity, out.depth))
-    length = directions.norm(dim=1, keepdim=True)
     # All rays are looked at, also those that do not count: choosing them would wait for the device.
-    points = origins + directions * (depth / opacity.clamp(min=SMALLEST) + share.flatten()[:, None] * BEHIND / length)
-    low, high = points.new_tensor(box).view(2, 3)
-    inside = points.clamp(low, high)
+    points = origins + directions * (depth / opacity.clamp(min=SMALLEST) + share.flatten()[:, None] * BEHIND)
+    inside = torch.stack([points[:, axis].clamp(box[axis], box[axis + 3]) for axis in range(3)], 1)
     counts = (opacity >= SURFACE)[:, 0] & (inside == points).all(1)
     density = field(inside.to(next(field.parameters(), inside).dtype))[0].float()
-    lacking = (math.log(SOLID) - density.clamp(min=1e-12).log()).clamp(min=0)
+    lacking = (math.log(SOLID) - (density + FAINTEST).log()).clamp(min=0)
     return lacking.where(counts, 0).view(len(share), -1).sum(1)
 
 
@@ -105,15 +108,15 @@ def regularisers(
         progress: 0 to 1.
         near, far: for `depth`.
         rays_per_latent: how many rays make one.
-        hollow: `hollowness` of this rendering, if it has a weight.
+        hollow: `hollowness` of this rendering; None where its weight is 0 all along, and it is not looked at.
     """
     rays = out.opacity[0].numel()
     total = out.opacity.new_zeros(len(out.opacity))
     found: dict[str, Tensor] = {}
     for name, ramp in ramps.items():
         weight = ramp.at(progress)
-        if name == "hollowness" and hollow is not None:
-            value = hollow
+        if name == "hollowness":
+            value = out.opacity.new_zeros(len(out.opacity)) if hollow is None else hollow
         else:
             value = depth(out, near, far) if name == "depth" else _PER_RAY[name](out)
         found[name] = value.detach().mean() / (1 if name == "depth" else rays)

@@ -219,7 +219,9 @@ class Trainer:
             timestep=self.sampler.sample(1, torch.device("cpu"), generator, self.progress()),
             noise=torch.randn(1, self.prior.latent_shape[0], side, side, generator=generator),
             # The last to be drawn: runs without it draw what they did before there was one.
-            behind=torch.rand(1, 1, rays, rays, generator=generator) if self._looks_behind else None,
+            behind=torch.rand(1, 1, rays, rays, generator=generator).to(self.prior.device, non_blocking=True)
+            if self._looks_behind
+            else None,
         )
 
     def _regularise(self, out: RenderOutput, drawn: _Drawn, cameras: Cameras) -> tuple[Tensor, dict[str, Tensor]]:
@@ -227,7 +229,7 @@ class Trainer:
         rays = out.opacity[0].numel() / scene.latent_size**2
         hollow = None
         if drawn.behind is not None:
-            hollow = hollowness(out, scene.field, scene.renderer.box, cameras, drawn.behind.to(out.opacity))
+            hollow = hollowness(out, scene.field, scene.renderer.box, cameras, drawn.behind)
         extra, values = regularisers(out, ramps, self._stage(), radius - 1.0, radius + 1.0, rays, hollow)
         return extra.sum(), values
 
