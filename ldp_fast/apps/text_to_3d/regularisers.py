@@ -66,10 +66,9 @@ def depth(out: RenderOutput, near: float, far: float) -> Tensor:
 def hollowness(out: RenderOutput, field: nn.Module, box: Sequence[float], cameras: Cameras, share: Tensor) -> Tensor:
     """Σ over the rays that end at a surface of max(0, log(SOLID / density)), a little behind that surface. [V].
 
-    Below `FAINTEST` it grows no further, and outside the box it is 0.
-
     No view shows what is there, so that nothing else says whether an object is solid or a shell. The surface itself,
-    where the ray ends on average, is taken as it is: the gradient is that of the density alone.
+    where the ray ends on average, is taken as it is: the gradient is that of the density alone. Below `FAINTEST` the
+    term grows no further, and outside the box it is 0.
 
     Args:
         out: the rendering.
@@ -79,9 +78,9 @@ def hollowness(out: RenderOutput, field: nn.Module, box: Sequence[float], camera
         share: [V, 1, H, W] in [0, 1]: how far behind the surface to look, of `BEHIND`.
     """
     origins, directions = cameras.rays(*share.shape[-2:])
-    opacity, depth = (x.detach().flatten()[:, None] for x in (out.opacity, out.depth))
+    opacity, summed = (x.detach().flatten()[:, None] for x in (out.opacity, out.depth))
     # All rays are looked at, also those that do not count: choosing them would wait for the device.
-    points = origins + directions * (depth / opacity.clamp(min=SMALLEST) + share.flatten()[:, None] * BEHIND)
+    points = origins + directions * (summed / opacity.clamp(min=SMALLEST) + share.flatten()[:, None] * BEHIND)
     inside = torch.stack([points[:, axis].clamp(box[axis], box[axis + 3]) for axis in range(3)], 1)
     counts = (opacity >= SURFACE)[:, 0] & (inside == points).all(1)
     density = field(inside.to(next(field.parameters(), inside).dtype))[0].float()
