@@ -99,8 +99,9 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "base_resolution": 8,
             "finest_resolution": 64,
             "hidden": 32,
-            # Faces of a cube grow dented from a ball of 0.3.
-            "blob": [5.0, 0.6],
+            # Faces of a cube grow dented from a ball of 0.3. From one of 0.6 a cone ended as a box of fog, and the
+            # stripes of tori averaged out.
+            "blob": [5.0, 0.4],
         },
         "occupancy": {"resolution": 32, "every": 16},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
