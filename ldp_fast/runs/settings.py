@@ -189,7 +189,8 @@ def _spelled(cls: type, plain: Any) -> Any:
 
 def _said(cls: type, errors: Sequence[Mapping[str, Any]]) -> Wrong:
     """The first of pydantic's complaints in one sentence; all names that are missing, if that is the first."""
-    missing = [place_of(e["loc"]) for e in errors if e["type"] == "missing"]
+    # One that is missing under a number is a value of a list that is too short.
+    missing = [place_of(e["loc"]) for e in errors if e["type"] == "missing" and isinstance(e["loc"][-1], str)]
     # A name that is not known first: it is most often the one that is missing, misspelt.
     first = next((e for e in errors if e["type"] == "unexpected_keyword_argument"), errors[0])
     place = place_of(first["loc"])
@@ -199,7 +200,7 @@ def _said(cls: type, errors: Sequence[Mapping[str, Any]]) -> Wrong:
         close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"expected some of {', '.join(names)}"
         return Wrong(place, f"there is no such setting; {hint}")
-    if first["type"] == "missing":
+    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
         return Wrong("", f"it lacks {', '.join(missing)}", missing)
     return Wrong(place, f"expected {_words(first)}, got {as_said(first['input'])}")
 
@@ -234,7 +235,7 @@ def _words(error: Mapping[str, Any]) -> str:
     context = error.get("ctx", {})
     if error["type"] == "literal_error":
         return f"one of {str(context['expected']).replace(chr(39), '').replace(' or ', ', ')}"
-    if error["type"] in ("missing_argument", "unexpected_positional_argument", "too_long", "too_short"):
+    if error["type"] in ("missing", "missing_argument", "unexpected_positional_argument", "too_long", "too_short"):
         return "another number of values"
     return _KINDS.get(error["type"], str(error["msg"]).lower())
 

@@ -179,6 +179,8 @@ def test_a_whole_field_without_smoothing_has_none() -> None:
         ([-1, 0, 0, 1], "expected FIRST LAST FROM TO"),
         ([0, math.nan, 0, 1], "finite"),
         ([0, 33, 0, 1], "expected at most the 32 voxels there are, got 33"),
+        ([1, 2], "expected another number of values, got 1 2"),
+        ([0, 1, 2, 3, 4], "expected another number of values, got 0 1 2 3 4"),
     ],
 )
 def test_a_smoothing_that_cannot_be(smoothing: list[float], expected: str) -> None:
