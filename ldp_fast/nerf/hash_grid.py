@@ -17,7 +17,7 @@ from .optimiser import source_of
 INTERPOLATIONS = ("linear", "smoothstep")
 INDEXING = {"hash": HASHED, "tiled": TILED, "wrapped": WRAPPED}
 layout_arguments = GridLayout  # as ldp_fast.integrations calls it
-INITIAL = 1e-4  # tiny-cuda-nn's: entries start uniform in ±1e-4
+INITIAL = 1e-4  # tiny-cuda-nn's
 
 
 class HashGrid(nn.Module):
@@ -44,6 +44,7 @@ class HashGrid(nn.Module):
             through again and again (tiny-cuda-nn's TiledGrid since June 2025; at most 1625 vertices along an axis).
             "wrapped": T entries, numbered through along the axes until these have outrun the level (z is ignored where
             a plane has more than T vertices), as torch-ngp and Latent-NeRF do in their "tiled" grids.
+        initial: the table's entries start uniform within ± this number; 1e-4 is tiny-cuda-nn's.
 
     Attributes:
         table: [entries, F] parameter, float32.
@@ -72,6 +73,7 @@ class HashGrid(nn.Module):
         finest_resolution: int = 2048,
         interpolation: str = "linear",
         kind: str = "hash",
+        initial: float = INITIAL,
     ):
         super().__init__()
         name = "HashGrid"
@@ -84,6 +86,7 @@ class HashGrid(nn.Module):
         finest_resolution = checks.whole(name, "finest_resolution", finest_resolution, base_resolution, 10**6)
         checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
         checks.choice(name, "kind", kind, tuple(INDEXING))
+        initial = checks.number(name, "initial", initial, 0)
         growth = math.exp(math.log(finest_resolution / base_resolution) / (n_levels - 1)) if n_levels > 1 else 1.0
         layout = required(name).HashGridLayout(n_levels, log2_table_size, base_resolution, growth, kind == "tiled")
         self.n_levels, self.n_features, self.log2_table_size = n_levels, n_features, log2_table_size
@@ -94,7 +97,7 @@ class HashGrid(nn.Module):
         self.resolutions: list[int] = layout.resolutions
         self.scales: list[float] = layout.scales
         self.dense: list[bool] = layout.dense
-        self.table = nn.Parameter(torch.empty(self.offsets[-1], n_features).uniform_(-INITIAL, INITIAL))
+        self.table = nn.Parameter(torch.empty(self.offsets[-1], n_features).uniform_(-initial, initial))
         self._shadow: Tensor | None = None
 
     @property

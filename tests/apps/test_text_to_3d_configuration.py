@@ -19,6 +19,7 @@ from ldp_fast.apps.text_to_3d.run import check_channels
 from ldp_fast.apps.text_to_3d.scene import CameraRanges, background_of, field_of, occupancy_of, read_configuration
 from ldp_fast.apps.text_to_3d.sections import METHODS, class_of
 from ldp_fast.errors import UsageError
+from ldp_fast.nerf import LatentField
 from ldp_fast.runs import files
 from ldp_fast.runs.configuration import write
 from ldp_fast.runs.flags import put
@@ -161,15 +162,32 @@ def test_round_trip(method: str, model: str, tmp_path: pathlib.Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_a_whole_field_without_smoothing_has_none() -> None:
-    plain = resolve({}, {"prompt": "a red torus", "method": "jacobian-nerf"})
-    without = {**plain, "field": {**plain["field"], "smoothing": None}}
+@pytest.mark.parametrize(
+    ("method", "name", "value", "part"),
+    [
+        ("jacobian-nerf", "smoothing", [1, 0, 0, 1], {"resolution": 24}),
+        ("latent-nerf", "initial", 0.5, {"levels": 4}),
+    ],
+)
+def test_a_whole_field_without_what_may_be_left_out_has_none(
+    method: str, name: str, value: object, part: dict[str, int]
+) -> None:
+    said = {"prompt": "a red torus", "method": method}
+    plain = resolve({}, said)
+    without = {**plain, "field": {**plain["field"], name: None}}
     # What is None is not written, as in a run of an edition that knew nothing of it.
     written = class_of(without).from_plain(without).plain()
-    assert "smoothing" not in written["field"] and "smoothing" not in resolve(written, {})["field"]
-    assert resolve(written, {"field": {"smoothing": [1, 0, 0, 1]}})["field"]["smoothing"] == [1, 0, 0, 1]
-    part = {"prompt": "a red torus", "method": "jacobian-nerf", "field": {"resolution": 24}}
-    assert resolve(part, {})["field"]["smoothing"] == plain["field"]["smoothing"]
+    assert name not in written["field"] and name not in resolve(written, {})["field"]
+    assert resolve(written, {"field": {name: value}})["field"][name] == value
+    assert resolve({**said, "field": part}, {})["field"][name] == plain["field"][name]
+
+
+@pytest.mark.parametrize(("initial", "expected"), [(None, 1e-4), (0.25, 0.25)])
+def test_the_entries_of_a_hash_grid_start_within_what_is_said(initial: float | None, expected: float) -> None:
+    plain = resolve({"prompt": "a red torus", "method": "latent-nerf", "field": {"initial": initial}}, {})
+    field = field_of(class_of(plain).from_plain(plain).field, 4)
+    assert isinstance(field, LatentField)
+    assert 0.95 * expected < field.grid.table.abs().max().item() <= expected
 
 
 @pytest.mark.parametrize(

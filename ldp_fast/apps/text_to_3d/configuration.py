@@ -102,6 +102,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             # Faces of a cube grow dented from a ball of 0.3. From one of 0.6 a cone ended as a box of fog, and the
             # stripes of tori averaged out.
             "blob": [5.0, 0.4],
+            # From tiny-cuda-nn's 1e-4 all sides of a torus start alike, and its stripes may average out.
+            "initial": 0.03,
         },
         "occupancy": {"resolution": 32, "every": 16},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
@@ -207,8 +209,8 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
     if "regularisers" in said:
         base["regularisers"] = {}  # a file says all of them, and flags change some
     held = said.get("field")
-    if isinstance(held, dict) and base["field"].keys() - held.keys() == {"smoothing"}:
-        del base["field"]["smoothing"]  # a file that says all the others says by its absence that there is none
+    if isinstance(held, dict) and FULL[method]["field"].keys() <= held.keys():
+        base["field"] = {}  # a file that says all that has to be said says by its absence that there is nothing else
     if "resolution" in words.get("field", {}) and method != "jacobian-nerf":
         raise UsageError("--voxels: latent-nerf has a hash grid, not voxels")
     for name in words.get("refinement", {}):

@@ -24,6 +24,7 @@ from ...nerf import (
     RenderOutput,
     VoxelField,
 )
+from ...nerf.hash_grid import INITIAL
 from ...runs import checkpoints
 from ...runs.configuration import read_yaml
 from ...runs.flags import from_file
@@ -60,6 +61,7 @@ def field_of(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Modul
         log2_table_size=options.log2_table_size,
         base_resolution=options.base_resolution,
         finest_resolution=options.finest_resolution,
+        initial=INITIAL if options.initial is None else options.initial,
     )
     return LatentField(grid, hidden=options.hidden, channels=channels, density_bias=blob)
 

@@ -79,6 +79,9 @@ class HashGridOptions:
     finest_resolution: int = setting("vertices along an axis, finest level", low=2, high=10**6)
     hidden: int = setting("width of the network, a multiple of 16", low=16, high=128)
     blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
+    initial: float | None = setting(
+        "entries of the hash grid start within ± this number (default: 0.0001)", low=0, default=None, omitted=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
