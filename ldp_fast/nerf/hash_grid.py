@@ -18,6 +18,7 @@ INTERPOLATIONS = ("linear", "smoothstep")
 INDEXING = {"hash": HASHED, "tiled": TILED, "wrapped": WRAPPED}
 layout_arguments = GridLayout  # as ldp_fast.integrations calls it
 INITIAL = 1e-4  # tiny-cuda-nn's
+LARGEST = 6e4  # what `shadow` can hold
 
 
 class HashGrid(nn.Module):
@@ -44,7 +45,8 @@ class HashGrid(nn.Module):
             through again and again (tiny-cuda-nn's TiledGrid since June 2025; at most 1625 vertices along an axis).
             "wrapped": T entries, numbered through along the axes until these have outrun the level (z is ignored where
             a plane has more than T vertices), as torch-ngp and Latent-NeRF do in their "tiled" grids.
-        initial: the table's entries start uniform within ± this number; 1e-4 is tiny-cuda-nn's.
+        initial: the table's entries start uniform within ± this number, 0 to 60000; 1e-4 is
+            tiny-cuda-nn's.
 
     Attributes:
         table: [entries, F] parameter, float32.
@@ -87,6 +89,8 @@ class HashGrid(nn.Module):
         checks.choice(name, "interpolation", interpolation, INTERPOLATIONS)
         checks.choice(name, "kind", kind, tuple(INDEXING))
         initial = checks.number(name, "initial", initial, 0)
+        if initial > LARGEST:
+            checks.fail(name, "initial", f"at most {LARGEST:g}, for the half-precision table", f"{initial:g}")
         growth = math.exp(math.log(finest_resolution / base_resolution) / (n_levels - 1)) if n_levels > 1 else 1.0
         layout = required(name).HashGridLayout(n_levels, log2_table_size, base_resolution, growth, kind == "tiled")
         self.n_levels, self.n_features, self.log2_table_size = n_levels, n_features, log2_table_size

@@ -115,6 +115,8 @@ def read_yaml(path: pathlib.Path, *, partly: bool = False) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     number = found.get("format", FORMAT if partly else None) if isinstance(found, dict) else type(found).__name__
+    if found is None:
+        raise UsageError(f"{path}: expected a configuration of format {FORMAT}, but the file is empty")
     if number != FORMAT or isinstance(number, bool):
         raise UsageError(f"{path}: expected a configuration of format {FORMAT}, got {number}")
     return {name: value for name, value in found.items() if name != "format"}

@@ -224,14 +224,24 @@ def build(
     try:
         return cls.from_plain(plain)
     except Wrong as error:
-        names = {**{flag.place: flag.name for flag in flags_of(cls)}, **(more or {})}
-        if file is not None and not hasattr(args, error.place):
-            raise UsageError(f"{file}: {error}") from None
-        if error.lacking:
-            lacking = ", ".join(names.get(place, place) for place in error.lacking)
-            raise UsageError(f"{lacking}: expected, for there is no default") from None
-        said = f"{names.get(error.place, error.place)}: {error.said}" if error.place else error.said
-        raise UsageError(said) from None
+        raise refused(error, cls, args, file, more) from None
+
+
+def refused(
+    error: Wrong,
+    cls: type,
+    args: argparse.Namespace,
+    file: pathlib.Path | None = None,
+    more: Mapping[str, str] | None = None,
+) -> UsageError:
+    """What a command says of a setting that cannot be; arguments as for `build`."""
+    names = {**{flag.place: flag.name for flag in flags_of(cls)}, **(more or {})}
+    if file is not None and not (error.place in names and hasattr(args, error.place)):
+        return UsageError(f"{file}: {error}")
+    if error.lacking:
+        lacking = ", ".join(names.get(place, place) for place in error.lacking)
+        return UsageError(f"{lacking}: expected, for there is no default")
+    return UsageError(f"{names.get(error.place, error.place)}: {error.said}" if error.place else error.said)
 
 
 def from_file(cls: type[C], plain: Mapping[str, Any], file: pathlib.Path) -> C:

@@ -195,14 +195,16 @@ def _said(cls: type, errors: Sequence[Mapping[str, Any]]) -> Wrong:
     first = next((e for e in errors if e["type"] == "unexpected_keyword_argument"), errors[0])
     place = place_of(first["loc"])
     if first["type"] == "unexpected_keyword_argument":
-        section = _section_at(cls, first["loc"][:-1])
-        names = list(settings_of(section)) if section else []
+        section = _hint_at(cls, first["loc"][:-1])
+        names = list(settings_of(section)) if dataclasses.is_dataclass(section) else []
         close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"expected some of {', '.join(names)}"
         return Wrong(place, f"there is no such setting; {hint}")
     if first["type"] == "missing" and isinstance(first["loc"][-1], str):
         return Wrong("", f"it lacks {', '.join(missing)}", missing)
-    return Wrong(place, f"expected {_words(first)}, got {as_said(first['input'])}")
+    return Wrong(
+        place, f"expected {_words(first, _length(_hint_at(cls, first['loc'])))}, got {as_said(first['input'])}"
+    )
 
 
 def as_said(value: Any) -> str:
@@ -219,7 +221,9 @@ def as_said(value: Any) -> str:
 _KINDS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
     "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "true or false",
     "string_type": "a text",
     "dict_type": "a section of settings",
@@ -231,13 +235,23 @@ _KINDS = {
 }
 
 
-def _words(error: Mapping[str, Any]) -> str:
+def _words(error: Mapping[str, Any], length: int | None) -> str:
     context = error.get("ctx", {})
     if error["type"] == "literal_error":
         return f"one of {str(context['expected']).replace(chr(39), '').replace(' or ', ', ')}"
     if error["type"] in ("missing", "missing_argument", "unexpected_positional_argument", "too_long", "too_short"):
-        return "another number of values"
+        return f"{length} values" if length else "another number of values"
+    if error["type"] in ("tuple_type", "named_tuple_type") and length:
+        return f"a list of {length} values"
     return _KINDS.get(error["type"], str(error["msg"]).lower())
+
+
+def _length(hint: Any) -> int | None:
+    """How many values a tuple has; None for what is not one, or has as many as you like."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return None if Ellipsis in inner else len(inner)
+    return len(hint._fields) if isinstance(hint, type) and hasattr(hint, "_fields") else None
 
 
 def place_of(location: Sequence[int | str]) -> str:
@@ -245,13 +259,19 @@ def place_of(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in location if isinstance(part, str) and part != "[key]")
 
 
-def _section_at(cls: type, location: Sequence[int | str]) -> type | None:
+def _hint_at(cls: type, location: Sequence[int | str]) -> Any:
+    """The type of what stands there, without `| None`; of a list's value the list's. None where nothing can stand."""
+    hint: Any = cls
     for part in location:
-        inner = without_none(hints(cls).get(str(part)))
-        if not (dataclasses.is_dataclass(inner) and isinstance(inner, type)):
+        if isinstance(part, int):
+            break
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            hint = without_none(hints(hint).get(part))
+        elif typing.get_origin(hint) is dict and part != "[key]":
+            hint = without_none(typing.get_args(hint)[1])
+        else:
             return None
-        cls = inner
-    return cls
+    return hint
 
 
 def _check_limits(section: Any, place: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pathlib
+import re
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -197,15 +198,56 @@ def test_the_entries_of_a_hash_grid_start_within_what_is_said(initial: float | N
         ([-1, 0, 0, 1], "expected FIRST LAST FROM TO"),
         ([0, math.nan, 0, 1], "finite"),
         ([0, 33, 0, 1], "expected at most the 32 voxels there are, got 33"),
-        ([1, 2], "expected another number of values, got 1 2"),
-        ([0, 1, 2, 3, 4], "expected another number of values, got 0 1 2 3 4"),
+        ([1, 2], "expected 4 values, got 1 2"),
+        ([0, 1, 2, 3, 4], "expected 4 values, got 0 1 2 3 4"),
+        ([0, 1, 2, "x"], "expected a number, got 'x'"),
+        (3, "expected a list of 4 values, got 3"),
     ],
 )
-def test_a_smoothing_that_cannot_be(smoothing: list[float], expected: str) -> None:
+def test_a_smoothing_that_cannot_be(smoothing: Any, expected: str) -> None:
     said = {"prompt": "a red torus", "method": "jacobian-nerf", "field": {"smoothing": smoothing}}
     plain = resolve(said, {})
     with pytest.raises(Wrong, match=rf"^field.smoothing: .*{expected}"):
         class_of(plain).from_plain(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "expected"),
+    [
+        ("method: latentnerf", (), "{file}: method: expected one of latent-nerf, jacobian-nerf; got 'latentnerf'"),
+        ("method: latent-nerf", ("--method", "no"), "--method: expected one of latent-nerf, jacobian-nerf; got 'no'"),
+        ("preset: foo", (), "{file}: preset: expected one of"),
+        ("quality: high", (), "{file}: quality: there is no such setting"),
+        ("cameras: {fov: [40]}", (), "{file}: cameras.fov: expected 2 values, got 40"),
+        ("regularisers: {opacity: -1}", (), "{file}: regularisers.opacity: expected a weight, .*; got -1$"),
+        ("regularisers: {opacity: [1, 2]}", (), "{file}: regularisers.opacity: expected 4 values, got 1 2"),
+        ("field: {initial: 1.0e+39}", (), "{file}: field.initial: expected a number between 0 and 60000, got 1e.39"),
+        (
+            "{method: jacobian-nerf, refinement: {steps: 10}}",
+            (),
+            "{file}: refinement: expected nothing, as jacobian-nerf runs without one",
+        ),
+    ],
+)
+def test_what_a_file_says_wrongly_is_told_with_its_name(
+    text: str, words: tuple[str, ...], expected: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert runs.command("a red torus", "--config", file, "--print-config", *words) == 2
+    assert re.search(expected.replace("{file}", re.escape(str(file))), said_in_a_line(capsys))
+
+
+def test_a_weight_of_a_file_may_be_one_number() -> None:
+    plain = resolve({"prompt": "a red torus", "regularisers": {"opacity": 1, "emptiness": [0, 1, 0, 1]}}, {})
+    assert plain["regularisers"] == {"opacity": [1, 1, 0, 0], "emptiness": [0, 1, 0, 1]}
+
+
+@pytest.mark.parametrize("off", [None, {"steps": 0}])
+def test_a_refinement_that_a_file_turned_off_stays_off(off: Any) -> None:
+    assert resolve({"prompt": "a red torus", "refinement": off}, {}, "high")["refinement"] is None
+    said = {"prompt": "a red torus", "refinement": {"size": 64}}
+    assert resolve(said, {}, "high")["refinement"]["steps"] == QUALITIES["high"]["latent-nerf"]["refinement"]["steps"]
 
 
 def test_what_the_fingerprint_sees() -> None:
@@ -236,7 +278,7 @@ def test_defaults_are_nobody_elses() -> None:
     ("text", "expected"),
     [
         ("prompt: [unclosed", "is damaged"),
-        ("", "expected a configuration of format 1, got NoneType"),
+        ("", "expected a configuration of format 1, but the file is empty"),
         ("- a\n- b\n", "expected a configuration of format 1, got list"),
         ("format: 2\nprompt: a\n", "expected a configuration of format 1, got 2"),
         ("format: 1\nprompt: a\n", "is damaged: it lacks method, steps, size"),

@@ -270,6 +270,7 @@ def test_layers_are_views_of_the_flat_weights() -> None:
         (lambda: HashGrid(finest_resolution=8), "finest_resolution: expected a whole number of 16 to 1000000, got 8"),
         (lambda: HashGrid(interpolation="cubic"), "interpolation: expected one of 'linear', 'smoothstep', got 'cubic'"),
         (lambda: HashGrid(initial=-0.1), "initial: expected a finite number of at least 0, got -0.1"),
+        (lambda: HashGrid(initial=1e5), "initial: expected at most 60000, for the half-precision table, got 100000"),
         (lambda: HashGrid(initial=math.inf), "initial: expected a finite number of at least 0, got inf"),
         (lambda: HashGrid(kind="dense"), "kind: expected one of 'hash', 'tiled', 'wrapped', got 'dense'"),
         (lambda: LatentField(small_grid(), hidden=40), "hidden: expected a multiple of 16, got 40"),

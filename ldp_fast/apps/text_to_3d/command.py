@@ -8,6 +8,7 @@ from typing import Any
 from ...errors import UsageError
 from ...runs import flags
 from ...runs.names import as_typed
+from ...runs.settings import Wrong
 from .. import run_options
 from ..options import GROUPS, PRIOR, RUN, add_config_flag, start_from
 from .configuration import CHECKPOINT_EVERY, ramp, resolve
@@ -108,8 +109,11 @@ def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:
     for name, argument in (("prompt", "prompt"), ("negative_prompt", "--negative-prompt")):
         if isinstance(words.get(name), str):
             words[name] = as_typed(words[name], argument)
-    plain = resolve(said, words, args.quality)
     own = {f"regularisers.{name}": f"--{name}" for name in REGULARISERS}
     if isinstance(getattr(args, "seed", None), list):
         own["seed"] = "--seeds"
+    try:
+        plain = resolve(said, words, args.quality)
+    except Wrong as error:
+        raise flags.refused(error, JacobianNerf, args, file, own) from None
     return flags.build(class_of(plain), plain, args, file, own)

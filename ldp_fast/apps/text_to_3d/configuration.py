@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from ...checks import is_real
 from ...errors import UsageError
 from ...guidance.loading import embedded_models
-from ...guidance.presets import find_preset
+from ...guidance.presets import PRESETS, find_preset
 from ...runs.configuration import merged
 from ...runs.schedule import Ramp, constant
-from ...runs.settings import hyphens
+from ...runs.settings import Wrong, hyphens
 from ...zoo import world
 from ..options import PriorOptions, settle
 from .sections import METHODS
@@ -24,7 +25,7 @@ BACKGROUND_OPTIONS: dict[str, dict[str, Any]] = {"greys": {"low": _DARK, "high":
 
 
 def _always(value: float) -> list[float]:
-    return list(constant(value))
+    return list(constant(float(value)))
 
 
 _LATENT, _JACOBIAN = (find_preset(name) for name in METHODS.values())
@@ -152,10 +153,10 @@ def defaults(method: str, embedded: bool) -> dict[str, Any]:
     """A method's plain settings without prompt, seed and prior.
 
     Raises:
-        UsageError: an unknown method.
+        Wrong: an unknown method.
     """
     if method not in METHODS:
-        raise UsageError(f"--method: expected one of {', '.join(METHODS)}; got {method!r}")
+        raise Wrong("method", f"expected one of {', '.join(METHODS)}; got {method!r}")
     found = {**FULL[method], **(EMBEDDED[method] if embedded else {})}
     return copy.deepcopy({name: value for name, value in found.items() if name not in ("prior", "steps")})
 
@@ -166,10 +167,11 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
     Args:
         said: by a file.
         words: by flags, which win.
-        quality: one of `QUALITIES`, a flag as well; what is given one by one wins over it.
+        quality: one of `QUALITIES`, a flag as well; the other flags win over it.
 
     Raises:
-        UsageError: an unknown method or preset, a quality that the model lacks, or settings that exclude each other.
+        Wrong: an unknown method or preset, or a refinement that the method does not have.
+        UsageError: a quality that the model lacks, or flags that exclude each other.
     """
     known = merged(said, words)
     method, model = hyphens(str(known.get("method", "latent-nerf"))), known.get("model", "primitives")
@@ -182,9 +184,16 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
             f"or --views"
         )
     base = defaults(method, embedded)
-    known = merged(merged(said, QUALITIES[quality].get(method, {})), words)
+    better = dict(QUALITIES[quality].get(method, {}))
+    off = said.get("refinement", {})
+    if off is None or (isinstance(off, dict) and off.get("steps", 1) == 0):
+        better.pop("refinement", None)  # what a file turned off has no quality
+    known = merged(merged(said, better), words)
     own = (EMBEDDED if embedded else FULL)[method].get("prior", {}) if "preset" not in known else {}
-    preset = find_preset(str(known.get("preset", METHODS[method])).replace("-", "_"))
+    name = str(known.get("preset", METHODS[method])).replace("-", "_")
+    if name not in PRESETS:
+        raise Wrong("preset", f"expected one of {', '.join(PRESETS)}; got {name!r}")
+    preset = PRESETS[name]
     settings = known.get("settings") or {}
     if known.get("sigma_range") is not None and "timestep_range" in words.get("settings", {}):
         raise UsageError("--sigma-range and --timestep-range: give one of them")
@@ -216,9 +225,15 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
     for name in words.get("refinement", {}):
         if known.get("refinement", base["refinement"]) is None or base["refinement"] is None:
             raise UsageError(f"--refinement-{name}: {method} runs without a refinement")
+    held = known.get("refinement")
+    if base["refinement"] is None and isinstance(held, dict) and held.get("steps", 1):
+        raise Wrong("refinement", f"expected nothing, as {method} runs without one")
     plain = merged(base, known)
     if isinstance(plain["refinement"], dict) and plain["refinement"].get("steps") == 0:
         plain["refinement"] = None
+    weights = plain["regularisers"]
+    if isinstance(weights, dict):
+        plain["regularisers"] = {name: _always(w) if is_real(w) else w for name, w in weights.items()}
     return plain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, Literal
 
-from ...runs.schedule import Ramp
+from ...runs.schedule import Ramp, constant
 from ...runs.settings import Wrong, hyphens, setting
 from ..options import RUN, ModelConfiguration
 
@@ -80,7 +80,11 @@ class HashGridOptions:
     hidden: int = setting("width of the network, a multiple of 16", low=16, high=128)
     blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
     initial: float | None = setting(
-        "entries of the hash grid start within ± this number (default: 0.0001)", low=0, default=None, omitted=True
+        "entries of the hash grid start within ± this number (default: 0.0001)",
+        low=0,
+        high=60000,
+        default=None,
+        omitted=True,
     )
 
 
@@ -254,7 +258,7 @@ class TextTo3D(ModelConfiguration, _Run):
             ramps["field.smoothing"] = field.smoothing
         for name, ramp in ramps.items():
             if not (0 <= ramp.begin <= ramp.end <= 1 and min(ramp.first, ramp.last) >= 0):
-                shown = " ".join(f"{x:g}" for x in ramp)
+                shown = " ".join(f"{x:g}" for x in (ramp[:1] if ramp == constant(ramp.first) else ramp))
                 one = "" if name == "field.smoothing" else "a weight, or "
                 raise Wrong(name, f"expected {one}FIRST LAST FROM TO with 0 <= FROM <= TO <= 1; got {shown}")
         if isinstance(field, VoxelOptions) and field.smoothing is not None:
