@@ -55,8 +55,10 @@ def random_prompts(count: int, seed: int) -> list[str]:
     """`count` different captions of scenes that training saw; the first of them do not depend on the count.
 
     Raises:
-        UsageError: more than there are.
+        UsageError: more than there are, or a seed below 0.
     """
+    if seed < 0:
+        raise UsageError(f"--prompt-seed: expected a whole number of at least 0, got {seed}")
     available = count_of(held_out=False)
     if not 1 <= count <= available:
         raise UsageError(f"--random-prompts: expected 1 to {available} (the captions that training saw), got {count}")

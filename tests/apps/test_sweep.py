@@ -270,6 +270,8 @@ def test_repeated_prompts_are_told_and_made_once(
     [
         (ONE, None, "expected a file with one prompt a line, or --random-prompts N"),
         ((*ONE, "--random-prompts", "3"), "prompts.txt", "and not both"),
+        ((*ONE, "--prompt-seed", "3"), "prompts.txt", "--prompt-seed: it is the seed of --random-prompts"),
+        ((*ONE, "--random-prompts", "2", "--prompt-seed", "-3"), None, "--prompt-seed: expected a whole number of at"),
         ((*ONE, "--random-prompts", "0"), None, "--random-prompts: expected 1 to 417"),
         ((*ONE, "--random-prompts", "2", "--model", "a/b"), None, "expected the embedded model, got a/b; give a file"),
         (("--method", "nerf"), "prompts.txt", "nerf"),

@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         metavar="N",
         help="make N random prompts that the embedded model knows, in place of a file",
     )
-    jobs.add_argument("--prompt-seed", type=int, default=0, metavar="S", help="seed of the random prompts (default: 0)")
+    jobs.add_argument("--prompt-seed", type=int, metavar="S", help="seed of the random prompts (default: 0)")
     jobs.add_argument(
         "--clip",
         metavar="MODEL",
@@ -222,11 +222,13 @@ def _prompts(args: argparse.Namespace) -> list[Prompt]:
     if (args.prompts is None) == (args.random_prompts is None):
         raise UsageError("prompts: expected a file with one prompt a line, or --random-prompts N, and not both")
     if args.prompts is not None:
+        if args.prompt_seed is not None:
+            raise UsageError("--prompt-seed: it is the seed of --random-prompts; got a file of prompts")
         return read_prompts(args.prompts, lambda message: print(f"note: {message}", file=sys.stderr))
     model = getattr(args, "model", "primitives")
     if model != "primitives":
         raise UsageError(f"--random-prompts: expected the embedded model, got {model}; give a file of prompts")
-    return [Prompt(text, "--random-prompts") for text in random_prompts(args.random_prompts, args.prompt_seed)]
+    return [Prompt(text, "--random-prompts") for text in random_prompts(args.random_prompts, args.prompt_seed or 0)]
 
 
 def _check_jobs(entry: Entry, prompts: Sequence[Prompt], jobs: Sequence[Job]) -> None:
