@@ -29,6 +29,7 @@ class SolidField(nn.Module):
         hollow: points of the solid's frame -> where there is nothing, whatever the solid is.
         fog: density outside.
         albedo: points of the solid's frame -> colours [N, 3]; None: the solid's.
+        speckle: standard deviation of what is added to its normals.
     """
 
     bound = 1.0
@@ -42,10 +43,11 @@ class SolidField(nn.Module):
         hollow: Callable[[Points], np.ndarray] | None = None,
         fog: float = 0.0,
         albedo: Callable[[Points], np.ndarray] | None = None,
+        speckle: float = 0.0,
     ):
         super().__init__()
         self.shown, self.pose, self.stretch = shown, pose or Pose(), np.array(stretch)
-        self.hollow, self.fog, self.albedo = hollow, fog, albedo
+        self.hollow, self.fog, self.albedo, self.speckle = hollow, fog, albedo, speckle
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         points = self.pose.to_solid(positions.numpy().astype(np.float64) / self.stretch)
@@ -59,6 +61,12 @@ class SolidField(nn.Module):
         shade = world.AMBIENT + world.DIFFUSE * np.maximum(world.normals(self.shown.shape, points[near]) @ light, 0)
         colours[near, :3] = self._albedo(points[near]) * shade[:, None]
         return torch.from_numpy(density).float(), torch.from_numpy(colours).float()
+
+    def normals(self, positions: Tensor) -> Tensor:
+        """Out of the solid, [S, 3]."""
+        points = self.pose.to_solid(positions.numpy().astype(np.float64) / self.stretch)
+        found = torch.from_numpy(world.normals(self.shown.shape, points) @ self.pose.rotation().T).float()
+        return F.normalize(found + self.speckle * torch.randn(found.shape), dim=1)
 
     def _albedo(self, points: Points) -> np.ndarray:
         if self.albedo is not None:
@@ -85,10 +93,11 @@ class SolidScene:
         self.prior.encode = lambda images, sample: F.avg_pool2d(images, 4)
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, size: int, **_: Any) -> RenderOutput:
+    def render(self, cameras: Cameras, size: int, normals: bool = False, **_: Any) -> RenderOutput:
         """Four rays a latent, as the embedded model has it."""
-        out = self.renderer(cameras, 2 * size, 2 * size)
-        pooled = {name: F.avg_pool2d(getattr(out, name), 2) for name in ("latents", "opacity")}
+        out = self.renderer(cameras, 2 * size, 2 * size, normals=normals)
+        names = ("latents", "opacity", "depth", *(["normals"] if normals else []))
+        pooled = {name: F.avg_pool2d(getattr(out, name), 2) for name in names}
         return dataclasses.replace(out, **pooled)
 
     def behind(self, latents: Tensor, opacity: Tensor, shade: Tensor) -> Tensor:

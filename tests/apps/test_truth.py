@@ -53,6 +53,13 @@ def test_a_solid_in_another_pose_is_right_and_so_is_its_pattern() -> None:
     assert pattern["alike"] and pattern["found"]["kind"] == "rings" and pattern["agreement"] > 0.85
     clean = found["cleanliness"]
     assert clean["fog"] < 0.002 and clean["opacity"] > 0.99 and clean["shows_through"] < 0.02
+    assert clean["outline_fog"] < 0.05 and clean["normal_noise"] < 5
+
+
+def test_speckled_normals_and_translucent_objects_are_told() -> None:
+    even, speckled = (judged("a red cube", speckle=speckle)["cleanliness"] for speckle in (0.0, 0.5))
+    assert speckled["normal_noise"] > 3 * even["normal_noise"] and speckled["outline_fog"] == even["outline_fog"]
+    assert judged("a red cube", fog=0.2)["cleanliness"]["outline_fog"] > 0.3
 
 
 def test_a_solid_of_revolution_is_turned_by_its_checks() -> None:
@@ -163,7 +170,9 @@ def test_the_command_measures_a_folder(runs: pathlib.Path, capsys: pytest.Captur
         assert picture.size == (8 * 64 + 8, 2 * (64 + 32))
 
 
-def test_a_run_alone_and_what_cannot_be_measured(runs: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_alone_and_what_cannot_be_measured(
+    runs: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = evaluate_truth(runs / "cube", resolution=RESOLUTION)
     assert [made["folder"] for made in found["objects"]] == ["cube"] and (runs / "cube" / "truth.json").exists()
     assert found["reachable"] is None
@@ -171,8 +180,11 @@ def test_a_run_alone_and_what_cannot_be_measured(runs: pathlib.Path, capsys: pyt
     for name, reason in (("cone", "unfinished"), ("damaged", "its checkpoint is damaged")):
         with pytest.raises(UsageError, match=rf"does not hold a run that can be measured \({name}: {reason}\)"):
             evaluate_truth(runs / name)
-    assert cli.main(["evaluate", "truth", str(runs / "nowhere")]) == 2
-    assert "does not hold runs" in capsys.readouterr().err
+    (empty := tmp_path / "empty").mkdir()
+    (file := tmp_path / "file").touch()
+    for place, reason in ((runs / "nowhere", "does not exist"), (file, "is not a folder"), (empty, "does not hold runs")):
+        assert cli.main(["evaluate", "truth", str(place)]) == 2
+        assert f"{place} {reason}" in capsys.readouterr().err
     with pytest.raises(UsageError, match="'a horse' is not a caption of the embedded model's world"):
         judge(scene_that_shows("a red cube"), "a horse")
 

@@ -146,7 +146,7 @@ def test_names_have_either_spelling(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "expected"),
     [
         (["sweep", "nothing.txt", "--out", "nowhere/x", "--application", "text_to_3d"], "nothing.txt: there is no"),
-        (["evaluate", "r_precision", "nowhere/x"], "does not hold runs"),
+        (["evaluate", "r_precision", "nowhere/x"], "nowhere/x does not exist"),
         (["sweep", "nothing.txt", "--out", "nowhere/x", "--losses", "lsd_fm"], "nothing.txt: there is no"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...metrics import normal_noise, outline_fog
 from ...nerf import Cameras
 from ..text_to_3d.mesh.fitting import shape_of
 from ..text_to_3d.mesh.surface import EmptyField
+from ..text_to_3d.pictures.frames import render_views, solid_size_of, with_even_normals
 
 RESOLUTION = 96  # points of the density's lattice along an axis
 # Azimuth and elevation in degrees.
@@ -21,6 +24,7 @@ VIEWS = (
     *((22.5 + 90.0 * i, 45.0) for i in range(4)),
     (0.0, 80.0),
 )
+SURFACE = ((20.0, 15.0), (200.0, 45.0))  # the views whose normals are looked at
 SHADES = (0.0, 1.0)  # of the background's greys
 PIXELS = 128  # sides of pictures that are judged, at most
 RAYS = 32  # sides of opacities that are judged, at most
@@ -55,6 +59,9 @@ class Evidence:
         opacity: [V, h, w] in [0, 1].
         pictures: [S, V, H, W, 3] in [0, 1], the same views in front of S backgrounds.
         latents: per side of a view of training; half of one is as sharp as pictures are.
+        normal_noise: how speckled the normals are, degrees (`ldp_fast.metrics.normal_noise`); NaN where nothing is far
+            enough inside of the outline, or where normals are not rendered.
+        outline_fog: the share of rays that are fog which no outline explains (`ldp_fast.metrics.outline_fog`).
     """
 
     body: Body | None
@@ -63,11 +70,13 @@ class Evidence:
     opacity: np.ndarray
     pictures: np.ndarray
     latents: int
+    normal_noise: float
+    outline_fog: float
 
 
-def cameras_of(orbit: dict[str, float]) -> Cameras:
-    """The cameras of all measurements, at the distance and with the field of view of a scene's orbit."""
-    azimuths, elevations = ([view[i] for view in VIEWS] for i in (0, 1))
+def cameras_of(orbit: dict[str, float], views: Sequence[tuple[float, float]] = VIEWS) -> Cameras:
+    """The cameras of measurements, at the distance and with the field of view of a scene's orbit."""
+    azimuths, elevations = ([view[i] for view in views] for i in (0, 1))
     return Cameras.orbit(azimuths, elevations, float(orbit["radius"]), float(orbit["fov"]))
 
 
@@ -88,6 +97,7 @@ def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION
         shown = scene.behind(torch.cat(latents), opacity, shades)
         pictures.append(decoded(scene, shown))
     side = int(getattr(scene, "latent_size", scene.size))
+    noise, fog = _surface(scene, cameras_of(scene.orbit, SURFACE))
     return Evidence(
         body=body_of(scene, resolution),
         bound=float(scene.field.bound),
@@ -95,7 +105,17 @@ def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION
         opacity=_at_most(opacity.float().cpu(), RAYS)[:, 0].numpy(),
         pictures=np.stack(pictures),
         latents=side,
+        normal_noise=noise,
+        outline_fog=fog,
     )
+
+
+def _surface(scene: Any, cameras: Cameras) -> tuple[float, float]:
+    """`normal_noise` and `outline_fog` of a scene, of views as people see them in normals.png and opacity.png."""
+    views = render_views(scene, cameras, solid_size_of(scene), normals=True, greys=False)
+    even = with_even_normals(scene, views)
+    assert even.normals is not None
+    return normal_noise(even.normals, even.opacity), outline_fog(even.opacity)
 
 
 def body_of(scene: Any, resolution: int) -> Body | None:

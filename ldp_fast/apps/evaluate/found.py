@@ -28,8 +28,12 @@ class Run:
     plain: dict[str, Any]
 
 
-def find_runs(folder: pathlib.Path) -> dict[str, Run]:
+def find_runs(folder: pathlib.Path, *, others: bool = True) -> dict[str, Run]:
     """The runs in a folder, finished or not, by the names of their folders.
+
+    Args:
+        folder: with a run in each subfolder.
+        others: whether the command can be told where an application is that is not one of this package's.
 
     Raises:
         UsageError: it does not hold a run, or one's `config.yaml` is damaged.
@@ -44,9 +48,13 @@ def find_runs(folder: pathlib.Path) -> dict[str, Run]:
             except UsageError as error:
                 raise UsageError(f"{path.parent}: {error}") from None
     if not found:
-        others = {application_of(path.parent) for path in folder.glob("*/config.yaml")} - {None}
-        if others:
-            names = " and ".join(sorted(map(str, others)))
+        if not folder.is_dir():
+            raise UsageError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}")
+        theirs = {application_of(path.parent) for path in folder.glob("*/config.yaml")} - {None}
+        if theirs:
+            names = " and ".join(sorted(map(str, theirs)))
+            if not others:
+                raise UsageError(f"{folder} holds runs of {names}, which are not of this package")
             commands = {str(status(path.parent).get("command")) for path in folder.glob("*/config.yaml")}
             places = {command.removeprefix("ldp-fast run ") for command in commands if ":" in command}
             where = places.pop() if len(places) == 1 else "MODULE:NAME"

@@ -96,6 +96,7 @@ def measure(found: Evidence, asked: world.Scene) -> Judgement:
         # What sticks out is not haze.
         "haze": _mean(opacity[~enlarged & (opacity < 0.5)]),
         "opacity": _mean(opacity[reduced]),
+        **_speckle(found),
     }
     colours, yaw = _colours(found, asked, pose)
     pose = dataclasses.replace(pose, yaw=(pose.yaw + yaw) % (2 * math.pi))
@@ -134,11 +135,17 @@ def _nothing(found: Evidence, asked: world.Scene) -> Judgement:
             "fog": float(found.opacity.mean()),
             "haze": float(found.opacity.mean()),
             "opacity": 0.0,
+            **_speckle(found),
             "shows_through": None,
             "variation": None,
         },
     }
     return Judgement(_with_verdict(result), _pictures(found, asked, measures.Pose()))
+
+
+def _speckle(found: Evidence) -> dict[str, float | None]:
+    noise = found.normal_noise
+    return {"outline_fog": found.outline_fog, "normal_noise": None if math.isnan(noise) else noise}
 
 
 def _no_colours(asked: world.Scene) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...metrics import outline_fog
 from ...nerf import Cameras, LatentRenderer, RenderOutput
 from ...zoo import solids, world
 from .evidence import RAYS, RESOLUTION, SHADES, Evidence, body_of, cameras_of, decoded
@@ -103,4 +105,6 @@ def truth_through(scene: Any, asked: world.Scene, *, size: int | None = None, re
         opacity=F.avg_pool2d(opacity, 2)[:, 0].numpy(),
         pictures=np.stack(pictures),
         latents=scene.latent_size,
+        normal_noise=math.nan,
+        outline_fog=outline_fog(opacity),
     )

@@ -111,12 +111,12 @@ def _none(folder: pathlib.Path, skipped: dict[str, str]) -> UsageError:
 def _runs(folder: pathlib.Path) -> tuple[dict[str, Run], dict[str, pathlib.Path]]:
     """The runs, and where they are: those in a folder, or the one that it is."""
     if application_of(folder) is None:
-        runs = find_runs(folder)
+        runs = find_runs(folder, others=False)
         return runs, {name: folder / name for name in runs}
     entry = registry.of_folder(folder)
     name = folder.absolute().name
     if entry is None:
-        raise UsageError(f"{folder} holds a run of {application_of(folder)}, which is not known here")
+        raise UsageError(f"{folder} is a run of {application_of(folder)}, which is not of this package")
     configuration = entry.application.read(folder)
     return {name: Run(entry, configuration, entry.described(configuration))}, {name: folder}
 
@@ -168,6 +168,8 @@ def summary(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "largest_body": mean(lambda made: made["shape"]["largest_body"]),
         "fog": mean(lambda made: made["cleanliness"]["fog"]),
         "opacity": mean(lambda made: made["cleanliness"]["opacity"]),
+        "outline_fog": mean(lambda made: made["cleanliness"]["outline_fog"]),
+        "normal_noise": mean(lambda made: made["cleanliness"]["normal_noise"]),
         "colour_error": statistics.fmean(errors) if errors else None,
         "neither": mean(lambda made: made["colour"]["neither"]),
         "agreement": mean(lambda made: (made["colour"]["pattern"] or {}).get("agreement")),

@@ -205,7 +205,7 @@ def render_frames(
 def _frames(
     scene: Scene, cameras: Cameras, channels: tuple[str, ...], size: int | None, pixels: int | None, shade: float
 ) -> Iterator[Tensor]:
-    flat_size, solid_size = size or scene.display_size, size or max(SOLID_SIZE, scene.display_size)
+    flat_size, solid_size = size or scene.display_size, size or solid_size_of(scene)
     solid = [name for name in channels if name in SOLID]
     flat = [name for name in channels if name not in SOLID]
     span = _depth_range(scene, cameras) if "depth" in solid else None
@@ -223,15 +223,27 @@ def _frames(
         }
         if solid:
             views = render_views(scene, part, solid_size, normals="normals" in solid, greys=False)
-            # Refinement trains pixels, but the density comes from latents.
-            latents = getattr(scene, "latent_size", scene.size)
-            if size is None and views.normals is not None and latents < solid_size:
-                # What the gradient of a density does below is noise.
-                views = dataclasses.replace(views, normals=blurred(views.normals, FOOTPRINT * solid_size / latents))
+            if size is None:
+                views = with_even_normals(scene, views)
             # Enlarged before they are coloured: colours in between two depths need not belong to one in between.
             views = views.map(functools.partial(resize, pixels=pixels))
             pictures.update({name: colour(scene, views, name, span) for name in solid})
         yield from torch.cat([pictures[name].cpu() for name in channels], dim=3).clamp(0, 1)
+
+
+def solid_size_of(scene: Scene) -> int:
+    """Rays per side of depth, opacity and normals where nothing else is said."""
+    return max(SOLID_SIZE, scene.display_size)
+
+
+def with_even_normals(scene: Scene, views: Views) -> Views:
+    """Views whose normals are means over what a latent of the training shows; views without normals as they are."""
+    # Refinement trains pixels, but the density comes from latents.
+    latents, size = getattr(scene, "latent_size", scene.size), views.opacity.shape[-1]
+    if views.normals is None or latents >= size:
+        return views
+    # What the gradient of a density does below is noise.
+    return dataclasses.replace(views, normals=blurred(views.normals, FOOTPRINT * size / latents))
 
 
 def blurred(pictures: Tensor, deviation: float) -> Tensor:
