@@ -236,7 +236,9 @@ def refused(
 ) -> UsageError:
     """What a command says of a setting that cannot be; arguments as for `build`."""
     names = {**{flag.place: flag.name for flag in flags_of(cls)}, **(more or {})}
-    if file is not None and not (error.place in names and hasattr(args, error.place)):
+    # A flag that is not a setting, such as --quality, says nothing of a setting of that name in a file.
+    typed = hasattr(args, error.place) and error.place.partition(".")[0] in settings_of(cls)
+    if file is not None and not typed:
         return UsageError(f"{file}: {error}")
     if error.lacking:
         lacking = ", ".join(names.get(place, place) for place in error.lacking)

@@ -182,7 +182,11 @@ def test_a_run_alone_and_what_cannot_be_measured(
             evaluate_truth(runs / name)
     (empty := tmp_path / "empty").mkdir()
     (file := tmp_path / "file").touch()
-    for place, reason in ((runs / "nowhere", "does not exist"), (file, "is not a folder"), (empty, "does not hold runs")):
+    for place, reason in (
+        (runs / "nowhere", "does not exist"),
+        (file, "is not a folder"),
+        (empty, "does not hold runs"),
+    ):
         assert cli.main(["evaluate", "truth", str(place)]) == 2
         assert f"{place} {reason}" in capsys.readouterr().err
     with pytest.raises(UsageError, match="'a horse' is not a caption of the embedded model's world"):
