@@ -190,7 +190,7 @@ def _spelled(cls: type, plain: Any) -> Any:
 def _said(cls: type, errors: Sequence[Mapping[str, Any]]) -> Wrong:
     """The first of pydantic's complaints in one sentence; all names that are missing, if that is the first."""
     # One that is missing under a number is a value of a list that is too short.
-    missing = [place_of(e["loc"]) for e in errors if e["type"] == "missing" and isinstance(e["loc"][-1], str)]
+    missing = [e for e in errors if e["type"] == "missing" and isinstance(e["loc"][-1], str)]
     # A name that is not known first: it is most often the one that is missing, misspelt.
     first = next((e for e in errors if e["type"] == "unexpected_keyword_argument"), errors[0])
     place = place_of(first["loc"])
@@ -200,11 +200,11 @@ def _said(cls: type, errors: Sequence[Mapping[str, Any]]) -> Wrong:
         close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"expected some of {', '.join(names)}"
         return Wrong(place, f"there is no such setting; {hint}")
-    if first["type"] == "missing" and isinstance(first["loc"][-1], str):
-        return Wrong("", f"it lacks {', '.join(missing)}", missing)
-    return Wrong(
-        place, f"expected {_words(first, _length(_hint_at(cls, first['loc'])))}, got {as_said(first['input'])}"
-    )
+    if first in missing:
+        lacking = [place_of(error["loc"]) for error in missing]
+        return Wrong("", f"it lacks {', '.join(lacking)}", lacking)
+    expected = _words(first, _length(_hint_at(cls, first["loc"])))
+    return Wrong(place, f"expected {expected}, got {as_said(first['input'])}")
 
 
 def as_said(value: Any) -> str:

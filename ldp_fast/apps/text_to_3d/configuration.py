@@ -161,6 +161,10 @@ def defaults(method: str, embedded: bool) -> dict[str, Any]:
     return copy.deepcopy({name: value for name, value in found.items() if name not in ("prior", "steps")})
 
 
+def _off(refinement: Any) -> bool:
+    return refinement is None or (isinstance(refinement, dict) and refinement.get("steps") == 0)
+
+
 def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal") -> dict[str, Any]:
     """All settings of a run, plain, from those that were said.
 
@@ -185,8 +189,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
         )
     base = defaults(method, embedded)
     better = dict(QUALITIES[quality].get(method, {}))
-    off = said.get("refinement", {})
-    if off is None or (isinstance(off, dict) and off.get("steps", 1) == 0):
+    if "refinement" in said and _off(said["refinement"]):
         better.pop("refinement", None)  # what a file turned off has no quality
     known = merged(merged(said, better), words)
     own = (EMBEDDED if embedded else FULL)[method].get("prior", {}) if "preset" not in known else {}
@@ -225,11 +228,10 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
     for name in words.get("refinement", {}):
         if known.get("refinement", base["refinement"]) is None or base["refinement"] is None:
             raise UsageError(f"--refinement-{name}: {method} runs without a refinement")
-    held = known.get("refinement")
-    if base["refinement"] is None and isinstance(held, dict) and held.get("steps", 1):
+    if base["refinement"] is None and not _off(known.get("refinement")):
         raise Wrong("refinement", f"expected nothing, as {method} runs without one")
     plain = merged(base, known)
-    if isinstance(plain["refinement"], dict) and plain["refinement"].get("steps") == 0:
+    if _off(plain["refinement"]):
         plain["refinement"] = None
     weights = plain["regularisers"]
     if isinstance(weights, dict):
