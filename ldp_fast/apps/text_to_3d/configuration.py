@@ -82,7 +82,8 @@ FULL: dict[str, dict[str, Any]] = {
 # The embedded model: small pictures of small solids on grey, minutes on two cores.
 _PRIOR = {"guidance_scale": 2.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3, "lambda_kl": 0.02}
 _SHARED: dict[str, Any] = {
-    "steps": 400,
+    # With half as many, stripes and checks of one object in ten averaged out or had another number.
+    "steps": 800,
     "prior": _PRIOR,
     "size": 16,
     "supersample": 2,
@@ -115,11 +116,11 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "opacity": _always(0.001),
             "hollowness": _always(0.003),
         },
-        "refinement": {"steps": 120, "size": 128, "views": 1, "learning_rate": 5e-4},
+        "refinement": {"steps": 240, "size": 128, "views": 1, "learning_rate": 5e-4},
     },
     "jacobian-nerf": {
         **_SHARED,
-        "steps": 600,
+        "steps": 1200,
         # The hole of a torus shows from above only, and has to be carved out of the ball.
         "cameras": {**_SHARED["cameras"], "overhead": 0.3},
         # SJC's w(t) = 1 makes the lowest t, which says nothing about shapes, as loud as the others.
@@ -143,8 +144,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
 QUALITIES: dict[str, dict[str, dict[str, Any]]] = {
     "normal": {},
     "high": {
-        "latent-nerf": {"steps": 800, "refinement": {"steps": 240}},
-        "jacobian-nerf": {"steps": 1200},
+        "latent-nerf": {"steps": 1600, "refinement": {"steps": 480}},
+        "jacobian-nerf": {"steps": 2400},
     },
 }
 
