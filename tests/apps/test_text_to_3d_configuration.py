@@ -63,7 +63,7 @@ REFUSED = [
     (("--fov", "40"), "--fov: expected 2 arguments"),
     (("--overhead", "2"), "--overhead: expected a share between 0 and 1, got 2"),
     (("--emptiness", "1", "2"), "--emptiness: expected a weight, or FIRST LAST FROM TO; got 2 numbers"),
-    (("--emptiness", "1", "2", "0.8", "0.2"), "--emptiness: expected a weight, or FIRST LAST FROM TO with"),
+    (("--emptiness", "1", "2", "0.8", "0.2"), "--emptiness: expected a weight >= 0, or FIRST LAST FROM TO with"),
     (("--sparsity", "-1"), "--sparsity"),
     (("--opacity", "inf"), "--opacity"),
     (("--voxels", "32"), "--voxels: latent-nerf has a hash grid, not voxels"),
@@ -194,7 +194,7 @@ def test_the_entries_of_a_hash_grid_start_within_what_is_said(initial: float | N
 @pytest.mark.parametrize(
     ("smoothing", "expected"),
     [
-        ([2, 0, 0.7, 0.6], "expected FIRST LAST FROM TO with 0 <= FROM <= TO <= 1; got 2 0 0.7 0.6"),
+        ([2, 0, 0.7, 0.6], "FIRST, LAST >= 0 and 0 <= FROM <= TO <= 1; got 2 0 0.7 0.6"),
         ([-1, 0, 0, 1], "expected FIRST LAST FROM TO"),
         ([0, math.nan, 0, 1], "finite"),
         ([0, 33, 0, 1], "expected at most the 32 voxels there are, got 33"),
@@ -219,7 +219,7 @@ def test_a_smoothing_that_cannot_be(smoothing: Any, expected: str) -> None:
         ("preset: foo", (), "{file}: preset: expected one of"),
         ("quality: high", (), "{file}: quality: there is no such setting"),
         ("cameras: {fov: [40]}", (), "{file}: cameras.fov: expected 2 values, got 40"),
-        ("regularisers: {opacity: -1}", (), "{file}: regularisers.opacity: expected a weight, .*; got -1$"),
+        ("regularisers: {opacity: -1}", (), "{file}: regularisers.opacity: expected a weight >= 0, .*; got -1$"),
         ("regularisers: {opacity: [1, 2]}", (), "{file}: regularisers.opacity: expected 4 values, got 1 2"),
         ("field: {initial: 1.0e+39}", (), "{file}: field.initial: expected a number between 0 and 60000, got 1e.39"),
         (

@@ -16,7 +16,7 @@ from ...runs.schedule import Ramp, constant
 from ...runs.settings import Wrong, hyphens
 from ...zoo import world
 from ..options import PriorOptions, settle
-from .sections import METHODS
+from .sections import EMBEDDED_REFINEMENT, EMBEDDED_STEPS, METHODS
 
 # Steps; where nothing else is said.
 CHECKPOINT_EVERY = 200
@@ -82,8 +82,6 @@ FULL: dict[str, dict[str, Any]] = {
 # The embedded model: small pictures of small solids on grey, minutes on two cores.
 _PRIOR = {"guidance_scale": 2.5, "anneal_to": 0.3, "scale": "balanced", "lambda_fm": 0.3, "lambda_kl": 0.02}
 _SHARED: dict[str, Any] = {
-    # With half as many, stripes and checks of one object in ten averaged out or had another number.
-    "steps": 800,
     "prior": _PRIOR,
     "size": 16,
     "supersample": 2,
@@ -116,11 +114,10 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "opacity": _always(0.001),
             "hollowness": _always(0.003),
         },
-        "refinement": {"steps": 240, "size": 128, "views": 1, "learning_rate": 5e-4},
+        "refinement": {"steps": EMBEDDED_REFINEMENT, "size": 128, "views": 1, "learning_rate": 5e-4},
     },
     "jacobian-nerf": {
         **_SHARED,
-        "steps": 1200,
         # The hole of a torus shows from above only, and has to be carved out of the ball.
         "cameras": {**_SHARED["cameras"], "overhead": 0.3},
         # SJC's w(t) = 1 makes the lowest t, which says nothing about shapes, as loud as the others.
@@ -144,8 +141,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
 QUALITIES: dict[str, dict[str, dict[str, Any]]] = {
     "normal": {},
     "high": {
-        "latent-nerf": {"steps": 1600, "refinement": {"steps": 480}},
-        "jacobian-nerf": {"steps": 2400},
+        "latent-nerf": {"steps": 2 * EMBEDDED_STEPS["latent-nerf"], "refinement": {"steps": 2 * EMBEDDED_REFINEMENT}},
+        "jacobian-nerf": {"steps": 2 * EMBEDDED_STEPS["jacobian-nerf"]},
     },
 }
 
@@ -159,7 +156,7 @@ def defaults(method: str, embedded: bool) -> dict[str, Any]:
     if method not in METHODS:
         raise Wrong("method", f"expected one of {', '.join(METHODS)}; got {method!r}")
     found = {**FULL[method], **(EMBEDDED[method] if embedded else {})}
-    return copy.deepcopy({name: value for name, value in found.items() if name not in ("prior", "steps")})
+    return copy.deepcopy({name: value for name, value in found.items() if name != "prior"})
 
 
 def _off(refinement: Any) -> bool:
@@ -207,7 +204,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
     base |= {
         "method": method,
         "model": model,
-        "steps": EMBEDDED[method]["steps"] if embedded else preset.iterations,
+        "steps": EMBEDDED_STEPS[method] if embedded else preset.iterations,
         "preset": METHODS[method],
         "checkpoint_every": CHECKPOINT_EVERY,
         "settings": {**dataclasses.asdict(PriorOptions.of(preset.settings)), **own},

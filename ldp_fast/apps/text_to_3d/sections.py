@@ -11,6 +11,9 @@ from ..options import RUN, ModelConfiguration
 
 NAME = "text-to-3d"
 METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # and the preset of each
+# Of the embedded model. With half as many one object in nine was wrong, striped or checkered all of them.
+EMBEDDED_STEPS = {"latent-nerf": 800, "jacobian-nerf": 1200}
+EMBEDDED_REFINEMENT = 240
 BACKGROUNDS = ("greys", "network", "texture", "none")
 REGULARISERS = {
     "sparsity": "pushes each ray to hit the object or miss it (Latent-NeRF)",
@@ -159,7 +162,8 @@ class RefinementOptions:
     """The steps in RGB that follow (latent-nerf)."""
 
     steps: int = setting(
-        "iterations in RGB that follow, 0 for none; latent-nerf only (default: 2000; embedded model: 120)",
+        "iterations in RGB that follow, 0 for none; latent-nerf only "
+        f"(default: 2000; embedded model: {EMBEDDED_REFINEMENT})",
         flag="refinement-steps",
         metavar="N",
         group=RUN,
@@ -196,7 +200,11 @@ class _Run:
         default=0,
     )
     steps: int = setting(
-        "iterations (default: the preset's; embedded model: 400 or 600)", flag="steps", metavar="N", group=RUN, low=1
+        f"iterations (default: the preset's; embedded model: {' or '.join(map(str, EMBEDDED_STEPS.values()))})",
+        flag="steps",
+        metavar="N",
+        group=RUN,
+        low=1,
     )
     view_prompts: bool = setting(
         'do not add "front view", "side view" and so on to the prompt', flag="no-view-prompts", group=RUN, default=True
@@ -259,8 +267,9 @@ class TextTo3D(ModelConfiguration, _Run):
         for name, ramp in ramps.items():
             if not (0 <= ramp.begin <= ramp.end <= 1 and min(ramp.first, ramp.last) >= 0):
                 shown = " ".join(f"{x:g}" for x in (ramp[:1] if ramp == constant(ramp.first) else ramp))
-                one = "" if name == "field.smoothing" else "a weight, or "
-                raise Wrong(name, f"expected {one}FIRST LAST FROM TO with 0 <= FROM <= TO <= 1; got {shown}")
+                one = "" if name == "field.smoothing" else "a weight >= 0, or "
+                form = "FIRST LAST FROM TO with FIRST, LAST >= 0 and 0 <= FROM <= TO <= 1"
+                raise Wrong(name, f"expected {one}{form}; got {shown}")
         if isinstance(field, VoxelOptions) and field.smoothing is not None:
             widest = max(field.smoothing.first, field.smoothing.last)
             if widest > field.resolution:

@@ -15,7 +15,7 @@ EXAMPLES = """\
 examples:
   ldp-fast export out/a-red-torus
   ldp-fast export out/a-red-torus --resolution 256 --texture 2048 --out out/fine
-  ldp-fast export out/a-red-torus --checkpoint 400 --threshold 10
+  ldp-fast export out/a-red-torus --checkpoint 800 --threshold 10
 """
 
 

@@ -32,7 +32,7 @@ examples:
   ldp-fast render out/a-red-cube --trajectory spiral --channels decoded depth normals --out spiral.mp4
   ldp-fast render out/a-red-cube --trajectory views --out views.png          nine views in a grid
   ldp-fast render out/a-red-cube --frames 60 --out frames                    a folder of PNGs
-  ldp-fast render out/a-red-cube --checkpoint 400 --out early.gif
+  ldp-fast render out/a-red-cube --checkpoint 800 --out early.gif
 """
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   ldp-fast view out/a-red-torus
-  ldp-fast view out/a-red-torus --port 8090 --checkpoint 400
+  ldp-fast view out/a-red-torus --port 8090 --checkpoint 800
   ldp-fast view out/a-red-torus --host 0.0.0.0                            for the whole network, without a password
 """
 
