@@ -23,6 +23,7 @@ COARSE, FINE = 16, 32
 ALONG = np.arange(0.0, 4.01, 0.05)
 AROUND = np.arange(0, 13)
 PERIODS_OFF = 0.25  # a pattern may have one stripe in four more or less
+PERIODS_NEAR = 0.1  # where a quarter of them is less than this, it may be so many off
 SLOWEST = 0.4  # periods per unit along the axis: what is slower is a gradient and not a pattern
 
 
@@ -228,7 +229,7 @@ class Wave:
     def alike(self, other: Wave) -> bool:
         """Whether a wave has the kind of another and, within a quarter (`PERIODS_OFF`), its numbers of periods."""
         pairs = ((self.along, other.along), (self.around, other.around))
-        return self.kind() == other.kind() and all(abs(a - b) <= max(0.1, PERIODS_OFF * b) for a, b in pairs)
+        return self.kind() == other.kind() and all(abs(a - b) <= max(PERIODS_NEAR, PERIODS_OFF * b) for a, b in pairs)
 
 
 def strongest_wave(values: np.ndarray, along: np.ndarray, around: np.ndarray, step: float = 0.0) -> Wave:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...guidance.loading import embedded_models
-from ...metrics.truth import PERIODS_OFF, wilson_interval
+from ...metrics.truth import PERIODS_NEAR, PERIODS_OFF, SLOWEST, wilson_interval
 from ...runs import files
 from ...runs.folder import RunFolder, application_of, finished
 from ...zoo import captions, world
@@ -144,6 +144,8 @@ def thresholds() -> dict[str, Any]:
         "most_stray": judges.MOST_STRAY,
         "neither": judges.NEITHER,
         "periods_off": PERIODS_OFF,
+        "periods_near": PERIODS_NEAR,
+        "slowest_wave": SLOWEST,
         "names": list(world.COLOURS),
     }
 
