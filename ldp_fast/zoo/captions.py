@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Hashable
 
@@ -79,4 +80,7 @@ def draw(count: int, seed: int, *, held_out: bool) -> list[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m ldp_fast.zoo.captions", description="Prints a random caption of the embedded world."
+    ).parse_args()
     print(random_prompts(1, seed=int(np.random.SeedSequence().generate_state(1)[0]))[0])
