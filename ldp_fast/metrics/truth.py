@@ -227,7 +227,7 @@ class Wave:
         return "rings" if not self.around else "sectors" if self.along < SLOWEST else "checks"
 
     def alike(self, other: Wave) -> bool:
-        """Whether a wave has the kind of another and, within a quarter (`PERIODS_OFF`), its numbers of periods."""
+        """Whether a wave has the kind of another and, within a quarter or `PERIODS_NEAR`, its numbers of periods."""
         pairs = ((self.along, other.along), (self.around, other.around))
         return self.kind() == other.kind() and all(abs(a - b) <= max(PERIODS_NEAR, PERIODS_OFF * b) for a, b in pairs)
 

@@ -194,7 +194,10 @@ def test_the_entries_of_a_hash_grid_start_within_what_is_said(initial: float | N
 @pytest.mark.parametrize(
     ("smoothing", "expected"),
     [
-        ([2, 0, 0.7, 0.6], "FIRST, LAST >= 0 and 0 <= FROM <= TO <= 1; got 2 0 0.7 0.6"),
+        (
+            [2, 0, 0.7, 0.6],
+            "expected FIRST LAST FROM TO with FIRST, LAST >= 0 and 0 <= FROM <= TO <= 1; got 2 0 0.7 0.6",
+        ),
         ([-1, 0, 0, 1], "expected FIRST LAST FROM TO"),
         ([0, math.nan, 0, 1], "finite"),
         ([0, 33, 0, 1], "expected at most the 32 voxels there are, got 33"),
