@@ -20,7 +20,7 @@ from ..guidance.presets import PriorSettings, find_preset
 from ..runs.configuration import Configuration, merged, read_yaml
 from ..runs.flags import build, given
 from ..runs.names import as_typed
-from ..runs.settings import Wrong, hyphens, setting, underscores
+from ..runs.settings import Wrong, as_plain, hyphens, setting, underscores
 from .hub import check_endpoint, reachable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -114,6 +114,15 @@ class PriorOptions:
         group=PRIOR,
         low=0,
         high=1,
+    )
+    noises: int = setting(
+        "how many noises the model looks through at one timestep; their mean is followed (default: 1)",
+        flag="noises",
+        metavar="K",
+        group=PRIOR,
+        low=1,
+        default=1,
+        omitted=True,
     )
 
     @classmethod
@@ -347,7 +356,7 @@ def configure(args: argparse.Namespace, cls: type[M], preset: str = "image", **m
     known = merged(unsaid(cls, preset), merged(merged(said, words), more))
     settle(known)
     found = find_preset(underscores(str(known["preset"])))
-    base = {"settings": dataclasses.asdict(PriorOptions.of(found.settings))}
+    base = {"settings": as_plain(PriorOptions.of(found.settings))}
     return build(cls, merged(base, known), args, file)
 
 

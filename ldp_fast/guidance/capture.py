@@ -34,6 +34,7 @@ from .inputs import (
     check_noise,
     check_text,
     conditions,
+    noise_shape,
     rows_for,
 )
 from .outputs import PriorStatistics
@@ -128,7 +129,7 @@ class CapturedStep:
             latents: v, of the captured shape, dtype and device; copied, its graph is left alone.
             text: embeddings of the captured kind; None keeps those of the call before.
             timesteps: t, `[B]` integers or one number; None draws them.
-            noise: ε; None draws it.
+            noise: ε, as `prior.gradient` takes it; None draws it.
             progress: fraction of the run that is over, for the annealing of t.
             clone: return tensors of the caller's own.
 
@@ -166,7 +167,8 @@ class CapturedStep:
         else:
             self._text = text.expand(batch)._map(lambda x: x.detach().clone(memory_format=torch.contiguous_format))
         self._timesteps = torch.zeros(batch, dtype=torch.int64, device=device)
-        self._noise = torch.zeros(latents.shape, dtype=torch.promote_types(latents.dtype, torch.float32), device=device)
+        wide = torch.promote_types(latents.dtype, torch.float32)
+        self._noise = torch.zeros(noise_shape(latents, prior.settings.noises), dtype=wide, device=device)
         self._highest = torch.full((), self._sampler.bounds(0.0)[1], dtype=torch.int64, device=device)
         self._given = torch.zeros(2, dtype=torch.bool, device=device)
 
@@ -186,7 +188,7 @@ class CapturedStep:
         if timesteps is not None:
             pairs.append((self._timesteps, as_timesteps(timesteps, batch, device, self._sampler.count)))
         if noise is not None:
-            check_noise(noise, self._latents)
+            check_noise(noise, self._latents, self._prior.settings.noises)
             _check_same("noise", noise, self._noise)
             pairs.append((self._noise, noise))
         for buffer, value in [(self._latents, latents), *pairs]:
@@ -198,9 +200,7 @@ class CapturedStep:
     def _drawing(self, generator: torch.Generator | None) -> Result:
         """The body of the graph: the step on the buffers, with t and ε drawn unless the flags say given."""
         drawn = self._sampler.sample_up_to(self._highest, len(self._latents), generator)
-        noise = torch.randn(
-            self._latents.shape, generator=generator, device=self._noise.device, dtype=self._noise.dtype
-        )
+        noise = torch.randn(self._noise.shape, generator=generator, device=self._noise.device, dtype=self._noise.dtype)
         return self._prior.gradient(
             self._latents,
             self._text,

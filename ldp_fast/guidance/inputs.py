@@ -63,17 +63,24 @@ def as_timesteps(timesteps: Timesteps, batch: int, device: torch.device, count: 
     return torch.cat([torch.full((1,), int(number), dtype=torch.int64, device=device) for number in numbers])
 
 
-def check_noise(noise: torch.Tensor, latents: torch.Tensor) -> None:
-    """Raises a ValueError unless ε has the latents' shape."""
-    if noise.shape != latents.shape:
-        raise ValueError(f"noise: expected the latents' shape {list(latents.shape)}, got {list(noise.shape)}")
+def noise_shape(latents: torch.Tensor, noises: int) -> torch.Size:
+    """`[K·B, C, H, W]`: row k·B + b is the k-th ε of sample b."""
+    return torch.Size((noises * len(latents), *latents.shape[1:]))
 
 
-def draw_noise(latents: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+def check_noise(noise: torch.Tensor, latents: torch.Tensor, noises: int) -> None:
+    """Raises a ValueError unless ε has the latents' shape, `noises` times over along the batch."""
+    shape = noise_shape(latents, noises)
+    if noise.shape != shape:
+        what = "the latents' shape" if noises == 1 else f"{noises} of the latents' shape,"
+        raise ValueError(f"noise: expected {what} {list(shape)}, got {list(noise.shape)}")
+
+
+def draw_noise(latents: torch.Tensor, noises: int, generator: torch.Generator | None) -> torch.Tensor:
     """ε for `latents`, float32 (float64 for float64 latents); a CPU generator draws on the CPU, and ε is moved."""
     where = generator.device if generator is not None else latents.device
     dtype = torch.promote_types(latents.dtype, torch.float32)
-    return torch.randn(latents.shape, generator=generator, device=where, dtype=dtype).to(latents.device)
+    return torch.randn(noise_shape(latents, noises), generator=generator, device=where, dtype=dtype).to(latents.device)
 
 
 def check_text(text: Any) -> None:

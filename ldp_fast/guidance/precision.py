@@ -173,7 +173,7 @@ class _Bench:
     ):
         self.prior: LatentDiffusionPrior = prior._sharing(precision=None)
         self.latents, self.text, self.tolerance, self.runs = latents, text, tolerance, runs
-        self.noise = draw_noise(latents, torch.Generator().manual_seed(0))
+        self.noise = draw_noise(latents, prior.settings.noises, torch.Generator().manual_seed(0))
         low, high = TimestepSampler(len(prior.schedule), *prior.settings.timestep_range).bounds(0.0)
         self.timesteps = sorted({low, (low + high) // 2, high})
 

@@ -48,6 +48,8 @@ class PriorSettings:
         levels: decoder levels of feature matching.
         timestep_range: lowest and highest t as fractions of the schedule.
         anneal_to: highest fraction at the end of the run; None keeps the range (see `progress=` of the prior).
+        noises: K, how many ε the noise predictor sees at a sample's one t: r is the mean of their residuals, whose
+            variance is nearer to 1/K; the network's batch is K times as large.
     """
 
     lambda_fm: float = 0.01
@@ -64,6 +66,7 @@ class PriorSettings:
     levels: tuple[str, ...] = ("up0", "up1", "up2")
     timestep_range: tuple[float, float] = (0.02, 0.98)
     anneal_to: float | None = None
+    noises: int = 1
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
@@ -84,6 +87,8 @@ class PriorSettings:
             raise UsageError(f"timestep_range: expected fractions 0 <= low <= high <= 1; got ({low}, {high})")
         if self.anneal_to is not None and not low <= self.anneal_to <= 1:
             raise UsageError(f"anneal_to: expected a fraction between {low} and 1; got {self.anneal_to}")
+        if isinstance(self.noises, bool) or not isinstance(self.noises, int) or self.noises < 1:
+            raise UsageError(f"noises: expected a whole number of at least 1; got {self.noises!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -270,7 +270,8 @@ class LatentDiffusionPrior(LatentDiffusionModel):
                 order of the settings (`[B, L, D]` without guidance).
             timesteps: t, `[B]` integers or one number; None draws them. Outside of the schedule they are refused, or,
                 in a tensor on a GPU, clamped and counted (`clamped_t` of the statistics).
-            noise: ε, the latents' shape; None draws it.
+            noise: ε, the latents' shape; with K `noises` `[K·B, C, H, W]`, row k·B + b the k-th of sample b; None draws
+                it.
             generator: source of what is drawn.
             progress: fraction of the run that is over, for the annealing of t.
 

@@ -20,7 +20,7 @@ from .inputs import (
 )
 from .schedule import TimestepSampler
 from .terms import Step
-from .text import TextEmbeddings
+from .text import TextEmbeddings, repeated
 
 if TYPE_CHECKING:
     from .prior import LatentDiffusionPrior
@@ -50,13 +50,21 @@ def evaluate(
         timesteps = as_timesteps(timesteps, batch, device, len(schedule))
         timesteps, outside = schedule.inside(timesteps, s.prediction)
     if noise is None:
-        noise = draw_noise(latents, generator)
+        noise = draw_noise(latents, s.noises, generator)
     else:
-        check_noise(noise, latents)
+        check_noise(noise, latents, s.noises)
     schedule = schedule.to(device)
     alpha, sigma = schedule.gather(timesteps)
     weight = schedule.weight(timesteps, s.weighting)
-    residual = _residual(prior, latents, text, schedule.network_time(timesteps), noise, alpha, sigma)
+    time = schedule.network_time(timesteps)
+    if s.noises == 1:
+        residual = _residual(prior, latents, text, time, noise, alpha, sigma)
+    else:
+        k, copies = s.noises, 1 if prior.guidance_scale is None else 2
+        rows = [x.repeat(k, *[1] * (x.ndim - 1)) for x in (latents, time, alpha, sigma)]
+        text = repeated(text, k, copies, batch)
+        each = _residual(prior, rows[0], text, rows[1], noise, *rows[2:])
+        residual = each.unflatten(0, (k, batch)).mean(0)
     return Step(latents, residual, alpha, weight, timesteps, outside)
 
 

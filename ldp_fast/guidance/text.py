@@ -110,3 +110,17 @@ def rows_for(text: torch.Tensor, copies: int, batch: int) -> torch.Tensor:
             f"TextEmbeddings.select(index) picks a row a sample"
         )
     return text.repeat_interleave(batch, 0)
+
+
+def repeated(text: TextEmbeddings | torch.Tensor, times: int, copies: int, batch: int) -> TextEmbeddings | torch.Tensor:
+    """Embeddings of `times` batches, one after the other within each copy, from those of one.
+
+    Args:
+        text: of B samples, as `LatentDiffusionPrior` takes it.
+        times: K.
+        copies, batch: as in `rows_for`; the same errors.
+    """
+    if isinstance(text, TextEmbeddings):
+        return text._map(lambda x: rows_for(x, 1, batch).repeat(times, *[1] * (x.ndim - 1)))
+    rows = rows_for(text, copies, batch).unflatten(0, (copies, batch))
+    return rows.repeat(1, times, *[1] * (text.ndim - 1)).flatten(0, 1)

@@ -60,7 +60,8 @@ def setting(help: str, *, default: Any = dataclasses.MISSING, **options: Any) ->
         spelling: makes one spelling of several, such as hyphens from underscores.
         word: makes the value of a word of the command line, where the type alone does not say how.
         repeated: a list whose flag is given once for each of its values.
-        omitted: left out of the YAML where it is None.
+        omitted: left out of the YAML where it is the default, for settings that came later: records of before are as
+            they were. Its default is not to change.
         about_result: whether the run's result depends on it; if not, it is not part of the fingerprint.
     """
     return dataclasses.field(default=default, metadata={"setting": Setting(help, **options)})
@@ -124,9 +125,9 @@ def element(hint: Any) -> Any:
 def as_plain(value: Any) -> Any:
     """A configuration, or a part of it, as dicts and lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        known = settings_of(type(value))
+        known, fields = settings_of(type(value)), {f.name: f.default for f in dataclasses.fields(value)}
         held = {name: getattr(value, name) for name in known}
-        return {name: as_plain(x) for name, x in held.items() if not (known[name].omitted and x is None)}
+        return {name: as_plain(x) for name, x in held.items() if not (known[name].omitted and x == fields[name])}
     if isinstance(value, Mapping):
         return {name: as_plain(x) for name, x in value.items()}
     if isinstance(value, (tuple, list)):

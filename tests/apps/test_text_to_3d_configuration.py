@@ -74,6 +74,7 @@ REFUSED = [
     (("--timestep-range", "0.9", "0.1"), "--timestep-range: expected LOW HIGH between 0 and 1, got 0.9 0.1"),
     (("--lambda-fm", "nan"), "--lambda-fm"),
     (("--weighting", "sjc"), "weighting"),
+    (("--noises", "0"), "--noises: expected a whole number of at least 1, got 0"),
     (("--dtype", "int8"), "--dtype"),
     (("--model", "stable-difusion"), "'stable-difusion'"),
     (("--model", "."), "model: "),
@@ -257,7 +258,7 @@ def test_what_the_fingerprint_sees() -> None:
     given = runs.configuration("x")
     for name, value in (("checkpoint_every", 7), ("keep", 9), ("device", "cuda:1")):
         assert runs.changed(given, **{name: value}).fingerprint() == given.fingerprint()
-    for name, value in (("seed", 4), ("prompt", "b"), ("settings", {"lambda_kl": 0.2})):
+    for name, value in (("seed", 4), ("prompt", "b"), ("settings", {"lambda_kl": 0.2}), ("settings", {"noises": 2})):
         assert runs.changed(given, **{name: value}).fingerprint() != given.fingerprint()
 
 

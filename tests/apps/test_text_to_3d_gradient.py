@@ -34,13 +34,13 @@ def leaves_of_a_step(trainer: Trainer) -> list[Tensor]:
 
 
 def by_hand(trainer: Trainer, y: Tensor, view: int, *, variance_reduction: bool) -> Tensor:
-    """SJC's −(D − y) / σ, or −(D − zσ) / σ, the UNet asked in SJC's units; float64 but for the network."""
+    """SJC's −(D − y) / σ, or −(D − zσ) / σ, mean over noises; the UNet asked in SJC's units; else float64."""
     drawn = trainer._draw(view)
     alpha, sigma = (float(x) for x in trainer.prior.schedule.gather(drawn.timestep))
     level = sigma / alpha  # SJC's σ
     y, noise = y.detach().double(), drawn.noise.double()
     z = y + level * noise
-    text = trainer.text.select(torch.tensor([drawn.direction]))
+    text = trainer.text.select(torch.full((len(noise),), drawn.direction))
     seen = (z / math.sqrt(1 + level**2)).float()
     with torch.no_grad():
         unconditional, conditional = (
@@ -48,16 +48,17 @@ def by_hand(trainer: Trainer, y: Tensor, view: int, *, variance_reduction: bool)
             for states in (text.uncond, text.text)
         )
     denoised = z - level * (unconditional + SCALE * (conditional - unconditional))
-    return -(denoised - (y if variance_reduction else z)) / level
+    return (-(denoised - (y if variance_reduction else z)) / level).mean(0, keepdim=True)
 
 
 @pytest.mark.parametrize("variance_reduction", [True, False])
 @pytest.mark.parametrize("levels", [None, [0.5, 5.0]], ids=["t", "sigmas"])
-def test_sjc(small_model: str, variance_reduction: bool, levels: list[float] | None) -> None:
+@pytest.mark.parametrize("noises", [1, 3])
+def test_sjc(small_model: str, variance_reduction: bool, levels: list[float] | None, noises: int) -> None:
     given = runs.configuration(
         small_model,
         "jacobian-nerf",
-        settings={**ALONE, "guidance_scale": SCALE},
+        settings={**ALONE, "guidance_scale": SCALE, "noises": noises},
         variance_reduction=variance_reduction,
         sigma_range=levels,
         regularisers={},

@@ -46,9 +46,10 @@ def make_scheduler(prediction: str) -> Any:
     return FlowMatchEulerDiscreteScheduler()
 
 
-def fixed(latents: torch.Tensor, seed: int = 0) -> dict[str, torch.Tensor]:
+def fixed(latents: torch.Tensor, seed: int = 0, noises: int = 1) -> dict[str, torch.Tensor]:
     """t and ε that are given."""
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
+    shape = (noises * len(latents), *latents.shape[1:])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
     return {"timesteps": torch.tensor([100 + seed, 600], device=latents.device), "noise": noise}
 
 

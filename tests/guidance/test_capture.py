@@ -87,10 +87,10 @@ def test_obstacles_are_named() -> None:
     assert "no CUDA device: the latents are on meta" in capture_module.obstacle(prior, elsewhere, None)
 
 
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_static_buffers(emulated: None, as_tensor: bool) -> None:
+@pytest.mark.parametrize(("as_tensor", "noises"), [(False, 1), (True, 1), (False, 3), (True, 3)])
+def test_static_buffers(emulated: None, as_tensor: bool, noises: int) -> None:
     """Given t and ε: whatever is written between two replays is what the next one sees."""
-    prior, latents, text = make()
+    prior, latents, text = make(noises=noises)
     forms: list[Any] = [text, TextEmbeddings(text.text + 1, text.uncond)]
     forms.append(TextEmbeddings(torch.randn(2, 5, TEXT_WIDTH), torch.randn(2, 5, TEXT_WIDTH)))  # a prompt a sample
     if as_tensor:
@@ -98,7 +98,7 @@ def test_static_buffers(emulated: None, as_tensor: bool) -> None:
     step = prior.capture(latents, forms[0])
     assert step.captured and step.reason == ""
     for index, form in enumerate(forms):
-        v, call = latents + index, fixed(latents, index)
+        v, call = latents + index, fixed(latents, index, noises)
         assert same(step(v, form, **call), prior.gradient(v, form, **call))
     assert same(step(latents, None, timesteps=300, noise=call["noise"]),
                 prior.gradient(latents, forms[-1], timesteps=300, noise=call["noise"]))  # fmt: skip

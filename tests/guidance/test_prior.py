@@ -268,6 +268,9 @@ def test_bad_arguments_are_named(change: dict, message: str) -> None:
         ("nonfinite", "ignore"),
         ("timestep_range", (0.9, 0.1)),
         ("anneal_to", 2.0),
+        ("noises", 0),
+        ("noises", 2.0),
+        ("noises", True),
         ("lambda_lsd", float("nan")),
     ],
 )

@@ -30,6 +30,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"nonfinite": "zero", "scale": "balanced", "batch_reduction": "sum"},
     {"weighting": "latent_nerf", "anneal_to": 0.5},
     {"weighting": "dreamfusion", "lambda_fm": 0.0},
+    {"noises": 3, "prediction": "v_prediction"},
+    {"noises": 2, "guidance_scale": False},
 ]
 
 
@@ -54,7 +56,8 @@ def one_step(
 def test_nothing_synchronises(mode: str, variant: dict[str, Any]) -> None:
     """With t and ε drawn by a generator of the device, and given; once in every form."""
     prior, latents, text = make(**variant)
-    calls: list[dict[str, Any]] = [{"generator": torch.Generator().manual_seed(0), "progress": 0.3}, fixed(latents)]
+    calls: list[dict[str, Any]] = [{"generator": torch.Generator().manual_seed(0), "progress": 0.3}]
+    calls.append(fixed(latents, noises=prior.settings.noises))
     if variant == VARIANTS[0]:
         calls += [{}, {"timesteps": 300}, {"timesteps": torch.tensor(300)}]
     with NoSync(), NothingFromNumbers():

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ...guidance.presets import find_preset
 from ...runs.configuration import merged
-from ...runs.settings import Wrong, setting
+from ...runs.settings import Wrong, as_plain, setting
 from ..options import RUN, ModelConfiguration, PriorOptions, settle
 
 NAME = "synthesize"
@@ -73,6 +73,6 @@ def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
         "final_rate": 0.1,
         "checkpoint_every": CHECKPOINT_EVERY,
         "preset": PRESET,
-        "settings": dataclasses.asdict(PriorOptions.of(preset.settings)),
+        "settings": as_plain(PriorOptions.of(preset.settings)),
     }
     return merged(base, known)

@@ -81,7 +81,8 @@ class LatentOptimiser:
         sampler = TimestepSampler(len(prior.schedule), *settings.timestep_range, settings.anneal_to)
         cpu = torch.device("cpu")
         timesteps = torch.cat([sampler.sample(1, cpu, g, progress) for g in generators])
-        noise = torch.stack([torch.randn(self.latents.shape[1:], generator=g) for g in generators])
+        shape = (settings.noises, *self.latents.shape[1:])
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators], 1).flatten(0, 1)
         with part("prior"):
             gradient, statistics = prior.gradient(
                 self.latents, self.text, timesteps=timesteps.to(prior.device), noise=noise.to(prior.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from ...guidance.loading import embedded_models
 from ...guidance.presets import PRESETS, find_preset
 from ...runs.configuration import merged
 from ...runs.schedule import Ramp, constant
-from ...runs.settings import Wrong, hyphens
+from ...runs.settings import Wrong, as_plain, hyphens
 from ...zoo import world
 from ..options import PriorOptions, settle
 from .sections import EMBEDDED_REFINEMENT, EMBEDDED_STEPS, METHODS
@@ -207,7 +206,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
         "steps": EMBEDDED_STEPS[method] if embedded else preset.iterations,
         "preset": METHODS[method],
         "checkpoint_every": CHECKPOINT_EVERY,
-        "settings": {**dataclasses.asdict(PriorOptions.of(preset.settings)), **own},
+        "settings": {**as_plain(PriorOptions.of(preset.settings)), **own},
     }
     settle(known)
     if known["dtype"] == "float16":

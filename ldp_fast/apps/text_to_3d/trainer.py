@@ -179,14 +179,15 @@ class Trainer:
             pictures = torch.cat([picture for picture, _ in rendered])
             latents = self._encode(pictures) if scene.refined else pictures
         timesteps = torch.cat([d.timestep for d in drawn]).to(prior.device, non_blocking=True)
-        noise = torch.cat([d.noise for d in drawn]).to(prior.device, non_blocking=True)
+        noise = torch.stack([d.noise for d in drawn], 1).flatten(0, 1).to(prior.device, non_blocking=True)
         text = self.text.select(torch.tensor([d.direction for d in drawn]).to(prior.device, non_blocking=True))
         with part("prior"):
             gradient, statistics = prior.gradient(latents, text, timesteps=timesteps, noise=noise)
             if not c.variance_reduction:
                 # SJC's other estimate, −(D − z) / σ = ε̂: the noise itself stays in the gradient.
                 weight = prior.schedule.weight(timesteps, prior.settings.weighting)[:, None, None, None]
-                gradient = gradient + prior.settings.lambda_lsd * weight * noise
+                mean = noise.unflatten(0, (-1, len(latents))).mean(0)
+                gradient = gradient + prior.settings.lambda_lsd * weight * mean
         loss = (latents * gradient).sum()
         found = {**statistics.terms, "fm": statistics.fm}
         row = self._row(found, len(drawn) / count)
@@ -211,13 +212,14 @@ class Trainer:
         scene, generator = self.scene, view_generator(self.configuration.seed, self.step, view)
         camera = scene.ranges.draw(generator)
         side, rays = scene.latent_size, scene.size * scene.rays_per_pixel
+        noises = self.prior.settings.noises
         return _Drawn(
             camera=camera,
             direction=self.directions.index(direction_of(*camera[:2], self.heights)),
             shade=torch.rand(1, generator=generator).to(self.prior.device, non_blocking=True),
             jitter=int(torch.randint(2**31 - 1, (1,), generator=generator)),
             timestep=self.sampler.sample(1, torch.device("cpu"), generator, self.progress()),
-            noise=torch.randn(1, self.prior.latent_shape[0], side, side, generator=generator),
+            noise=torch.randn(noises, self.prior.latent_shape[0], side, side, generator=generator),
             # The last to be drawn: runs without it draw what they did before there was one.
             behind=torch.rand(1, 1, rays, rays, generator=generator).to(self.prior.device, non_blocking=True)
             if self._looks_behind
