@@ -50,7 +50,7 @@ def prior_bytes(
 
     Args:
         prior: with its networks.
-        settings: which terms there are.
+        settings: which terms there are, and how many noises a sample.
         samples: B of the latents.
         size: height and width of the latents.
 
@@ -58,7 +58,7 @@ def prior_bytes(
         UsageError: there is feature matching, and the prior lacks a VAE, or has one that it does not know.
     """
     height, width = size
-    batch = samples * (1 if prior.guidance_scale is None else 2)
+    batch = samples * settings.noises * (1 if prior.guidance_scale is None else 2)
     found = {"UNet": _unet(prior, batch * height * width)}
     if settings.lambda_fm:
         decoder = prior.decoder

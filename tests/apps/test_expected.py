@@ -113,6 +113,14 @@ def test_what_cannot_fit_is_refused_with_time_and_memory(
     assert not (tmp_path / "run").exists()
 
 
+def test_so_many_noises_that_not_even_a_small_run_has_memory_for_them(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["text-to-3d", "a red torus", "--out", str(tmp_path / "run"), "--noises", "10000000"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"\(UNet [\d,.]+ [GT]B, .* are free; lower --size, --views or --noises$", line), line
+
+
 def test_a_sweep_is_refused_before_its_first_job(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "prompts.txt").write_text("a red torus\n")
     assert main(["sweep", str(tmp_path / "prompts.txt"), "--views", "100000000", "--out", str(tmp_path / "out")]) == 2
@@ -126,6 +134,9 @@ def test_images_that_cannot_fit_are_refused(monkeypatch: pytest.MonkeyPatch, tmp
     synthesis.add_arguments(parser)
     configuration = synthesis.configure(parser.parse_args(["a red cube", "--seeds", "0", "1"]))
     with pytest.raises(UsageError, match=r"15 MB are free, and its steps .*; lower the number of prompts or --seeds"):
+        ImageSynthesis(configuration)
+    configuration = synthesis.configure(parser.parse_args(["a red cube", "--noises", "1000"]))
+    with pytest.raises(UsageError, match=r"\(UNet [\d,.]+ GB, .* 15 MB are free; lower --noises$"):
         ImageSynthesis(configuration)
 
 
@@ -291,6 +302,8 @@ def test_every_flag_that_a_refusal_names_is_one_of_the_command() -> None:
         "--size, --refinement-size or --steps-per-ray"
     )
     assert expected.to_lower(latent, ["occupancy"]) == "occupancy.resolution (--config)"
+    several = configured("--noises", "2")
+    assert expected.to_lower(several, ["UNet"]) == "--size, --views or --noises"
 
 
 def test_a_refinement_without_a_vae_is_refused_before_the_run() -> None:

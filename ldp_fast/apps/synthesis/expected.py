@@ -63,6 +63,8 @@ def advice(configuration: Synthesis, prior: LatentDiffusionPrior) -> str:
     """What makes a run smaller."""
     if samples_of(configuration) > 1:
         return f"lower {TO_LOWER}"
+    if configuration.settings.noises > 1:
+        return "lower --noises"
     half = "--dtype bfloat16 or " if prior.dtype.itemsize > torch.bfloat16.itemsize else ""
     return f"take {half}a smaller --model"
 

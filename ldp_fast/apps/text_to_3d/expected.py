@@ -28,11 +28,11 @@ TO_LOWER = "--size, --views, --supersample, --steps-per-ray, --refinement-size o
 # The settings that each part of the memory grows with.
 GOVERNED = {
     "rays": ("size", "views", "supersample", "steps_per_ray"),
-    "UNet": ("size", "views"),
+    "UNet": ("size", "views", "settings.noises"),
     "feature matching": ("size", "views"),
     "encoder": ("size", "refinement.views"),
     "rays of the refinement": ("refinement.size", "refinement.views", "steps_per_ray"),
-    "UNet of the refinement": ("size", "refinement.views"),
+    "UNet of the refinement": ("size", "refinement.views", "settings.noises"),
     "feature matching of the refinement": ("size", "refinement.views"),
     "occupancy": ("occupancy.resolution",),
     "update of the occupancy": ("occupancy.resolution",),
