@@ -68,6 +68,16 @@ def noise_shape(latents: torch.Tensor, noises: int) -> torch.Size:
     return torch.Size((noises * len(latents), *latents.shape[1:]))
 
 
+def stack_noises(of_samples: Sequence[torch.Tensor]) -> torch.Tensor:
+    """ε of a batch, `[K·B, C, H, W]` as `noise_shape` has it, from the K of each sample, `[K, C, H, W]`."""
+    return torch.stack(list(of_samples), 1).flatten(0, 1)
+
+
+def mean_over_noises(x: torch.Tensor, noises: int) -> torch.Tensor:
+    """The mean over the K of each sample, `[B, …]`, of rows as `noise_shape` has them, `[K·B, …]`."""
+    return x if noises == 1 else x.unflatten(0, (noises, -1)).mean(0)
+
+
 def check_noise(noise: torch.Tensor, latents: torch.Tensor, noises: int) -> None:
     """Raises a ValueError unless ε has the latents' shape, `noises` times over along the batch."""
     shape = noise_shape(latents, noises)
@@ -84,12 +94,14 @@ def draw_noise(latents: torch.Tensor, noises: int, generator: torch.Generator | 
 
 
 def check_text(text: Any) -> None:
-    """Raises a TypeError unless `text` is what a step takes."""
+    """Raises a TypeError unless `text` is what a step takes, and a ValueError if it is a tensor of another rank."""
     if not isinstance(text, TextEmbeddings | torch.Tensor):
         raise TypeError(
             f"text: expected the TextEmbeddings of prior.encode_prompt(…), or a tensor of embeddings, "
             f"got {type(text).__name__}"
         )
+    if isinstance(text, torch.Tensor) and text.ndim != 3:
+        raise ValueError(f"text: expected embeddings of shape [rows, L, D], got {list(text.shape)}")
 
 
 def check_generator(generator: Any) -> None:
@@ -130,8 +142,6 @@ def conditions(
     check_text(text)
     second: tuple[Any, ...] = (None,)
     if isinstance(text, torch.Tensor):
-        if text.ndim != 3:
-            raise ValueError(f"text: expected embeddings of shape [rows, L, D], got {list(text.shape)}")
         states = rows_for(text, copies, batch)
     else:
         text = text.expand(batch)

@@ -17,6 +17,7 @@ from .inputs import (
     check_text,
     conditions,
     draw_noise,
+    mean_over_noises,
 )
 from .schedule import TimestepSampler
 from .terms import Step
@@ -56,15 +57,7 @@ def evaluate(
     schedule = schedule.to(device)
     alpha, sigma = schedule.gather(timesteps)
     weight = schedule.weight(timesteps, s.weighting)
-    time = schedule.network_time(timesteps)
-    if s.noises == 1:
-        residual = _residual(prior, latents, text, time, noise, alpha, sigma)
-    else:
-        k, copies = s.noises, 1 if prior.guidance_scale is None else 2
-        rows = [x.repeat(k, *[1] * (x.ndim - 1)) for x in (latents, time, alpha, sigma)]
-        text = repeated(text, k, copies, batch)
-        each = _residual(prior, rows[0], text, rows[1], noise, *rows[2:])
-        residual = each.unflatten(0, (k, batch)).mean(0)
+    residual = _residual(prior, latents, text, schedule.network_time(timesteps), noise, alpha, sigma)
     return Step(latents, residual, alpha, weight, timesteps, outside)
 
 
@@ -77,10 +70,14 @@ def _residual(
     alpha: torch.Tensor,
     sigma: torch.Tensor,
 ) -> torch.Tensor:
-    """r = ε̂ − ε: noising, the UNet, guidance."""
-    s, scale, batch, dtype = prior.settings, prior.guidance_scale, len(latents), prior.dtype
-    copies = 1 if scale is None else 2
+    """r = ε̂ − ε: noising, the UNet, guidance; of several noises the mean."""
+    s, scale, dtype = prior.settings, prior.guidance_scale, prior.dtype
+    copies, k = 1 if scale is None else 2, s.noises
     check_hidden(bare(prior.unet))
+    if k > 1:
+        text = repeated(text, k, copies, len(latents))
+        latents, time, alpha, sigma = (torch.cat([x] * k) for x in (latents, time, alpha, sigma))
+    batch = len(latents)
     states, extra = conditions(
         text, batch, copies, latents.shape[-2:], s.order, dtype, wanted_by(prior.unet), prior.time_factor
     )
@@ -88,7 +85,7 @@ def _residual(
     output = prior.unet(noisy, time.repeat(copies), encoder_hidden_states=states, **extra)
     output = output.sample if hasattr(output, "sample") else output[0] if isinstance(output, tuple) else output
     prediction: Any = s.prediction or prior.schedule.prediction
-    return guided_residual(
+    each = guided_residual(
         output,
         noise,
         guidance_scale=scale,
@@ -100,3 +97,4 @@ def _residual(
         alpha=None if prediction == "epsilon" else alpha,
         sigma=None if prediction == "epsilon" else sigma,
     )
+    return mean_over_noises(each, k)

@@ -121,6 +121,5 @@ def repeated(text: TextEmbeddings | torch.Tensor, times: int, copies: int, batch
         copies, batch: as in `rows_for`; the same errors.
     """
     if isinstance(text, TextEmbeddings):
-        return text._map(lambda x: rows_for(x, 1, batch).repeat(times, *[1] * (x.ndim - 1)))
-    rows = rows_for(text, copies, batch).unflatten(0, (copies, batch))
-    return rows.repeat(1, times, *[1] * (text.ndim - 1)).flatten(0, 1)
+        return text._map(lambda x: torch.cat([rows_for(x, 1, batch)] * times))
+    return torch.cat([rows for copy in rows_for(text, copies, batch).split(batch) for rows in [copy] * times])

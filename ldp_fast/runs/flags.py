@@ -7,7 +7,7 @@ import dataclasses
 import math
 import pathlib
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..errors import UsageError
@@ -104,6 +104,11 @@ def how_to_set(cls: type, place: str) -> str:
     for name in place.split("."):
         within = without_none(hints(within)[name])
     return f"{place} (--config)"
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Names to choose from, such as `--size, --views or --supersample`."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def add_flags(

@@ -60,13 +60,16 @@ def test_one_prompt_leaves_picture_losses_and_record(model: str, tmp_path: pathl
 
 
 @pytest.mark.usefixtures("plain_losses")
-def test_several_prompts_and_seeds_do_not_depend_on_their_batch(model: str, tmp_path: pathlib.Path) -> None:
-    words = arguments(model, tmp_path / "many", "--seeds", "0", "5", "--each-word")
+@pytest.mark.parametrize("noises", ["1", "2"])
+def test_several_prompts_and_seeds_do_not_depend_on_their_batch(
+    noises: str, model: str, tmp_path: pathlib.Path
+) -> None:
+    words = arguments(model, tmp_path / "many", "--seeds", "0", "5", "--each-word", "--noises", noises)
     words.insert(2, "xyz")
     assert run(words) == 0
     assert len(list((tmp_path / "many" / "images").glob("*.png"))) == 4
     assert Image.open(tmp_path / "many" / "image.png").size == (128, 128)
-    assert run(arguments(model, tmp_path / "one", "--seeds", "5")) == 0
+    assert run(arguments(model, tmp_path / "one", "--seeds", "5", "--noises", noises)) == 0
     many = newest(tmp_path / "many")["latents"]
     one = newest(tmp_path / "one")["latents"]
     # AdamW's first steps divide small numbers by small numbers, so rounding shows a little.

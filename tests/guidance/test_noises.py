@@ -82,10 +82,15 @@ def test_the_variance_is_smaller() -> None:
     assert 2.8 < spread[1] / spread[4] < 5.6
 
 
-def test_one_noise_is_what_it_was() -> None:
-    prior, latents, text = make(noises=1)
-    given = prior.gradient(latents, text, generator=torch.Generator().manual_seed(4))[0]
-    assert torch.equal(given, make()[0].gradient(latents, text, generator=torch.Generator().manual_seed(4))[0])
+def test_what_is_drawn() -> None:
+    """t first and then all ε at once: with one noise the numbers of a release that did not know several."""
+    for noises in (1, 3):
+        prior, latents, text = make(noises=noises)
+        drawn = prior.gradient(latents, text, generator=torch.Generator().manual_seed(4))[0]
+        generator = torch.Generator().manual_seed(4)
+        t = torch.randint(20, 981, (B,), generator=generator)
+        noise = torch.randn(noises * B, 4, 8, 8, generator=generator)
+        assert torch.equal(drawn, prior.gradient(latents, text, timesteps=t, noise=noise)[0])
 
 
 @pytest.mark.parametrize("noises", [1, 3])
@@ -103,3 +108,7 @@ def test_text_of_another_number_of_rows_is_refused() -> None:
     for wrong in (embeddings(3), tensor(3)):
         with pytest.raises(ValueError, match=r"expected embeddings of .* for 2 latents"):
             prior.gradient(latents, wrong, timesteps=3)
+    for shape in ((2, TEXT_WIDTH), ()):
+        with pytest.raises(ValueError, match="expected embeddings of shape") as caught:
+            prior.gradient(latents, torch.zeros(shape), timesteps=3)
+        assert str(caught.value).endswith(f"got {list(shape)}")

@@ -203,7 +203,8 @@ def test_gpu_step_equals_cpu() -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_gpu_never_synchronises(variant: dict[str, Any]) -> None:
     prior, latents, text = make("cuda", **variant)
-    generator, given = torch.Generator("cuda").manual_seed(0), fixed(latents)
+    generator = torch.Generator("cuda").manual_seed(0)
+    given = fixed(latents, noises=prior.settings.noises)
     step = prior.with_settings(nonfinite="propagate").capture(latents, text)
     calls: list[dict[str, Any]] = [{"generator": generator, "progress": 0.3}, {}, given, {"timesteps": 300}]
     # On the stand-in, where a step takes a second, each variant has one of them.

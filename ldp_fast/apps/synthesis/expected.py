@@ -9,11 +9,12 @@ import torch
 
 from ...guidance import LatentDiffusionPrior
 from ...runs.expectation import Expectation, rehearsed, seconds_of
+from ...runs.flags import one_of
 from ..memory import expectation, held_bytes, optimised_bytes, prior_bytes
 from .configuration import Synthesis
 from .latents import LatentOptimiser
 
-TO_LOWER = "the number of prompts or --seeds"
+TO_LOWER = "the number of prompts, --seeds or --noises"
 
 
 def samples_of(configuration: Synthesis) -> int:
@@ -56,26 +57,35 @@ def check_fits(configuration: Synthesis, prior: LatentDiffusionPrior) -> None:
     found = expectation(prior, memory(c, prior))
     if not found.fits:
         seconds = rehearsed(lambda: _of_one_after_the_other(c, prior), prior.device)
-        raise dataclasses.replace(found, seconds=seconds).refusal(advice(c, prior))
+        raise dataclasses.replace(found, seconds=seconds).refusal(advice(c, prior, found.largest))
 
 
-def advice(configuration: Synthesis, prior: LatentDiffusionPrior) -> str:
-    """What makes a run smaller."""
-    if samples_of(configuration) > 1:
-        return f"lower {TO_LOWER}"
-    if configuration.settings.noises > 1:
-        return "lower --noises"
+def advice(configuration: Synthesis, prior: LatentDiffusionPrior, largest: list[str]) -> str:
+    """What makes a run smaller.
+
+    Args:
+        configuration: of the run.
+        prior: with its networks.
+        largest: keys of `memory`.
+    """
+    names = ["the number of prompts", "--seeds"] if samples_of(configuration) > 1 else []
+    # The decoder sees their mean only.
+    names += ["--noises"] if configuration.settings.noises > 1 and "UNet" in largest else []
+    if names:
+        return f"lower {one_of(names)}"
     half = "--dtype bfloat16 or " if prior.dtype.itemsize > torch.bfloat16.itemsize else ""
     return f"take {half}a smaller --model"
 
 
 def _of_one_after_the_other(c: Synthesis, prior: LatentDiffusionPrior) -> float:
     """All steps' time, from a step with one of the latents."""
-    one = dataclasses.replace(c, prompts=c.prompts[:1], seeds=c.seeds[:1])
+    settings = dataclasses.replace(c.settings, noises=1)
+    one = dataclasses.replace(c, prompts=c.prompts[:1], seeds=c.seeds[:1], settings=settings)
     if not expectation(prior, memory(one, prior)).fits:
         raise MemoryError("not even one of them fits")
     text = prior.encode_prompt(one.prompts, c.negative_prompt or None)
-    return c.steps * samples_of(c) * _seconds(prior, c, text, one.seeds)
+    # The decoder's part does not grow with the noises: too long rather than too short.
+    return c.steps * samples_of(c) * c.settings.noises * _seconds(prior.with_settings(noises=1), c, text, one.seeds)
 
 
 def _seconds(prior: LatentDiffusionPrior, configuration: Synthesis, text: Any, seeds: list[int]) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...guidance import LatentDiffusionPrior, TextEmbeddings, TimestepSampler
+from ...guidance.inputs import stack_noises
 from ...runs import image_files
 from ...runs.experiment import Part, as_subject, untimed
 from ...runs.seeds import mixed_generator
@@ -82,7 +83,7 @@ class LatentOptimiser:
         cpu = torch.device("cpu")
         timesteps = torch.cat([sampler.sample(1, cpu, g, progress) for g in generators])
         shape = (settings.noises, *self.latents.shape[1:])
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators], 1).flatten(0, 1)
+        noise = stack_noises([torch.randn(shape, generator=g) for g in generators])
         with part("prior"):
             gradient, statistics = prior.gradient(
                 self.latents, self.text, timesteps=timesteps.to(prior.device), noise=noise.to(prior.device)

@@ -16,7 +16,7 @@ from ...guidance import LatentDiffusionPrior
 from ...nerf import LatentField
 from ...runs.distributed import on_this_device
 from ...runs.expectation import Expectation, rehearsed, seconds_of
-from ...runs.flags import how_to_set
+from ...runs.flags import how_to_set, one_of
 from ..memory import encoder_bytes, expectation, held_bytes, optimised_bytes, prior_bytes
 from .refinement import check_vae
 from .scene import Scene, background_of, field_of, occupancy_of
@@ -24,7 +24,7 @@ from .sections import HashGridOptions, TextTo3D, VoxelOptions
 from .trainer import Trainer
 
 # Where it is not known which part of a run has not found memory.
-TO_LOWER = "--size, --views, --supersample, --steps-per-ray, --refinement-size or (jacobian-nerf) --voxels"
+TO_LOWER = "--size, --views, --supersample, --steps-per-ray, --noises, --refinement-size or (jacobian-nerf) --voxels"
 # The settings that each part of the memory grows with.
 GOVERNED = {
     "rays": ("size", "views", "supersample", "steps_per_ray"),
@@ -170,7 +170,7 @@ def to_lower(configuration: TextTo3D, parts: list[str]) -> str:
     places = list(dict.fromkeys(place for part in parts for place in governed[part]))
     above = [place for place in places if operator.attrgetter(place)(configuration) > 1]
     names = [how_to_set(type(configuration), place) for place in above or places]
-    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    return one_of(names)
 
 
 def _left(trainer: Trainer) -> float:
@@ -240,6 +240,7 @@ def _of_a_small_one(c: TextTo3D, prior: LatentDiffusionPrior) -> float:
     less = _smaller(c, prior.latent_shape[1])
     if not expectation(prior, memory(less, prior)).fits:
         raise MemoryError("not even a small one fits")
+    prior = prior.with_settings(noises=1)
     trainer = Trainer(Scene(less, prior), prior)
     seconds = c.steps * _grown(_parts_of_step(trainer, 0), c, less, trainer)
     if c.refinement is not None:
@@ -251,7 +252,7 @@ def _of_a_small_one(c: TextTo3D, prior: LatentDiffusionPrior) -> float:
 
 def _smaller(c: TextTo3D, size: int) -> TextTo3D:
     small: dict[str, Any] = {name: min(getattr(c, name), most) for name, most in SMALL.items()}
-    small["size"] = min(c.size, size)
+    small["size"], small["settings"] = min(c.size, size), dataclasses.replace(c.settings, noises=1)
     if isinstance(c.field, VoxelOptions):
         small["field"] = dataclasses.replace(c.field, resolution=min(c.field.resolution, SMALL_GRID))
     else:
@@ -276,7 +277,8 @@ def _work(c: TextTo3D, refined: bool, channels: int) -> dict[str, float]:
         "render": rays * c.steps_per_ray,
         "regularisers": rays,
         "encoder": latents,
-        "prior": latents,
+        # The decoder's part does not grow with the noises: too long rather than too short.
+        "prior": latents * c.settings.noises,
         "optimiser": sizes.parameters,
         "occupancy": sizes.cells / (c.occupancy.every if c.occupancy else 1),
     }

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...guidance import LatentDiffusionPrior, TimestepSampler
+from ...guidance.inputs import mean_over_noises, stack_noises
 from ...nerf import Cameras, FusedAdam, RenderOutput
 from ...runs import checkpoints, distributed
 from ...runs.experiment import Part, Products, as_subject, untimed
@@ -179,14 +180,14 @@ class Trainer:
             pictures = torch.cat([picture for picture, _ in rendered])
             latents = self._encode(pictures) if scene.refined else pictures
         timesteps = torch.cat([d.timestep for d in drawn]).to(prior.device, non_blocking=True)
-        noise = torch.stack([d.noise for d in drawn], 1).flatten(0, 1).to(prior.device, non_blocking=True)
+        noise = stack_noises([d.noise for d in drawn]).to(prior.device, non_blocking=True)
         text = self.text.select(torch.tensor([d.direction for d in drawn]).to(prior.device, non_blocking=True))
         with part("prior"):
             gradient, statistics = prior.gradient(latents, text, timesteps=timesteps, noise=noise)
             if not c.variance_reduction:
                 # SJC's other estimate, −(D − z) / σ = ε̂: the noise itself stays in the gradient.
                 weight = prior.schedule.weight(timesteps, prior.settings.weighting)[:, None, None, None]
-                mean = noise.unflatten(0, (-1, len(latents))).mean(0)
+                mean = mean_over_noises(noise, prior.settings.noises)
                 gradient = gradient + prior.settings.lambda_lsd * weight * mean
         loss = (latents * gradient).sum()
         found = {**statistics.terms, "fm": statistics.fm}
