@@ -22,7 +22,7 @@ from ldp_fast.apps.text_to_3d.sections import METHODS, class_of
 from ldp_fast.errors import UsageError
 from ldp_fast.nerf import LatentField
 from ldp_fast.runs import files
-from ldp_fast.runs.configuration import write
+from ldp_fast.runs.configuration import merged, write
 from ldp_fast.runs.flags import put
 from ldp_fast.runs.settings import Wrong
 
@@ -222,6 +222,8 @@ def test_a_smoothing_that_cannot_be(smoothing: Any, expected: str) -> None:
         ("method: latent-nerf", ("--method", "no"), "--method: expected one of latent-nerf, jacobian-nerf; got 'no'"),
         ("preset: foo", (), "{file}: preset: expected one of"),
         ("quality: high", (), "{file}: quality: there is no such setting"),
+        ("settings: 3", (), "{file}: settings: expected a section of settings, got 3"),
+        ("settings: 3", ("--quality", "high"), "{file}: settings: expected a section of settings, got 3"),
         ("cameras: {fov: [40]}", (), "{file}: cameras.fov: expected 2 values, got 40"),
         ("regularisers: {opacity: -1}", (), "{file}: regularisers.opacity: expected a weight >= 0, .*; got -1$"),
         ("regularisers: {opacity: [1, 2]}", (), "{file}: regularisers.opacity: expected 4 values, got 1 2"),
@@ -249,9 +251,7 @@ def test_a_weight_of_a_file_may_be_one_number() -> None:
 
 @pytest.mark.parametrize("off", [None, {"steps": 0}])
 def test_a_refinement_that_a_file_turned_off_stays_off(off: Any) -> None:
-    assert resolve({"prompt": "a red torus", "refinement": off}, {}, "high")["refinement"] is None
-    said = {"prompt": "a red torus", "refinement": {"size": 64}}
-    assert resolve(said, {}, "high")["refinement"]["steps"] == QUALITIES["high"]["latent-nerf"]["refinement"]["steps"]
+    assert resolve({"prompt": "a red torus", "refinement": off}, {})["refinement"] is None
 
 
 def test_what_the_fingerprint_sees() -> None:
@@ -266,8 +266,10 @@ def test_what_the_fingerprint_sees() -> None:
 def test_a_quality_is_a_flag_and_what_is_given_one_by_one_wins(method: str) -> None:
     said = {"prompt": "a red cube", "method": method}
     normal, high = (resolve({}, said, quality) for quality in QUALITIES)
-    assert high["steps"] > normal["steps"] and normal == resolve({}, said)
-    assert resolve(normal, {}, "high") == high, "a flag wins over a file"
+    assert high == merged(normal, {"settings": {"noises": 3}}) and normal == resolve({}, said)
+    two = merged(normal, {"settings": {"noises": 2}})
+    assert resolve(two, {}) == two and resolve(two, {}, "high") == high, "a flag wins over a file"
+    assert resolve({}, {**said, "settings": {"noises": 2}}, "high") == two
     assert resolve({}, {**said, "steps": 7}, "high") == {**high, "steps": 7}
 
 

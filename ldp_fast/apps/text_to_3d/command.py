@@ -52,7 +52,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
         "--quality",
         default="normal",
         metavar="Q",
-        help="normal or high: with the embedded model twice the steps, in twice the time (default: normal)",
+        help="normal or high: with the embedded model more --noises, in one and a half times the time "
+        "(default: normal)",
     )
     space = parser.add_argument_group(
         "regularisers",

@@ -133,17 +133,13 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "smoothing": [2.0, 0.0, 0.0, 0.6],
         },
         "optimizer": {"kind": "adamax", "learning_rate": 0.25, "final_rate": 0.1},
-        "regularisers": {"emptiness": [0.0, 0.04, 0.3, 0.9], "opacity": _always(0.02)},
+        # Strong while the ball is carved. With opacity as it begins to the end and emptiness up to 0.04 the tubes of
+        # tori were thin.
+        "regularisers": {"emptiness": [0.0, 0.02, 0.3, 0.6], "opacity": [0.02, 0.001, 0.3, 0.6]},
     },
 }
 # What takes more time, and what it changes. Of a full-size model no quality but the paper's is known.
-QUALITIES: dict[str, dict[str, dict[str, Any]]] = {
-    "normal": {},
-    "high": {
-        "latent-nerf": {"steps": 2 * EMBEDDED_STEPS["latent-nerf"], "refinement": {"steps": 2 * EMBEDDED_REFINEMENT}},
-        "jacobian-nerf": {"steps": 2 * EMBEDDED_STEPS["jacobian-nerf"]},
-    },
-}
+QUALITIES: dict[str, dict[str, Any]] = {"normal": {}, "high": {"settings": {"noises": 3}}}
 
 
 def defaults(method: str, embedded: bool) -> dict[str, Any]:
@@ -181,14 +177,13 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
         raise UsageError(f"--quality: expected one of {', '.join(QUALITIES)}; got {quality!r}")
     if quality != "normal" and not embedded:
         raise UsageError(
-            f"--quality: expected normal with {model!r}, whose settings are the paper's; for more time give --steps "
-            f"or --views"
+            f"--quality: expected normal with {model!r}, whose settings are the paper's; for more time give --steps, "
+            f"--views or --noises"
         )
     base = defaults(method, embedded)
-    better = dict(QUALITIES[quality].get(method, {}))
-    if "refinement" in said and _off(said["refinement"]):
-        better.pop("refinement", None)  # what a file turned off has no quality
-    known = merged(merged(said, better), words)
+    if not isinstance(said.get("settings") or {}, dict):
+        raise Wrong("settings", f"expected a section of settings, got {said['settings']!r}")
+    known = merged(merged(said, QUALITIES[quality]), words)
     own = (EMBEDDED if embedded else FULL)[method].get("prior", {}) if "preset" not in known else {}
     name = str(known.get("preset", METHODS[method])).replace("-", "_")
     if name not in PRESETS:
