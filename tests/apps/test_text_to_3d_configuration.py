@@ -169,6 +169,7 @@ def test_round_trip(method: str, model: str, tmp_path: pathlib.Path) -> None:
     [
         ("jacobian-nerf", "smoothing", [1, 0, 0, 1], {"resolution": 24}),
         ("latent-nerf", "initial", 0.5, {"levels": 4}),
+        ("latent-nerf", "outside", 0.5, {"levels": 4}),
     ],
 )
 def test_a_whole_field_without_what_may_be_left_out_has_none(
@@ -190,6 +191,17 @@ def test_the_entries_of_a_hash_grid_start_within_what_is_said(initial: float | N
     field = field_of(class_of(plain).from_plain(plain).field, 4)
     assert isinstance(field, LatentField)
     assert 0.95 * expected < field.grid.table.abs().max().item() <= expected
+
+
+@pytest.mark.parametrize("outside", [None, 0.25])
+def test_the_density_far_from_the_blob_starts_as_what_is_said(outside: float | None) -> None:
+    said = {"initial": 1e-4, "outside": outside, "blob": [3.0, 0.2]}
+    plain = resolve({"prompt": "a red torus", "method": "latent-nerf", "field": said}, {})
+    field = field_of(class_of(plain).from_plain(plain).field, 4)
+    assert isinstance(field, LatentField) and field.bias == (outside is not None)
+    far, middle = field.density(torch.tensor([[0.9, -0.9, 0.9], [0.0, 0.0, 0.0]])).tolist()
+    assert far == pytest.approx(outside or 1.0, rel=1e-3)
+    assert middle == pytest.approx(math.exp(3.0) * (outside or 1.0), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +239,7 @@ def test_a_smoothing_that_cannot_be(smoothing: Any, expected: str) -> None:
         ("cameras: {fov: [40]}", (), "{file}: cameras.fov: expected 2 values, got 40"),
         ("regularisers: {opacity: -1}", (), "{file}: regularisers.opacity: expected a weight >= 0, .*; got -1$"),
         ("regularisers: {opacity: [1, 2]}", (), "{file}: regularisers.opacity: expected 4 values, got 1 2"),
+        ("field: {outside: 0}", (), "{file}: field.outside: expected a positive number, got 0"),
         ("field: {initial: 1.0e+39}", (), "{file}: field.initial: expected a number between 0 and 60000, got 1e.39"),
         (
             "{method: jacobian-nerf, refinement: {steps: 10}}",

@@ -103,6 +103,8 @@ EMBEDDED: dict[str, dict[str, Any]] = {
             "blob": [5.0, 0.4],
             # From tiny-cuda-nn's 1e-4 all sides of a torus start alike, and its stripes may average out.
             "initial": 0.03,
+            # With 1 the box is a fog of opacity 0.65 at the start, and now and then one stays what is seen: a grey box.
+            "outside": 0.37,
         },
         "occupancy": {"resolution": 32, "every": 16},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -63,7 +64,15 @@ def field_of(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Modul
         finest_resolution=options.finest_resolution,
         initial=INITIAL if options.initial is None else options.initial,
     )
-    return LatentField(grid, hidden=options.hidden, channels=channels, density_bias=blob)
+    outside = options.outside
+    field = LatentField(grid, options.hidden, channels=channels, bias=outside is not None, density_bias=blob)
+    if outside is not None:
+        # The density is e to the power of the network's first output and the blob.
+        *_, (_, bias) = field.linear_layers()
+        assert bias is not None
+        with torch.no_grad():
+            bias[0] = math.log(outside)
+    return field
 
 
 def background_of(configuration: TextTo3D, channels: int) -> nn.Module | None:

@@ -89,6 +89,13 @@ class HashGridOptions:
         default=None,
         omitted=True,
     )
+    outside: float | None = setting(
+        "density that is there at the start far from the blob, per unit of length (default: 1)",
+        above=0,
+        high=1000,
+        default=None,
+        omitted=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
