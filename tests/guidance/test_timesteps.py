@@ -200,7 +200,7 @@ def test_a_default_device_is_no_matter() -> None:
         alpha, _ = schedule.gather(torch.tensor([5, 6], device="cpu"))
         t = TimestepSampler(1000, 0.02, 0.98).sample(2, CPU, torch.Generator().manual_seed(0))
         u = TimestepSampler(1000, 0.02, 0.98).sample_up_to(torch.tensor(980, device="cpu"), 2)
-        noise = draw_noise(latents, torch.Generator().manual_seed(0))
+        noise = draw_noise(latents, 1, torch.Generator().manual_seed(0))
         given = [as_timesteps(x, 2, CPU, 1000) for x in (5, [5, 6], torch.tensor([5, 6], device="cpu"))]
     assert {x.device for x in (alpha, t, u, noise, *given)} == {CPU}
 
