@@ -264,7 +264,8 @@ def test_a_weight_of_a_file_may_be_one_number() -> None:
 
 @pytest.mark.parametrize("off", [None, {"steps": 0}])
 def test_a_refinement_that_a_file_turned_off_stays_off(off: Any) -> None:
-    assert resolve({"prompt": "a red torus", "refinement": off}, {})["refinement"] is None
+    for quality in QUALITIES:
+        assert resolve({"prompt": "a red torus", "refinement": off}, {}, quality)["refinement"] is None
 
 
 def test_what_the_fingerprint_sees() -> None:
