@@ -13,6 +13,7 @@ from PIL import Image
 
 from ldp_fast import cli
 from ldp_fast.apps.evaluate import evidence, reachable
+from ldp_fast.apps.evaluate import judge as judges
 from ldp_fast.apps.evaluate import truth as module
 from ldp_fast.apps.evaluate.judge import judge
 from ldp_fast.apps.evaluate.truth import evaluate_truth
@@ -131,9 +132,16 @@ def test_nothing_and_fog_alone_are_measured_too() -> None:
 
 
 class Load:
-    """`load_scene`'s place: red things are as they should be, others are spheres."""
+    """`load_scene`'s place: red things are as they should be, others are spheres; `stop_at`: interrupted there."""
+
+    def __init__(self, stop_at: str = "") -> None:
+        self.loaded: list[str] = []
+        self.stop_at = stop_at
 
     def __call__(self, folder: pathlib.Path, device: str | None = None) -> SolidScene:
+        if folder.name == self.stop_at:
+            raise KeyboardInterrupt
+        self.loaded.append(folder.name)
         if folder.name == "damaged":
             raise UsageError("its checkpoint is damaged")
         prompt = read_configuration(folder).prompt
@@ -168,6 +176,38 @@ def test_the_command_measures_a_folder(runs: pathlib.Path, capsys: pytest.Captur
     with Image.open(runs / "truth.png") as picture:
         # Two rows of four views and as many of the truth, each of 64 pixels, below two lines of text.
         assert picture.size == (8 * 64 + 8, 2 * (64 + 32))
+
+
+def test_an_interruption_loses_only_the_run_it_meets_and_a_later_call_measures_what_is_new(
+    runs: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(through: bool = False, stop_at: str = "") -> tuple[dict[str, Any], list[str], list[str]]:
+        load, told = Load(stop_at), list[str]()
+        found = evaluate_truth(runs, resolution=RESOLUTION, through=through, load=load, told=told.append)
+        return found, load.loaded, told
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(stop_at="torus")
+    first, loaded, told = measure()
+    assert loaded == ["damaged", "torus"] and "cube: right (IoU 0.9" in told[0] and "measured before" in told[0]
+    written = {name: (runs / name).read_bytes() for name in ("truth.json", "truth.png")}
+    again, loaded, told = measure()
+    assert again == first and loaded == ["damaged"] and all("measured before" in line for line in told)
+    assert written == {name: (runs / name).read_bytes() for name in written}
+    # What came from files is what is measured without them.
+    for path in (runs / "evaluation").iterdir():
+        path.unlink()
+    assert measure()[0] == first and written == {name: (runs / name).read_bytes() for name in written}
+    # The solids were not asked for, and a run was made anew: of it one record stays.
+    assert measure(through=True)[1] == ["cube", "damaged", "torus"]
+    leave_run(runs / "cube", configuration("a red cube"), step=8)
+    found, loaded, _ = measure(through=True)
+    assert loaded == ["cube", "damaged"] and found["reachable"]["objects"] == 2
+    assert {path.name.rpartition("-")[0] for path in (runs / "evaluation").iterdir()} == {"cube-truth", "torus-truth"}
+    assert len(list((runs / "evaluation").iterdir())) == 4
+    # A lower threshold is another verdict.
+    monkeypatch.setattr(judges, "LEAST_IOU", 0.1)
+    assert measure()[1] == ["cube", "damaged", "torus"]
 
 
 def test_a_run_alone_and_what_cannot_be_measured(

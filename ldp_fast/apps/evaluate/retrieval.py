@@ -22,6 +22,7 @@ from ...runs.folder import finished
 from ...zoo import captions, world
 from ..hub import reachable
 from .found import Run, find_runs, rows_of
+from .kept import kept_as, remove_others
 
 OPENAI = "openai/clip-vit-base-patch32"
 View = tuple[float, float]
@@ -154,20 +155,14 @@ def _views(
     load: Callable[..., Any] | None,
 ) -> list[torch.Tensor]:
     """Decoded views `[3, H, W]` of a run, one a seed, from `DIR/evaluation/`; what is missing there is rendered."""
-    # A run that was made anew has another record, and its old views another name.
-    record = [(folder / name / file).read_bytes() for file in ("config.yaml", "run.json")]
-    paths = []
-    for seed, view in zip(seeds, views, strict=True):
-        key = hashlib.sha256(b"\0".join([*record, repr(view).encode()])).hexdigest()[:8]
-        paths.append(folder / "evaluation" / f"{name}-view{seed}-{key}.png")
+    paths = [kept_as(folder, name, f"view{seed}", view, "png") for seed, view in zip(seeds, views, strict=True)]
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     if missing:
         wanted = [views[i] for i in missing]
         drawn = run.entry.pictures(folder / name, run.configuration, wanted, device=device, load=load)
         for i, picture in zip(missing, drawn, strict=True):
-            for old in paths[i].parent.glob(f"{name}-view{seeds[i]}-*.png"):
-                old.unlink()
             image_files.save_png(paths[i], picture)
+            remove_others(paths[i])
     # Always from the files, so that a view judged again is the very same.
     return [image_files.read_images([path])[0] for path in paths]
 
