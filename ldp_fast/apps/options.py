@@ -279,8 +279,8 @@ def check_backend(device: str | None) -> None:
         )
 
 
-def add_config_flag(parser: argparse.ArgumentParser) -> None:
-    """Declares --config and --print-config; see `start_from`."""
+def add_config_flag(parser: argparse.ArgumentParser, *, printed: bool = True) -> None:
+    """Declares --config and --print-config; see `start_from`. `printed`: whether the latter is told of in the help."""
     parser.add_argument(
         "--config",
         action="append",
@@ -289,7 +289,8 @@ def add_config_flag(parser: argparse.ArgumentParser) -> None:
         help="a run's config.yaml to start from (other flags win over it); or what kind of model one .safetensors file "
         "is: sd1, sd2-base, sd2-v, sdxl, …, or a folder; may be given once for each",
     )
-    parser.add_argument("--print-config", action="store_true", help="print all settings as YAML, and do nothing else")
+    told = "print all settings as YAML, and do nothing else" if printed else argparse.SUPPRESS
+    parser.add_argument("--print-config", action="store_true", help=told)
 
 
 def start_from(args: argparse.Namespace, application: str) -> tuple[dict[str, Any], pathlib.Path | None]:

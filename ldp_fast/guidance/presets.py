@@ -48,8 +48,8 @@ class PriorSettings:
         levels: decoder levels of feature matching.
         timestep_range: lowest and highest t as fractions of the schedule.
         anneal_to: highest fraction at the end of the run; None keeps the range (see `progress=` of the prior).
-        noises: K, how many ε the noise predictor sees at a sample's one t: r is the mean of their residuals, whose
-            variance is nearer to 1/K; the network's batch is K times as large.
+        noises: K, how many ε the noise predictor sees at a sample's one t: r is the mean of their residuals, which
+            varies less by chance, nearly 1/K as much; the network's batch is K times as large.
     """
 
     lambda_fm: float = 0.01

@@ -72,7 +72,7 @@ class View:
     background: float = 0.5
 
     def name(self) -> str:
-        """The word a caption uses for this view: front, side, back (thirds by azimuth) or overhead."""
+        """The word a caption uses for this view: front, back (a quarter of the azimuths each), side or overhead."""
         if self.elevation > OVERHEAD_ELEVATION:
             return "overhead"
         angle = abs((self.azimuth + math.pi) % (2 * math.pi) - math.pi)

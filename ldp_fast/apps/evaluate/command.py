@@ -1,6 +1,6 @@
 """`ldp-fast evaluate`: measures what was made.
 
-`r-precision`: a folder of 3D runs, by the paper's protocol (§4.1). `truth`: runs of the embedded model's world, against
+`r-precision`: a folder of runs, by the paper's protocol (§4.1). `truth`: runs of the embedded model's world, against
 the solids that their prompts ask for.
 """
 
@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         type=pathlib.Path,
         metavar="FILE",
-        help="file with prompts to draw distractors from, one a line (default: the prompts of DIR)",
+        help="file with prompts to draw distractors from, one a line (default: the prompts of DIR, and for the "
+        "embedded model all captions of its world)",
     )
     retrieval.add_argument(
         "--elevation",
@@ -74,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     retrieval.add_argument(
         "--application", metavar="MODULE:NAME", help="the application of your own whose runs DIR holds"
     )
-    retrieval.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    retrieval.add_argument(
+        "--device",
+        help="where to compute: cpu, cuda, cuda:1, … (default: the runs'; for CLIP a GPU if there is one)",
+    )
     _add_truth(metrics, parser.formatter_class)
 
 

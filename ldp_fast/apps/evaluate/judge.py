@@ -29,7 +29,7 @@ MOST_STRAY = 0.1  # of the surface: pixels with neither of the asked colours, no
 CRITERIA = ("shape", "bodies", "fog", "colours", "stray", "pattern")
 MARGIN = 1.1
 # ΔE from every mixture of the asked colours beyond which a pixel has neither. Of the solids themselves, encoded and
-# decoded by the embedded VAE, one pixel in fifty is as far away at most.
+# decoded by the embedded VAE, one pixel in 5000 is as far away at most.
 NEITHER = 30.0
 SHOWN = (0, 3, 9, 12)  # views that are shown to people
 HULL = 48  # points along an axis of the lattice for visual hulls

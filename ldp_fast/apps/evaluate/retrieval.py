@@ -65,7 +65,7 @@ def evaluate_r_precision(
         clip: what `ClipScorer.from_pretrained` takes; None chooses.
         pool: where distractors come from. None: the folder's prompts, and for the embedded model its world's captions.
         elevation: range of the cameras, degrees. None: what each run was trained from, without views from overhead.
-        device: of rendering and CLIP; None chooses.
+        device: of rendering and CLIP; None: the runs' own, and for CLIP a GPU if there is one.
         load: takes the place of what loads a run; None loads it.
 
     Returns:

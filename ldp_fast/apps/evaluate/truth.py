@@ -96,7 +96,7 @@ def evaluate_truth(
 
     Args:
         folder: a run, or one with a run in each subfolder; `truth.json` and `truth.png` are written there.
-        device: of rendering; None chooses.
+        device: of rendering; None: the runs' own.
         size: latents (refined: pixels) per side of the views; None: as pictures for people have.
         resolution: points of the densities' lattice along an axis.
         through: measure the solids themselves too, put through this pipeline, once for each caption.

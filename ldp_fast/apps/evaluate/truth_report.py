@@ -30,7 +30,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         f"times as large have a mean opacity of at most {limits['most_fog']:g}; each colour is nearest to the name "
         f"asked for, and a second one has at least {limits['least_share']:g} of the surface; at "
         f"most {limits['most_stray']:g} of it has neither colour; a pattern goes the way that was asked for, and its "
-        f"number of periods is at most {limits['periods_off']:g} of that off. The six last columns: objects that fail, "
+        f"number of periods is at most {limits['periods_off']:g} of that off, or {limits['periods_near']:g} where that "
+        f"is more. The six last columns: objects that fail, "
         f"and the mean IoU, share of largest bodies, opacity of fog, ΔE of colours, share with neither colour, and of "
         f"patterned objects the share of the surface with the colour that the solid has there."
     )

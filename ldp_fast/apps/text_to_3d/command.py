@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Declares the flags that make a configuration; with `several` several methods and seeds can be named."""
-    add_config_flag(parser)
+    add_config_flag(parser, printed=not several)
     unsaid = "what is not given comes from the method and the model"
     groups = {RUN: unsaid, SCENE: f"a pair is a range that each view draws from; {unsaid}", **GROUPS}
     groups[PRIOR] = "what is not given comes from the method or the preset (docs/mathematics.md)"
@@ -52,8 +52,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
         "--quality",
         default="normal",
         metavar="Q",
-        help="normal or high: with the embedded model more --noises, in one and a half times the time "
-        "(default: normal)",
+        help="normal or high: with the embedded model three --noises, in a fifth to a half more time (default: normal)",
     )
     space = parser.add_argument_group(
         "regularisers",

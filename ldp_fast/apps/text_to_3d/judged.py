@@ -31,7 +31,7 @@ def pictures(
         folder: of the run.
         configuration: of the run.
         views: one a picture.
-        device: of rendering; None chooses.
+        device: of rendering; None: the run's own.
         load: `load_scene`, or what takes its place.
     """
     scene = (load or load_scene)(folder, device=device)

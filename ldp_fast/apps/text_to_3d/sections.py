@@ -81,16 +81,19 @@ class HashGridOptions:
     base_resolution: int = setting("vertices along an axis, coarsest level", low=2, high=10**6)
     finest_resolution: int = setting("vertices along an axis, finest level", low=2, high=10**6)
     hidden: int = setting("width of the network, a multiple of 16", low=16, high=128)
-    blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
+    blob: tuple[float, float] = setting(
+        "Gaussian in the density's logarithm at the start: height, and standard deviation in world units"
+    )
     initial: float | None = setting(
-        "entries of the hash grid start within ± this number (default: 0.0001)",
+        "entries of the hash grid start within ± this number (default: 0.0001; embedded model: 0.03)",
         low=0,
         high=60000,
         default=None,
         omitted=True,
     )
     outside: float | None = setting(
-        "density that is there at the start far from the blob, per unit of length (default: 1)",
+        "density far from the blob at the start, per unit of length, by biases of the network, which it otherwise "
+        "lacks (default: 1, without biases; embedded model: 0.37)",
         above=0,
         high=1000,
         default=None,
@@ -113,9 +116,12 @@ class VoxelOptions:
     density_shift: float = setting("number added to the density before its softplus")
     density_scale: float = setting("factor of the density", above=0)
     latent_scale: float = setting("factor of the latents", above=0)
-    blob: tuple[float, float] = setting("density that is there at the start: height, and radius in world units")
+    blob: tuple[float, float] = setting(
+        "Gaussian before the density's softplus at the start: height, and standard deviation in world units"
+    )
     smoothing: Ramp | None = setting(
-        "how far neighbouring voxels move together over the run, in voxels: FIRST LAST FROM TO (default: not at all)",
+        "how far neighbouring voxels move together over the run, in voxels: FIRST LAST FROM TO (default: not at all; "
+        "embedded model: 2 0 0 0.6)",
         default=None,
         omitted=True,
     )

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=int, metavar="STEP", help="step of the checkpoint to show (default: the newest)"
     )
-    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: the run's)")
     path = parser.add_argument_group("camera", "what is not given is as in the run's own film")
     path.add_argument(
         "--trajectory",
