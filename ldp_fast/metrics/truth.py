@@ -19,6 +19,7 @@ SCALES = (0.75, 1.3)
 LARGEST_SHIFT = 0.4
 # Blocks along an axis of the lattices on which a pose is searched, and then refined.
 COARSE, FINE = 16, 32
+LATTICE = 33  # points along an axis of the lattice that says how much of a solid is outside of the box
 # Spectrum of a pattern: periods per unit of length that are looked at, and whole periods per turn.
 ALONG = np.arange(0.0, 4.01, 0.05)
 AROUND = np.arange(0, 13)
@@ -66,10 +67,40 @@ def lattice_points(resolution: int, bound: float) -> np.ndarray:
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two sets, given as arrays of one shape: bool, or shares in [0, 1]. 0 where both are empty."""
-    union = float(np.maximum(a, b).sum())
+def intersection_over_union(a: np.ndarray, b: np.ndarray, beyond: float = 0.0) -> float:
+    """Of two sets, given as arrays of one shape: bool, or shares in [0, 1]. 0 where both are empty.
+
+    Args:
+        a: one of them.
+        b: the other.
+        beyond: what one of them has, and the other has not, outside of what the arrays are of; in their elements.
+    """
+    union = float(np.maximum(a, b).sum()) + beyond
     return float(np.minimum(a, b).sum()) / union if union else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """A solid as the points inside of it.
+
+    Attributes:
+        points: `[N, 3]` float32, evenly, in its own frame.
+        volume: that each of them stands for.
+    """
+
+    points: np.ndarray
+    volume: float
+
+    def beyond(self, pose: Pose, bound: float) -> float:
+        """The volume that lies outside of the box [−bound, bound]³ in a pose, in the world's units."""
+        out = (np.abs(pose.to_world(self.points)) > bound).any(axis=1)
+        return float(out.sum()) * self.volume * pose.scale**3
+
+
+def fill(distance: Distance) -> Filled:
+    """The points of a lattice that are inside of a solid, which fits into [−1.2, 1.2]³."""
+    points = lattice_points(LATTICE, 1.2)
+    return Filled(points[distance(points) < 0], (2.4 / (LATTICE - 1)) ** 3)
 
 
 def largest_body(solid: np.ndarray) -> float:
@@ -84,7 +115,8 @@ def align(solid: np.ndarray, bound: float, distance: Distance, period: float = 0
     """The pose in which a solid overlaps best with a volume.
 
     Searched is the intersection over union on coarse cells (Nelder and Mead's simplex, from several starts), within
-    `SCALES` and `LARGEST_SHIFT`. It is deterministic.
+    `SCALES` and `LARGEST_SHIFT`; what the solid has outside of the box, where no volume can be, counts as missing. It
+    is deterministic.
 
     Args:
         solid: `[R, R, R]` bool or shares, over [−bound, bound]³, ends included; indexed x, y, z.
@@ -100,13 +132,16 @@ def align(solid: np.ndarray, bound: float, distance: Distance, period: float = 0
     if solid.ndim != 3 or len(set(solid.shape)) != 1 or not solid.any():
         raise ValueError(f"align: solid: expected a cube with something in it, got {list(solid.shape)}")
 
+    whole = fill(distance)
+
     def problem(count: int) -> tuple[Callable[[np.ndarray], float], np.ndarray, np.ndarray, float]:
         shares, points, cell = _blocks(solid, bound, count)
 
         def misfit(x: np.ndarray) -> float:
             pose = _pose(x)
             away = distance(pose.to_solid(points)) * np.float32(pose.scale)
-            return -intersection_over_union(shares, np.clip(0.5 - away / cell, 0, 1))
+            beyond = whole.beyond(pose, bound) / cell**3
+            return -intersection_over_union(shares, np.clip(0.5 - away / cell, 0, 1), beyond)
 
         return misfit, shares, points, cell
 

@@ -63,10 +63,10 @@ def read_json(path: pathlib.Path) -> Any:
         raise UsageError(f"{path} is damaged: {error}") from None
 
 
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+def versions(*more: str) -> dict[str, str]:
+    """Versions that a result depends on, and those of more packages."""
     found = {"python": platform.python_version()}
-    for name in ("ldp-fast", "torch", "diffusers", "transformers", "numpy", "triton"):
+    for name in ("ldp-fast", "torch", "diffusers", "transformers", "numpy", "triton", *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

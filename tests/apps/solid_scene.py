@@ -30,6 +30,7 @@ class SolidField(nn.Module):
         fog: density outside.
         albedo: points of the solid's frame -> colours [N, 3]; None: the solid's.
         speckle: standard deviation of what is added to its normals.
+        dense: its density.
     """
 
     bound = 1.0
@@ -44,18 +45,21 @@ class SolidField(nn.Module):
         fog: float = 0.0,
         albedo: Callable[[Points], np.ndarray] | None = None,
         speckle: float = 0.0,
+        dense: float = 80.0,
     ):
         super().__init__()
         self.shown, self.pose, self.stretch = shown, pose or Pose(), np.array(stretch)
         self.hollow, self.fog, self.albedo, self.speckle = hollow, fog, albedo, speckle
+        self.dense = dense
 
     def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
         points = self.pose.to_solid(positions.numpy().astype(np.float64) / self.stretch)
         distance = world.signed_distance(self.shown.shape, points)
-        density = 80.0 * np.clip(0.5 - distance / 0.02, 0, 1) + self.fog
+        density = self.dense * np.clip(0.5 - distance / 0.02, 0, 1) + self.fog
         if self.hollow is not None:
             density[self.hollow(points)] = self.fog
-        near = np.flatnonzero(np.abs(distance) < 0.1)
+        # Through a translucent solid one sees all of it.
+        near = np.flatnonzero((np.abs(distance) < 0.1) | ((distance < 0) & (self.dense < 80)))
         colours = np.zeros((len(points), 4))
         light = world.LIGHT @ self.pose.rotation()
         shade = world.AMBIENT + world.DIFFUSE * np.maximum(world.normals(self.shown.shape, points[near]) @ light, 0)

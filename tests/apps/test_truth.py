@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ldp_fast import cli
 from ldp_fast.apps.evaluate import evidence, reachable
@@ -125,10 +127,54 @@ def test_a_cap_of_another_colour_is_stray() -> None:
 
 def test_nothing_and_fog_alone_are_measured_too() -> None:
     nothing = judged("a red torus", hollow=lambda p: p[:, 1] < 9)
-    assert nothing["failing"] == ["shape", "bodies", "colours"] and nothing["level"] is None
+    assert nothing["failing"] == ["shape", "bodies", "opacity", "colours"] and nothing["level"] is None
     fog = judged("a red torus", hollow=lambda p: p[:, 1] < 9, fog=0.2)
     assert {"shape", "fog"} <= set(fog["failing"]) and fog["cleanliness"]["fog"] > 0.1
     json.dumps([nothing, fog], allow_nan=False)
+
+
+@pytest.mark.parametrize("grey", [0.45, None])
+def test_what_closes_the_hole_of_a_torus_fails(grey: float | None) -> None:
+    class Plugged(SolidField):
+        def forward(self, positions: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            density, channels = super().forward(positions, count)
+            plug = (positions[:, (0, 2)].norm(dim=1) < 0.5) & (positions[:, 1].abs() < 0.08) & (density < 1)
+            colour = torch.tensor([*([grey] * 3 if grey else world.COLOURS["red"]), 0.0])
+            return torch.where(plug, 80.0, density), torch.where(plug[:, None], colour, channels)
+
+    asked = captions.scene_of("a red torus")
+    assert asked is not None
+    found = judge(SolidScene(Plugged(asked)), "a red torus", resolution=RESOLUTION)
+    assert found["failing"] == ["hole"] and found["cleanliness"]["hole"] > 0.8
+    # As much fog as a whole view full of it is little of all views.
+    assert found["cleanliness"]["fog"] < 0.02
+    assert judged("a red torus")["cleanliness"]["hole"] < 0.1
+    assert judged("a red cube")["cleanliness"]["hole"] is None
+
+
+def test_what_the_box_cuts_off_is_missing() -> None:
+    # The whole sphere has 1.6 times the volume of what is left of it, and no smaller one has this form.
+    cut = judged("a red sphere", pose=Pose(0.0, 1.3, (0.4, 0.4, 0.4)))
+    assert "shape" in cut["failing"] and cut["shape"]["iou"] < 0.8
+    inside = judged("a red sphere", pose=Pose(0.0, 1.0, (0.15, -0.15, 0.1)))
+    assert inside["right"] and inside["shape"]["iou"] > 0.95
+
+
+def test_what_one_sees_through_fails() -> None:
+    found = judged("a white sphere", dense=1.0)
+    assert found["failing"] == ["opacity"] and 0.5 < found["cleanliness"]["opacity"] < 0.9
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    scene = scene_that_shows("a red cube")
+    decode = scene.decode
+    scene.decode = lambda latents: decode(latents) * float("nan")  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="its pictures are not all finite"):
+        judge(scene, "a red cube", resolution=RESOLUTION)
+    near = scene_that_shows("a red cube")
+    near.orbit |= {"radius": 1.6, "fov": 20.0}
+    with pytest.raises(UsageError, match="so near that every ray hits the solid"):
+        judge(near, "a red cube", resolution=RESOLUTION)
 
 
 class Load:
@@ -178,36 +224,44 @@ def test_the_command_measures_a_folder(runs: pathlib.Path, capsys: pytest.Captur
         assert picture.size == (8 * 64 + 8, 2 * (64 + 32))
 
 
-def test_an_interruption_loses_only_the_run_it_meets_and_a_later_call_measures_what_is_new(
-    runs: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def measure(through: bool = False, stop_at: str = "") -> tuple[dict[str, Any], list[str], list[str]]:
-        load, told = Load(stop_at), list[str]()
-        found = evaluate_truth(runs, resolution=RESOLUTION, through=through, load=load, told=told.append)
-        return found, load.loaded, told
+def measured(runs: pathlib.Path, through: bool = False, stop_at: str = "") -> tuple[dict[str, Any], list[str], str]:
+    """What was found, which runs were loaded for that, and what was told."""
+    load, told = Load(stop_at), list[str]()
+    found = evaluate_truth(runs, resolution=RESOLUTION, through=through, load=load, told=told.append)
+    return found, load.loaded, "\n".join(told)
 
+
+def test_an_interruption_loses_only_the_run_it_meets(runs: pathlib.Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        measure(stop_at="torus")
-    first, loaded, told = measure()
-    assert loaded == ["damaged", "torus"] and "cube: right (IoU 0.9" in told[0] and "measured before" in told[0]
+        measured(runs, stop_at="torus")
+    first, loaded, told = measured(runs)
+    assert loaded == ["damaged", "torus"] and told.count("measured before") == 1 and "cube: right (IoU 0.9" in told
     written = {name: (runs / name).read_bytes() for name in ("truth.json", "truth.png")}
-    again, loaded, told = measure()
-    assert again == first and loaded == ["damaged"] and all("measured before" in line for line in told)
+    again, loaded, told = measured(runs)
+    assert again == first and loaded == ["damaged"] and told.count("measured before") == 2
     assert written == {name: (runs / name).read_bytes() for name in written}
-    # What came from files is what is measured without them.
-    for path in (runs / "evaluation").iterdir():
-        path.unlink()
-    assert measure()[0] == first and written == {name: (runs / name).read_bytes() for name in written}
-    # The solids were not asked for, and a run was made anew: of it one record stays.
-    assert measure(through=True)[1] == ["cube", "damaged", "torus"]
+    # What came from files is what is measured without them; what cannot be read is measured again.
+    kept = sorted((runs / "evaluation").iterdir())
+    assert [path.name.rpartition("-")[0] for path in kept] == ["cube-truth", "cube-truth", "torus-truth", "torus-truth"]
+    for whole, content in zip(kept, (b"null", b"", b"{", b"\x89PNG"), strict=True):
+        whole.write_bytes(content)
+    assert measured(runs)[0] == first and written == {name: (runs / name).read_bytes() for name in written}
+
+
+def test_a_later_call_measures_what_is_new(runs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _, _ = measured(runs)
+    # A file that was added later is not another run; the solids were not asked for before.
+    evaluate_truth(runs / "cube", resolution=RESOLUTION, load=Load())
+    assert measured(runs)[1] == ["damaged"]
+    found, loaded, _ = measured(runs, through=True)
+    assert loaded == ["cube", "damaged", "torus"] and found["reachable"]["objects"] == 2
+    assert found["objects"] == first["objects"] and measured(runs, through=True)[1] == ["damaged"]
+    # A run that was made anew: of it one record stays.
     leave_run(runs / "cube", configuration("a red cube"), step=8)
-    found, loaded, _ = measure(through=True)
-    assert loaded == ["cube", "damaged"] and found["reachable"]["objects"] == 2
-    assert {path.name.rpartition("-")[0] for path in (runs / "evaluation").iterdir()} == {"cube-truth", "torus-truth"}
-    assert len(list((runs / "evaluation").iterdir())) == 4
+    assert measured(runs)[1] == ["cube", "damaged"] and len(list((runs / "evaluation").iterdir())) == 4
     # A lower threshold is another verdict.
     monkeypatch.setattr(judges, "LEAST_IOU", 0.1)
-    assert measure()[1] == ["cube", "damaged", "torus"]
+    assert measured(runs)[1] == ["cube", "damaged", "torus"]
 
 
 def test_a_run_alone_and_what_cannot_be_measured(

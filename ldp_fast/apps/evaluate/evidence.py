@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import UsageError
 from ...metrics import normal_noise, outline_fog
 from ...nerf import Cameras
 from ..text_to_3d.mesh.fitting import shape_of
@@ -82,7 +83,11 @@ def cameras_of(orbit: dict[str, float], views: Sequence[tuple[float, float]] = V
 
 @torch.no_grad()
 def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION) -> Evidence:
-    """What a scene shows; arguments as for `judge`."""
+    """What a scene shows; arguments as for `judge`.
+
+    Raises:
+        UsageError: densities, opacities or pictures that are not finite.
+    """
     cameras = cameras_of(scene.orbit)
     size = size or scene.display_size
     latents, opacities = [], []
@@ -96,6 +101,9 @@ def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION
         shades = torch.full((len(cameras),), shade, device=opacity.device)
         shown = scene.behind(torch.cat(latents), opacity, shades)
         pictures.append(decoded(scene, shown))
+    for name, shown in (("opacities", opacity), ("pictures", torch.from_numpy(np.stack(pictures)))):
+        if not bool(shown.isfinite().all()):
+            raise UsageError(f"its {name} are not all finite")
     side = int(getattr(scene, "latent_size", scene.size))
     noise, fog = _surface(scene, cameras_of(scene.orbit, SURFACE))
     return Evidence(
@@ -144,6 +152,6 @@ def decoded(scene: Any, latents: Tensor) -> np.ndarray:
 
 
 def _at_most(pictures: Tensor, side: int) -> Tensor:
-    """Means over squares of pixels, so that there are at most so many a side."""
+    """Means over squares of pixels, so that there are at most so many a side, which show all that there was."""
     factor = -(-pictures.shape[-1] // side)
-    return F.avg_pool2d(pictures, factor) if factor > 1 else pictures
+    return F.adaptive_avg_pool2d(pictures, pictures.shape[-1] // factor) if factor > 1 else pictures

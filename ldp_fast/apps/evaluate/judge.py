@@ -23,10 +23,12 @@ from .evidence import RESOLUTION, Body, Evidence, look_at
 # What an object has to reach to be right.
 LEAST_IOU = 0.8  # of its volume with the solid's
 LEAST_BODY = 0.95  # share of its volume that is one body
-MOST_FOG = 0.02  # mean opacity of rays that miss the solid made larger by `MARGIN`
+MOST_FOG = 0.02  # mean opacity of rays that miss the solid, and the solid made larger or smaller by `MARGIN`
+MOST_IN_HOLE = 0.5  # mean opacity of rays through its hole: what closes it is little of all that misses the solid
+LEAST_OPACITY = 0.9  # mean opacity of rays that hit it, whether it is made larger or smaller by `MARGIN` or not
 LEAST_SHARE = 0.1  # of the surface: a second colour with less counts as absent
 MOST_STRAY = 0.1  # of the surface: pixels with neither of the asked colours, nor a mixture of them
-CRITERIA = ("shape", "bodies", "fog", "colours", "stray", "pattern")
+CRITERIA = ("shape", "bodies", "fog", "hole", "opacity", "colours", "stray", "pattern")
 MARGIN = 1.1
 # ΔE from every mixture of the asked colours beyond which a pixel has neither. Of the solids themselves, encoded and
 # decoded by the embedded VAE, one pixel in 5000 is as far away at most.
@@ -88,14 +90,17 @@ def measure(found: Evidence, asked: world.Scene) -> Judgement:
     pose = measures.align(found.body.solid, found.bound, distance, solids.symmetry(asked.shape))
     result: dict[str, Any] = {"caption": asked.caption(), "level": found.body.level}
     shape = _shape(found.body, found.bound, asked, pose)
-    opacity, hit, enlarged, reduced = _silhouettes(found, asked.shape, pose)
-    shape["iou_silhouettes"] = measures.intersection_over_union(opacity > 0.5, hit)
-    shape["iou_hull"] = _hulls(found, opacity > 0.5, hit)
+    opacity, rays = found.opacity, _silhouettes(found, asked.shape, pose)
+    if not rays.missing.any():
+        raise UsageError("its cameras are so near that every ray hits the solid, and none could show fog")
+    shape["iou_silhouettes"] = measures.intersection_over_union(opacity > 0.5, rays.hit)
+    shape["iou_hull"] = _hulls(found, opacity > 0.5, rays.hit)
     cleanliness = {
-        "fog": _mean(opacity[~enlarged]),
+        "fog": _mean(opacity[rays.missing]),
         # What sticks out is not haze.
-        "haze": _mean(opacity[~enlarged & (opacity < 0.5)]),
-        "opacity": _mean(opacity[reduced]),
+        "haze": _mean(opacity[rays.missing & (opacity < 0.5)]),
+        "hole": _mean(opacity[rays.in_hole]) if rays.in_hole.any() else None,
+        "opacity": _mean(opacity[rays.inside]),
         **_speckle(found),
     }
     colours, yaw = _colours(found, asked, pose)
@@ -112,6 +117,8 @@ def _with_verdict(result: dict[str, Any]) -> dict[str, Any]:
         "shape": result["shape"]["iou"] >= LEAST_IOU,
         "bodies": result["shape"]["largest_body"] >= LEAST_BODY,
         "fog": result["cleanliness"]["fog"] <= MOST_FOG,
+        "hole": (result["cleanliness"]["hole"] or 0.0) <= MOST_IN_HOLE,
+        "opacity": result["cleanliness"]["opacity"] >= LEAST_OPACITY,
         "colours": all(part["name"] == part["asked"] for part in result["colour"]["parts"]),
     }
     # Nothing has no pixels either, and fails by its shape.
@@ -134,6 +141,7 @@ def _nothing(found: Evidence, asked: world.Scene) -> Judgement:
         "cleanliness": {
             "fog": float(found.opacity.mean()),
             "haze": float(found.opacity.mean()),
+            "hole": None,
             "opacity": 0.0,
             **_speckle(found),
             "shows_through": None,
@@ -167,13 +175,14 @@ def _shape(body: Body, bound: float, asked: world.Scene, pose: measures.Pose) ->
     distance, solid = _distance_of(asked.shape), body.solid
     points = measures.lattice_points(len(solid), bound)
     true = (distance(pose.to_solid(points)) < 0).reshape(solid.shape)
+    beyond = measures.fill(distance).beyond(pose, bound) / (2 * bound / (len(solid) - 1)) ** 3
     sampled = pose.to_solid(_on_triangles(body.vertices, body.faces))
     away = pose.scale * measures.chamfer(sampled, solids.surface_points(asked.shape, SAMPLES), distance)
     return {
-        "iou": measures.intersection_over_union(solid, true),
+        "iou": measures.intersection_over_union(solid, true, beyond),
         "chamfer": away,
         "largest_body": measures.largest_body(solid),
-        "volume": float(solid.sum()) / max(1.0, float(true.sum())),
+        "volume": float(solid.sum()) / max(1.0, float(true.sum()) + beyond),
     }
 
 
@@ -188,11 +197,26 @@ def _on_triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.asarray(a[chosen] + u * (b - a)[chosen] + v * (c - a)[chosen])
 
 
-def _silhouettes(found: Evidence, shape: str, pose: measures.Pose) -> tuple[np.ndarray, ...]:
-    """For each ray: the object's opacity, whether the solid covers half of its pixel, any of it enlarged, all reduced.
+@dataclasses.dataclass(frozen=True)
+class _Rays:
+    """What the rays of the views would meet of the solid; all [V, h, w] bool.
 
-    All are [V, h, w].
+    Attributes:
+        hit: the solid covers most of the ray's pixel.
+        missing: none of the pixel, nor does it larger or smaller by `MARGIN`: a torus' hole is then smaller too.
+        inside: all of it, and so larger and smaller.
+        in_hole: none of the pixel, though pixels around it: through the hole of a torus.
     """
+
+    hit: np.ndarray
+    missing: np.ndarray
+    inside: np.ndarray
+    in_hole: np.ndarray
+
+
+def _silhouettes(found: Evidence, shape: str, pose: measures.Pose) -> _Rays:
+    from scipy import ndimage
+
     side = found.opacity.shape[-1]
     covered = {}
     # Of an odd number of rays a pixel, there is a majority.
@@ -203,21 +227,27 @@ def _silhouettes(found: Evidence, shape: str, pose: measures.Pose) -> tuple[np.n
             hit = solids.covered(shape, origins[0], directions, pose.larger(factor))
             parts.append(hit.reshape(side, rays, side, rays).mean(axis=(1, 3)))
         covered[factor] = np.stack(parts)
-    return found.opacity, covered[1.0] > 0.5, covered[MARGIN] > 0, covered[1 / MARGIN] == 1
+    any_of_it = covered[1.0] > 0
+    return _Rays(
+        hit=covered[1.0] > 0.5,
+        missing=np.all([part == 0 for part in covered.values()], axis=0),
+        inside=np.all([part == 1 for part in covered.values()], axis=0),
+        in_hole=np.stack([ndimage.binary_fill_holes(mask) for mask in any_of_it]) & ~any_of_it,
+    )
 
 
-def _hulls(found: Evidence, *silhouettes: np.ndarray) -> float:
+def _hulls(found: Evidence, own: np.ndarray, true: np.ndarray) -> float:
     """Intersection over union of the two visual hulls: what no view sees to be empty."""
     points = torch.from_numpy(measures.lattice_points(HULL, found.bound))
-    hulls = [torch.ones(len(points), dtype=torch.bool) for _ in silhouettes]
+    hulls = [torch.ones(len(points), dtype=torch.bool) for _ in range(2)]
     side = found.opacity.shape[-1]
     for i, camera in enumerate(found.cameras):
         cells = (project(camera, points)[0] * side).floor().long()
         outside = ((cells < 0) | (cells >= side)).any(dim=1)
         cells = cells.clamp(0, side - 1)
-        for hull, silhouette in zip(hulls, silhouettes, strict=True):
+        for hull, silhouette in zip(hulls, (own, true), strict=True):
             hull &= torch.from_numpy(silhouette[i])[cells[:, 1], cells[:, 0]] | outside
-    return measures.intersection_over_union(*(hull.numpy() for hull in hulls))
+    return measures.intersection_over_union(hulls[0].numpy(), hulls[1].numpy())
 
 
 def _look(found: Evidence, asked: world.Scene, pose: measures.Pose, views: range | tuple[int, ...]) -> solids.Seen:

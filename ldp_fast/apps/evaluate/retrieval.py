@@ -18,11 +18,11 @@ from ...errors import UsageError
 from ...guidance.loading import embedded_models
 from ...metrics import ClipScorer, judge_of, r_precision
 from ...runs import files, image_files
-from ...runs.folder import finished
+from ...runs.folder import finished, sweep_up
 from ...zoo import captions, world
 from ..hub import reachable
 from .found import Run, find_runs, rows_of
-from .kept import kept_as, remove_others
+from .kept import kept_as, kept_picture, remove_others
 
 OPENAI = "openai/clip-vit-base-patch32"
 View = tuple[float, float]
@@ -100,6 +100,7 @@ def evaluate_r_precision(
     judge = reachable("--clip", clip, "config.json")
     scorer = _Scorer.from_pretrained(judge, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
+    sweep_up(folder / "evaluation")
     objects: list[dict[str, Any]] = []
     images: list[torch.Tensor] = []
     for name, run in runs.items():
@@ -155,16 +156,18 @@ def _views(
     load: Callable[..., Any] | None,
 ) -> list[torch.Tensor]:
     """Decoded views `[3, H, W]` of a run, one a seed, from `DIR/evaluation/`; what is missing there is rendered."""
-    paths = [kept_as(folder, name, f"view{seed}", view, "png") for seed, view in zip(seeds, views, strict=True)]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    paths = [kept_as(folder, name, run, f"view{seed}", view, "png") for seed, view in zip(seeds, views, strict=True)]
+    kept = [kept_picture(path) for path in paths]
+    missing = [i for i, picture in enumerate(kept) if picture is None]
     if missing:
         wanted = [views[i] for i in missing]
         drawn = run.entry.pictures(folder / name, run.configuration, wanted, device=device, load=load)
         for i, picture in zip(missing, drawn, strict=True):
             image_files.save_png(paths[i], picture)
             remove_others(paths[i])
-    # Always from the files, so that a view judged again is the very same.
-    return [image_files.read_images([path])[0] for path in paths]
+            # From the file, so that a view judged again is the very same.
+            kept[i] = kept_picture(paths[i])
+    return [picture for picture in kept if picture is not None]
 
 
 def _judge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import statistics
 import time
@@ -10,74 +9,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...errors import UsageError
 from ...guidance.loading import embedded_models
 from ...metrics.truth import PERIODS_NEAR, PERIODS_OFF, SLOWEST, wilson_interval
-from ...runs import files, image_files
-from ...runs.folder import RunFolder, application_of, finished
+from ...runs import files
+from ...runs.folder import RunFolder, application_of, finished, sweep_up
 from ...zoo import captions, world
 from .. import registry
 from ..text_to_3d.scene import load_scene
 from ..text_to_3d.sections import NAME
 from . import judge as judges
-from .evidence import RESOLUTION, look_at
+from .evidence import RESOLUTION
 from .found import Run, find_runs, rows_of
-from .kept import kept_as, remove_others
-from .reachable import truth_through
+from .measured import Kept, measure
 from .truth_report import sheet
 
 Load = Callable[..., Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """What was measured of a run.
-
-    Attributes:
-        measures: of the object.
-        pictures: [2, V, H, W, 3] in [0, 1], of the object and of the solid in its pose.
-        reachable: measures of the solid itself through this pipeline; None unless asked for.
-    """
-
-    measures: dict[str, Any]
-    pictures: np.ndarray
-    reachable: dict[str, Any] | None
-
-
-class _Kept:
-    """What was measured of one of a folder's runs, kept so that an interruption loses nothing but the run it meets.
-
-    Args:
-        folder: that is evaluated.
-        name: of the run's folder.
-        how: what the measures depend on beside the run.
-    """
-
-    def __init__(self, folder: pathlib.Path, name: str, how: tuple[Any, ...]):
-        about = (*how, thresholds(), files.versions())
-        self.measures, self.pictures = (kept_as(folder, name, "truth", about, end) for end in ("json", "png"))
-
-    def read(self, reachable: bool) -> _Found | None:
-        """None where nothing was kept, or not of the solid, which is `reachable`, though that is asked for."""
-        if not (self.measures.exists() and self.pictures.exists()):
-            return None
-        kept = files.read_json(self.measures)
-        if reachable and kept["reachable"] is None:
-            return None
-        strips = image_files.read_images([self.pictures])[0]
-        side = strips.shape[1] // 2
-        # [3, 2·H, V·W] as [2, V, H, W, 3].
-        views = strips.unflatten(1, (2, side)).unflatten(3, (-1, side)).permute(1, 3, 2, 4, 0)
-        return _Found(kept["object"], views.numpy(), kept["reachable"])
-
-    def write(self, found: _Found) -> None:
-        views = torch.from_numpy(found.pictures)
-        image_files.save_png(self.pictures, views.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2))
-        files.write_json(self.measures, {"object": found.measures, "reachable": found.reachable})
-        for path in (self.measures, self.pictures):
-            remove_others(path)
 
 
 def evaluate_truth(
@@ -111,6 +59,7 @@ def evaluate_truth(
     Raises:
         UsageError: no finished run that can be measured.
     """
+    sweep_up(folder / "evaluation")
     load = load or load_scene
     runs, places = _runs(folder)
     skipped = {name: reason for name, run in runs.items() if (reason := _unfit(run, places[name]))}
@@ -119,37 +68,39 @@ def evaluate_truth(
         raise _none(folder, skipped)
     objects: list[dict[str, Any]] = []
     shown: dict[str, np.ndarray] = {}
-    solids: dict[str, dict[str, Any]] = {}
+    reachable: dict[str, dict[str, Any]] = {}
     for name, run in fit.items():
-        asked = judges.asked_for(run.plain["prompt"])
-        kept = _Kept(folder, name, (size, resolution, device)) if places[name] != folder else None
-        wanted = through and asked.caption() not in solids
         started = time.perf_counter()
-        found = kept.read(wanted) if kept else None
-        took = "measured before" if found else ""
-        if found is None:
+        asked = judges.asked_for(run.plain["prompt"])
+        kept = Kept(folder, name, run, (size, resolution, thresholds())) if places[name] != folder else None
+        measured = kept.read() if kept else None
+        wanted = through and asked.caption() not in reachable
+        took = "measured before"
+        if measured is None or (wanted and measured.reachable is None):
             try:
-                found = _measured(load(places[name], device=device), asked, size, resolution, wanted)
+                scene = load(places[name], device=device)
+                measured = measure(scene, asked, size, resolution, wanted, measured)
             except UsageError as error:
                 # One damaged checkpoint is not a reason to measure none of the others.
                 skipped[name] = str(error)
                 continue
             if kept:
-                kept.write(found)
+                kept.write(measured)
+            took = f"{time.perf_counter() - started:.0f} s"
         who = {key: run.plain[key] for key in ("prompt", "method", "seed")}
-        objects.append({"folder": name, **who, **found.measures})
-        shown[name] = found.pictures
-        told(_line(objects[-1], took or f"{time.perf_counter() - started:.0f} s"))
-        if wanted:
-            assert found.reachable is not None
-            solids[asked.caption()] = found.reachable
+        objects.append({"folder": name, **who, **measured.object})
+        shown[name] = measured.pictures
+        told(_line(objects[-1], took))
+        if wanted and measured.reachable is not None:
+            reachable[asked.caption()] = measured.reachable
     if not objects:
         raise _none(folder, skipped)
+    solids = list(reachable.values())
     result = {
         "metric": "truth",
         "thresholds": thresholds(),
         "rows": [{**head, **summary(group)} for head, group in rows_of(runs, objects)],
-        "reachable": {**summary([*solids.values()]), "solids": [*solids.values()]} if solids else None,
+        "reachable": {**summary(solids), "solids": solids} if solids else None,
         "objects": objects,
         "skipped": skipped,
         "versions": files.versions(),
@@ -162,14 +113,6 @@ def evaluate_truth(
                 folder / f"truth.{end}" for end in ("json", "png")
             )
     return files.plain(result)
-
-
-def _measured(scene: Any, asked: world.Scene, size: int | None, resolution: int, reachable: bool) -> _Found:
-    found = judges.measure(look_at(scene, size=size, resolution=resolution), asked)
-    if not reachable:
-        return _Found(found.measures, found.pictures, None)
-    solid = truth_through(scene, asked, size=size, resolution=resolution)
-    return _Found(found.measures, found.pictures, judges.measure(solid, asked).measures)
 
 
 def _none(folder: pathlib.Path, skipped: dict[str, str]) -> UsageError:
@@ -208,6 +151,8 @@ def thresholds() -> dict[str, Any]:
         "least_iou": judges.LEAST_IOU,
         "least_body": judges.LEAST_BODY,
         "most_fog": judges.MOST_FOG,
+        "most_in_hole": judges.MOST_IN_HOLE,
+        "least_opacity": judges.LEAST_OPACITY,
         "margin": judges.MARGIN,
         "least_share": judges.LEAST_SHARE,
         "most_stray": judges.MOST_STRAY,
@@ -238,6 +183,7 @@ def summary(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "iou_silhouettes": mean(lambda made: made["shape"]["iou_silhouettes"]),
         "largest_body": mean(lambda made: made["shape"]["largest_body"]),
         "fog": mean(lambda made: made["cleanliness"]["fog"]),
+        "hole": mean(lambda made: made["cleanliness"]["hole"]),
         "opacity": mean(lambda made: made["cleanliness"]["opacity"]),
         "outline_fog": mean(lambda made: made["cleanliness"]["outline_fog"]),
         "normal_noise": mean(lambda made: made["cleanliness"]["normal_noise"]),

@@ -22,18 +22,21 @@ def as_markdown(found: dict[str, Any]) -> str:
         lines.append([row["method"], row["losses"] + settings, *_cells(row)])
     if found["reachable"]:
         lines.append(["the truth itself, through this VAE", "", *_cells(found["reachable"])])
-    head = ["method", "losses", "objects", "right (95 %)", "shape", "bodies", "fog", "colours", "stray", "pattern"]
+    head = ["method", "losses", "objects", "right (95 %)", "shape", "bodies", "fog", "hole", "opacity"]
+    head += ["colours", "stray", "pattern"]
     limits = found["thresholds"]
     text = (
         f"`right`: the volume's IoU with the solid asked for, in its best pose, is at least {limits['least_iou']:g}; "
-        f"at least {limits['least_body']:g} of it is one body; rays that miss the solid made {limits['margin']:g} "
-        f"times as large have a mean opacity of at most {limits['most_fog']:g}; each colour is nearest to the name "
-        f"asked for, and a second one has at least {limits['least_share']:g} of the surface; at "
-        f"most {limits['most_stray']:g} of it has neither colour; a pattern goes the way that was asked for, and its "
-        f"number of periods is at most {limits['periods_off']:g} of that off, or {limits['periods_near']:g} where that "
-        f"is more. The six last columns: objects that fail, "
-        f"and the mean IoU, share of largest bodies, opacity of fog, ΔE of colours, share with neither colour, and of "
-        f"patterned objects the share of the surface with the colour that the solid has there."
+        f"at least {limits['least_body']:g} of it is one body; rays that miss the solid, and the solid "
+        f"{limits['margin']:g} times as large or as small, have a mean opacity of at most {limits['most_fog']:g}; rays "
+        f"through its hole, of at most {limits['most_in_hole']:g}; rays that hit it, whichever size it has, of at "
+        f"least {limits['least_opacity']:g}; each colour is nearest to the name asked for, and a second one has at "
+        f"least {limits['least_share']:g} of the surface; at most {limits['most_stray']:g} of it has neither colour; a "
+        f"pattern goes the way that was asked for, and its number of periods is at most {limits['periods_off']:g} of "
+        f"that off, or {limits['periods_near']:g} where that is more. The last eight columns: objects that fail, and "
+        f"the mean IoU, share of largest bodies, opacity of fog, in the hole and of the solid, ΔE of colours, share "
+        f"with neither colour, and of patterned objects the share of the surface with the colour that the solid has "
+        f"there."
     )
     if found["skipped"]:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in found["skipped"].items())
@@ -43,8 +46,14 @@ def as_markdown(found: dict[str, Any]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     low, high = row["interval"]
-    means = {"shape": row["iou"], "bodies": row["largest_body"], "fog": row["fog"], "colours": row["colour_error"]}
-    means |= {"stray": row["neither"], "pattern": row["agreement"]}
+    means = {
+        "shape": row["iou"],
+        "bodies": row["largest_body"],
+        "fog": row["fog"],
+        "hole": row["hole"],
+        "opacity": row["opacity"],
+    }
+    means |= {"colours": row["colour_error"], "stray": row["neither"], "pattern": row["agreement"]}
     share = f"{row['right']} = {100 * row['share']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
     told = [f"{row['failing'][name]} ({'–' if mean is None else f'{mean:.3g}'})" for name, mean in means.items()]
     return [str(row["objects"]), share, *told]
