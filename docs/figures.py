@@ -127,7 +127,10 @@ def torus() -> None:
 def objects(sweep: Path) -> None:
     """Every prompt of a sweep with the full loss: each method from two sides and from above, a frame around wrong ones.
 
-    What is wrong says the sweep's truth.json (`ldp-fast evaluate truth`), where there is one.
+    What is wrong says the sweep's truth.json (`ldp-fast evaluate truth`).
+
+    Raises:
+        SystemExit: an object is not finished or not measured, or there are several of a prompt and method.
     """
     from ldp_fast.apps.text_to_3d.pictures.frames import resize
     from ldp_fast.apps.text_to_3d.scene import load_scene
@@ -135,8 +138,11 @@ def objects(sweep: Path) -> None:
     from ldp_fast.runs.files import read_json
 
     jobs = [job for job in read_json(sweep / "jobs.json")["jobs"] if job["losses"] == "full"]
-    judged = read_json(sweep / "truth.json")["objects"] if (sweep / "truth.json").exists() else []
-    failing = {each["folder"]: each["failing"] for each in judged}
+    failing = {each["folder"]: each["failing"] for each in read_json(sweep / "truth.json")["objects"]}
+    if unknown := [job["folder"] for job in jobs if job["folder"] not in failing]:
+        sys.exit(f"{sweep}: not finished, or not measured by `ldp-fast evaluate truth`: {', '.join(unknown)}")
+    if len({(job["prompt"], job["method"]) for job in jobs}) < len(jobs):
+        sys.exit(f"{sweep}: expected one object of each prompt and method, with one seed")
     prompts = sorted({job["prompt"] for job in jobs})
     methods = ("latent-nerf", "jacobian-nerf")
     columns = 5
@@ -153,7 +159,7 @@ def objects(sweep: Path) -> None:
         images = resize(scene.decode(scene.render(cameras).latents).cpu(), 192)
         axis = axes[place // columns * len(methods) + method, place % columns]
         axis.imshow(torch.cat(list(images), dim=2).permute(1, 2, 0).clamp(0, 1))
-        if wrong := failing.get(job["folder"]):
+        if wrong := failing[job["folder"]]:
             axis.add_patch(Rectangle((1, 1), 3 * 192 - 3, 189, fill=False, ec=WRONG, lw=2.5))
             axis.text(8, 22, ", ".join(wrong), fontsize=8, color="white")
         if method == 0:

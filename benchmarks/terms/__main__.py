@@ -19,7 +19,7 @@ from ldp_fast.runs.expectation import duration
 from .. import experiment
 from . import __doc__ as about
 from . import objects, page, references, runs
-from .measures import Perception
+from .measures import Perception, thresholds
 from .plan import GROUPS, MODEL, Cell, Plan, cells
 
 NAME = "benchmarks.terms"
@@ -90,7 +90,8 @@ def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> No
         return asked() or time.monotonic() > ends
 
     def once(name: str, of: Callable[[], Any], *depends: str) -> None:
-        file, fits = args.out / f"{name}.json", {"judge": judge if "judge" in depends else None, "form": runs.FORM}
+        judged = {"judge": judge, "thresholds": thresholds()} if "judge" in depends else {"judge": None}
+        file, fits = args.out / f"{name}.json", {**judged, "form": runs.FORM}
         held = files.read_json(file) if file.exists() else {}
         if {key: held.get(key) for key in fits} == fits or stop():
             return
@@ -121,7 +122,7 @@ def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> No
 def _told(args: argparse.Namespace) -> str:
     """The command that makes all of it in one go, without where things are on this machine."""
     words = ["python -m benchmarks.terms --out DIR"]
-    for name in ("prompts", "prompt_seed", "steps", "seeds", "judge"):
+    for name in ("prompts", "prompt_seed", "steps", "seeds", "judge", "objects"):
         value = getattr(args, name)
         if value != parser().get_default(name):
             listed = value if isinstance(value, list) else [value]

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ import torch
 
 from ldp_fast.apps.evaluate import judge
 from ldp_fast.apps.evaluate.evidence import look_at
-from ldp_fast.apps.evaluate.found import find_runs, rows_of
+from ldp_fast.apps.evaluate.found import Run, find_runs, rows_of
+from ldp_fast.apps.evaluate.kept import key_of
+from ldp_fast.apps.evaluate.measured import measured_by
 from ldp_fast.apps.evaluate.truth import summary, thresholds
 from ldp_fast.apps.text_to_3d.scene import load_scene
 from ldp_fast.apps.variants import VARIANTS
@@ -75,7 +77,7 @@ def measure(
     Args:
         folder: of the sweep.
         perception: the perceptual distance.
-        name: of its CLIP; records of another, or by other thresholds, are made anew.
+        name: of its CLIP; records of another, of another run or by other thresholds, are made anew.
         load: as `load_scene`.
         told: is given a line for each object.
         stop: asked before each object.
@@ -83,8 +85,8 @@ def measure(
     if not any(folder.glob("*/config.yaml")):
         return  # it was stopped before the first one
     for run, found in find_runs(folder).items():
-        file = folder / "measures" / f"{run}.json"
-        if stop() or not finished(folder / run) or (file.exists() and _fits(files.read_json(file), name)):
+        file, key = folder / "measures" / f"{run}.json", _key(folder / run, found, name)
+        if stop() or not finished(folder / run) or (file.exists() and files.read_json(file).get("key") == key):
             continue
         asked = judge.asked_for(found.plain["prompt"])
         try:
@@ -93,15 +95,15 @@ def measure(
             # One damaged checkpoint is not a reason to measure none of the others.
             told(f"{run}: {error}")
             continue
-        about = {"folder": run, "judge": name, "thresholds": thresholds()}
+        about = {"folder": run, "key": key}
         record = {**about, **verdict.measures, **_detail(verdict.pictures, perception)}
         files.write_json(file, record)
         told(f"{run}: {'right' if record['right'] else 'wrong: ' + ', '.join(record['failing'])}")
 
 
-def _fits(record: Mapping[str, Any], name: str) -> bool:
-    """Whether a record was made with this CLIP and with what is asked of an object now."""
-    return record.get("judge") == name and record.get("thresholds") == thresholds()
+def _key(place: pathlib.Path, run: Run, name: str) -> str:
+    """What a record has to have been made of: this run, this CLIP, and what is asked of an object now."""
+    return key_of(place, run, (name, thresholds(), measured_by()))
 
 
 def _detail(pictures: np.ndarray, perception: Perception) -> dict[str, float]:
@@ -122,7 +124,8 @@ def rows(folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
         return []
     runs = find_runs(folder)
     objects = [files.read_json(file) for file in sorted((folder / "measures").glob("*.json"))]
-    objects = [made for made in objects if made["folder"] in runs and _fits(made, name)]
+    objects = [made for made in objects if made["folder"] in runs]
+    objects = [m for m in objects if m.get("key") == _key(folder / m["folder"], runs[m["folder"]], name)]
     found = []
     for head, group in rows_of(runs, objects):
         detail = {

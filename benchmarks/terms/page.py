@@ -224,7 +224,7 @@ def document(out: pathlib.Path, plan: Plan, wanted: Sequence[tuple[str, Cell]], 
     def shown(name: str, made: bool, text: str) -> list[str]:
         return [figure(name, text)] if made else []
 
-    groups = {group for group, cell in wanted if cell in found}
+    groups = {group for group, cell in wanted if replace(cell, seed=0) in found}
 
     def begun(group: str, parts: Callable[[], list[str]]) -> list[str]:
         # Of a group that nobody has begun the cells of others would be shown once more.

@@ -88,8 +88,9 @@ def make(
             return None
         started = time.perf_counter()
         optimiser.advance()
+        within = bool(optimiser.latents.detach().abs().max() < LARGEST)  # a GPU is waited for here
         seconds.append(time.perf_counter() - started)
-        if not bool(optimiser.latents.detach().abs().max() < LARGEST):
+        if not within:
             diverged = diverged or str(optimiser.step)
         if optimiser.step in plan.checkpoints:
             kept.append(optimiser.latents.detach().clone().cpu())

@@ -66,7 +66,9 @@ def choices(source: str) -> list[str]:
             found += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             found.append(f"{node.value.id}.{node.attr}")
-    return [name for name in found if name.startswith(("matplotlib.pyplot", "matplotlib.use", "matplotlib.switch"))]
+    return [
+        name for name in found if name.startswith(("matplotlib.pyplot", "matplotlib.use", "matplotlib.switch", "pylab"))
+    ]
 
 
 @pytest.mark.parametrize("folder", ["ldp_fast", "benchmarks"])
@@ -76,6 +78,11 @@ def test_no_file_chooses_a_backend(folder: str) -> None:
 
 
 def test_what_chooses_a_backend() -> None:
-    for line in ("matplotlib.use('Agg')", "from matplotlib import pyplot", "import matplotlib.pyplot as plt"):
+    for line in (
+        "matplotlib.use('Agg')",
+        "from matplotlib import pyplot",
+        "import matplotlib.pyplot as plt",
+        "import pylab",
+    ):
         assert choices(f"import matplotlib\ndef f():\n    {line}"), line
     assert not choices("from matplotlib.figure import Figure\nimport matplotlib\nmatplotlib.colormaps['x']")

@@ -239,6 +239,21 @@ def test_a_smoothing_that_cannot_be(smoothing: Any, expected: str) -> None:
         ("cameras: {fov: [40]}", (), "{file}: cameras.fov: expected 2 values, got 40"),
         ("regularisers: {opacity: -1}", (), "{file}: regularisers.opacity: expected a weight >= 0, .*; got -1$"),
         ("regularisers: {opacity: [1, 2]}", (), "{file}: regularisers.opacity: expected 4 values, got 1 2"),
+        (
+            "regularisers: {opacity: [0.1, .nan, 0, 1]}",
+            (),
+            "{file}: regularisers.opacity: expected a weight .*; got 0.1 nan",
+        ),
+        (
+            "regularisers: {opacity: [.inf, 0.1, 0, 1]}",
+            (),
+            "{file}: regularisers.opacity: expected a weight .*; got inf 0.1",
+        ),
+        (
+            "background: {kind: greys, low: 0.6, high: 0.25}",
+            (),
+            "{file}: background.high: expected at least low, 0.6, got 0.25",
+        ),
         ("field: {outside: 0}", (), "{file}: field.outside: expected a positive number, got 0"),
         ("field: {initial: 1.0e+39}", (), "{file}: field.initial: expected a number between 0 and 60000, got 1e.39"),
         (

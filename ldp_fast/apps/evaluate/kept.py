@@ -31,12 +31,15 @@ def kept_as(folder: pathlib.Path, name: str, run: Run, purpose: str, about: obje
         about: what else the file depends on; its `repr` tells one from another.
         end: of the file's name.
     """
-    # A run that was made anew has another record, and what was kept of the old one another name. What was added to a
-    # run later, such as a mesh, is not another run.
-    record = {key: value for key, value in status(folder / name).items() if key != "files"}
+    return folder / "evaluation" / f"{name}-{purpose}-{key_of(folder / name, run, about)}.{end}"
+
+
+def key_of(place: pathlib.Path, run: Run, about: object) -> str:
+    """Eight hexadecimal digits for what is made of the run in a folder; arguments as for `kept_as`."""
+    # A run that was made anew has another record. What was added to a run later, such as a mesh, is not another run.
+    record = {key: value for key, value in status(place).items() if key != "files"}
     record |= {"configuration": run.configuration.fingerprint(), "made by": files.versions(*PACKAGES)}
-    key = hashlib.sha256(json.dumps([record, repr(about)], sort_keys=True).encode()).hexdigest()[:8]
-    return folder / "evaluation" / f"{name}-{purpose}-{key}.{end}"
+    return hashlib.sha256(json.dumps([record, repr(about)], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def remove_others(path: pathlib.Path) -> None:

@@ -60,7 +60,8 @@ def measure(
 
 
 @functools.cache
-def _source() -> str:
+def measured_by() -> str:
+    """A digest of the source that measures."""
     return source_of(judge, evidence, reachable, measures, solids, world, fitting, surface)
 
 
@@ -75,7 +76,7 @@ class Kept:
     """
 
     def __init__(self, folder: pathlib.Path, name: str, run: Run, about: tuple[Any, ...]):
-        how = (*about, _source())
+        how = (*about, measured_by())
         self.record, self.pictures = (kept_as(folder, name, run, "truth", how, end) for end in ("json", "png"))
 
     def read(self) -> Measured | None:

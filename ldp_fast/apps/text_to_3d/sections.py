@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, Literal
 
 from ...runs.schedule import Ramp, constant
@@ -278,7 +279,7 @@ class TextTo3D(ModelConfiguration, _Run):
         if isinstance(field, VoxelOptions) and field.smoothing is not None:
             ramps["field.smoothing"] = field.smoothing
         for name, ramp in ramps.items():
-            if not (0 <= ramp.begin <= ramp.end <= 1 and min(ramp.first, ramp.last) >= 0):
+            if not (0 <= ramp.begin <= ramp.end <= 1 and all(0 <= x < math.inf for x in (ramp.first, ramp.last))):
                 shown = " ".join(f"{x:g}" for x in (ramp[:1] if ramp == constant(ramp.first) else ramp))
                 one = "" if name == "field.smoothing" else "a weight >= 0, or "
                 form = "FIRST LAST FROM TO with FIRST, LAST >= 0 and 0 <= FROM <= TO <= 1"
@@ -294,6 +295,9 @@ class TextTo3D(ModelConfiguration, _Run):
             if field.finest_resolution < field.base_resolution:
                 coarsest, finest = field.base_resolution, field.finest_resolution
                 raise Wrong("field.finest_resolution", f"expected at least base_resolution, {coarsest}, got {finest}")
+        low, high = self.background.low, self.background.high
+        if low is not None and high is not None and low > high:
+            raise Wrong("background.high", f"expected at least low, {low:g}, got {high:g}")
         if field.blob[1] <= 0:
             raise Wrong("field.blob", f"expected a radius above 0 as the second number, got {field.blob[1]:g}")
         if cells and cells & (cells - 1):

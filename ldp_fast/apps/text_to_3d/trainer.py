@@ -154,8 +154,10 @@ class Trainer:
                 group["lr"] = rate * factor
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             norms = [p.grad.norm() for p in parameters if p.grad is not None]
-            row[self.columns.index("learning_rate")] = self._rates[0] * factor
-            row[self.columns.index("gradient_norm")] = torch.stack(norms).norm() if norms else 0.0
+            # Filled on the device: a number that is assigned may be copied there, for which a GPU is waited for.
+            row[self.columns.index("learning_rate")].fill_(self._rates[0] * factor)
+            if norms:
+                row[self.columns.index("gradient_norm")] = torch.stack(norms).norm()
             self.optimizer.step()
             if not isinstance(self.optimizer, FusedAdam):
                 self.optimizer.zero_grad()
