@@ -121,7 +121,7 @@ def align(solid: np.ndarray, bound: float, distance: Distance, period: float = 0
     Args:
         solid: `[R, R, R]` bool or shares, over [−bound, bound]³, ends included; indexed x, y, z.
         bound: half the side of the box.
-        distance: of the solid.
+        distance: of the solid, which fits into [−1.2, 1.2]³.
         period: yaw after which the solid is the same again, radians; 0: it is a solid of revolution.
 
     Raises:
