@@ -18,6 +18,7 @@ from ldp_fast.apps.evaluate import evidence, reachable
 from ldp_fast.apps.evaluate import judge as judges
 from ldp_fast.apps.evaluate import truth as module
 from ldp_fast.apps.evaluate.judge import judge
+from ldp_fast.apps.evaluate.measured import Measured
 from ldp_fast.apps.evaluate.truth import evaluate_truth
 from ldp_fast.apps.text_to_3d.scene import read_configuration
 from ldp_fast.errors import UsageError
@@ -251,8 +252,8 @@ def test_an_interruption_loses_only_the_run_it_meets(runs: pathlib.Path) -> None
 def test_a_later_call_measures_what_is_new(runs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _, _ = measured(runs)
     # A file that was added later is not another run; the solids were not asked for before.
-    evaluate_truth(runs / "cube", resolution=RESOLUTION, load=Load())
-    assert measured(runs)[1] == ["damaged"]
+    record = json.loads((runs / "cube" / "run.json").read_text())
+    (runs / "cube" / "run.json").write_text(json.dumps(record | {"files": ["config.yaml", "run.json", "mesh.glb"]}))
     found, loaded, _ = measured(runs, through=True)
     assert loaded == ["cube", "damaged", "torus"] and found["reachable"]["objects"] == 2
     assert found["objects"] == first["objects"] and measured(runs, through=True)[1] == ["damaged"]
@@ -260,8 +261,13 @@ def test_a_later_call_measures_what_is_new(runs: pathlib.Path, monkeypatch: pyte
     leave_run(runs / "cube", configuration("a red cube"), step=8)
     assert measured(runs)[1] == ["cube", "damaged"] and len(list((runs / "evaluation").iterdir())) == 4
     # A lower threshold is another verdict.
+    before = {path.name for path in (runs / "evaluation").iterdir()}
     monkeypatch.setattr(judges, "LEAST_IOU", 0.1)
+    monkeypatch.setattr(
+        module, "measure", lambda scene, *_: Measured({**first["objects"][0]}, np.zeros((2, 1, 4, 4, 3)), None)
+    )
     assert measured(runs)[1] == ["cube", "damaged", "torus"]
+    assert before.isdisjoint(path.name for path in (runs / "evaluation").iterdir())
 
 
 def test_a_run_alone_and_what_cannot_be_measured(
