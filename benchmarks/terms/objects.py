@@ -124,8 +124,8 @@ def rows(folder: pathlib.Path, name: str) -> list[dict[str, Any]]:
         return []
     runs = find_runs(folder)
     objects = [files.read_json(file) for file in sorted((folder / "measures").glob("*.json"))]
-    objects = [made for made in objects if made["folder"] in runs]
-    objects = [m for m in objects if m.get("key") == _key(folder / m["folder"], runs[m["folder"]], name)]
+    keys = {run: _key(folder / run, found, name) for run, found in runs.items()}
+    objects = [made for made in objects if "key" in made and made["key"] == keys.get(made["folder"])]
     found = []
     for head, group in rows_of(runs, objects):
         detail = {

@@ -101,8 +101,9 @@ def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION
         shades = torch.full((len(cameras),), shade, device=opacity.device)
         shown = scene.behind(torch.cat(latents), opacity, shades)
         pictures.append(decoded(scene, shown))
-    for name, shown in (("opacities", opacity), ("pictures", torch.from_numpy(np.stack(pictures)))):
-        if not bool(shown.isfinite().all()):
+    seen, rays = np.stack(pictures), _at_most(opacity.float().cpu(), RAYS)[:, 0].numpy()
+    for name, values in (("opacities", rays), ("pictures", seen)):
+        if not np.isfinite(values).all():
             raise UsageError(f"its {name} are not all finite")
     side = int(getattr(scene, "latent_size", scene.size))
     noise, fog = _surface(scene, cameras_of(scene.orbit, SURFACE))
@@ -110,8 +111,8 @@ def look_at(scene: Any, *, size: int | None = None, resolution: int = RESOLUTION
         body=body_of(scene, resolution),
         bound=float(scene.field.bound),
         cameras=cameras,
-        opacity=_at_most(opacity.float().cpu(), RAYS)[:, 0].numpy(),
-        pictures=np.stack(pictures),
+        opacity=rays,
+        pictures=seen,
         latents=side,
         normal_noise=noise,
         outline_fog=fog,

@@ -76,14 +76,18 @@ def judge(scene: Any, caption: str, *, size: int | None = None, resolution: int 
         Plain numbers, by the names in docs/truth.md; `right`, and `failing`, the criteria that are not met.
 
     Raises:
-        UsageError: other words than those of the embedded world.
+        UsageError: other words than those of the embedded world; what `look_at` and `measure` refuse.
     """
     asked = asked_for(caption)
     return measure(look_at(scene, size=size, resolution=resolution), asked).measures
 
 
 def measure(found: Evidence, asked: world.Scene) -> Judgement:
-    """The measures, the verdict, and pictures of what was looked at."""
+    """The measures, the verdict, and pictures of what was looked at.
+
+    Raises:
+        UsageError: cameras so near that every ray hits the solid.
+    """
     if found.body is None or not found.body.solid.any():
         return _nothing(found, asked)
     distance = _distance_of(asked.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import inspect
@@ -38,8 +39,13 @@ def key_of(place: pathlib.Path, run: Run, about: object) -> str:
     """Eight hexadecimal digits for what is made of the run in a folder; arguments as for `kept_as`."""
     # A run that was made anew has another record. What was added to a run later, such as a mesh, is not another run.
     record = {key: value for key, value in status(place).items() if key != "files"}
-    record |= {"configuration": run.configuration.fingerprint(), "made by": files.versions(*PACKAGES)}
+    record |= {"configuration": run.configuration.fingerprint(), "made by": _versions()}
     return hashlib.sha256(json.dumps([record, repr(about)], sort_keys=True).encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return files.versions(*PACKAGES)
 
 
 def remove_others(path: pathlib.Path) -> None:

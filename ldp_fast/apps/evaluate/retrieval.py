@@ -166,7 +166,7 @@ def _views(
             image_files.save_png(paths[i], picture)
             remove_others(paths[i])
             # From the file, so that a view judged again is the very same.
-            kept[i] = kept_picture(paths[i])
+            kept[i] = image_files.read_images([paths[i]])[0]
     return [picture for picture in kept if picture is not None]
 
 

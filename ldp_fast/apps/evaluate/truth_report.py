@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...runs.tables import markdown_table
+from .judge import CRITERIA
 
 WORST = 8  # objects in the picture
 LINE = 14  # pixels of a line of text
@@ -22,8 +23,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         lines.append([row["method"], row["losses"] + settings, *_cells(row)])
     if found["reachable"]:
         lines.append(["the truth itself, through this VAE", "", *_cells(found["reachable"])])
-    head = ["method", "losses", "objects", "right (95 %)", "shape", "bodies", "fog", "hole", "opacity"]
-    head += ["colours", "stray", "pattern"]
+    head = ["method", "losses", "objects", "right (95 %)", *CRITERIA]
     limits = found["thresholds"]
     text = (
         f"`right`: the volume's IoU with the solid asked for, in its best pose, is at least {limits['least_iou']:g}; "
@@ -46,14 +46,8 @@ def as_markdown(found: dict[str, Any]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     low, high = row["interval"]
-    means = {
-        "shape": row["iou"],
-        "bodies": row["largest_body"],
-        "fog": row["fog"],
-        "hole": row["hole"],
-        "opacity": row["opacity"],
-    }
-    means |= {"colours": row["colour_error"], "stray": row["neither"], "pattern": row["agreement"]}
+    names = ("iou", "largest_body", "fog", "hole", "opacity", "colour_error", "neither", "agreement")
+    means = {criterion: row[name] for criterion, name in zip(CRITERIA, names, strict=True)}
     share = f"{row['right']} = {100 * row['share']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
     told = [f"{row['failing'][name]} ({'–' if mean is None else f'{mean:.3g}'})" for name, mean in means.items()]
     return [str(row["objects"]), share, *told]
