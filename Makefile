@@ -75,6 +75,7 @@ $(CUDA_STAMP): $(PACKAGES) $(SOURCES)
 	  TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$($(PY) -c "$(CAPABILITY)" 2>/dev/null || echo 9.0)}" \
 	  $(PIP) --quiet -e . --no-build-isolation --no-deps
 	$(VENV)/bin/ldp-fast env
+	$(PY) tests/support/torchvision.py
 	touch $(STAMP) $@
 
 # DEMO="--method jacobian-nerf --steps 200" adds options.
