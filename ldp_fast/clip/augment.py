@@ -84,6 +84,15 @@ def apply_matrices(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return cropped.flatten(0, 1)
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """Whole images as squares, bilinear with antialiasing: [B, C, H, W] -> [B, C, size, size]."""
+    matrices = []
+    for side in images.shape[-2:]:
+        start = torch.zeros(len(images), device=images.device)
+        matrices.append(resize_matrix(start, torch.full_like(start, side), side, size)[None])
+    return apply_matrices(images, *matrices)
+
+
 def random_crops(images: Tensor, crop: int, size: int, views: int, generator: torch.Generator) -> Tensor:
     """Square crops at random places, brought to `size` bilinearly.
 
@@ -123,7 +132,7 @@ def checkerboard(count: int, size: int, generator: torch.Generator, squares: int
     """`squares`² fields in two uniform colours a picture, [count, 3, size, size]; `size` need not be a multiple."""
     colours = torch.rand(2, count, 3, 1, 1, generator=generator, device=generator.device)
     fields = torch.arange(size, device=generator.device) * squares // size
-    return torch.where((fields[:, None] + fields) % 2 == 0, *colours)
+    return torch.where((fields[:, None] + fields) % 2 == 0, colours[0], colours[1])
 
 
 def pink_noise(count: int, size: int, generator: torch.Generator, deviation: float = 0.2, decay: float = 1.5) -> Tensor:
@@ -255,19 +264,11 @@ def dream_fields(
     if crop is not None:
         cropped = random_crops(images, crop, size, views, generator)
     else:
-        cropped = _resized(images, size).repeat(views, 1, 1, 1)
+        cropped = resized(images, size).repeat(views, 1, 1, 1)
     if images.shape[1] == 3:
         return cropped
     behind = backgrounds(len(cropped), size, generator, kinds=kinds, blur=blur).to(cropped.dtype)
     return over(cropped[:, :3], cropped[:, 3:], behind, premultiplied=premultiplied)
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    matrices = []
-    for side in images.shape[-2:]:
-        start = torch.zeros(len(images), device=images.device)
-        matrices.append(resize_matrix(start, torch.full_like(start, side), side, size)[None])
-    return apply_matrices(images, *matrices)
 
 
 def _row(values: Sequence[float], device: torch.device) -> Tensor:
