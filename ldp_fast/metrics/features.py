@@ -137,9 +137,12 @@ class InceptionFeatures:
         kind = _inception()
         read_weights(path)  # before the library does, which would run what a pickle asks for
         try:
-            network = kind("inception-v3-compat", ["2048"], str(path), antialias=resizer != "tf1-bilinear")
+            network = kind("inception-v3-compat", ["2048"], str(path))
         except RuntimeError as error:
             raise UsageError(f"weights: expected those of Inception of 2015 in {path}: {reason(error)}") from None
+        if resizer != "tf1-bilinear" and not hasattr(network, "use_antialias"):
+            raise UsageError(f"resizer: {resizer} needs torchmetrics of at least 1.9")
+        network.use_antialias = resizer != "tf1-bilinear"
         return cls(network.to(where), resizer)
 
     @functools.cached_property
@@ -168,8 +171,8 @@ def _inception() -> Any:
         from torchmetrics.image.fid import NoTrainInceptionV3
     except (ImportError, RuntimeError) as error:  # the second comes of a torchvision for another torch
         raise UsageError(
-            f"features: Inception needs torchmetrics and torch-fidelity ({reason(error)}): "
-            "python -m pip install torchmetrics torch-fidelity"
+            f"features: Inception needs torchmetrics and torch-fidelity ({reason(error)}): pip install "
+            "'ldp-fast[inception]', with the torchvision that was made for this torch"
         ) from error
     return NoTrainInceptionV3
 

@@ -159,7 +159,7 @@ def _heads_of_a_package(kind: str) -> pathlib.Path:
                 return path
     raise UsageError(
         "weights: LPIPS' weights of the channels come with torchmetrics, which is not installed: "
-        "python -m pip install torchmetrics"
+        "pip install 'ldp-fast[metrics]'"
     )
 
 
