@@ -198,7 +198,7 @@ class Perception:
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """`[B, layers, tokens, W]` of pictures `[B, 3, H, W]` in [0, 1]."""
         kept: list[torch.Tensor] = []
-        layers = self.scorer.model.vision_model.encoder.layers
+        layers = self.scorer.clip.towers.network.vision_model.encoder.layers
 
         def keep(layer: Any, inputs: Any, output: Any) -> None:
             kept.append(output[0] if isinstance(output, tuple) else output)

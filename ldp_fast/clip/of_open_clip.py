@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,16 +25,20 @@ class OpenClipTowers:
         network: what `open_clip.create_model` gives.
         tokenizer: what `open_clip.get_tokenizer` gives.
         architecture: its name, of messages.
+        tag: what open_clip notes about the weights; without `mean` and `std` the network's own are taken.
     """
 
-    def __init__(self, network: Any, tokenizer: Any, architecture: str):
+    def __init__(self, network: Any, tokenizer: Any, architecture: str, tag: Mapping[str, Any]):
         self.network, self.tokenizer, self.architecture = network.eval().requires_grad_(False), tokenizer, architecture
         size = network.visual.image_size
         self.image_size = int(size if isinstance(size, int) else size[0])
         patch = getattr(network.visual, "patch_size", 0) if hasattr(network.visual, "positional_embedding") else 0
         self.patch_size = int(patch if isinstance(patch, int) else patch[0])
         self.context_length = int(tokenizer.context_length)
-        self.mean, self.std = (getattr(network.visual, f"image_{word}", None) or d for word, d in _DEFAULTS)
+        self.mean, self.std = (
+            tag.get(word) or getattr(network.visual, f"image_{word}", None) or default
+            for word, default in (("mean", MEAN), ("std", STD))
+        )
         self.embedding_size = self.texts(self.tokenize([""]).to(next(network.parameters()).device)).shape[-1]
 
     def images(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -94,9 +99,6 @@ class OpenClipTowers:
         return len(self.tokenizer.tokenizer(self.tokenizer.clean_fn(caption)).input_ids)
 
 
-_DEFAULTS = (("mean", MEAN), ("std", STD))
-
-
 def load(name: str, device: torch.device, dtype: torch.dtype) -> OpenClipTowers:
     """Loads `open_clip:ARCHITECTURE:WEIGHTS`, where WEIGHTS is a file, or a tag of open_clip's that is in the cache.
 
@@ -134,16 +136,12 @@ def load(name: str, device: torch.device, dtype: torch.dtype) -> OpenClipTowers:
             network: Any = open_clip.create_model(
                 architecture,
                 pretrained=str(file),
-                image_mean=tag.get("mean"),
-                image_std=tag.get("std"),
-                image_interpolation=tag.get("interpolation"),
-                image_resize_mode=tag.get("resize_mode"),
                 **quick,
             )
             tokenizer = open_clip.get_tokenizer(architecture, **({"local_files_only": True} if words else {}))
     finally:
         logging.disable(level)
-    return OpenClipTowers(network.to(device, dtype), tokenizer, architecture)
+    return OpenClipTowers(network.to(device, dtype), tokenizer, architecture, tag)
 
 
 def _near(architecture: str) -> str:

@@ -18,7 +18,7 @@ from .installation import ROOT
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 pytest.importorskip("mkdocstrings", reason="the extra `docs` is not installed")
 
-ROOMS = ("losses", "decoder", "nerf", "guidance", "metrics")
+ROOMS = ("losses", "decoder", "nerf", "guidance", "clip", "metrics")
 
 
 @pytest.fixture(scope="module")
