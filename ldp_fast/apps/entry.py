@@ -14,6 +14,7 @@ from ..runs import image_files
 from ..runs.experiment import Application
 from ..runs.jobs import Job
 from ..runs.prompts import Prompt
+from .options import load_prior
 
 
 def described(configuration: Any) -> dict[str, Any]:
@@ -24,6 +25,11 @@ def described(configuration: Any) -> dict[str, Any]:
 def one_side(configuration: Any) -> tuple[float, float]:
     """A picture has one side only."""
     return 0.0, 0.0
+
+
+def load_model(configuration: Any, device: str | None = None) -> Any:
+    """The prior."""
+    return load_prior(configuration, device)
 
 
 def always(configuration: Any, prior: Any) -> None:
@@ -42,7 +48,7 @@ class Entry:
     """An application, and what a sweep and a metric need of it.
 
     Attributes:
-        application: what it is to the loop. Its configuration is a `ModelConfiguration`.
+        application: what it is to the loop. Its configuration is a `BaseConfiguration`.
         add_arguments: declares the flags of a job.
         plan: makes the jobs of prompts, flags, and settings that win over them; `args.losses` are the choices of
             losses. A job's labels are `prompt`, `method`, `losses` and `seed`.
@@ -51,7 +57,9 @@ class Entry:
         judged: what a metric sees of a run, see `text_to_3d.judged`; None: the picture that is the run's result.
         alone: declares the flags of a run of its own, for `ldp-fast run`; None where a command of its own does.
         configure: makes the configuration of such a run from the command line and settings that win over it.
-        check_fits: raises UsageError where a configuration and its prior need more memory than there is.
+        check_fits: raises UsageError where a configuration and its model need more memory than there is.
+        load: what guides a run, the prior where nothing else is said: from a configuration and the device in place of
+            its own, a model with `encode_prompt`, which refuses prompts that it does not know.
         products: names of what may be left out at the end, each with a flag --no-NAME.
     """
 
@@ -65,6 +73,7 @@ class Entry:
     configure: Callable[..., Any] | None = None
     check_fits: Callable[[Any, Any], None] = always
     products: tuple[str, ...] = ()
+    load: Callable[..., Any] = load_model
 
     def pictures(self, folder: pathlib.Path, configuration: Any, views: Sequence[Any], **more: Any) -> list[Tensor]:
         """What a metric sees of a run, [3, H, W] in [0, 1], one a view."""

@@ -7,7 +7,7 @@ What a convolution's own library needs beside its result is not counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,13 +26,19 @@ ENCODED = 13
 SAVED, RECOMPUTED = 1.6, 1.3
 
 
-def expectation(
-    prior: LatentDiffusionPrior, needed: Mapping[str, int], seconds: float | None = None, ranks: int = 1
-) -> Expectation:
+class Placed(Protocol):
+    """A model that is on a device."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+
+def expectation(prior: Placed, needed: Mapping[str, int], seconds: float | None = None, ranks: int = 1) -> Expectation:
     """What the steps of a run take, on the prior's device as it is now.
 
     Args:
-        prior: of the run.
+        prior: of the run; or another model that guides it.
         needed: bytes of one rank, by what they are for.
         seconds: of all steps, None where they were not measured.
         ranks: how many of the run's ranks share the device; each of them needs as much.

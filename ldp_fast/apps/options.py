@@ -132,8 +132,8 @@ class PriorOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfiguration(Configuration):
-    """A model, where and how it is computed, the prior, and how often a run is kept."""
+class BaseConfiguration(Configuration):
+    """A model, where and in which precision it is computed, and how often a run is kept."""
 
     model: str = setting(
         "embedded model, folder in diffusers' format, one .safetensors file, or owner/name on the Hugging Face hub",
@@ -141,6 +141,58 @@ class ModelConfiguration(Configuration):
         group=MODEL,
         default="primitives",
     )
+    device: str | None = setting(
+        "where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)",
+        flag="device",
+        group=MODEL,
+        default=None,
+        about_result=False,
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
+        "precision of the model: float32, bfloat16 or float16 (default: float16 on a GPU; on a CPU and for an embedded "
+        "model float32)",
+        flag="dtype",
+        group=MODEL,
+        default=None,
+    )
+    checkpoint_every: int = setting(
+        "steps between two checkpoints",
+        flag="checkpoint-every",
+        metavar="N",
+        group=RUN,
+        low=1,
+        about_result=False,
+    )
+    keep: int = setting(
+        "how many checkpoints to keep, the newest (default: 3)",
+        flag="keep",
+        metavar="N",
+        group=RUN,
+        low=1,
+        default=3,
+        about_result=False,
+    )
+
+    def check(self) -> None:
+        """See `Configuration.check`."""
+        if self.device is not None:
+            check_device(self.device)
+
+    def fingerprint(self) -> str:
+        """See `Configuration.fingerprint`; of later editions of an embedded model it is another."""
+        found, edition = super().fingerprint(), self.edition
+        return found if edition == 1 else hashlib.sha256(f"{found} {edition}".encode()).hexdigest()
+
+    @property
+    def edition(self) -> int:
+        """Of the model's weights, see `edition_of`."""
+        return edition_of(self.model)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfiguration(BaseConfiguration):
+    """A latent diffusion model's files, and the prior."""
+
     variant: str | None = setting(
         "which of the weights in a model's folder to load, such as fp16 (default: those without a suffix)",
         flag="variant",
@@ -169,20 +221,6 @@ class ModelConfiguration(Configuration):
         default=None,
         omitted=True,
     )
-    device: str | None = setting(
-        "where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)",
-        flag="device",
-        group=MODEL,
-        default=None,
-        about_result=False,
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
-        "precision of the model: float32, bfloat16 or float16 (default: float16 on a GPU; on a CPU and for an embedded "
-        "model float32)",
-        flag="dtype",
-        group=MODEL,
-        default=None,
-    )
     preset: str = setting(
         f"settings to start from: {', '.join(PRESETS)}",
         flag="preset",
@@ -192,43 +230,15 @@ class ModelConfiguration(Configuration):
     )
     settings: PriorOptions
     negative_prompt: str = setting(NEGATIVE, flag="negative-prompt", metavar="TEXT", group=RUN, default="")
-    checkpoint_every: int = setting(
-        "steps between two checkpoints",
-        flag="checkpoint-every",
-        metavar="N",
-        group=RUN,
-        low=1,
-        about_result=False,
-    )
-    keep: int = setting(
-        "how many checkpoints to keep, the newest (default: 3)",
-        flag="keep",
-        metavar="N",
-        group=RUN,
-        low=1,
-        default=3,
-        about_result=False,
-    )
 
     def check(self) -> None:
         """See `Configuration.check`."""
-        if self.device is not None:
-            check_device(self.device)
+        super().check()
         try:
             self.prior_settings()
         except UsageError as error:
             name, _, said = str(error).partition(": ")
             raise Wrong(name if name == "preset" else f"settings.{name}", said) from None
-
-    def fingerprint(self) -> str:
-        """See `Configuration.fingerprint`; of later editions of an embedded model it is another."""
-        found, edition = super().fingerprint(), self.edition
-        return found if edition == 1 else hashlib.sha256(f"{found} {edition}".encode()).hexdigest()
-
-    @property
-    def edition(self) -> int:
-        """Of the model's weights, see `edition_of`."""
-        return edition_of(self.model)
 
     def prior_settings(self) -> PriorSettings:
         """The prior's settings, the preset's where a run does not record them."""

@@ -9,6 +9,9 @@ from ..errors import UsageError
 
 C = TypeVar("C")
 VARIANTS = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
+# What stands in their place where CLIP guides, and how tables call each.
+CLIP = "clip"
+TITLES = {**VARIANTS, CLIP: "CLIP"}
 
 
 def switched_off(variant: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +12,8 @@ from ..decoder.units import LatentUnits
 from ..decoder.whole import run
 from ..errors import UsageError
 from .check import bare, check_model, check_vocabularies, configured, precision_of
-from .prompts import encode_prompts, listed
+from .prompts import check_words, encode_prompts, listed
 from .text import TextEmbeddings
-
-
-def _with_nearest(word: str, known: set[str]) -> str:
-    """A word in quotes, with the most similar one of those that are known, if one is."""
-    near = difflib.get_close_matches(word, sorted(known), n=1)
-    return f"{word!r} (did you mean {near[0]!r}?)" if near else repr(word)
 
 
 class LatentDiffusionModel:
@@ -125,17 +118,8 @@ class LatentDiffusionModel:
             raise UsageError("encode_prompt: this prior has a second text encoder, but its tokenizer_2 is missing")
         check_vocabularies(self)  # which may have been replaced
         for words in prompts + (negatives or []):
-            self._check_words(words)
+            check_words(words, self.notes)
         return encode_prompts(self, prompts, negatives, self._said)
-
-    def _check_words(self, text: str) -> None:
-        known = set(self.notes.get("words", ()))
-        unknown = [w for w in text.lower().replace(",", " ").replace(".", " ").split() if w not in known]
-        if known and unknown:
-            raise UsageError(
-                f"prompt: the embedded model does not know {', '.join(_with_nearest(w, known) for w in unknown)}; "
-                f"it knows: {self.notes.get('prompt_help', ', '.join(sorted(known)))}"
-            )
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

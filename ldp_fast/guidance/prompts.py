@@ -6,8 +6,9 @@ the penultimate hidden states side by side, and the first pooled projection. `cl
 
 from __future__ import annotations
 
+import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,31 @@ _LOG = logging.getLogger(__name__)
 LONGEST = 1_000_000
 # What SDXL's pipeline does unless its configuration says otherwise.
 FORCE_ZEROS = "force_zeros_for_empty_prompt"
+
+
+def check_words(text: str, notes: Mapping[str, Any]) -> None:
+    """Checks that an embedded model knows the words of a prompt.
+
+    Args:
+        text: the prompt.
+        notes: of the model; without `words` it takes any.
+
+    Raises:
+        UsageError: names those that it does not know.
+    """
+    known = set(notes.get("words", ()))
+    unknown = [w for w in text.lower().replace(",", " ").replace(".", " ").split() if w not in known]
+    if known and unknown:
+        raise UsageError(
+            f"prompt: the embedded model does not know {', '.join(_with_nearest(w, known) for w in unknown)}; "
+            f"it knows: {notes.get('prompt_help', ', '.join(sorted(known)))}"
+        )
+
+
+def _with_nearest(word: str, known: set[str]) -> str:
+    """A word in quotes, with the most similar one of those that are known, if one is."""
+    near = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"{word!r} (did you mean {near[0]!r}?)" if near else repr(word)
 
 
 def listed(name: str, value: Any) -> list[str]:

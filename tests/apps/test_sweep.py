@@ -19,6 +19,7 @@ from ldp_fast.apps.evaluate import retrieval
 from ldp_fast.apps.options import load_prior
 from ldp_fast.apps.sweep import command as sweep
 from ldp_fast.apps.sweep import table as sweep_table
+from ldp_fast.apps.text_to_3d import run as text_to_3d
 from ldp_fast.errors import UsageError
 from ldp_fast.runs.loop import Options
 from ldp_fast.zoo.captions import random_prompts
@@ -43,7 +44,7 @@ def start(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     (tmp_path / "prompts.txt").write_text(PROMPTS)
     monkeypatch.setattr(sweep_table, "evaluate_r_precision", without_measuring)
     monkeypatch.setattr(sweep_table, "write_sheets", lambda store, rows: [])
-    monkeypatch.setattr(sweep, "load_prior", load_once)
+    monkeypatch.setattr(text_to_3d, "load_prior", load_once)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 

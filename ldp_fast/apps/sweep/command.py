@@ -25,7 +25,7 @@ from ...zoo.captions import random_prompts
 from .. import registry
 from ..entry import Entry
 from ..hub import reachable
-from ..options import load_prior
+from ..options import ModelConfiguration
 from ..run_options import add_product_flags, without
 from ..targets import check_writable
 from ..variants import VARIANTS
@@ -232,12 +232,23 @@ def _prompts(args: argparse.Namespace) -> list[Prompt]:
 
 
 def _check_jobs(entry: Entry, prompts: Sequence[Prompt], jobs: Sequence[Job]) -> None:
-    """Whether the model knows the prompts, and whether there is memory for each job."""
-    configuration: Any = jobs[0].configuration
-    # The machine of the command may lack what the jobs compute on.
-    elsewhere = str(configuration.device).startswith("cuda") and not torch.cuda.is_available()
-    prior = load_prior(configuration, "cpu" if elsewhere else None)
-    negative = configuration.negative_prompt or ""
-    check_prompts(prompts, lambda text: prior.encode_prompt(text, negative))
-    for job in () if elsewhere else jobs:
-        entry.check_fits(job.configuration, prior)
+    """Whether the models know the prompts, and whether there is memory for each job.
+
+    The jobs that a prior guides have one prior, and others have one model; the first of each kind says which.
+    """
+    for guided in (True, False):
+        alike: list[Any] = [job.configuration for job in jobs]
+        alike = [x for x in alike if isinstance(x, ModelConfiguration) == guided]
+        if not alike:
+            continue
+        # The machine of the command may lack what the jobs compute on.
+        elsewhere = str(alike[0].device).startswith("cuda") and not torch.cuda.is_available()
+        model = entry.load(alike[0], "cpu" if elsewhere else None)
+        more = (alike[0].negative_prompt or "",) if guided else ()
+        check_prompts(prompts, functools.partial(_encode, model, more))
+        for configuration in () if elsewhere else alike:
+            entry.check_fits(configuration, model)
+
+
+def _encode(model: Any, more: tuple[str, ...], text: str) -> None:
+    model.encode_prompt(text, *more)

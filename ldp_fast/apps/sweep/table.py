@@ -14,7 +14,7 @@ from ...runs.jobs import Job, JobStore
 from ...runs.tables import markdown_table
 from ..evaluate.report import as_markdown
 from ..evaluate.retrieval import evaluate_r_precision
-from ..variants import VARIANTS
+from ..variants import TITLES
 
 # Of one sheet: more would be a picture that nobody can open.
 ROWS_PER_SHEET = 24
@@ -68,7 +68,7 @@ def _as_markdown(rows: list[dict[str, Any]], found: dict[str, Any] | None, reaso
         status = row["status"] + (f": {row['error']}" if row["error"] else "")
         seconds = "–" if row["seconds"] is None else f"{row['seconds']:.0f}"
         steps = "–" if row["steps"] is None else str(row["steps"])
-        cells = [row["prompt"], row["method"], VARIANTS[row["losses"]], str(row["seed"]), status, steps, seconds, hits]
+        cells = [row["prompt"], row["method"], TITLES[row["losses"]], str(row["seed"]), status, steps, seconds, hits]
         lines.append([cell.replace("|", "\\|") for cell in cells])
     head = ["prompt", "method", "losses", "seed", "status", "steps", "seconds", "hits"]
     parts.append(markdown_table(head, lines))
@@ -127,7 +127,7 @@ def sheet_figure(
                 with Image.open(path) as picture:
                     axis.imshow(np.asarray(picture.convert("RGB")))
             if row == 0:
-                axis.set_title(f"{method}\n{VARIANTS[losses]}", fontsize=9)
+                axis.set_title(f"{method}\n{TITLES[losses]}", fontsize=9)
             if column == 0:
                 axis.set_axis_on()
                 axis.set_ylabel(prompt + (f"\nseed {seed}" if several else ""), fontsize=8, wrap=True)
