@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UsageError
 
 if TYPE_CHECKING:
+    from .clip import ClipGuidance
     from .decoder import FrozenDecoder
     from .guidance import LatentDiffusionPrior
     from .losses.functional import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClipGuidance",
     "FrozenDecoder",
     "LatentDiffusionPrior",
     "UsageError",
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 _ORIGINS = {
+    "ClipGuidance": "clip",
     "FrozenDecoder": "decoder",
     "LatentDiffusionPrior": "guidance",
     "combine_gradients": "losses.functional",
