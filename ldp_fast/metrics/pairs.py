@@ -17,7 +17,8 @@ from ..errors import UsageError
 # `[N, K]` (a tensor, an array, a file in memory), or N of `[K]`, one a picture.
 Rows = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 MEMORY = 2**30
-_BLOCK = 512  # rows of a product: a matrix with itself is computed in blocks, and those below the diagonal are not
+_BLOCK = 192  # rows of a product: a matrix with itself is computed in blocks, and those below the diagonal are not
+_CHUNK = 2**22  # numbers that are multiplied at a time: more of them leave the cache
 _STRIP = 256  # rows of distances that are looked at together
 _NOTHING = 1e-12  # of ‖a‖² + ‖b‖²: what two sums of one thing differ by in float64 is below it
 
@@ -70,7 +71,7 @@ def all_pairs(
     if count < 2:
         raise UsageError(f"lpips: expected at least 2 pictures, got {count}")
     side = min(count, max(1, math.isqrt(memory // 16)))
-    width = max(1, min(columns, memory // 48 // side))
+    width = max(1, min(columns, memory // 48 // side, max(1024, _CHUNK // side)))
     edges = [*range(0, count, side), count]
     spans = [slice(a, b) for a, b in itertools.pairwise(edges)]
     chunks = [slice(a, min(a + width, columns)) for a in range(0, columns, width)]
@@ -85,10 +86,10 @@ def all_pairs(
             one = _part(features, rows, chunk).to(device, torch.float64)
             two = one if rows == others else _part(features, others, chunk).to(device, torch.float64)
             _add_products(products, one, two)
-            if rows == others:
-                squares[rows] += one.square().sum(1)
             if progress is not None:
                 progress(work * _cost(rows, others) * _length(chunk))
+        if rows == others:
+            squares[rows] = products.diagonal()
         if not bool(squares[rows].isfinite().all()):
             raise UsageError("lpips: expected finite features, got NaN or infinity")
         for strip in range(0, len(products), _STRIP):

@@ -69,7 +69,7 @@ def test_code_that_was_measured_is_not_measured_again() -> None:
 
 def test_every_operator_has_its_benchmark() -> None:
     operators = {path.stem for path in (ROOT / "ldp_fast" / "ops").glob("*.py") if not path.stem.startswith("_")}
-    others = {"attention", "checks", "contention", "decoder", "host_cost", "hosts", "renderer", "step"}
+    others = {"attention", "checks", "contention", "decoder", "host_cost", "hosts", "lpips", "renderer", "step"}
     assert operators | others == {file.stem.removeprefix("bench_") for file in FILES}
 
 
