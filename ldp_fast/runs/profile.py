@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 # The parts that are the frozen networks'; the others are this package's own work.
-NETWORKS = ("unet", "decoder", "encoder")
+NETWORKS = ("unet", "decoder", "encoder", "clip")
 
 
 class Profile:

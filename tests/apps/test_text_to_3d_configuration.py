@@ -31,7 +31,7 @@ from . import text_to_3d_runs as runs
 JACOBIAN = ("--method", "jacobian-nerf")
 # Words after the prompt and what the line has to say; the embedded model, which none of them gets to.
 REFUSED = [
-    (("--method", "nerf"), "--method: expected one of latent-nerf, jacobian-nerf; got 'nerf'"),
+    (("--method", "nerf"), "--method: expected one of latent-nerf, jacobian-nerf, dream-fields; got 'nerf'"),
     (("--preset", "images"), "preset: expected one of"),
     (("--background", "white"), "--background: expected one of greys, network, texture, none, got 'white'"),
     (("--steps", "-1"), "--steps: expected a whole number of at least 1, got -1"),
@@ -230,8 +230,16 @@ def test_a_smoothing_that_cannot_be(smoothing: Any, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words", "expected"),
     [
-        ("method: latentnerf", (), "{file}: method: expected one of latent-nerf, jacobian-nerf; got 'latentnerf'"),
-        ("method: latent-nerf", ("--method", "no"), "--method: expected one of latent-nerf, jacobian-nerf; got 'no'"),
+        (
+            "method: latentnerf",
+            (),
+            "{file}: method: expected one of latent-nerf, jacobian-nerf, dream-fields; got 'latentnerf'",
+        ),
+        (
+            "method: latent-nerf",
+            ("--method", "no"),
+            "--method: expected one of latent-nerf, jacobian-nerf, dream-fields; got 'no'",
+        ),
         ("preset: foo", (), "{file}: preset: expected one of"),
         ("quality: high", (), "{file}: quality: there is no such setting"),
         ("settings: 3", (), "{file}: settings: expected a section of settings, got 3"),
@@ -381,7 +389,7 @@ def test_every_setting_that_a_hand_has_spoiled_is_named(
         assert f"config.yaml: {place}: there is no such setting; {word}" in said_in_a_line(capsys)
     for place, bad, expected in (
         ("optimizer.kind", "sgd", "optimizer.kind: expected one of adam, adamax, got 'sgd'"),
-        ("method", None, "method: expected one of latent-nerf, jacobian-nerf, got nothing"),
+        ("method", None, "method: expected one of latent-nerf, jacobian-nerf, dream-fields, got nothing"),
         ("optimizer.learning_rate", -1.0, "optimizer.learning_rate: expected a positive number, got -1"),
         ("cameras.fov", [50.0, 40.0], "cameras.fov: expected LOW HIGH between 1 and 179, got 50 40"),
         ("seed", True, "seed: expected a whole number, got True"),

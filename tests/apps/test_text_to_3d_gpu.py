@@ -10,9 +10,12 @@ import torch
 from ldp_fast.apps.evaluate.judge import judge
 from ldp_fast.apps.options import load_prior
 from ldp_fast.apps.text_to_3d.configuration import resolve
+from ldp_fast.apps.text_to_3d.run import begin
 from ldp_fast.apps.text_to_3d.scene import Scene
 from ldp_fast.apps.text_to_3d.sections import class_of
 from ldp_fast.apps.text_to_3d.trainer import Trainer
+
+from . import text_to_3d_runs as runs
 
 pytestmark = pytest.mark.gpu
 
@@ -39,3 +42,15 @@ def test_no_step_waits_for_the_device(method: str) -> None:
     assert trainer.latest()["gradient_norm"] > 0
     found = judge(trainer.scene.eval(), "a red cube", size=8 if method == "jacobian-nerf" else 64, resolution=24)
     assert not found["right"] and 0 <= found["shape"]["iou"] < 0.8
+
+
+def test_no_step_of_dream_fields_waits_either() -> None:
+    trainer: Any = begin(runs.dream_fields(device="cuda", views=2))
+    trainer.advance()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.advance()
+        trainer.advance()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.latest()["gradient_norm"] > 0

@@ -56,6 +56,7 @@ def test_two_processes_are_one_run(small_model: str, tmp_path: pathlib.Path) -> 
     given = [
         runs.configuration(small_model, "latent-nerf", views=2, steps=3, refinement=refinement),
         runs.configuration(small_model, "jacobian-nerf", views=3, steps=6),
+        runs.dream_fields(views=2),
     ]
     (zero, *ended_zero), (one, *ended_one) = run_on_ranks(work_of_a_rank, given, str(tmp_path))
     for configuration, (state, history), (other_state, other_history) in zip(given, zero, one, strict=True):

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ldp_fast import cli
-from ldp_fast.apps.text_to_3d import trainer as module
-from ldp_fast.apps.text_to_3d.configuration import defaults
+from ldp_fast.apps.text_to_3d import scene_trainer as module
+from ldp_fast.apps.text_to_3d.configuration import defaults, resolve
 from ldp_fast.apps.text_to_3d.mesh import outlines, texture
 from ldp_fast.apps.text_to_3d.pictures import products
 from ldp_fast.apps.text_to_3d.run import begin
-from ldp_fast.apps.text_to_3d.sections import TextTo3D, class_of
+from ldp_fast.apps.text_to_3d.sections import DreamFields, TextTo3D, class_of
 from ldp_fast.apps.text_to_3d.trainer import Trainer
 from ldp_fast.runs import checkpoints, loop
 from ldp_fast.runs.configuration import merged, write
@@ -49,6 +49,23 @@ SMALL: dict[str, dict[str, Any]] = {
         }
     },
 }
+
+
+DREAM_FIELDS: dict[str, Any] = {
+    **{"prompt": "a red torus", "seed": 3, "steps": 6, "size": 12, "steps_per_ray": 16, "checkpoint_every": 3},
+    "field": {
+        **{"levels": 3, "log2_table_size": 8, "base_resolution": 4, "finest_resolution": 16, "hidden": 16},
+        "blob": [5.0, 0.5],
+    },
+    "occupancy": {"resolution": 8, "every": 2},
+    "augmentation": {"crops": 2, "side": 10},
+}
+
+
+def dream_fields(**changes: Any) -> DreamFields:
+    """A small run's configuration of dream-fields, with other settings, plain, laid over it."""
+    said = resolve({"method": "dream-fields", "device": "cpu"}, {})
+    return DreamFields.from_plain(merged(said, merged(DREAM_FIELDS, changes)))
 
 
 def configuration(model: str, method: str = "latent-nerf", **changes: Any) -> TextTo3D:

@@ -94,7 +94,8 @@ def rows_of(
         rows.append(
             {
                 "method": kinds[key]["method"],
-                "losses": " + ".join(name.upper() for name, value in lambdas.items() if value) or "none",
+                "losses": " + ".join(name.upper() for name, value in lambdas.items() if value)
+                or kinds[key].get("guided_by", "none"),
                 **{f"lambda_{name}": value for name, value in lambdas.items()},
                 "folders": [found["folder"] for found in group],
             }

@@ -8,12 +8,13 @@ from typing import Any
 from ...errors import UsageError
 from ...runs import flags
 from ...runs.names import as_typed
-from ...runs.settings import Wrong
+from ...runs.settings import Wrong, hyphens
 from .. import run_options
 from ..options import GROUPS, PRIOR, RUN, add_config_flag, start_from
+from .clip_sections import GROUP as CLIP
 from .configuration import CHECKPOINT_EVERY, ramp, resolve
 from .run import APPLICATION, PRODUCTS
-from .sections import NAME, REGULARISERS, SCENE, JacobianNerf, TextTo3D, class_of
+from .sections import DREAM_FIELDS, NAME, REGULARISERS, SCENE, AnyMethod, DreamFields, JacobianNerf, TextTo3D, class_of
 
 EXAMPLES = """\
 examples:
@@ -21,9 +22,14 @@ examples:
   ldp-fast text-to-3d "a red torus" --method jacobian-nerf --steps 500 --preview 50
   ldp-fast text-to-3d "a blue cone" --lambda-fm 0 --lambda-kl 0          latent score distillation alone
   ldp-fast text-to-3d "a photo of an owl" --model stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda
+  ldp-fast text-to-3d "a red torus" --guidance clip                      CLIP guides, as in DreamFields
   ldp-fast text-to-3d --config out/a-red-torus/config.yaml --seed 1       the same with another seed
   ldp-fast text-to-3d --resume out/a-red-torus                           after an interruption
 """
+
+
+# Where argparse puts the value of --guidance.
+GUIDANCE = "settings.guidance"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +53,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False)
     groups[PRIOR] = "what is not given comes from the method or the preset (docs/mathematics.md)"
     many = {"method": "method", "seed": "seeds"} if several else None
     unless = {"checkpoint_every": CHECKPOINT_EVERY, "preset": "the method's"}
-    flags.add_flags(parser, JacobianNerf, groups, several=many, defaults=unless)
+    groups[CLIP] = "what is not given comes from the method and the CLIP (docs/dream_fields.md)"
+    flags.add_flags(parser, AnyMethod, groups, several=many, defaults=unless)
+    guidance = next(action for action in parser._actions if action.dest == GUIDANCE)
+    guidance.help = f"{guidance.help}; clip: in place of the prior CLIP guides, as --method {DREAM_FIELDS} has it"
     parser.add_argument(
         "--quality",
         default="normal",
@@ -81,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         return open_page(experiment.scene, args.port, title=name)
 
     options = run_options.read(args, PRODUCTS, watch if args.viewer else None)
-    return run_options.carry_out(args, APPLICATION, JacobianNerf, options, configure, "prompt", PRODUCTS)
+    return run_options.carry_out(args, APPLICATION, AnyMethod, options, configure, "prompt", PRODUCTS)
 
 
 def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:
@@ -95,9 +104,14 @@ def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:
         UsageError: a value that is out of range, an unknown method or preset.
     """
     said, file = start_from(args, NAME)
-    words = flags.given(args, JacobianNerf)
+    words = flags.given(args, AnyMethod)
+    _choose_guide(args, words, more)
     if getattr(args, "prompt", None) is not None:
         words["prompt"] = args.prompt
+    method = hyphens(str({**said, **words, **more}.get("method", "latent-nerf")))
+    _check_flags(args, method)
+    if method == DREAM_FIELDS and not more.get("settings"):
+        more.pop("settings", None)
     for name in REGULARISERS:
         given = getattr(args, f"regularisers.{name}", None)
         if given is not None:
@@ -115,5 +129,41 @@ def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:
     try:
         plain = resolve(said, words, args.quality)
     except Wrong as error:
-        raise flags.refused(error, JacobianNerf, args, file, own) from None
+        raise flags.refused(error, AnyMethod, args, file, own) from None
     return flags.build(class_of(plain), plain, args, file, own)
+
+
+def _choose_guide(args: argparse.Namespace, words: dict[str, Any], more: dict[str, Any]) -> None:
+    """Makes `--guidance clip` the method that it stands for."""
+    if not guided_by_clip(args):
+        return
+    named = more.get("method", words.get("method", DREAM_FIELDS))
+    if hyphens(str(named)) != DREAM_FIELDS:
+        raise UsageError(f"--guidance clip: expected --method {DREAM_FIELDS}, or none; got {named}")
+    words["method"] = DREAM_FIELDS
+    del words["settings"]["guidance"]
+    if not words["settings"]:
+        del words["settings"]
+
+
+def guided_by_clip(args: argparse.Namespace) -> bool:
+    """Whether a command line says `--guidance clip`."""
+    return getattr(args, GUIDANCE, None) == "clip"
+
+
+def _check_flags(args: argparse.Namespace, method: str) -> None:
+    """Refuses by name what CLIP's guidance lacks, or what it alone has."""
+    guided = method == DREAM_FIELDS
+    known = {flag.place for flag in flags.flags_of(DreamFields if guided else JacobianNerf)}
+    if guided:
+        known |= {"method", *([GUIDANCE] if guided_by_clip(args) else [])}
+    for flag in flags.flags_of(AnyMethod):
+        if flag.place not in known and hasattr(args, flag.place):
+            if not guided:
+                raise UsageError(f"{flag.name}: expected only with --guidance clip; the prior guides {method}")
+            if flag.place == "field.resolution":
+                raise UsageError(f"{flag.name}: {method} has a hash grid, not voxels")
+            raise UsageError(f"{flag.name}: {method} does not have it, for CLIP guides and not the prior")
+    for name in REGULARISERS if guided else ():
+        if hasattr(args, f"regularisers.{name}"):
+            raise UsageError(f"--{name}: {method} has none but the transmittance loss (--transmittance)")

@@ -1,4 +1,4 @@
-"""Whether a run's object can be rendered here: of the methods latent-nerf alone needs the compiled renderer."""
+"""Whether a run's object can be rendered here: the hash grids of latent-nerf and dream-fields are compiled code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from ... import _extension, _settings
 from ...errors import UsageError, reason
 from ...ops import extension
-from .sections import TextTo3D
+from .sections import HashGridOptions, TextTo3D
 
 MEND = "docs/installation.md"
 
@@ -20,14 +20,15 @@ def check_renderer(configuration: TextTo3D, device: str | None = None) -> None:
         device: in place of the configuration's.
 
     Raises:
-        UsageError: the hash grid of latent-nerf without the compiled renderer; a GPU with one that was compiled
+        UsageError: a hash grid without the compiled renderer; a GPU with one that was compiled
             without CUDA.
     """
     where = device or configuration.device
     on_gpu = where is not None and where.startswith("cuda") and torch.cuda.is_available()
     on_gpu = on_gpu and _settings.backend() != "reference"
     method = configuration.method
-    if method != "latent-nerf" and not on_gpu:
+    hashed = isinstance(configuration.field, HashGridOptions)
+    if not hashed and not on_gpu:
         return
     try:
         module = extension()
@@ -36,8 +37,8 @@ def check_renderer(configuration: TextTo3D, device: str | None = None) -> None:
         raise UsageError(f"the compiled renderer does not load ({reason(error)}): {again} ({MEND})") from None
     if module is None:
         why = _extension.why_absent() or "it cannot be imported"
-        needs = f"--method {method} needs the compiled renderer" + (" on a GPU" if method != "latent-nerf" else "")
-        other = "--device cpu works without" if method != "latent-nerf" else "--method jacobian-nerf works without"
+        needs = f"--method {method} needs the compiled renderer" + ("" if hashed else " on a GPU")
+        other = "--method jacobian-nerf works without" if hashed else "--device cpu works without"
         raise UsageError(f"{needs}, which is missing: {why} ({MEND}); {other}")
     if on_gpu and module.build_info()["cuda"] is None:
         raise UsageError(

@@ -15,7 +15,8 @@ from ...runs.schedule import Ramp, constant
 from ...runs.settings import Wrong, as_plain, hyphens
 from ...zoo import world
 from ..options import PriorOptions, settle
-from .sections import EMBEDDED_REFINEMENT, EMBEDDED_STEPS, METHODS
+from . import dream_configuration
+from .sections import ALL_METHODS, DREAM_FIELDS, EMBEDDED_REFINEMENT, EMBEDDED_STEPS, METHODS
 
 # Steps; where nothing else is said.
 CHECKPOINT_EVERY = 200
@@ -150,8 +151,10 @@ def defaults(method: str, embedded: bool) -> dict[str, Any]:
     Raises:
         Wrong: an unknown method.
     """
-    if method not in METHODS:
-        raise Wrong("method", f"expected one of {', '.join(METHODS)}; got {method!r}")
+    if method not in ALL_METHODS:
+        raise Wrong("method", f"expected one of {', '.join(ALL_METHODS)}; got {method!r}")
+    if method == DREAM_FIELDS:
+        return dream_configuration.defaults(embedded)
     found = {**FULL[method], **(EMBEDDED[method] if embedded else {})}
     return copy.deepcopy({name: value for name, value in found.items() if name != "prior"})
 
@@ -174,6 +177,8 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str = "normal"
     """
     known = merged(said, words)
     method, model = hyphens(str(known.get("method", "latent-nerf"))), known.get("model", "primitives")
+    if method == DREAM_FIELDS:
+        return dream_configuration.resolve(said, words, quality, CHECKPOINT_EVERY)
     embedded = model in embedded_models()
     if quality not in QUALITIES:
         raise UsageError(f"--quality: expected one of {', '.join(QUALITIES)}; got {quality!r}")

@@ -3,14 +3,16 @@
 from ..entry import Entry
 from . import jobs, judged
 from .expected import check_fits
-from .run import APPLICATION, PRODUCTS
+from .run import APPLICATION, PRODUCTS, load
 
 ENTRY = Entry(
     APPLICATION,
     jobs.add_arguments,
     jobs.plan,
+    described=judged.described,
     elevations=judged.elevations,
     judged=judged.pictures,
     check_fits=check_fits,
     products=PRODUCTS,
+    load=load,
 )

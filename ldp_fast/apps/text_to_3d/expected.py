@@ -8,7 +8,7 @@ import functools
 import operator
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,13 +18,21 @@ from ...runs.distributed import on_this_device
 from ...runs.expectation import Expectation, rehearsed, seconds_of
 from ...runs.flags import how_to_set, one_of
 from ..memory import encoder_bytes, expectation, held_bytes, optimised_bytes, prior_bytes
+from .dream_fields import DreamFieldsTrainer
+from .guide import ClipGuide
 from .refinement import check_vae
 from .scene import Scene, background_of, field_of, occupancy_of
-from .sections import HashGridOptions, TextTo3D, VoxelOptions
+from .scene_trainer import SceneTrainer
+from .sections import DreamFields, HashGridOptions, PriorGuided, TextTo3D, VoxelOptions
 from .trainer import Trainer
 
+C = TypeVar("C", bound=TextTo3D)
+
 # Where it is not known which part of a run has not found memory.
-TO_LOWER = "--size, --views, --supersample, --steps-per-ray, --noises, --refinement-size or (jacobian-nerf) --voxels"
+TO_LOWER = (
+    "--size, --views, --supersample, --steps-per-ray, --noises, --refinement-size, (jacobian-nerf) --voxels or "
+    "(dream-fields) --crops"
+)
 # The settings that each part of the memory grows with.
 GOVERNED = {
     "rays": ("size", "views", "supersample", "steps_per_ray"),
@@ -37,12 +45,15 @@ GOVERNED = {
     "occupancy": ("occupancy.resolution",),
     "update of the occupancy": ("occupancy.resolution",),
 }
+OF_CLIP = {"CLIP": ("augmentation.crops", "views")}
 FIELDS = {HashGridOptions: ("field.log2_table_size", "field.levels"), VoxelOptions: ("field.resolution",)}
 # Bytes that a sample along a ray keeps until its backward, beside the encoding; and the share of a diagonal's steps
 # that lie in the box, of the cameras' rays. On a GPU nothing waits for the number of samples: there is room for all.
 SAMPLE, IN_THE_BOX = 80, 0.36
 # Bytes of a cell while the occupancy grid is renewed (measured as in benchmarks/memory.py, 256³ cells).
 RENEWED = 28
+# Pictures in float32 of a crop's size that are there beside CLIP: its rows, itself, the backgrounds of all kinds.
+CROP = 40
 # A copy of a run that does not fit has no more than this.
 SMALL = {"views": 1, "supersample": 1, "steps_per_ray": 64}
 SMALL_TABLE, SMALL_GRID, SMALL_PICTURE = 14, 32, 64
@@ -71,12 +82,12 @@ def _sizes(c: TextTo3D, channels: int) -> _Sizes:
     )
 
 
-def memory(configuration: TextTo3D, prior: LatentDiffusionPrior, world: int = 1) -> dict[str, int]:
+def memory(configuration: TextTo3D, prior: LatentDiffusionPrior | ClipGuide, world: int = 1) -> dict[str, int]:
     """Bytes of a step at its highest point, beside the networks, by what they are for.
 
     Args:
         configuration: of the run.
-        prior: with its networks.
+        prior: with its networks; or CLIP.
         world: how many ranks share a step's views; the bytes are those of the one that has the most.
 
     Raises:
@@ -89,8 +100,14 @@ def memory(configuration: TextTo3D, prior: LatentDiffusionPrior, world: int = 1)
     def rays(views: int, side: int) -> int:
         return int(views * side**2 * c.steps_per_ray * share_of_steps * (SAMPLE + 4 * sizes.encoded))
 
-    side = (c.size, c.size)
-    latents = {"rays": rays(c.views, c.size * c.supersample), **prior_bytes(prior, c.settings, c.views, side)}
+    side, seen = (c.size, c.size), {"rays": rays(c.views, c.size * c.supersample)}
+    held = {"field": optimised_bytes(sizes.parameters), "occupancy": sizes.occupancy_bytes}
+    if isinstance(prior, ClipGuide):
+        assert isinstance(c, DreamFields)
+        crop = prior.crop_bytes + CROP * 4 * prior.clip.image_size**2
+        return {**held, **seen, "CLIP": c.views * c.augmentation.crops * crop}
+    assert isinstance(c, PriorGuided)
+    latents = {**seen, **prior_bytes(prior, c.settings, c.views, side)}
     # At most one of these is there at a time.
     stages = [latents, {"update of the occupancy": RENEWED * sizes.cells}]
     if c.refinement is not None:
@@ -106,10 +123,10 @@ def memory(configuration: TextTo3D, prior: LatentDiffusionPrior, world: int = 1)
             }
         )
     largest = max(stages, key=lambda stage: sum(stage.values()))
-    return {"field": optimised_bytes(sizes.parameters), "occupancy": sizes.occupancy_bytes, **largest}
+    return {**held, **largest}
 
 
-def share(configuration: TextTo3D, world: int) -> TextTo3D:
+def share(configuration: C, world: int) -> C:
     """A configuration whose views are those of the first rank, which has the most; see `Trainer.advance`."""
     if world == 1:
         return configuration
@@ -120,7 +137,7 @@ def share(configuration: TextTo3D, world: int) -> TextTo3D:
     return dataclasses.replace(configuration, **less)
 
 
-def expect(trainer: Trainer) -> Expectation:
+def expect(trainer: Trainer | DreamFieldsTrainer) -> Expectation:
     """What the steps that are left take; a step or two of a copy are made, if there is memory for the copy.
 
     Of several ranks the first one rehearses its share of the views. Sending gradients to each other is not counted.
@@ -138,12 +155,12 @@ def expect(trainer: Trainer) -> Expectation:
     return found
 
 
-def check_fits(configuration: TextTo3D, prior: LatentDiffusionPrior, world: int = 1) -> None:
+def check_fits(configuration: TextTo3D, prior: LatentDiffusionPrior | ClipGuide, world: int = 1) -> None:
     """Checks that there is memory for a run's steps, before any of it is allocated.
 
     Args:
         configuration: of the run.
-        prior: with its networks.
+        prior: with its networks; or CLIP.
         world: how many ranks share a step's views.
 
     Raises:
@@ -166,18 +183,18 @@ def to_lower(configuration: TextTo3D, parts: list[str]) -> str:
         configuration: of the run.
         parts: keys of `memory`.
     """
-    governed = {**GOVERNED, "field": FIELDS[type(configuration.field)]}
+    governed = {**GOVERNED, **OF_CLIP, "field": FIELDS[type(configuration.field)]}
     places = list(dict.fromkeys(place for part in parts for place in governed[part]))
     above = [place for place in places if operator.attrgetter(place)(configuration) > 1]
     names = [how_to_set(type(configuration), place) for place in above or places]
     return one_of(names)
 
 
-def _left(trainer: Trainer) -> float:
+def _left(trainer: Trainer | DreamFieldsTrainer) -> float:
     prior: Any = trainer.prior
     c = _updated_at_each_step(share(trainer.configuration, trainer.world))
     every = trainer.configuration.occupancy.every if trainer.configuration.occupancy else 1
-    copy = Trainer(Scene(c, prior), prior)
+    copy = trainer.alike(Scene(c, prior))
     if trainer.step:
         copy.load_state(trainer.state(), {**trainer.facts(), "step": str(trainer.step)})
     latents = max(0, trainer.steps - trainer.step)
@@ -207,7 +224,7 @@ def _in_the_mean(spent: dict[str, float], every: int) -> float:
     return sum(seconds / (every if name == "occupancy" else 1) for name, seconds in spent.items())
 
 
-def _parts_of_step(trainer: Trainer, at: int) -> dict[str, float]:
+def _parts_of_step(trainer: SceneTrainer, at: int) -> dict[str, float]:
     """Seconds of the parts of step `at`, by the names that `Trainer.advance` gives them; `rest` is between them."""
     device, spent = trainer.device, dict[str, float]()
 
@@ -232,7 +249,7 @@ def _parts_of_step(trainer: Trainer, at: int) -> dict[str, float]:
     return {**spent, "rest": whole - sum(spent.values())}
 
 
-def _of_a_small_one(c: TextTo3D, prior: LatentDiffusionPrior) -> float:
+def _of_a_small_one(c: TextTo3D, prior: LatentDiffusionPrior | ClipGuide) -> float:
     """All steps' time, from a step of each stage with few rays and latents: what is computed grows with their number.
 
     The fit between the stages is left out, which is the work of some steps.
@@ -240,8 +257,12 @@ def _of_a_small_one(c: TextTo3D, prior: LatentDiffusionPrior) -> float:
     less = _smaller(c, prior.latent_shape[1])
     if not expectation(prior, memory(less, prior)).fits:
         raise MemoryError("not even a small one fits")
-    prior = prior.with_settings(noises=1)
-    trainer = Trainer(Scene(less, prior), prior)
+    trainer: SceneTrainer
+    if isinstance(prior, ClipGuide):
+        assert isinstance(less, DreamFields)
+        trainer = DreamFieldsTrainer(Scene(less, prior), ClipGuide(prior.clip, less))
+    else:
+        trainer = Trainer(Scene(less, alone := prior.with_settings(noises=1)), alone)
     seconds = c.steps * _grown(_parts_of_step(trainer, 0), c, less, trainer)
     if c.refinement is not None:
         trainer.scene.begin_refinement(4)
@@ -252,7 +273,12 @@ def _of_a_small_one(c: TextTo3D, prior: LatentDiffusionPrior) -> float:
 
 def _smaller(c: TextTo3D, size: int) -> TextTo3D:
     small: dict[str, Any] = {name: min(getattr(c, name), most) for name, most in SMALL.items()}
-    small["size"], small["settings"] = min(c.size, size), dataclasses.replace(c.settings, noises=1)
+    small["size"] = min(c.size, SMALL_PICTURE if isinstance(c, DreamFields) else size)
+    if isinstance(c, PriorGuided):
+        small["settings"] = dataclasses.replace(c.settings, noises=1)
+    elif isinstance(c, DreamFields):
+        side = min(c.augmentation.side, small["size"])
+        small["augmentation"] = dataclasses.replace(c.augmentation, crops=1, side=side)
     if isinstance(c.field, VoxelOptions):
         small["field"] = dataclasses.replace(c.field, resolution=min(c.field.resolution, SMALL_GRID))
     else:
@@ -273,22 +299,23 @@ def _work(c: TextTo3D, refined: bool, channels: int) -> dict[str, float]:
         views, side = c.refinement.views, c.refinement.size
     sizes = _sizes(c, channels)
     rays, latents = views * side**2, views * c.size**2
-    return {
+    found = {
         "render": rays * c.steps_per_ray,
-        "regularisers": rays,
-        "encoder": latents,
-        # The decoder's part does not grow with the noises: too long rather than too short.
-        "prior": latents * c.settings.noises,
         "optimiser": sizes.parameters,
         "occupancy": sizes.cells / (c.occupancy.every if c.occupancy else 1),
     }
+    if isinstance(c, DreamFields):
+        return {**found, "clip": views * c.augmentation.crops}
+    assert isinstance(c, PriorGuided)
+    # The decoder's part does not grow with the noises: too long rather than too short.
+    return {**found, "regularisers": rays, "encoder": latents, "prior": latents * c.settings.noises}
 
 
-def _grown(spent: dict[str, float], c: TextTo3D, less: TextTo3D, trainer: Trainer) -> float:
+def _grown(spent: dict[str, float], c: TextTo3D, less: TextTo3D, trainer: SceneTrainer) -> float:
     """Seconds of a step of `c`, from those that the parts of a step of `less` took."""
-    refined, channels = trainer.scene.refined, trainer.prior.latent_shape[0]
+    refined, channels = trainer.scene.refined, trainer.scene.prior.latent_shape[0]
     here, there = (_work(x, refined, channels) for x in (less, c))
     grown = {name: spent[name] * there[name] / here[name] for name in here if here[name]}
     # Backwards through renderer and encoder it takes as many times longer as forwards.
-    forwards = [sum(times[name] for name in ("render", "encoder")) for times in (spent, grown)]
+    forwards = [sum(times.get(name, 0.0) for name in ("render", "encoder")) for times in (spent, grown)]
     return sum(grown.values()) + spent["backward"] * forwards[1] / forwards[0] + spent["rest"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import UsageError
@@ -13,10 +13,10 @@ from ...runs.jobs import Job
 from ...runs.names import former_slug, name_of
 from ...runs.prompts import Prompt
 from ...runs.settings import hyphens
-from ..variants import configured, variant_name
+from ..variants import CLIP, configured, variant_name
 from . import command
 from .compiled import check_renderer
-from .sections import METHODS, TextTo3D
+from .sections import ALL_METHODS, DREAM_FIELDS, TextTo3D
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,19 +35,23 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace, **more: Any) -> li
     Raises:
         UsageError: an unknown method, one that lacks its renderer, or two choices of losses that are the same.
     """
-    methods = list(dict.fromkeys(map(hyphens, getattr(args, "method", ["latent-nerf"]))))
+    unsaid = [DREAM_FIELDS if command.guided_by_clip(args) else "latent-nerf"]
+    methods = list(dict.fromkeys(map(hyphens, getattr(args, "method", unsaid))))
     for method in methods:
-        if method not in METHODS:
-            raise UsageError(f"--method: expected some of {', '.join(METHODS)}; got {method!r}")
+        if method not in ALL_METHODS:
+            raise UsageError(f"--method: expected some of {', '.join(ALL_METHODS)}; got {method!r}")
+    if methods == [DREAM_FIELDS] and args.losses != ["full"]:
+        raise UsageError(f"--losses: the terms of the prior, which does not guide {DREAM_FIELDS}")
     jobs: list[Job] = []
     for prompt in prompts:
         for seed in dict.fromkeys(getattr(args, "seed", [0])):
             for method in methods:
                 said = {"prompt": prompt.text, "method": method, "seed": seed, **more}
-                configure = functools.partial(_configure, args, **said)
-                for losses, found in configured(args.losses, configure).items():
+                configure: Callable[[dict[str, Any]], TextTo3D] = functools.partial(_configure, args, **said)
+                choices = {CLIP: configure({})} if method == DREAM_FIELDS else configured(args.losses, configure)
+                for losses, found in choices.items():
                     labels = {"prompt": prompt.text, "method": method, "losses": losses, "seed": seed}
-                    rest = f"{variant_name(method, losses)}-seed{seed}"
+                    rest = f"{method if losses == CLIP else variant_name(method, losses)}-seed{seed}"
                     former = f"{_former_name(prompt.text)}-{rest}"
                     jobs.append(Job(f"{name_of(prompt.text)}-{rest}", labels, found, former))
     return jobs

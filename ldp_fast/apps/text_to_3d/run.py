@@ -13,10 +13,12 @@ from ...runs.experiment import Application
 from ...runs.profile import Profile
 from ..options import load_prior
 from .compiled import check_renderer
+from .dream_fields import DreamFieldsTrainer
 from .expected import TO_LOWER, check_fits, expect
+from .guide import ClipGuide, load_guide
 from .pictures.trajectories import TRAJECTORIES
 from .scene import Scene
-from .sections import NAME, TextTo3D, class_of
+from .sections import NAME, DreamFields, PriorGuided, TextTo3D, class_of
 from .trainer import Trainer
 
 # What may be left out, each of which takes a while.
@@ -28,6 +30,7 @@ LABELS = {
     "render": "renderer, forward",
     "backward": "backward (renderer, encoder)",
     "prior": "losses and gradient",
+    "clip": "CLIP and its crops",
     "regularisers": "regularisers",
     "occupancy": "occupancy grid",
     "optimiser": "optimiser",
@@ -48,7 +51,9 @@ def check_channels(prior: LatentDiffusionPrior) -> None:
         )
 
 
-def begin(configuration: TextTo3D, *, device: str | None = None, rank: int = 0, world: int = 1) -> Trainer:
+def begin(
+    configuration: TextTo3D, *, device: str | None = None, rank: int = 0, world: int = 1
+) -> Trainer | DreamFieldsTrainer:
     """A run's experiment at step 0.
 
     Args:
@@ -60,14 +65,35 @@ def begin(configuration: TextTo3D, *, device: str | None = None, rank: int = 0, 
         UsageError: a model, a prompt or a device that cannot be used, no renderer for the method, or too little memory.
     """
     check_renderer(configuration, device)
-    prior = load_prior(configuration, device)
-    check_channels(prior)
-    check_fits(configuration, prior, world)
-    return Trainer(Scene(configuration, prior), prior, rank=rank, world=world)
+    model = load(configuration, device)
+    if isinstance(model, LatentDiffusionPrior):
+        check_channels(model)
+    check_fits(configuration, model, world)
+    scene = Scene(configuration, model)
+    if isinstance(model, ClipGuide):
+        return DreamFieldsTrainer(scene, model, rank=rank, world=world)
+    return Trainer(scene, model, rank=rank, world=world)
+
+
+def load(configuration: TextTo3D, device: str | None = None) -> LatentDiffusionPrior | ClipGuide:
+    """What guides a run: the prior, or CLIP.
+
+    Args:
+        configuration: of the run.
+        device: in place of the configuration's.
+
+    Raises:
+        UsageError: see `load_prior` and `load_guide`.
+    """
+    if isinstance(configuration, PriorGuided):
+        return load_prior(configuration, device)
+    assert isinstance(configuration, DreamFields)
+    return load_guide(configuration, device)
 
 
 def _time_networks(trainer: Any, profile: Profile) -> None:
-    profile.time_prior(trainer.prior)
+    if isinstance(trainer, Trainer):
+        profile.time_prior(trainer.prior)
 
 
 APPLICATION = Application(

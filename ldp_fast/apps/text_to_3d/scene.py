@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ...guidance.loading import usable
 from ...guidance.models import LatentDiffusionModel
 from ...nerf import (
     Blob,
@@ -32,17 +33,19 @@ from ...runs.flags import from_file
 from ...runs.folder import require
 from ..options import load_prior
 from .cameras import CameraRanges, EncodedGreys
+from .colours import Colours
 from .compiled import check_renderer
 from .refinement import PICTURES, LatentToRgb
-from .sections import NAME, HashGridOptions, TextTo3D, VoxelOptions, class_of
+from .sections import NAME, DreamFields, HashGridOptions, PriorGuided, TextTo3D, VoxelOptions, class_of
 
 
-def field_of(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Module:
+def field_of(options: HashGridOptions | VoxelOptions, channels: int, *, colours: bool = False) -> nn.Module:
     """The field at the start.
 
     Args:
         options: of a configuration.
         channels: C of the latents.
+        colours: whether the channels are RGB, of which each lies in [0, 1] (a hash grid's).
 
     Raises:
         ValueError: a number that the field does not take.
@@ -65,7 +68,15 @@ def field_of(options: HashGridOptions | VoxelOptions, channels: int) -> nn.Modul
         initial=INITIAL if options.initial is None else options.initial,
     )
     outside = options.outside
-    field = LatentField(grid, options.hidden, channels=channels, bias=outside is not None, density_bias=blob)
+    activation = "sigmoid" if colours else "identity"
+    field = LatentField(
+        grid,
+        options.hidden,
+        channels=channels,
+        bias=outside is not None,
+        density_bias=blob,
+        activation=activation,
+    )
     if outside is not None:
         # The density is e to the power of the network's first output and the blob.
         *_, (_, bias) = field.linear_layers()
@@ -105,7 +116,7 @@ class Scene(nn.Module):
 
     Args:
         configuration: of a run (config.yaml).
-        prior: decodes; its VAE makes the greys of the background.
+        prior: decodes; its VAE makes the greys of the background. A field in RGB has `Colours`.
 
     Attributes:
         renderer: a `LatentRenderer`.
@@ -115,7 +126,7 @@ class Scene(nn.Module):
         size: latents per side in training (after refinement: pixels).
     """
 
-    def __init__(self, configuration: TextTo3D, prior: LatentDiffusionModel):
+    def __init__(self, configuration: TextTo3D, prior: LatentDiffusionModel | Colours):
         super().__init__()
         self.configuration, self.prior = configuration, prior
         channels = prior.latent_shape[0]
@@ -126,7 +137,7 @@ class Scene(nn.Module):
         cuda = [prior.device] if prior.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(configuration.seed)
-            field = field_of(configuration.field, channels)
+            field = field_of(configuration.field, channels, colours=isinstance(configuration, DreamFields))
             background = background_of(configuration, channels)
         behind = configuration.background
         self.greys: EncodedGreys | None = None
@@ -187,10 +198,22 @@ class Scene(nn.Module):
         Returns:
             Latents [V, C, h, w] (before refinement) or RGB [V, 3, H, W], with the background; the rendering itself.
         """
+        picture, opacity, out = self.training_layers(cameras, seed)
+        return self.behind(picture, opacity, shade), out
+
+    def training_layers(self, cameras: Cameras, seed: int) -> tuple[Tensor, Tensor, RenderOutput]:
+        """One rendering of training without greys, with its graph.
+
+        Args:
+            cameras: V of them.
+            seed: of the jitter.
+
+        Returns:
+            Latents [V, C, h, w] or RGB on black, multiplied by the opacity; opacity [V, 1, h, w]; the rendering itself.
+        """
         factor = self.rays_per_pixel
         out = self.renderer(cameras, self.size * factor, self.size * factor, seed=seed)
-        picture, opacity = self._picture(out, factor)
-        return self.behind(picture, opacity, shade), out
+        return (*self._picture(out, factor), out)
 
     def _picture(self, out: RenderOutput, factor: int) -> tuple[Tensor, Tensor]:
         """Latents (refined: RGB) without greys, and opacity, one for each `factor` × `factor` rays."""
@@ -334,6 +357,17 @@ def read_configuration(folder: pathlib.Path) -> TextTo3D:
     return from_file(class_of(plain), plain, path)
 
 
+def decoder_of(configuration: TextTo3D) -> LatentDiffusionModel | Colours:
+    """What shows a scene. What guided a field in RGB is not needed for that, and is not loaded.
+
+    Raises:
+        UsageError: an unknown model or device; a model that cannot be fetched.
+    """
+    if isinstance(configuration, PriorGuided):
+        return load_prior(configuration)
+    return Colours(usable(configuration.device or "cpu"), configuration.size)
+
+
 def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None = None) -> Scene:
     """The object of a run folder.
 
@@ -357,7 +391,6 @@ def load_scene(folder: pathlib.Path, step: int | None = None, device: str | None
     check_renderer(configuration, where)
     # What a GPU computes in half precision a CPU shows in full.
     dtype = configuration.dtype if where and where.startswith("cuda") else "float32"
-    prior = load_prior(dataclasses.replace(configuration, device=where, dtype=dtype))
-    scene = Scene(configuration, prior)
+    scene = Scene(configuration, decoder_of(dataclasses.replace(configuration, device=where, dtype=dtype)))
     load_scene_state(checkpoints.path_of(folder, steps[-1] if step is None else step), scene)
     return scene.eval()

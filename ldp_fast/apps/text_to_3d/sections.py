@@ -6,14 +6,19 @@ import dataclasses
 import math
 from typing import Any, ClassVar, Literal
 
+from ...guidance.loading import edition_of
 from ...runs.schedule import Ramp, constant
 from ...runs.settings import Wrong, hyphens, setting
-from ..options import RUN, ModelConfiguration
+from ..options import RUN, BaseConfiguration, ModelConfiguration
+from .clip_sections import BACKGROUNDS as BEHIND
+from .clip_sections import ClipGuided
 
 NAME = "text-to-3d"
-METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # and the preset of each
+METHODS = {"latent-nerf": "latent_nerf", "jacobian-nerf": "jacobian_nerf"}  # of the prior, and the preset of each
+DREAM_FIELDS = "dream-fields"
+ALL_METHODS = (*METHODS, DREAM_FIELDS)
 # Of the embedded model. With half as many one object in nine was wrong, striped or checkered all of them.
-EMBEDDED_STEPS = {"latent-nerf": 800, "jacobian-nerf": 1200}
+EMBEDDED_STEPS = {"latent-nerf": 800, "jacobian-nerf": 1200, DREAM_FIELDS: 600}
 EMBEDDED_REFINEMENT = 240
 BACKGROUNDS = ("greys", "network", "texture", "none")
 REGULARISERS = {
@@ -169,6 +174,13 @@ class OptimizerOptions:
         high=1,
         expected="a fraction between 0 and 1",
     )
+    warm_up: float = setting(
+        "fraction of the run over which the learning rate rises, from a tenth (default: 0; dream-fields: 0.15)",
+        low=0,
+        high=1,
+        default=0.0,
+        omitted=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,8 +209,8 @@ class RefinementOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     prompt: str = setting("what to make")
-    method: Literal["latent-nerf", "jacobian-nerf"] = setting(
-        f"how the object is made: {' or '.join(METHODS)} (default: latent-nerf)",
+    method: Literal["latent-nerf", "jacobian-nerf", "dream-fields"] = setting(
+        f"how the object is made: {', '.join(METHODS)} or {DREAM_FIELDS} (default: latent-nerf)",
         flag="method",
         metavar="M",
         group=RUN,
@@ -214,29 +226,12 @@ class _Run:
         default=0,
     )
     steps: int = setting(
-        f"iterations (default: the preset's; embedded model: {' or '.join(map(str, EMBEDDED_STEPS.values()))})",
+        f"iterations (default: the preset's, dream-fields: 10000; embedded model: "
+        f"{', '.join(map(str, EMBEDDED_STEPS.values()))})",
         flag="steps",
         metavar="N",
         group=RUN,
         low=1,
-    )
-    view_prompts: bool = setting(
-        'do not add "front view", "side view" and so on to the prompt', flag="no-view-prompts", group=RUN, default=True
-    )
-    variance_reduction: bool = setting(
-        "do not subtract the sampled noise from the gradient (SJC's var_red False)",
-        flag="no-variance-reduction",
-        group=RUN,
-        default=True,
-    )
-    sigma_range: tuple[float, float] | None = setting(
-        "lowest and highest noise level σ/α, in place of --timestep-range",
-        flag="sigma-range",
-        metavar="LOW HIGH",
-        group=RUN,
-        default=None,
-        low=0,
-        ordered=True,
     )
     size: int = setting(
         "latents per side of a view (default: 64; embedded model: 16)", flag="size", metavar="N", group=RUN, low=1
@@ -266,7 +261,7 @@ class _Run:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextTo3D(ModelConfiguration, _Run):
+class TextTo3D(BaseConfiguration, _Run):
     """A run of text-to-3D; of which method, its class says: see `class_of`."""
 
     application: ClassVar[str] = NAME
@@ -306,28 +301,91 @@ class TextTo3D(ModelConfiguration, _Run):
         for name in {"greys": ("low", "high"), "texture": ("size",)}.get(behind.kind, ()):
             if getattr(behind, name) is None:
                 raise Wrong(f"background.{name}", f"expected a number for {behind.kind}, got nothing")
-        if self.method == "jacobian-nerf" and self.refinement is not None:
-            raise Wrong("refinement", "expected nothing, as jacobian-nerf runs without one")
+        if self.method != "latent-nerf" and self.refinement is not None:
+            raise Wrong("refinement", f"expected nothing, as {self.method} runs without one")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentNerf(TextTo3D):
+class PriorGuided(TextTo3D, ModelConfiguration):
+    """A run that the prior guides."""
+
+    view_prompts: bool = setting(
+        'do not add "front view", "side view" and so on to the prompt', flag="no-view-prompts", group=RUN, default=True
+    )
+    variance_reduction: bool = setting(
+        "do not subtract the sampled noise from the gradient (SJC's var_red False)",
+        flag="no-variance-reduction",
+        group=RUN,
+        default=True,
+    )
+    sigma_range: tuple[float, float] | None = setting(
+        "lowest and highest noise level σ/α, in place of --timestep-range",
+        flag="sigma-range",
+        metavar="LOW HIGH",
+        group=RUN,
+        default=None,
+        low=0,
+        ordered=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentNerf(PriorGuided):
     """A run of Latent-NeRF's way."""
 
     field: HashGridOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JacobianNerf(TextTo3D):
-    """A run of SJC's way. It has a flag for all that either method has."""
+class JacobianNerf(PriorGuided):
+    """A run of SJC's way."""
 
     field: VoxelOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DreamFields(ClipGuided, TextTo3D):
+    """A run of DreamFields' way: CLIP guides, and the field is in RGB."""
+
+    field: HashGridOptions
+
+    @property
+    def edition(self) -> int:
+        """Of the CLIP's weights; the model is not computed with."""
+        return edition_of(self.guide)
+
+    def check(self) -> None:
+        """See `Configuration.check`."""
+        super().check()
+        if self.regularisers:
+            raise Wrong("regularisers", f"expected none, as {DREAM_FIELDS} has the transmittance loss instead")
+        if self.background.kind != "greys":
+            said = f"expected greys, as {DREAM_FIELDS} has random backgrounds in training; got {self.background.kind}"
+            raise Wrong("background.kind", said)
+        if self.augmentation.side > self.size:
+            raise Wrong(
+                "augmentation.side", f"expected at most the {self.size} pixels of a view, got {self.augmentation.side}"
+            )
+        if not self.augmentation.backgrounds:
+            raise Wrong("augmentation.backgrounds", f"expected some of {', '.join(BEHIND)}, got nothing")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnyMethod(ClipGuided, JacobianNerf):
+    """What has a flag for all that any of the methods has; not a run."""
+
+
+_CLASSES: dict[str, type[TextTo3D]] = {
+    "latent-nerf": LatentNerf,
+    "jacobian-nerf": JacobianNerf,
+    DREAM_FIELDS: DreamFields,
+}
 
 
 def class_of(plain: Any) -> type[TextTo3D]:
     """The class of the method that plain settings name."""
     method, field = plain.get("method"), plain.get("field")
-    if not isinstance(method, str) or hyphens(method) not in METHODS:
+    if not isinstance(method, str) or hyphens(method) not in _CLASSES:
         # Whatever is wrong with the method is then the only thing that is wrong.
         method = "jacobian-nerf" if isinstance(field, dict) and "resolution" in field else "latent-nerf"
-    return JacobianNerf if hyphens(method) == "jacobian-nerf" else LatentNerf
+    return _CLASSES[hyphens(method)]

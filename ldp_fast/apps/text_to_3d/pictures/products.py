@@ -13,6 +13,7 @@ from torch import Tensor
 from ....errors import UsageError
 from ....runs import image_files
 from ....runs.films import require_mp4, write_gif, write_mp4
+from ..colours import Colours
 from .frames import render_frames
 from .trajectories import trajectory
 
@@ -63,7 +64,7 @@ def write_turntable(
 
     cameras = trajectory("orbit", frames, **scene.orbit)
     # On a CPU the decoder takes nearly all of a film's time, and four times as long for twice the latents per side.
-    fast = scene.refined or scene.prior.device.type != "cpu"
+    fast = scene.refined or isinstance(scene.prior, Colours) or scene.prior.device.type != "cpu"
     pictures = render_frames(scene, cameras, size=scene.display_size if fast else scene.size)
     shown = tqdm(pictures, total=frames, desc="turntable", unit="view", disable=not progress)
     pixels = [image_files.to_pixels(picture[None])[0] for picture in shown]

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ....errors import UsageError
+from ..colours import Colours
 from .page import Page
 from .pictures import View, Viewable, draw
 from .worker import Turns, Worker
@@ -179,7 +180,8 @@ class Viewer:
             seconds = time.perf_counter() - started - waited
             self._seconds[_cost(view)] = seconds
             height, width = view.shape()
-            size = f"{width} × {height} {'pixels' if self._scene.refined else 'latents'}"
+            coloured = self._scene.refined or isinstance(self._scene.prior, Colours)
+            size = f"{width} × {height} {'pixels' if coloured else 'latents'}"
             if name in self._visitors:  # who has left meanwhile cannot be sent anything
                 visitor.show(picture, f"{size} in {1000 * seconds:.0f} ms", view == wanted)
         except Exception as error:
