@@ -1,17 +1,23 @@
-"""Metrics that can be computed offline: CLIP retrieval (R-Precision), colour saturation, cleanliness of renderings."""
+"""Metrics: retrieval and score by CLIP, FID, KID, LPIPS, colour, renderings, truth; nothing is downloaded unasked."""
 
-from .clip_score import clip_cosines, clip_score
+from .clip_score import clip_cosines, clip_scores
 from .colour import clipped_fraction, saturation
+from .features import ClipFeatures, InceptionFeatures
 from .frechet import fid, kid
+from .lpips import Lpips, all_pairs, pairwise
 from .prompts import object_centric_coco
 from .rendering import normal_noise, outline_fog
 from .retrieval import ClipScorer, bootstrap_interval, judge_of, n_way, r_precision
 
 __all__ = [
+    "ClipFeatures",
     "ClipScorer",
+    "InceptionFeatures",
+    "Lpips",
+    "all_pairs",
     "bootstrap_interval",
     "clip_cosines",
-    "clip_score",
+    "clip_scores",
     "clipped_fraction",
     "fid",
     "judge_of",
@@ -20,6 +26,7 @@ __all__ = [
     "normal_noise",
     "object_centric_coco",
     "outline_fog",
+    "pairwise",
     "r_precision",
     "saturation",
 ]

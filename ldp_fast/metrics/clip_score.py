@@ -33,7 +33,7 @@ def clip_cosines(scorer: Scorer, images: torch.Tensor, captions: Sequence[str]) 
     return (seen * features_of_captions(scorer, captions).double().cpu()).sum(1)
 
 
-def clip_score(cosines: torch.Tensor) -> torch.Tensor:
+def clip_scores(cosines: torch.Tensor) -> torch.Tensor:
     """100·max(cos, 0) of each picture; a set of pictures has the mean of these.
 
     Of one picture it is torchmetrics' CLIPScore, which takes the mean of a set first and 0 instead of a negative mean

@@ -26,6 +26,12 @@ def words(out: pathlib.Path, *more: str) -> list[str]:
     return ["ablate", "a red cube", *short, *more]
 
 
+def test_a_prompt_that_the_judge_does_not_read_whole(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "ablation"
+    assert run(["ablate", " ".join(["a red cube"] * 9), *words(out)[2:]]) == 2
+    assert "these words would be lost" in capsys.readouterr().err and not out.exists(), "before hours of work"
+
+
 @pytest.mark.usefixtures("plain_losses")
 def test_figure_and_numbers(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

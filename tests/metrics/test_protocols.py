@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldp_fast.errors import UsageError
-from ldp_fast.metrics import ClipScorer, bootstrap_interval, clip_cosines, clip_score, n_way, r_precision
+from ldp_fast.metrics import ClipScorer, bootstrap_interval, clip_cosines, clip_scores, n_way, r_precision
 
 from ..support.clip import SIZE, save_clip
 
@@ -144,8 +144,8 @@ def test_the_clip_score_is_torchmetrics(tmp_path: pathlib.Path) -> None:
     for i in range(6):
         metric = CLIPScore(parts)
         expected = metric(pictures[i : i + 1], captions[i : i + 1])
-        assert float(clip_score(cosines)[i]) == pytest.approx(float(expected), abs=1e-3)
-    assert clip_score(torch.tensor([-0.5, 0.25])).tolist() == [0, 25]
+        assert float(clip_scores(cosines)[i]) == pytest.approx(float(expected), abs=1e-3)
+    assert clip_scores(torch.tensor([-0.5, 0.25])).tolist() == [0, 25]
     one = clip_cosines(scorer, pictures / 255, ["a"])
     torch.testing.assert_close(one[0], cosines[0], rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="clip_cosines: captions: expected 6, one an image, or 1, got 2"):

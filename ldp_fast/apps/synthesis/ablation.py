@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     check_fits(base, prior)
     clip = args.clip or (judge_of(model) if embedded else OPENAI)
     scorer = ClipScorer.from_pretrained(reachable("--clip", clip, "config.json"))
+    scorer.clip.require_fits(prompts)
     files.write_json(folder / "ablation.json", {"plan": plan})
     for name in VARIANTS:
         if finished(folder / name):
