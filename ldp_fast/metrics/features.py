@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -138,7 +139,7 @@ class InceptionFeatures:
         read_weights(path)  # before the library does, which would run what a pickle asks for
         try:
             network = kind("inception-v3-compat", ["2048"], str(path))
-        except RuntimeError as error:
+        except (RuntimeError, pickle.UnpicklingError) as error:  # the second for files of another format
             raise UsageError(f"weights: expected those of Inception of 2015 in {path}: {reason(error)}") from None
         if resizer != "tf1-bilinear" and not hasattr(network, "use_antialias"):
             raise UsageError(f"resizer: {resizer} needs torchmetrics of at least 1.9")

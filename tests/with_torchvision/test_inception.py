@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -78,9 +79,11 @@ def test_fid_and_kid_are_torchmetrics(weights: pathlib.Path, pictures: torch.Ten
     assert fid(one, two) == pytest.approx(float(their_fid.compute()), rel=1e-3)
 
 
-def test_weights_of_another_network_are_refused(tmp_path: pathlib.Path) -> None:
-    torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(UsageError, match=r"weights: expected those of Inception of 2015 in .*other\.pth: ") as raised:
-        InceptionFeatures.load(tmp_path / "other.pth")
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_weights_of_another_network_are_refused(ending: str, tmp_path: pathlib.Path) -> None:
+    path, state = tmp_path / f"other.{ending}", {"features.0.weight": torch.zeros(2)}
+    (torch.save if ending == "pth" else save_file)(state, path)
+    with pytest.raises(UsageError, match=r"weights: expected those of Inception of 2015 in .*other\.\w+: ") as raised:
+        InceptionFeatures.load(path)
     assert "\n" not in str(raised.value)
     assert features.INCEPTION_ADDRESS == theirs.URL_INCEPTION_V3
