@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
 OPERATORS_FIRST = ("bench_feature_matching.py",)
 SECTIONS = ("bench_decoder.py", "bench_step.py", "bench_renderer.py", "bench_checks.py", contention_report.FILE)
-SECTIONS += ("microbenchmarks.py",)
+SECTIONS += ("bench_lpips.py", "microbenchmarks.py")
 
 INTRODUCTION = """\
 # Performance
@@ -72,6 +72,14 @@ done when a decoder is made and when something has changed: features and gradien
 `looking at the scheduler` is done in every step; `asking how noise is added` where somebody has put another method in
 the place of diffusers', when it is first seen. `making a prior` has the comparison and the check of the networks
 (`benchmarks/bench_checks.py`).
+"""
+
+LPIPS = """\
+## LPIPS of all pairs
+
+Distances of all pairs of pictures of 128 px by the embedded CLIP and VAE (`benchmarks/bench_lpips.py`). `loop, pictures
+anew` puts both pictures of every pair through the network, as lpips' own script does, and `ours` begins with the same
+pictures. `loop, features kept` and `ours, features kept` begin with features that are there.
 """
 
 OPERATORS = """\
@@ -244,6 +252,8 @@ def document(machines: Sequence[Results], figures: Sequence[dict[str, str]]) -> 
         contention_report.section([(m, named("Measured on", m, contention_report.FILE)) for m in machines]),
         renderer_report.cpu_section(cpus),
         renderer_report.gpu_section(gpus),
+        LPIPS,
+        group_section(machines, figures, "bench_lpips.py", ["lpips of all pairs, "], []),
         OPERATORS,
         operators_section(machines),
         ABSENT,
