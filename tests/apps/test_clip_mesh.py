@@ -1,0 +1,189 @@
+"""CLIP-Mesh as a command: a run, the rest of one, its products, a sweep and its metric, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ldp_fast.apps import registry
+from ldp_fast.apps.clip_mesh import products
+from ldp_fast.apps.clip_mesh.configuration import ClipMesh, resolve
+from ldp_fast.apps.clip_mesh.experiment import ClipMeshExperiment
+from ldp_fast.apps.clip_mesh.guide import Guide, load_guide
+from ldp_fast.apps.clip_mesh.run import begin, expect, load_sculpture
+from ldp_fast.cli import main
+from ldp_fast.runs import checkpoints, image_files
+
+pytest.importorskip("deodr")
+trimesh = pytest.importorskip("trimesh")
+
+SMALL: dict[str, Any] = {"level": 1, "refinement": 1, "texture": 8, "views": 2, "size": 32}
+FLAGS = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+PROMPT = "a red cube"
+
+
+@pytest.fixture(scope="module")
+def guide() -> Guide:
+    return load_guide(configuration())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films of few, small pictures."""
+    monkeypatch.setattr(products, "FRAMES", 4)
+    monkeypatch.setattr(products, "SIZE", 32)
+
+
+def configuration(**said: Any) -> ClipMesh:
+    return ClipMesh.from_plain(resolve({"prompt": PROMPT, "device": "cpu", "steps": 4, **SMALL, **said}))
+
+
+def command(*words: str) -> int:
+    return main(["clip-mesh", *words])
+
+
+def test_a_run_leaves_views_a_film_and_a_mesh(tmp_path: pathlib.Path, quick: None) -> None:
+    folder = tmp_path / "run"
+    assert command(PROMPT, *FLAGS, "--steps", "3", "--out", str(folder), "--preview", "2") == 0
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished" and record["step"] == 3 and set(record["last"]) == {"clip", "laplacian"}
+    for name in ("config.yaml", "preview.png", "turntable.mp4", "turntable.gif", "mesh.glb"):
+        assert (folder / name).stat().st_size > 0
+    views = image_files.read_images([folder / "views.png"])[0]
+    assert views.shape == (3, 96, 96) and views.std() > 0.01
+    about = json.loads((folder / "mesh.json").read_text())
+    assert about["watertight"] and (about["vertices"], about["faces"]) == (162, 320)
+    scene = trimesh.load(folder / "mesh.glb")
+    (mesh,) = scene.geometry.values()
+    assert len(mesh.faces) == 320 and mesh.visual.kind == "texture"
+    assert mesh.visual.material.baseColorTexture.size == (8, 8)
+    sculpture = load_sculpture(folder, configuration(steps=3))
+    wanted = sculpture.mesh.positions().detach().numpy()
+    distance = np.abs(mesh.vertices[:, None] - wanted).sum(2).min(1)
+    assert distance.max() < 1e-5 and mesh.volume == pytest.approx(about["volume"], rel=1e-4)
+
+
+def test_a_resumed_run_is_the_whole_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [PROMPT, *FLAGS, "--steps", "4", "--checkpoint-every", "2", "--no-film", "--no-mesh"]
+    monkeypatch.setattr(products, "SIZE", 32)
+    assert command(*words, "--out", str(tmp_path / "whole")) == 0
+    advance = ClipMeshExperiment.advance
+
+    def cut_off(self: ClipMeshExperiment, *args: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        advance(self, *args)
+
+    monkeypatch.setattr(ClipMeshExperiment, "advance", cut_off)
+    assert command(*words, "--out", str(tmp_path / "parts")) == 130
+    assert f"ldp-fast clip-mesh --resume {tmp_path / 'parts'}" in capsys.readouterr().err
+    monkeypatch.setattr(ClipMeshExperiment, "advance", advance)
+    assert command("--resume", str(tmp_path / "parts"), "--no-film", "--no-mesh") == 0
+    for name in ("views.png", "config.yaml"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    whole, parts = (
+        checkpoints.read(checkpoints.path_of(tmp_path / name, 4), configuration().fingerprint())
+        for name in ("whole", "parts")
+    )
+    assert checkpoints.digest(whole[0]) == checkpoints.digest(parts[0]) and whole[1] == parts[1]
+
+
+def test_it_follows_clip(guide: Guide) -> None:
+    experiment = ClipMeshExperiment(configuration(steps=12, learning_rate=0.03), guide)
+    seen = []
+    while experiment.step < 12:
+        experiment.advance()
+        seen.append(experiment.latest()["clip"])
+    assert np.mean(seen[-3:]) < np.mean(seen[:3]) - 0.02
+    assert not experiment.not_finite()
+    experiment.sculpture.mesh.control.data[0] = float("nan")
+    assert experiment.not_finite() == ["control points are"]
+
+
+def test_untextured_pictures_move_the_shape_alone(guide: Guide) -> None:
+    experiment = ClipMeshExperiment(configuration(views=1, untextured=0.5), guide)
+    mesh = experiment.sculpture.mesh
+    start = mesh.texture.detach().clone()
+    moved = []
+    while experiment.step < 4:
+        experiment.advance()
+        moved.append(not torch.equal(mesh.texture, start))
+    assert moved == [False, False, True, True]
+    assert not torch.equal(mesh.control, begin(configuration()).sculpture.mesh.control)
+
+
+def test_weight_and_step_size_fall(guide: Guide) -> None:
+    experiment = ClipMeshExperiment(configuration(steps=1000), guide)
+    assert experiment.laplacian_weight() == 30
+    # The source's own recursion, at the same part of its 5 000 steps.
+    weight = 30.0
+    for step in range(1, 2001):
+        weight = (weight - 0.6) * 10 ** (-step * 1e-6) + 0.6
+    experiment.step = 400
+    assert experiment.laplacian_weight() == pytest.approx(weight, rel=1e-2)
+    experiment.step = 999
+    experiment.advance()
+    assert experiment.weights()["lr"] == pytest.approx(0.01 * 10 ** (-2e-4 * 5000 * 0.999))
+
+
+def test_what_it_takes_is_said(guide: Guide) -> None:
+    experiment = ClipMeshExperiment(configuration(steps=50), guide)
+    before = experiment.state()
+    found = expect(experiment)
+    assert found.seconds is not None and found.seconds > 0 and 1e5 < found.needed < 1e9
+    after = experiment.state()
+    assert experiment.step == 0 and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_sweep_and_its_metric(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(products, "SIZE", 32)
+    (tmp_path / "prompts.txt").write_text("a red cube\na blue cone\n")
+    out = str(tmp_path / "out")
+    words = ["sweep", str(tmp_path / "prompts.txt"), "--application", "clip-mesh", "--out", out]
+    assert main([*words, "--steps", "1", *FLAGS, "--no-film", "--no-mesh", "--seeds", "3"]) == 0
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    jobs = [(job["prompt"], job["losses"], job["seed"], len(job["hits"])) for job in table["jobs"]]
+    assert jobs == [(prompt, "clip", 3, 3) for prompt in ("a red cube", "a blue cone")]
+    assert "| clip-mesh |" in capsys.readouterr().out
+    assert main([*words, "--losses", "lsd"]) == 2
+    assert "--losses: clip-mesh is guided by CLIP and does not have these terms" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], 'prompt: expected one, such as ldp-fast clip-mesh "a red torus"'),
+        (["a rd cube"], "did you mean 'red'?"),
+        ([PROMPT, "--model", "no/such/model"], "--model: there is no folder 'no/such/model'"),
+        ([PROMPT, "--size", "4"], "--size: expected a whole number between 8 and 4096, got 4"),
+        ([PROMPT, "--level", "5", "--refinement", "3"], "--refinement: expected at most 2 with a level of 5"),
+        ([PROMPT, "--rasteriser", "opengl"], "--rasteriser: expected one of deodr, nvdiffrast, got 'opengl'"),
+        ([PROMPT, "--rasteriser", "nvdiffrast"], "--rasteriser: nvdiffrast is not installed: pip install"),
+        ([PROMPT, "--background", "blue"], "--background: expected one of random, greys, got 'blue'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    words: list[str], said: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*words, "--out", str(tmp_path / "out")) == 2
+    found = capsys.readouterr().err.splitlines()
+    assert len(found) == 1 and said in found[0], found
+    assert not (tmp_path / "out").exists()
+
+
+def test_its_defaults_are_those_of_the_model() -> None:
+    full = resolve({"prompt": "an owl", "model": "openai/clip-vit-base-patch32", "device": "cuda"})
+    assert (full["views"], full["size"], full["texture"], full["rasteriser"]) == (25, 512, 512, "nvdiffrast")
+    assert full["dtype"] == "float32" and full["cameras"]["radius"] == [5.0, 12.0]
+    small = resolve({"prompt": "a red cube", "model": "primitives/judge", "device": "cpu"})
+    assert (small["views"], small["background"], small["rasteriser"]) == (8, "greys", "deodr")
+    assert registry.find("clip_mesh").application.name == "clip-mesh"
