@@ -1,7 +1,7 @@
-"""`ldp-fast evaluate`: measures what was made.
+"""`ldp-fast evaluate`: measures what was made, and any pictures.
 
-`r-precision`: a folder of runs, by the paper's protocol (§4.1). `truth`: runs of the embedded model's world, against
-the solids that their prompts ask for.
+`r-precision`, `clip-score`, `fid`, `kid`, `lpips` and `colour` look at folders of pictures and at views of runs;
+`truth` at runs of the embedded model's world, against the solids that their prompts ask for.
 """
 
 from __future__ import annotations
@@ -9,126 +9,236 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...runs.flags import number
+from ...errors import UsageError
 from ...runs.prompts import read_prompts
 from .. import registry
 from ..options import check_device_flag
+from ..targets import check_writable
 from . import evidence, truth_report
+from .arguments import DISTRACTORS, add_arguments
+from .features import Keeping
+from .gathered import SEEDS, Gathered, Looking, gather, kind_of
 from .report import as_markdown
-from .retrieval import OPENAI, evaluate_r_precision
+from .results import as_json, base_of, listed, notes, write
 from .truth import evaluate_truth
+from .verdicts import DREAMFIELDS, PAPER
 
-EXAMPLES = """\
-examples:
-  ldp-fast evaluate r-precision out/sweep
-  ldp-fast evaluate r-precision out/sweep --clip openai/clip-vit-base-patch16 --prompts all.txt --seeds 0 1 2 3 4
-  ldp-fast evaluate truth out/sweep --reachable
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the metrics and their flags."""
-    parser.epilog = EXAMPLES
-    metrics = parser.add_subparsers(dest="metric", metavar="METRIC", required=True, prog=parser.prog)
-    retrieval = metrics.add_parser(
-        "r-precision",
-        help="how often CLIP finds the prompt of a view among 99 others",
-        description="Measure how often CLIP finds a finished object's prompt among others, from a random view of it.",
-        epilog=EXAMPLES,
-        formatter_class=parser.formatter_class,
-    )
-    retrieval.add_argument(
-        "folder", type=pathlib.Path, metavar="DIR", help="a sweep's folder, or one with several runs"
-    )
-    retrieval.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[0, 1, 2],
-        metavar="SEED",
-        help="seeds of the random cameras and of the distractors; one measurement each (default: 0 1 2)",
-    )
-    retrieval.add_argument(
-        "--distractors", type=int, default=99, metavar="N", help="other prompts to choose from, for a view"
-    )
-    retrieval.add_argument(
-        "--clip",
-        metavar="MODEL",
-        help=f"CLIP model that compares views with prompts (default: the embedded model's judge, else {OPENAI})",
-    )
-    retrieval.add_argument(
-        "--prompts",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="file with prompts to draw distractors from, one a line (default: the prompts of DIR, and for the "
-        "embedded model all captions of its world)",
-    )
-    retrieval.add_argument(
-        "--elevation",
-        nargs=2,
-        type=number,
-        metavar=("LOW", "HIGH"),
-        help="height of the random cameras, in degrees above the horizon (default: as each run was trained)",
-    )
-    retrieval.add_argument(
-        "--application", metavar="MODULE:NAME", help="the application of your own whose runs DIR holds"
-    )
-    retrieval.add_argument(
-        "--device",
-        help="where to compute: cpu, cuda, cuda:1, … (default: the runs'; for CLIP a GPU if there is one)",
-    )
-    _add_truth(metrics, parser.formatter_class)
-
-
-def _add_truth(metrics: Any, formatter: Any) -> None:
-    truth = metrics.add_parser(
-        "truth",
-        help="whether objects are the solids that the embedded model's captions ask for",
-        description="Measure the shape, colours and cleanliness of finished objects of the embedded model against the "
-        "solids that their prompts ask for, over the best rotation about the vertical axis, scale and shift.",
-        epilog=EXAMPLES,
-        formatter_class=formatter,
-    )
-    truth.add_argument("folder", type=pathlib.Path, metavar="DIR", help="a run, a sweep's folder, or one with runs")
-    truth.add_argument(
-        "--reachable",
-        action="store_true",
-        help="measure the solids themselves too, voxelised and through the VAE: what could be reached",
-    )
-    truth.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: the runs')")
+__all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns 0."""
     check_device_flag(args.device)
     if args.metric == "truth":
-        measured = evaluate_truth(
-            args.folder,
-            device=args.device,
-            resolution=evidence.RESOLUTION,
-            through=args.reachable,
-            told=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-        print(truth_report.as_markdown(measured))
-        print(f"{args.folder / 'truth.json'} (every measure), {args.folder / 'truth.png'} (the worst beside the truth)")
-        return 0
+        return _truth(args)
     if args.application is not None:
         registry.find(args.application)  # from now on its runs are known
+    _check(args)
+    with warnings.catch_warnings():
+        # Pillow's, of large pictures: what is too large is an error of ours.
+        warnings.filterwarnings("ignore", message="Image size .* exceeds limit", category=Warning)
+        RUN[args.metric](args)
+    return 0
+
+
+def _truth(args: argparse.Namespace) -> int:
+    measured = evaluate_truth(
+        args.folder, device=args.device, resolution=evidence.RESOLUTION, through=args.reachable, told=_told
+    )
+    print(truth_report.as_markdown(measured))
+    print(f"{args.folder / 'truth.json'} (every measure), {args.folder / 'truth.png'} (the worst beside the truth)")
+    return 0
+
+
+def _told(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses flags that are out of range."""
+    if args.seeds and min(args.seeds) < 0:
+        raise UsageError(f"--seeds: expected at least 0, got {min(args.seeds)}")
+    if args.elevation is not None and not -90 <= args.elevation[0] <= args.elevation[1] <= 90:
+        low, high = args.elevation
+        raise UsageError(f"--elevation: expected -90 <= LOW <= HIGH <= 90, got {low:g} {high:g}")
+    if not all(0 <= value <= 255 for value in args.background):
+        raise UsageError(f"--background: expected three numbers from 0 to 255, got {args.background}")
+    if getattr(args, "prompt", None) is not None and not args.prompt.strip():
+        raise UsageError("--prompt: expected a caption, got an empty one")
+    if getattr(args, "alike", 0) < 0:
+        raise UsageError(f"--alike: expected at least 0, got {args.alike}")
+    if getattr(args, "size", None) is not None and args.size < 1:
+        raise UsageError(f"--size: expected at least 1, got {args.size}")
+
+
+def looking_of(args: argparse.Namespace) -> Looking:
+    """How runs are looked at, by the flags."""
+    height = args.elevation and (args.elevation[0], args.elevation[1])
+    seeds = args.seeds or (SEEDS[:1] if args.metric == "lpips" else SEEDS)
+    return Looking(tuple(dict.fromkeys(seeds)), height, args.device, out=args.out)
+
+
+def _gathered(
+    args: argparse.Namespace, paths: Sequence[pathlib.Path], *, captions: bool
+) -> tuple[pathlib.Path, Gathered, Gathered | None, Keeping]:
+    """Where to write, the pictures of some paths, those of --against, and where vectors are kept."""
+    base = base_of(paths, args.out)
+    looking = looking_of(args)
+    found = gather(paths, captions=captions, prompt=getattr(args, "prompt", None), looking=looking)
+    asked = getattr(args, "against", None)
+    against = gather(asked, captions=False, looking=looking) if asked else None
+    for line in [*notes(found), *(notes(against) if against else ())]:
+        _told(f"note: {line}")
+    return base, found, against, Keeping(base / "features", tuple(args.background))
+
+
+def finish(
+    args: argparse.Namespace,
+    base: pathlib.Path,
+    result: dict[str, Any],
+    table: str,
+    picture: tuple[bytes, str] | None = None,
+) -> None:
+    """Writes and prints a result.
+
+    Args:
+        args: the command line.
+        base: the folder of the files.
+        result: what the JSON holds.
+        table: for people.
+        picture: PNG, and what it shows.
+    """
+    paths = write(base, args.metric, result, picture and picture[0])
+    if args.out is None:
+        listed(args.paths)
+    if args.json:
+        print(as_json(result))
+        return
+    print(table)
+    shown = f", {paths[1]} ({picture[1]})" if picture else ""
+    print(f"{paths[0]} (every picture){shown}")
+
+
+def _retrieval(args: argparse.Namespace) -> None:
+    from .retrieval import evaluate_r_precision
+
     pool = None
     if args.prompts is not None:
-        told = read_prompts(args.prompts, lambda message: print(f"note: {message}", file=sys.stderr))
+        told = read_prompts(args.prompts, lambda message: _told(f"note: {message}"))
         pool = [prompt.text for prompt in told]
-    found = evaluate_r_precision(
-        args.folder,
-        seeds=args.seeds,
-        distractors=args.distractors,
-        clip=args.clip,
-        pool=pool,
-        elevation=args.elevation and (args.elevation[0], args.elevation[1]),
-        device=args.device,
+    distractors = DISTRACTORS if args.distractors is None else args.distractors
+    if distractors < 1:
+        raise UsageError(f"--distractors: expected at least 1, got {distractors}")
+    if args.protocol == DREAMFIELDS:
+        for name in ("distractors", "seeds", "elevation"):
+            if getattr(args, name) is not None:
+                raise UsageError(
+                    f"--{name}: expected only with --protocol {PAPER}; {DREAMFIELDS} takes the whole list, and a fixed "
+                    f"camera"
+                )
+    kinds = {path: kind_of(path) for path in dict.fromkeys(args.paths)}
+    folders = [path for path, kind in kinds.items() if kind == "pictures"]
+    runs = [path for path in kinds if path not in folders]
+    if args.out is not None and len(runs) + bool(folders) > 1:
+        raise UsageError("--out: expected with one folder of runs, or with folders of pictures alone")
+    if args.prompt is not None and runs:
+        raise UsageError(f"--prompt: {runs[0]} holds runs, which have prompts of their own")
+    more = {"kind": args.protocol, "distractors": distractors, "pool": pool, "known": args.candidates is not None}
+    results = []
+    for path in runs:
+        check_writable(args.out or path)
+        looking = looking_of(args)
+        result = evaluate_r_precision(
+            path,
+            **more,
+            seeds=looking.seeds,
+            clip=args.clip,
+            elevation=looking.elevation,
+            device=args.device,
+            truncate=args.truncate,
+            out=args.out,
+        )
+        results.append(result)
+        if not args.json:
+            print(as_markdown(result))
+            base = args.out or path
+            print(f"{base / 'evaluation.json'} (every view and its verdict), {base / 'evaluation.png'} (the worst)")
+    if folders:
+        results.append(_folder_retrieval(args, folders, more))
+    if args.json:
+        print(as_json(results[0] if len(results) == 1 else results))
+
+
+def _folder_retrieval(args: argparse.Namespace, folders: list[pathlib.Path], more: dict[str, Any]) -> dict[str, Any]:
+    from . import folder_retrieval
+    from .clips import Judge, load_clip
+
+    base, found, _, keeping = _gathered(args, folders, captions=True)
+    clips = [load_clip(name, found.model, args.device) for name in dict.fromkeys(args.clip or [None])]
+    judges = [Judge(clip, keeping, args.truncate) for clip in clips]
+    result, image = folder_retrieval.evaluate_folders(found, judges, seeds=looking_of(args).seeds, **more)
+    paths = write(base, args.metric, result, image)
+    if not args.json:
+        print(folder_retrieval.as_markdown(result))
+        print(f"{paths[0]} (every picture), {paths[1]} (the worst)")
+    return result
+
+
+def _colour(args: argparse.Namespace) -> None:
+    from . import colours
+
+    base, found, _, keeping = _gathered(args, args.paths, captions=False)
+    result = colours.evaluate_colour(found, keeping)
+    finish(args, base, result, colours.as_markdown(result))
+
+
+def _clip_score(args: argparse.Namespace) -> None:
+    from . import clip_scores
+    from .clips import Judge, load_clip
+
+    base, found, _, keeping = _gathered(args, args.paths, captions=True)
+    clips = [load_clip(name, found.model, args.device) for name in dict.fromkeys(args.clip or [None])]
+    result = clip_scores.evaluate_clip_score(found, [Judge(clip, keeping, args.truncate) for clip in clips])
+    finish(args, base, result, clip_scores.as_markdown(result))
+
+
+def _distance(args: argparse.Namespace) -> None:
+    from . import distances
+
+    base, found, against, keeping = _gathered(args, args.paths, captions=False)
+    assert against is not None
+    resizer = args.resizer.replace("-bilinear", " bilinear") if args.resizer.startswith("anti") else args.resizer
+    features = distances.load_features(args.features, args.weights, resizer, found.model, args.device)
+    more = {name: getattr(args, name) for name in ("subsets", "subset_size", "seed") if hasattr(args, name)}
+    result = distances.evaluate_distance(
+        args.metric, found, against, features, keeping, **more, told=lambda line: _told(f"note: {line}")
     )
-    print(as_markdown(found))
-    print(f"{args.folder / 'evaluation.json'} (every view and its verdict)")
-    return 0
+    finish(args, base, result, distances.as_markdown(result))
+
+
+def _lpips(args: argparse.Namespace) -> None:
+    from . import perceptual
+
+    base, found, against, keeping = _gathered(args, args.paths, captions=False)
+    lpips = perceptual.load_lpips(args.backbone, args.weights, args.size, found.model, args.device)
+    if against is not None:
+        result = perceptual.evaluate_pairwise(found, against, lpips, keeping)
+        finish(args, base, result, perceptual.as_markdown(result))
+        return
+    result = perceptual.evaluate_pairs(found, lpips, keeping, alike=args.alike)
+    image = perceptual.pairs_sheet(result, found, keeping.background)
+    finish(args, base, result, perceptual.as_markdown(result), (image, "the most alike pairs") if image else None)
+
+
+RUN: dict[str, Callable[[argparse.Namespace], None]] = {
+    "r-precision": _retrieval,
+    "colour": _colour,
+    "clip-score": _clip_score,
+    "fid": _distance,
+    "kid": _distance,
+    "lpips": _lpips,
+}

@@ -21,18 +21,21 @@ from .found import Run
 PACKAGES = ("scipy", "scikit-image", "pillow")  # beside those that every record names
 
 
-def kept_as(folder: pathlib.Path, name: str, run: Run, purpose: str, about: object, end: str) -> pathlib.Path:
+def kept_as(
+    place: pathlib.Path, run: Run, purpose: str, about: object, end: str, within: pathlib.Path | None = None
+) -> pathlib.Path:
     """The file of a run for one purpose: of this record of the run, and made as `about` says by these versions.
 
     Args:
-        folder: that is evaluated.
-        name: of the run's folder in it.
+        place: the run's folder.
         run: its configuration; that of another edition of the model's weights is another.
         purpose: a word that may be part of a file's name.
         about: what else the file depends on; its `repr` tells one from another.
         end: of the file's name.
+        within: the folder of the file; None: `evaluation/` beside the run's folder.
     """
-    return folder / "evaluation" / f"{name}-{purpose}-{key_of(folder / name, run, about)}.{end}"
+    name = place.absolute().name
+    return (within or place.parent / "evaluation") / f"{name}-{purpose}-{key_of(place, run, about)}.{end}"
 
 
 def key_of(place: pathlib.Path, run: Run, about: object) -> str:

@@ -77,7 +77,7 @@ class Kept:
 
     def __init__(self, folder: pathlib.Path, name: str, run: Run, about: tuple[Any, ...]):
         how = (*about, measured_by())
-        self.record, self.pictures = (kept_as(folder, name, run, "truth", how, end) for end in ("json", "png"))
+        self.record, self.pictures = (kept_as(folder / name, run, "truth", how, end) for end in ("json", "png"))
 
     def read(self) -> Measured | None:
         """None where nothing is kept, or it cannot be read."""

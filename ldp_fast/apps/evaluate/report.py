@@ -13,29 +13,55 @@ def percent(row: dict[str, Any]) -> str:
     return f"{100 * row['mean']:.1f}{spread} %"
 
 
+def interval(row: dict[str, Any]) -> str:
+    """`61.1 to 97.2 %`; a dash where one object says nothing about others."""
+    return "–" if row["interval"] is None else f"{100 * row['interval'][0]:.1f} to {100 * row['interval'][1]:.1f} %"
+
+
 def as_markdown(found: dict[str, Any]) -> str:
     """The table of an evaluation, and one paragraph on how it was measured."""
     protocol = found["protocol"]
     lines = []
-    for row in found["rows"]:
-        settings = "".join(f", {name} {value}" for name, value in row["settings"].items())
-        lambdas = ", ".join(f"{row[f'lambda_{name}']:g}" for name in ("fm", "kl", "lsd"))
-        lines.append([row["method"], row["losses"] + settings, lambdas, str(row["objects"]), percent(row)])
-    if found["truth"]:
-        lines.append(["renders of the truth", "", "", str(found["truth"]["objects"]), percent(found["truth"])])
-    table = markdown_table(["method", "losses", "λ1, λ2, λ3", "objects", "R-Precision"], lines)
-    low, high = protocol["elevation"] or (None, None)
-    heights = "elevation as in training" if low is None else f"elevation {low:g}° to {high:g}°"
-    repetitions = max(len(row["repetitions"]) for row in found["rows"])
-    text = (
-        f"One view of each object from a random camera (any azimuth, {heights}); CLIP "
-        f"`{protocol['clip']}` has to prefer the object's prompt to {protocol['distractors']} others, drawn for each "
-        f"view from {protocol['pool']}. Mean ± standard deviation over {repetitions} repetitions (seeds of the runs × "
-        f"{len(protocol['seeds'])} seeds of cameras and distractors)."
-    )
+    several = len(protocol["clips"]) > 1
+    for clip in protocol["clips"]:
+        name = [clip] if several else []
+        for row in found["rows"]:
+            if row["clip"] == clip:
+                settings = "".join(f", {key} {value}" for key, value in row["settings"].items())
+                lambdas = ", ".join(f"{row[f'lambda_{key}']:g}" for key in ("fm", "kl", "lsd"))
+                cells = [row["method"], row["losses"] + settings, lambdas, str(row["objects"])]
+                lines.append([*name, *cells, percent(row), interval(row)])
+        truth = found["truths"][clip] if several and found["truth"] else found["truth"]
+        if truth:
+            cells = ["renders of the truth", "", "", str(truth["objects"]), percent(truth), interval(truth)]
+            lines.append([*name, *cells])
+    head = ["CLIP"] * several + ["method", "losses", "λ1, λ2, λ3", "objects", "R-Precision", "95 % interval"]
+    table = markdown_table(head, lines)
+    clips = " and ".join(f"`{clip}`" for clip in protocol["clips"])
+    text = _fixed(protocol, clips) if protocol["protocol"] == "dreamfields" else _random(found, clips)
     prompts = {made["folder"]: made["prompt"] for made in found["objects"]}
     if len({frozenset(prompts[folder] for folder in row["folders"]) for row in found["rows"]}) > 1:
         text += " The rows were not measured on the same prompts, for some runs are missing."
     if found["unfinished"]:
         text += f" {len(found['unfinished'])} unfinished runs are not in it."
     return f"{table}\n\n{text}"
+
+
+def _random(found: dict[str, Any], clips: str) -> str:
+    protocol = found["protocol"]
+    low, high = protocol["elevation"] or (None, None)
+    heights = "elevation as in training" if low is None else f"elevation {low:g}° to {high:g}°"
+    repetitions = max(len(row["repetitions"]) for row in found["rows"])
+    return (
+        f"One view of each object from a random camera (any azimuth, {heights}); CLIP {clips} has to prefer the "
+        f"object's prompt to {protocol['distractors']} others, drawn for each view from {protocol['pool']}. "
+        f"Mean ± standard deviation over {repetitions} repetitions (seeds of the runs × {len(protocol['seeds'])} seeds "
+        f"of cameras and distractors); interval over objects (bootstrap)."
+    )
+
+
+def _fixed(protocol: dict[str, Any], clips: str) -> str:
+    return (
+        f"DreamFields' protocol: one view of each object from azimuth -45°, elevation 30°; CLIP {clips} has to prefer "
+        f"the object's prompt to all others of a list of {protocol['pool']}. Interval over objects (bootstrap)."
+    )

@@ -137,8 +137,8 @@ def _unfit(run: Run, place: pathlib.Path) -> str:
     """Why a run cannot be measured; empty if it can."""
     if run.entry.application.name != NAME:
         return f"a run of {run.entry.application.name}, which is not an object"
-    if run.plain["model"] not in embedded_models():
-        return f"its model {run.plain['model']} is not an embedded one"
+    if run.plain.get("model") not in embedded_models():
+        return f"its model {run.plain.get('model')} is not an embedded one"
     if captions.scene_of(run.plain["prompt"]) is None:
         return f"{run.plain['prompt']!r} is not a caption of the embedded model's world"
     return "" if finished(place) else "unfinished"

@@ -1,0 +1,112 @@
+"""R-Precision of folders of pictures with captions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ...runs.tables import markdown_table
+from .clips import Judge
+from .gathered import SEEDS, Gathered, Picture
+from .report import interval, percent
+from .results import record
+from .verdicts import PAPER, Protocol, beaten_by, hits_of, protocol_of, summary, verdict_sheet
+
+
+def evaluate_folders(
+    gathered: Gathered,
+    judges: Sequence[Judge],
+    *,
+    kind: str = PAPER,
+    seeds: Sequence[int] = SEEDS,
+    distractors: int = 99,
+    pool: Sequence[str] | None = None,
+    known: bool = False,
+) -> tuple[dict[str, Any], bytes]:
+    """R-Precision of each folder by each CLIP.
+
+    Args:
+        gathered: pictures with captions.
+        judges: one a row.
+        kind: `paper` or `dreamfields`.
+        seeds: of the distractors, for `paper`; one repetition each.
+        distractors: how many a picture, for `paper`.
+        pool: captions to choose from; None: those of all folders.
+        known: whether these are DreamFields' list.
+
+    Returns:
+        What `r-precision.json` holds, and a picture of the worst.
+
+    Raises:
+        UsageError: too few captions to choose from.
+    """
+    own = [str(picture.caption) for picture in gathered.pictures()]
+    protocol = protocol_of(kind, own if pool is None else pool, own, distractors, known=known)
+    repetitions = list(seeds) if kind == PAPER else [0]
+    rows = []
+    sheets: list[tuple[Picture, dict[str, Any], str]] = []
+    for judge in judges:
+        for group in gathered.groups:
+            captions = [str(picture.caption) for picture in group.pictures]
+            features = judge.of_pictures(group.pictures)
+            verdicts = [
+                hits_of(judge, features, captions, protocol, [_draw(picture, seed) for picture in group.pictures])
+                for seed in repetitions
+            ]
+            hits = list(zip(*verdicts, strict=True))
+            about = beaten_by(judge, features, captions, protocol)
+            each = [
+                {"name": picture.name, "caption": picture.caption, "hits": list(won), **found}
+                for picture, won, found in zip(group.pictures, hits, about, strict=True)
+            ]
+            head = {"label": group.label, "path": group.path, **group.about, "clip": judge.name}
+            counts = {"count": len(each), "captions": len(set(captions))}
+            rows.append({**head, **counts, **summary([(0, list(won)) for won in hits]), "pictures": each})
+            if judge is judges[0]:
+                said = [f"hit {sum(won)} of {len(won)}" for won in hits]
+                shown = group.pictures
+                if len(gathered.groups) > 1:
+                    shown = [dataclasses.replace(p, name=f"{group.path}/{p.name}") for p in shown]
+                sheets += list(zip(shown, about, said, strict=True))
+    result = record("r-precision", gathered, protocol=_said(protocol, judges, repetitions), rows=rows)
+    pictures, abouts, hit = zip(*sheets, strict=True)
+    return result, verdict_sheet(pictures, abouts, hit, judges[0].keeping.background)
+
+
+def _said(protocol: Protocol, judges: Sequence[Judge], seeds: Sequence[int]) -> dict[str, Any]:
+    drawn = protocol.kind == PAPER
+    return {
+        "protocol": protocol.kind,
+        "seeds": list(seeds) if drawn else None,
+        "distractors": protocol.distractors if drawn else protocol.size() - 1,
+        "clips": [judge.name for judge in judges],
+        "pool": protocol.size(),
+    }
+
+
+def _draw(picture: Picture, seed: int) -> int:
+    """A seed of 63 bits: of a picture of one name and caption the same in every folder."""
+    words = json.dumps(["distractors", picture.name, picture.caption, seed])
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8]) >> 1
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table, and how it was measured."""
+    protocol = result["protocol"]
+    number = f"R-Precision, {protocol['distractors'] + 1}-way"
+    lines = [
+        [row["label"], row["clip"], str(row["count"]), str(row["captions"]), percent(row), interval(row)]
+        for row in result["rows"]
+    ]
+    table = markdown_table(["", "CLIP", "pictures", "captions", number, "95 % interval"], lines)
+    if protocol["protocol"] == PAPER:
+        how = (
+            f"CLIP has to prefer a picture's caption to {protocol['distractors']} others, drawn for each picture from "
+            f"{protocol['pool']}. Mean ± standard deviation over {len(protocol['seeds'])} draws; "
+        )
+    else:
+        how = f"CLIP has to prefer a picture's caption to all others of a list of {protocol['pool']}; "
+    return f"{table}\n\n{how}interval over pictures (bootstrap). A tie is not a hit."
