@@ -1,15 +1,18 @@
-"""LPIPS against torchmetrics' own class, with torchvision's networks and the same random weights."""
+"""LPIPS against torchmetrics' class, with torchvision's networks and the same random weights; a CLIP of open_clip."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import pathlib
 
+import open_clip
 import pytest
 import torch
 import torchvision
 from torchmetrics.functional.image.lpips import _NoTrainLpips
 
+from ldp_fast.errors import UsageError
 from ldp_fast.metrics.lpips import Lpips, all_pairs, pairwise
 from ldp_fast.metrics.lpips_networks import FILES, TAPS, feature_stack
 
@@ -43,3 +46,23 @@ def test_layers_are_torchvision_s(kind: str, name: str) -> None:
     assert all(type(ours[tap]) is torch.nn.ReLU for tap in TAPS[kind])
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     assert weights.url.endswith(FILES[kind])
+
+
+def test_levels_of_open_clip(tmp_path: pathlib.Path) -> None:
+    """The blocks of its vision transformer, and one line where there is none."""
+    text = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    patches = {"image_size": 32, "layers": 3, "width": 24, "head_width": 12, "patch_size": 8}
+    for name, vision in (
+        ("levels-vit", patches),
+        ("levels-residual", {"image_size": 32, "layers": [1] * 4, "width": 8}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"embed_dim": 10, "vision_cfg": vision, "text_cfg": text}))
+        open_clip.add_model_config(tmp_path)
+        torch.save(open_clip.create_model(name).state_dict(), tmp_path / f"{name}.pt")
+    lpips = Lpips.load(f"clip:open_clip:levels-vit:{tmp_path / 'levels-vit.pt'}")
+    assert (lpips.side, lpips.dimension) == (32, 3 * 24 * (1 + 16))
+    pictures = torch.rand(3, 3, 32, 32)
+    found = all_pairs(lpips(torch.cat([pictures, pictures[:1]])))
+    assert found.alike[0] == (0, 3, 0.0) and found.alike[1][2] > 0
+    with pytest.raises(UsageError, match=r"backbone: clip:open_clip:levels-residual.*: expected a vision transformer"):
+        Lpips.load(f"clip:open_clip:levels-residual:{tmp_path / 'levels-residual.pt'}")
