@@ -86,6 +86,8 @@ def _gathered(
     args: argparse.Namespace, paths: Sequence[pathlib.Path], *, captions: bool
 ) -> tuple[pathlib.Path, Gathered, Gathered | None, Keeping]:
     """Where to write, the pictures of some paths, those of --against, and where vectors are kept."""
+    for path in [*paths, *(getattr(args, "against", None) or ())]:
+        kind_of(path)  # before anything is written or rendered
     base = base_of(paths, args.out)
     looking = looking_of(args)
     found = gather(paths, captions=captions, prompt=getattr(args, "prompt", None), looking=looking)
@@ -178,9 +180,10 @@ def _folder_retrieval(args: argparse.Namespace, folders: list[pathlib.Path], mor
     from .clips import Judge, load_clip
 
     base, found, _, keeping = _gathered(args, folders, captions=True)
+    protocol = folder_retrieval.protocol_for(found, **more)
     clips = [load_clip(name, found.model, args.device) for name in dict.fromkeys(args.clip or [None])]
     judges = [Judge(clip, keeping, args.truncate) for clip in clips]
-    result, image = folder_retrieval.evaluate_folders(found, judges, seeds=looking_of(args).seeds, **more)
+    result, image = folder_retrieval.evaluate_folders(found, judges, protocol, looking_of(args).seeds)
     paths = write(base, args.metric, result, image)
     if not args.json:
         print(folder_retrieval.as_markdown(result))

@@ -16,36 +16,43 @@ from .results import record
 from .verdicts import PAPER, Protocol, beaten_by, hits_of, protocol_of, summary, verdict_sheet
 
 
+def protocol_for(
+    gathered: Gathered, *, kind: str, distractors: int, pool: Sequence[str] | None = None, known: bool = False
+) -> Protocol:
+    """How pictures of folders are judged.
+
+    Args:
+        gathered: pictures with captions.
+        kind: `paper` or `dreamfields`.
+        distractors: how many a picture, for `paper`.
+        pool: captions to choose from; None: those of all folders.
+        known: whether to choose from DreamFields' list.
+
+    Raises:
+        UsageError: too few captions to choose from.
+    """
+    own = [str(picture.caption) for picture in gathered.pictures()]
+    return protocol_of(kind, own if pool is None else pool, own, distractors, known=known)
+
+
 def evaluate_folders(
     gathered: Gathered,
     judges: Sequence[Judge],
-    *,
-    kind: str = PAPER,
+    protocol: Protocol,
     seeds: Sequence[int] = SEEDS,
-    distractors: int = 99,
-    pool: Sequence[str] | None = None,
-    known: bool = False,
 ) -> tuple[dict[str, Any], bytes]:
     """R-Precision of each folder by each CLIP.
 
     Args:
         gathered: pictures with captions.
         judges: one a row.
-        kind: `paper` or `dreamfields`.
+        protocol: how a picture is judged, see `protocol_for`.
         seeds: of the distractors, for `paper`; one repetition each.
-        distractors: how many a picture, for `paper`.
-        pool: captions to choose from; None: those of all folders.
-        known: whether these are DreamFields' list.
 
     Returns:
         What `r-precision.json` holds, and a picture of the worst.
-
-    Raises:
-        UsageError: too few captions to choose from.
     """
-    own = [str(picture.caption) for picture in gathered.pictures()]
-    protocol = protocol_of(kind, own if pool is None else pool, own, distractors, known=known)
-    repetitions = list(seeds) if kind == PAPER else [0]
+    repetitions = list(seeds) if protocol.kind == PAPER else [0]
     rows = []
     sheets: list[tuple[Picture, dict[str, Any], str]] = []
     for judge in judges:
