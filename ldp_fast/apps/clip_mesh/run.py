@@ -45,6 +45,7 @@ def expect(experiment: ClipMeshExperiment) -> Expectation:
 
         def step() -> None:
             other.step = experiment.step
+            kept.clear()
             with _counting(kept):
                 other.advance()
 
