@@ -52,8 +52,8 @@ FIELDS = {HashGridOptions: ("field.log2_table_size", "field.levels"), VoxelOptio
 SAMPLE, IN_THE_BOX = 80, 0.36
 # Bytes of a cell while the occupancy grid is renewed (measured as in benchmarks/memory.py, 256³ cells).
 RENEWED = 28
-# Pictures in float32 of a crop's size that are there beside CLIP: its rows, itself, the backgrounds of all kinds.
-CROP = 40
+# Channels in float32 of CLIP's size that a crop takes beside CLIP, such as itself and its backgrounds (measured as there).
+CROP = 9
 # A copy of a run that does not fit has no more than this.
 SMALL = {"views": 1, "supersample": 1, "steps_per_ray": 64}
 SMALL_TABLE, SMALL_GRID, SMALL_PICTURE = 14, 32, 64
