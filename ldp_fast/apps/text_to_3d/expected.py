@@ -52,7 +52,7 @@ FIELDS = {HashGridOptions: ("field.log2_table_size", "field.levels"), VoxelOptio
 SAMPLE, IN_THE_BOX = 80, 0.36
 # Bytes of a cell while the occupancy grid is renewed (measured as in benchmarks/memory.py, 256³ cells).
 RENEWED = 28
-# Channels in float32 of CLIP's size that a crop takes beside CLIP, such as itself and its backgrounds (measured as there).
+# Channels in float32 of CLIP's size that a crop takes beside CLIP, itself and backgrounds among them (measured alike).
 CROP = 9
 # A copy of a run that does not fit has no more than this.
 SMALL = {"views": 1, "supersample": 1, "steps_per_ray": 64}
