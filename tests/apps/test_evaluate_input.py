@@ -159,13 +159,15 @@ def _unreachable(argument: str, name: str) -> str:
 
 
 def test_a_caption_that_is_too_long(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    long = "a red cube with blue stripes " * 5 + "on a table"
+    long = "a red cube with blue stripes " * 5 + "side view"
     words = ["clip-score", str(folder), "--clip", JUDGE, "--prompt", long]
     said = error_of(words, capsys)
-    assert f"{JUDGE} reads 24 tokens, and these words would be lost: '" in said and "on a table'" in said
+    assert f"{JUDGE} reads 24 tokens, and these words would be lost: '" in said and "side view'" in said
     assert said.endswith("shorten it, or give --truncate")
     assert cli.main(["evaluate", *words, "--truncate"]) == 0
     assert "Captions longer than the text tower were truncated." in capsys.readouterr().out
+    said = error_of(["clip-score", folder, "--clip", JUDGE, "--prompt", "a zebra"], capsys)
+    assert said.startswith(f"caption 'a zebra': {JUDGE}: the embedded model does not know 'zebra'")
 
 
 def test_runs_sweeps_and_folders_are_gathered(tmp_path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ldp_fast import cli
+from ldp_fast.apps.evaluate.report import as_markdown
 from ldp_fast.apps.evaluate.retrieval import evaluate_r_precision
 from ldp_fast.apps.text_to_3d import judged
 from ldp_fast.clip import Clip
@@ -234,3 +235,5 @@ def test_r_precision_of_runs_by_two_clips_and_from_the_fixed_camera(
     assert fixed["protocol"]["distractors"] == 459 and len(fixed["rows"][0]["repetitions"]) == 1
     known = evaluate_r_precision(sweep, kind="dreamfields", known=True, truncate=True, load=true_scenes, progress=False)
     assert known["protocol"]["pool"] == 153 + len(PROMPTS) and known["protocol"]["clip"] == JUDGE
+    assert "153 of the captions to choose from have words that primitives/judge does not know" in as_markdown(known)
+    assert "R-Precision (DreamFields), 155-way" in as_markdown(known) and "R-Precision, 31-way" in out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 
 from ...clip import Clip
 from ...errors import UsageError, shortened
-from ...guidance.loading import embedded_models
+from ...guidance.loading import embedded_models, notes_of
+from ...guidance.prompts import check_words
 from ...metrics import judge_of
 from ..hub import reachable
 from .features import Keeping, Network, bar, digest_of_texts, features_of
@@ -53,6 +55,40 @@ def load_clip(name: str | None, model: str | None, device: str | None, argument:
     clip = Clip.load(found, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     clip.name = chosen  # and not where its cache lies
     return clip
+
+
+def check_known(clips: Sequence[Clip], captions: Iterable[str]) -> None:
+    """Checks that the embedded CLIPs know the words of captions; others take any.
+
+    Raises:
+        UsageError: names the words that one does not know.
+    """
+    for clip in clips:
+        for caption in dict.fromkeys(captions):
+            unknown = _unknown(clip.name, caption)
+            if unknown:
+                raise UsageError(f"caption {shortened(caption)!r}: {clip.name}: {unknown}")
+
+
+def count_unknown(clips: Sequence[Clip], captions: Iterable[str]) -> dict[str, int]:
+    """How many captions have words that an embedded CLIP does not know, by the CLIPs that there are such of."""
+    different = list(dict.fromkeys(captions))
+    counts = {clip.name: sum(bool(_unknown(clip.name, caption)) for caption in different) for clip in clips}
+    return {name: count for name, count in counts.items() if count}
+
+
+_notes = functools.cache(notes_of)
+
+
+def _unknown(name: str, caption: str) -> str:
+    model = name.partition("/")[0]
+    if model not in embedded_models():
+        return ""
+    try:
+        check_words(caption, _notes(model))
+    except UsageError as error:
+        return str(error).removeprefix("prompt: ")
+    return ""
 
 
 class Judge:

@@ -126,7 +126,7 @@ def finish(
 
 
 def _retrieval(args: argparse.Namespace) -> None:
-    from .retrieval import evaluate_r_precision
+    from .retrieval import evaluate_r_precision, files_of
 
     pool = None
     if args.prompts is not None:
@@ -167,8 +167,8 @@ def _retrieval(args: argparse.Namespace) -> None:
         results.append(result)
         if not args.json:
             print(as_markdown(result))
-            base = args.out or path
-            print(f"{base / 'evaluation.json'} (every view and its verdict), {base / 'evaluation.png'} (the worst)")
+            record, image = files_of(args.out or path, args.protocol)
+            print(f"{record} (every view and its verdict), {image} (the worst)")
     if folders:
         results.append(_folder_retrieval(args, folders, more))
     if args.json:
@@ -177,14 +177,16 @@ def _retrieval(args: argparse.Namespace) -> None:
 
 def _folder_retrieval(args: argparse.Namespace, folders: list[pathlib.Path], more: dict[str, Any]) -> dict[str, Any]:
     from . import folder_retrieval
-    from .clips import Judge, load_clip
+    from .clips import Judge, check_known, load_clip
 
     base, found, _, keeping = _gathered(args, folders, captions=True)
     protocol = folder_retrieval.protocol_for(found, **more)
     clips = [load_clip(name, found.model, args.device) for name in dict.fromkeys(args.clip or [None])]
+    check_known(clips, [str(picture.caption) for picture in found.pictures()])
     judges = [Judge(clip, keeping, args.truncate) for clip in clips]
     result, image = folder_retrieval.evaluate_folders(found, judges, protocol, looking_of(args).seeds)
-    paths = write(base, args.metric, result, image)
+    name = f"{args.metric}-{DREAMFIELDS}" if args.protocol == DREAMFIELDS else args.metric
+    paths = write(base, name, result, image)
     if not args.json:
         print(folder_retrieval.as_markdown(result))
         print(f"{paths[0]} (every picture), {paths[1]} (the worst)")
@@ -201,10 +203,11 @@ def _colour(args: argparse.Namespace) -> None:
 
 def _clip_score(args: argparse.Namespace) -> None:
     from . import clip_scores
-    from .clips import Judge, load_clip
+    from .clips import Judge, check_known, load_clip
 
     base, found, _, keeping = _gathered(args, args.paths, captions=True)
     clips = [load_clip(name, found.model, args.device) for name in dict.fromkeys(args.clip or [None])]
+    check_known(clips, [str(picture.caption) for picture in found.pictures()])
     result = clip_scores.evaluate_clip_score(found, [Judge(clip, keeping, args.truncate) for clip in clips])
     finish(args, base, result, clip_scores.as_markdown(result))
 

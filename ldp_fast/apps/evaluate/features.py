@@ -176,7 +176,11 @@ def bar(total: int, name: str, unit: str, shown: bool = True) -> Iterator[Callab
         def advance(done: float) -> None:
             made.update(done)
 
-        yield advance
+        try:
+            yield advance
+        except BaseException:
+            made.leave = False  # so that the line that says why stands alone
+            raise
 
 
 def _bytes(path: pathlib.Path) -> bytes:

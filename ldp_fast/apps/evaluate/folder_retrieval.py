@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...runs.tables import markdown_table
-from .clips import Judge
+from .clips import Judge, count_unknown
 from .gathered import SEEDS, Gathered, Picture
-from .report import interval, percent
+from .report import interval, name_of, percent, unknown_words
 from .results import record
 from .verdicts import PAPER, Protocol, beaten_by, hits_of, protocol_of, summary, verdict_sheet
 
@@ -91,6 +91,7 @@ def _said(protocol: Protocol, judges: Sequence[Judge], seeds: Sequence[int]) -> 
         "distractors": protocol.distractors if drawn else protocol.size() - 1,
         "clips": [judge.name for judge in judges],
         "pool": protocol.size(),
+        "unknown": count_unknown([judge.clip for judge in judges], protocol.pool),
     }
 
 
@@ -103,12 +104,11 @@ def _draw(picture: Picture, seed: int) -> int:
 def as_markdown(result: dict[str, Any]) -> str:
     """The table, and how it was measured."""
     protocol = result["protocol"]
-    number = f"R-Precision, {protocol['distractors'] + 1}-way"
     lines = [
         [row["label"], row["clip"], str(row["count"]), str(row["captions"]), percent(row), interval(row)]
         for row in result["rows"]
     ]
-    table = markdown_table(["", "CLIP", "pictures", "captions", number, "95 % interval"], lines)
+    table = markdown_table(["", "CLIP", "pictures", "captions", name_of(protocol), "95 % interval"], lines)
     if protocol["protocol"] == PAPER:
         how = (
             f"CLIP has to prefer a picture's caption to {protocol['distractors']} others, drawn for each picture from "
@@ -116,4 +116,4 @@ def as_markdown(result: dict[str, Any]) -> str:
         )
     else:
         how = f"CLIP has to prefer a picture's caption to all others of a list of {protocol['pool']}; "
-    return f"{table}\n\n{how}interval over pictures (bootstrap). A tie is not a hit."
+    return f"{table}\n\n{how}interval over pictures (bootstrap). A tie is not a hit.{unknown_words(protocol)}"

@@ -18,27 +18,31 @@ def interval(row: dict[str, Any]) -> str:
     return "–" if row["interval"] is None else f"{100 * row['interval'][0]:.1f} to {100 * row['interval'][1]:.1f} %"
 
 
+def name_of(protocol: dict[str, Any]) -> str:
+    """The number's whole name: by the CLIP beside it, among so many captions, by one of two protocols."""
+    whose = " (DreamFields)" if protocol["protocol"] == "dreamfields" else ""
+    return f"R-Precision{whose}, {protocol['distractors'] + 1}-way"
+
+
 def as_markdown(found: dict[str, Any]) -> str:
     """The table of an evaluation, and one paragraph on how it was measured."""
     protocol = found["protocol"]
     lines = []
-    several = len(protocol["clips"]) > 1
     for clip in protocol["clips"]:
-        name = [clip] if several else []
         for row in found["rows"]:
             if row["clip"] == clip:
                 settings = "".join(f", {key} {value}" for key, value in row["settings"].items())
                 lambdas = ", ".join(f"{row[f'lambda_{key}']:g}" for key in ("fm", "kl", "lsd"))
                 cells = [row["method"], row["losses"] + settings, lambdas, str(row["objects"])]
-                lines.append([*name, *cells, percent(row), interval(row)])
-        truth = found["truths"][clip] if several and found["truth"] else found["truth"]
+                lines.append([clip, *cells, percent(row), interval(row)])
+        truth = found.get("truths", {}).get(clip, found["truth"])
         if truth:
             cells = ["renders of the truth", "", "", str(truth["objects"]), percent(truth), interval(truth)]
-            lines.append([*name, *cells])
-    head = ["CLIP"] * several + ["method", "losses", "λ1, λ2, λ3", "objects", "R-Precision", "95 % interval"]
+            lines.append([clip, *cells])
+    head = ["CLIP", "method", "losses", "λ1, λ2, λ3", "objects", name_of(protocol), "95 % interval"]
     table = markdown_table(head, lines)
-    clips = " and ".join(f"`{clip}`" for clip in protocol["clips"])
-    text = _fixed(protocol, clips) if protocol["protocol"] == "dreamfields" else _random(found, clips)
+    text = _fixed(protocol) if protocol["protocol"] == "dreamfields" else _random(found)
+    text += unknown_words(protocol)
     prompts = {made["folder"]: made["prompt"] for made in found["objects"]}
     if len({frozenset(prompts[folder] for folder in row["folders"]) for row in found["rows"]}) > 1:
         text += " The rows were not measured on the same prompts, for some runs are missing."
@@ -47,21 +51,29 @@ def as_markdown(found: dict[str, Any]) -> str:
     return f"{table}\n\n{text}"
 
 
-def _random(found: dict[str, Any], clips: str) -> str:
+def unknown_words(protocol: dict[str, Any]) -> str:
+    """A sentence for each CLIP that was asked of words which it does not know; '' if there is none."""
+    return "".join(
+        f" {count} of the captions to choose from have words that {clip} does not know."
+        for clip, count in protocol["unknown"].items()
+    )
+
+
+def _random(found: dict[str, Any]) -> str:
     protocol = found["protocol"]
     low, high = protocol["elevation"] or (None, None)
     heights = "elevation as in training" if low is None else f"elevation {low:g}° to {high:g}°"
     repetitions = max(len(row["repetitions"]) for row in found["rows"])
     return (
-        f"One view of each object from a random camera (any azimuth, {heights}); CLIP {clips} has to prefer the "
+        f"One view of each object from a random camera (any azimuth, {heights}); CLIP has to prefer the "
         f"object's prompt to {protocol['distractors']} others, drawn for each view from {protocol['pool']}. "
         f"Mean ± standard deviation over {repetitions} repetitions (seeds of the runs × {len(protocol['seeds'])} seeds "
         f"of cameras and distractors); interval over objects (bootstrap)."
     )
 
 
-def _fixed(protocol: dict[str, Any], clips: str) -> str:
+def _fixed(protocol: dict[str, Any]) -> str:
     return (
-        f"DreamFields' protocol: one view of each object from azimuth -45°, elevation 30°; CLIP {clips} has to prefer "
+        f"DreamFields' protocol: one view of each object from azimuth -45°, elevation 30°; CLIP has to prefer "
         f"the object's prompt to all others of a list of {protocol['pool']}. Interval over objects (bootstrap)."
     )

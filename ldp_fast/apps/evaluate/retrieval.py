@@ -15,7 +15,7 @@ from ...guidance.loading import embedded_models
 from ...runs import files
 from ...runs.folder import finished, sweep_up
 from ...zoo import captions, world
-from .clips import Judge, load_clip
+from .clips import Judge, check_known, count_unknown, load_clip
 from .features import Keeping
 from .found import Run, find_runs, rows_of
 from .gathered import Picture
@@ -115,7 +115,9 @@ def evaluate_r_precision(
     base = folder if out is None else out
     keeping = Keeping(base / "evaluation" / "features", progress=progress)
     model = next(iter(runs.values())).plain.get("model") if embedded else None
-    judges = [Judge(load_clip(name, model, device), keeping, truncate) for name in names]
+    clips = [load_clip(name, model, device) for name in names]
+    check_known(clips, own)
+    judges = [Judge(clip, keeping, truncate) for clip in clips]
 
     kept = base / "evaluation"
     sweep_up(kept)
@@ -145,6 +147,7 @@ def evaluate_r_precision(
             "clips": [judge.name for judge in judges],
             "elevation": elevation and list(elevation),
             "pool": protocol.size(),
+            "unknown": count_unknown(clips, protocol.pool),
         },
         "rows": rows,
         "truth": truths[judges[0].name],
@@ -153,9 +156,16 @@ def evaluate_r_precision(
         "objects": objects,
         "versions": files.versions(),
     }
-    files.write_json(base / "evaluation.json", result)
-    files.write_atomically(base / "evaluation.png", image)
+    where = files_of(base, kind)
+    files.write_json(where[0], result)
+    files.write_atomically(where[1], image)
     return dict(files.plain(result))
+
+
+def files_of(base: pathlib.Path, kind: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The JSON and the PNG of an evaluation by a protocol."""
+    where = base / "evaluation" / f"r-precision-{kind}" if kind == DREAMFIELDS else base / "evaluation"
+    return where.with_suffix(".json"), where.with_suffix(".png")
 
 
 def _who(configuration: dict[str, Any]) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def verdict_sheet(
         found = about[i]
         rest = found["beaten_by"] - len(found["beaters"])
         words = [pictures[i].name, f"{hits[i]}: {pictures[i].caption} ({found['cosine']:.3f})"]
-        words += [f"   beaten by {one['caption']} ({one['cosine']:.3f})" for one in found["beaters"]]
-        tiles.append(Tile(pictures[i].file, [*words, *([f"   and by {rest} more"] if rest else [])]))
+        words += [f"   nearer: {one['caption']} ({one['cosine']:.3f})" for one in found["beaters"]]
+        tiles.append(Tile(pictures[i].file, [*words, *([f"   and {rest} more"] if rest else [])]))
     half = -(-len(tiles) // 2)
     return sheet([tiles[i::half] for i in range(half)], background)
