@@ -1,7 +1,8 @@
 """The figures of the documentation, from the repository's root.
 
 `python docs/figures.py` makes those of docs/renderer.md (minutes on two cores); `python docs/figures.py DIR` the one of
-text-to-3D, from the folder of the sweep that docs/text_to_3d_sweep.md names.
+text-to-3D, from the folder of the sweep that docs/text_to_3d_sweep.md names; `python docs/figures.py DIR dream_fields`
+and `… clip_mesh` those of the objects that CLIP guided, from the sweeps that these pages name.
 """
 
 from __future__ import annotations
@@ -169,8 +170,30 @@ def objects(sweep: Path) -> None:
     plt.close(figure)
 
 
+def guided(sweep: Path, name: str) -> None:
+    """Every object of a sweep in the order of its prompts, from the side and, below that, from above."""
+    from PIL import Image
+
+    from ldp_fast.runs.files import read_json
+
+    side, gap = 184, 6
+    jobs = read_json(sweep / "jobs.json")["jobs"]
+    sheet = Image.new("RGB", (len(jobs) * (side + gap) - gap, 2 * side + gap), "white")
+    for column, job in enumerate(jobs):
+        with Image.open(sweep / job["folder"] / "views.png") as views:  # three by three, the last from above
+            third = views.width // 3
+            for row, place in enumerate((0, 2)):
+                tile = views.convert("RGB").crop(
+                    (place * third, place * third, (place + 1) * third, (place + 1) * third)
+                )
+                sheet.paste(tile.resize((side, side)), (column * (side + gap), row * (side + gap)))
+    sheet.save(IMAGES / f"{name}.png", optimize=True)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 2:
+        guided(Path(sys.argv[1]), sys.argv[2])
+    elif len(sys.argv) > 1:
         objects(Path(sys.argv[1]))
     else:
         pipeline()

@@ -14,6 +14,11 @@ CLIP = "clip"
 TITLES = {**VARIANTS, CLIP: "CLIP"}
 
 
+def guided_by_clip() -> dict[str, Any]:
+    """What a run's plain settings say of the losses where CLIP guides: the prior's terms are all absent."""
+    return {"settings": {f"lambda_{name}": 0.0 for name in ("lsd", "fm", "kl")}, "guided_by": TITLES[CLIP]}
+
+
 def switched_off(variant: str) -> dict[str, Any]:
     """The λ's of the terms that a variant leaves out, which are 0."""
     off: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from ...runs.jobs import Job
 from ...runs.names import name_of
 from ...runs.prompts import Prompt
 from ..entry import Entry
-from ..variants import CLIP
+from ..variants import CLIP, guided_by_clip
 from . import command
 from .configuration import NAME, ClipMesh, configure
 from .guide import load_guide
@@ -46,12 +46,8 @@ def plan(prompts: Sequence[Prompt], args: argparse.Namespace, **more: Any) -> li
 
 
 def described(configuration: ClipMesh) -> dict[str, Any]:
-    """The run's plain settings; the diffusion model's terms, by which tables tell runs apart, are all absent."""
-    return {
-        **configuration.plain(),
-        "method": NAME,
-        "settings": {f"lambda_{name}": 0.0 for name in ("lsd", "fm", "kl")},
-    }
+    """The run's plain settings, with the prior's terms, by which tables tell runs apart."""
+    return {**configuration.plain(), "method": NAME, **guided_by_clip()}
 
 
 ENTRY = Entry(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...nerf import Cameras
-from ..variants import CLIP, TITLES
+from ..variants import guided_by_clip
 from .scene import load_scene
 from .sections import PriorGuided, TextTo3D
 
@@ -18,8 +18,7 @@ def described(configuration: TextTo3D) -> dict[str, Any]:
     """A run's plain settings; with the prior's terms, by which tables tell runs apart, all absent where CLIP guides."""
     if isinstance(configuration, PriorGuided):
         return configuration.plain()
-    absent = {f"lambda_{name}": 0.0 for name in ("lsd", "fm", "kl")}
-    return {**configuration.plain(), "settings": absent, "guided_by": TITLES[CLIP]}
+    return {**configuration.plain(), **guided_by_clip()}
 
 
 def elevations(configuration: TextTo3D) -> tuple[float, float]:
