@@ -231,7 +231,7 @@ def test_r_precision_of_runs_by_two_clips_and_from_the_fixed_camera(
     assert (sweep / "evaluation.png").is_file()
     fixed = evaluate_r_precision(sweep, kind="dreamfields", clip=JUDGE, load=true_scenes, progress=False)
     views = [view for made in fixed["objects"] for view in made["views"]]
-    assert {(view["azimuth"], view["elevation"]) for view in views} == {(315.0, 30.0)} and len(views) == 4
+    assert {(view["azimuth"], view["elevation"]) for view in views} == {(330.0, 45.0)} and len(views) == 4
     assert fixed["protocol"]["distractors"] == 459 and len(fixed["rows"][0]["repetitions"]) == 1
     known = evaluate_r_precision(sweep, kind="dreamfields", known=True, truncate=True, load=true_scenes, progress=False)
     assert known["protocol"]["pool"] == 153 + len(PROMPTS) and known["protocol"]["clip"] == JUDGE

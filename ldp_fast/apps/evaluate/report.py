@@ -74,6 +74,6 @@ def _random(found: dict[str, Any]) -> str:
 
 def _fixed(protocol: dict[str, Any]) -> str:
     return (
-        f"DreamFields' protocol: one view of each object from azimuth -45°, elevation 30°; CLIP has to prefer "
+        f"DreamFields' protocol: one view of each object from azimuth -30°, elevation 45°; CLIP has to prefer "
         f"the object's prompt to all others of a list of {protocol['pool']}. Interval over objects (bootstrap)."
     )

@@ -19,8 +19,9 @@ from .gathered import Picture
 from .sheets import Tile, sheet
 
 PAPER, DREAMFIELDS = "paper", "dreamfields"
-# The camera of DreamFields' judgement, azimuth and elevation in degrees: pose_spherical(30, -45, 4) there.
-FIXED = (315.0, 30.0)
+# The camera of DreamFields' judgement, azimuth and elevation in degrees: pose_spherical(30, -45, 4) there, whose second
+# number is the elevation, downwards, and whose first turns the other way round. It trains from an elevation of 30°.
+FIXED = (330.0, 45.0)
 ROWS = 1024  # pictures that are compared with all captions at once
 BEATERS = 3  # captions that are named
 WORST = 24  # pictures in a sheet
