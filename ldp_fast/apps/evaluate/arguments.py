@@ -153,7 +153,12 @@ def _add_lpips(declared: Declare) -> None:
     parser.add_argument(
         "--weights", type=pathlib.Path, metavar="FILE", help="torchvision's, of alex or vgg; never fetched"
     )
-    parser.add_argument("--size", type=int, metavar="S", help="pictures are resized to S × S (default: as they are)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="S",
+        help="pictures are resized to S × S (default: 256 for alex and vgg, else what the network is made for)",
+    )
     parser.add_argument("--alike", type=int, default=8, metavar="K", help="most alike pairs to show")
     _add_views(parser, default=SEEDS[:1])
     _add_common(parser)
