@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "make objects or images of many prompts, and a table of how good they are",
     ),
     "run": ("ldp_fast.apps.own", "run an application of your own, of one prompt"),
-    "evaluate": ("ldp_fast.apps.evaluate.command", "measure how well results fit their prompts (R-Precision, truth)"),
+    "evaluate": ("ldp_fast.apps.evaluate.command", "measure results and pictures (R-Precision, FID, LPIPS, …)"),
     "export": ("ldp_fast.apps.text_to_3d.mesh.command", "write a text-to-3D run's object as a textured mesh"),
     "view": ("ldp_fast.apps.text_to_3d.viewer.command", "show a text-to-3d run's object in a browser, from all sides"),
     "completion": ("ldp_fast._completion", "print a script that completes commands and options in a shell"),

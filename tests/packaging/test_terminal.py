@@ -30,7 +30,9 @@ for between, words in itertools.groupby(sys.argv[1:], ";".__eq__):
     for stream in (sys.stdout, sys.stderr):
         print("code", code, file=stream, flush=True)
 """
-METRICS = [["evaluate", name, "--help"] for name in ("r-precision", "truth")]
+METRICS = [
+    ["evaluate", name, "--help"] for name in ("r-precision", "clip-score", "fid", "kid", "lpips", "colour", "truth")
+]
 ASKED = [["--help"], *([name, "--help"] for name in cli.COMMANDS), *METRICS, ["env"]]
 
 
