@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...clip import Clip
-from ...guidance.loading import embedded_folder, notes_of
-from ...guidance.prompts import check_words
-from ..hub import check_endpoint, reachable
+from ..clips import load_named, prompt_embedding
 from ..options import DTYPES, check_backend
 from .configuration import ClipMesh
 
@@ -36,9 +32,7 @@ class Guide:
         Raises:
             UsageError: it is longer than CLIP's text tower, or has words that an embedded CLIP does not know.
         """
-        if embedded_folder(self.clip.name) is not None:
-            check_words(prompt, notes_of(self.clip.name.partition("/")[0]))
-        return self.clip.text_embeddings([prompt])
+        return prompt_embedding(self.clip, prompt)
 
     def cosines(self, pictures: Tensor) -> Tensor:
         """Cosines [V] of pictures [V, 3, H, W] in [0, 1] with the prompt; gradients flow into the pictures."""
@@ -57,7 +51,4 @@ def load_guide(configuration: ClipMesh, device: str | None = None) -> Guide:
     """
     c, where = configuration, device or configuration.device or "cpu"
     check_backend(where)
-    check_endpoint()
-    here = c.model.startswith("open_clip:") or embedded_folder(c.model) is not None or pathlib.Path(c.model).is_dir()
-    name = c.model if here else reachable("--model", c.model, "config.json")
-    return Guide(Clip.load(name, where, dtype=DTYPES[c.dtype] if c.dtype else None), c.prompt)
+    return Guide(load_named("--model", c.model, where, DTYPES[c.dtype] if c.dtype else None), c.prompt)

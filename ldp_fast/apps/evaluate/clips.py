@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,10 +10,9 @@ import torch.nn.functional as F
 
 from ...clip import Clip
 from ...errors import UsageError, shortened
-from ...guidance.loading import embedded_models, notes_of
-from ...guidance.prompts import check_words
+from ...guidance.loading import embedded_models
 from ...metrics import judge_of
-from ..hub import reachable
+from ..clips import load_named, unknown_words
 from .features import Keeping, Network, bar, digest_of_texts, features_of
 from .gathered import Picture
 
@@ -43,18 +41,15 @@ def load_clip(name: str | None, model: str | None, device: str | None, argument:
     Raises:
         UsageError: it cannot be loaded.
     """
-    chosen = name or default_clip(model)
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = chosen if chosen.startswith("open_clip:") else reachable(argument, chosen, "config.json")
+        return load_named(argument, name or default_clip(model), where)
     except UsageError as error:
         if name is not None:
             raise
         raise UsageError(
             f"{error}; or, for pictures of the embedded model's world, its own: {argument} primitives/judge"
         ) from None
-    clip = Clip.load(found, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    clip.name = chosen  # and not where its cache lies
-    return clip
 
 
 def check_known(clips: Sequence[Clip], captions: Iterable[str]) -> None:
@@ -65,7 +60,7 @@ def check_known(clips: Sequence[Clip], captions: Iterable[str]) -> None:
     """
     for clip in clips:
         for caption in dict.fromkeys(captions):
-            unknown = _unknown(clip.name, caption)
+            unknown = unknown_words(clip.name, caption)
             if unknown:
                 raise UsageError(f"caption {shortened(caption)!r}: {clip.name}: {unknown}")
 
@@ -73,22 +68,8 @@ def check_known(clips: Sequence[Clip], captions: Iterable[str]) -> None:
 def count_unknown(clips: Sequence[Clip], captions: Iterable[str]) -> dict[str, int]:
     """How many captions have words that an embedded CLIP does not know, by the CLIPs that there are such of."""
     different = list(dict.fromkeys(captions))
-    counts = {clip.name: sum(bool(_unknown(clip.name, caption)) for caption in different) for clip in clips}
+    counts = {clip.name: sum(bool(unknown_words(clip.name, caption)) for caption in different) for clip in clips}
     return {name: count for name, count in counts.items() if count}
-
-
-_notes = functools.cache(notes_of)
-
-
-def _unknown(name: str, caption: str) -> str:
-    model = name.partition("/")[0]
-    if model not in embedded_models():
-        return ""
-    try:
-        check_words(caption, _notes(model))
-    except UsageError as error:
-        return str(error).removeprefix("prompt: ")
-    return ""
 
 
 class Judge:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 
 import torch
 from torch import Tensor
 
 from ...clip import Clip
 from ...clip.guidance import ClipGuidance
-from ...guidance.loading import embedded_folder, notes_of
-from ...guidance.prompts import check_words
-from ..hub import check_endpoint, reachable
+from ..clips import load_named, prompt_embedding
 from ..options import DTYPES, check_backend
 from .colours import Colours
 from .sections import DreamFields
@@ -55,9 +52,7 @@ class ClipGuide(Colours):
         Raises:
             UsageError: it is longer than CLIP's text tower, or has words that an embedded CLIP does not know.
         """
-        if embedded_folder(self.clip.name) is not None:
-            check_words(prompt, notes_of(self.clip.name.partition("/")[0]))
-        return self.clip.text_embeddings([prompt])
+        return prompt_embedding(self.clip, prompt)
 
     @functools.cached_property
     def crop_bytes(self) -> int:
@@ -90,7 +85,4 @@ def load_guide(configuration: DreamFields, device: str | None = None) -> ClipGui
     """
     c, where = configuration, device or configuration.device or "cpu"
     check_backend(where)
-    check_endpoint()
-    here = c.guide.startswith("open_clip:") or embedded_folder(c.guide) is not None or pathlib.Path(c.guide).is_dir()
-    name = c.guide if here else reachable("--guidance-clip", c.guide, "config.json")
-    return ClipGuide(Clip.load(name, where, dtype=DTYPES[c.dtype] if c.dtype else None), c)
+    return ClipGuide(load_named("--guidance-clip", c.guide, where, DTYPES[c.dtype] if c.dtype else None), c)
