@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldp_fast import cli
-from ldp_fast.apps.evaluate import clips
+from ldp_fast.apps import clips
 from ldp_fast.apps.evaluate.captioned import read_captions
 from ldp_fast.apps.evaluate.features import Keeping, Network, features_of
 from ldp_fast.apps.evaluate.gathered import Looking, Picture, gather
