@@ -149,8 +149,8 @@ class BaseConfiguration(Configuration):
         about_result=False,
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
-        "precision of the model: float32, bfloat16 or float16 (default: float16 on a GPU; on a CPU and for an embedded "
-        "model float32)",
+        "precision of the model: float32, bfloat16 or float16 (default: float16 on a GPU; on a CPU, for an embedded "
+        "model and for a CLIP float32)",
         flag="dtype",
         group=MODEL,
         default=None,

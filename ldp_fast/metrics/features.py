@@ -100,7 +100,7 @@ class InceptionFeatures:
         resizer: which it has, for the name.
 
     Attributes:
-        name: "inception-2015, tf1-bilinear 299, uint8" or "inception-2015, antialiased bilinear 299, uint8".
+        name: "inception-2015, tf1-bilinear 299, uint8" or "inception-2015, antialiased-bilinear 299, uint8".
         dimension: 2048.
     """
 
@@ -116,7 +116,7 @@ class InceptionFeatures:
         weights: str | pathlib.Path | None = None,
         device: str | torch.device = "cpu",
         *,
-        resizer: Literal["tf1-bilinear", "antialiased bilinear"] = "tf1-bilinear",
+        resizer: Literal["tf1-bilinear", "antialiased-bilinear"] = "tf1-bilinear",
     ) -> InceptionFeatures:
         """Loads it from a file, never from the network.
 
@@ -124,15 +124,15 @@ class InceptionFeatures:
             weights: torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`; None looks into torch's hub cache.
             device: of the network.
             resizer: "tf1-bilinear" is that of the original FID and of torch-fidelity (no antialiasing, corners as
-                TensorFlow 1 had them); "antialiased bilinear" is what torchmetrics does by default now. Their numbers
+                TensorFlow 1 had them); "antialiased-bilinear" is what torchmetrics does by default now. Their numbers
                 differ.
 
         Raises:
             UsageError: there are no weights, or they are those of another network, or torchmetrics or torch-fidelity
                 cannot be imported.
         """
-        if resizer not in ("tf1-bilinear", "antialiased bilinear"):
-            raise UsageError(f"resizer: expected tf1-bilinear or antialiased bilinear, got {resizer!r}")
+        if resizer not in ("tf1-bilinear", "antialiased-bilinear"):
+            raise UsageError(f"resizer: expected tf1-bilinear or antialiased-bilinear, got {resizer!r}")
         where = usable(device)
         path = find_weights(weights, INCEPTION_FILE, INCEPTION_ADDRESS)
         kind = _inception()
@@ -142,7 +142,7 @@ class InceptionFeatures:
         except (RuntimeError, pickle.UnpicklingError) as error:  # the second for files of another format
             raise UsageError(f"weights: expected those of Inception of 2015 in {path}: {reason(error)}") from None
         if resizer != "tf1-bilinear" and not hasattr(network, "use_antialias"):
-            raise UsageError(f"resizer: {resizer} needs torchmetrics of at least 1.9")
+            raise UsageError(f"resizer: {resizer} needs torchmetrics of at least 1.8")
         network.use_antialias = resizer != "tf1-bilinear"
         return cls(network.to(where), resizer)
 

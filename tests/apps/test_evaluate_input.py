@@ -56,7 +56,7 @@ def test_what_is_not_a_picture_is_told_and_a_damaged_one_is_named(
     for name in ("notes.txt", "film.mp4"):
         (folder / name).touch()
     assert cli.main(["evaluate", "colour", str(folder)]) == 0
-    assert f"note: {folder}: 2 are not pictures: film.mp4, notes.txt" in capsys.readouterr().err
+    assert f"note: {folder}: 2 files are not pictures: film.mp4, notes.txt" in capsys.readouterr().err
     result = json.loads((folder / "evaluation" / "colour.json").read_text())
     assert result["left_out"] == {str(folder): {"not pictures": ["film.mp4", "notes.txt"]}}
     assert result["rows"][0]["count"] == 6

@@ -71,7 +71,7 @@ def test_weights_that_are_not_there_are_named(tmp_path: pathlib.Path, monkeypatc
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "x.pth").touch()
     assert find_weights(None, "x.pth", "y") == tmp_path / "checkpoints" / "x.pth"
-    with pytest.raises(UsageError, match="resizer: expected tf1-bilinear or antialiased bilinear, got 'area'"):
+    with pytest.raises(UsageError, match="resizer: expected tf1-bilinear or antialiased-bilinear, got 'area'"):
         InceptionFeatures.load(resizer="area")  # type: ignore[arg-type]
 
 

@@ -273,14 +273,14 @@ def test_a_run_below_a_file(
         assert "--out: " in said and str(out) in said
 
 
-def test_a_run_is_not_a_folder_of_runs(
+def test_an_unfinished_run_is_not_evaluated(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = unfinished(tmp_path / "run", capsys, "--method", "jacobian-nerf")
-    said = error_of(["evaluate", "r-precision", str(run)], capsys)
-    assert said.endswith(f"{run} is itself a run: give the folder that holds it and others, {tmp_path}")
-    monkeypatch.chdir(tmp_path)
-    assert error_of(["evaluate", "r-precision", "run"], capsys).endswith(f"and others, {tmp_path}")
+    for metric in ("r-precision", "clip-score"):
+        assert error_of(["evaluate", metric, str(run)], capsys).endswith(f"{run} is an unfinished run")
+    said = error_of(["evaluate", "r-precision", str(tmp_path)], capsys)
+    assert said.endswith(f"{tmp_path} does not hold a finished run (1 unfinished)")
 
 
 @pytest.mark.parametrize(

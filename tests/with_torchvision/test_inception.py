@@ -66,8 +66,8 @@ class First(torch.nn.Module):
 
 
 def test_fid_and_kid_are_torchmetrics(weights: pathlib.Path, pictures: torch.Tensor) -> None:
-    ours = InceptionFeatures.load(weights, resizer="antialiased bilinear")
-    assert ours.name == "inception-2015, antialiased bilinear 299, uint8"
+    ours = InceptionFeatures.load(weights, resizer="antialiased-bilinear")
+    assert ours.name == "inception-2015, antialiased-bilinear 299, uint8"
     one, two = (ours(x)[:, : First.num_features] for x in (pictures[:3], pictures[3:]))
     first = First(FrechetInceptionDistance(feature_extractor_weights_path=str(weights)).inception)
     their_fid, their_kid = FrechetInceptionDistance(first), KernelInceptionDistance(first, subsets=1, subset_size=3)

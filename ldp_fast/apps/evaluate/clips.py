@@ -13,8 +13,9 @@ from ...errors import UsageError, shortened
 from ...guidance.loading import embedded_models
 from ...metrics import judge_of
 from ..clips import load_named, unknown_words
-from .features import Keeping, Network, bar, digest_of_texts, features_of
+from .features import Keeping, Network, digest_of_texts, features_of
 from .gathered import Picture
+from .progress import bar
 
 OPENAI = "openai/clip-vit-base-patch32"
 CAPTIONS = 64  # in one pass
@@ -29,7 +30,9 @@ def default_clip(model: str | None) -> str:
     return judge_of(model) if model in embedded_models() else OPENAI
 
 
-def load_clip(name: str | None, model: str | None, device: str | None, argument: str = "--clip") -> Clip:
+def load_clip(
+    name: str | None, model: str | None, device: str | None, argument: str = "--clip", own: str = "primitives/judge"
+) -> Clip:
     """Loads a CLIP by what was typed, or the default one.
 
     Args:
@@ -37,6 +40,7 @@ def load_clip(name: str | None, model: str | None, device: str | None, argument:
         model: see `default_clip`.
         device: of its networks; None: a GPU if there is one.
         argument: that names it, for messages.
+        own: what is typed there for the embedded model's.
 
     Raises:
         UsageError: it cannot be loaded.
@@ -48,7 +52,7 @@ def load_clip(name: str | None, model: str | None, device: str | None, argument:
         if name is not None:
             raise
         raise UsageError(
-            f"{error}; or, for pictures of the embedded model's world, its own: {argument} primitives/judge"
+            f"{error}; or, for pictures of the embedded model's world, its own: {argument} {own}"
         ) from None
 
 

@@ -165,9 +165,11 @@ def _retrieval(args: argparse.Namespace) -> None:
             out=args.out,
         )
         results.append(result)
+        if args.out is None:
+            listed([path])
         if not args.json:
             print(as_markdown(result))
-            record, image = files_of(args.out or path, args.protocol)
+            record, image = files_of(args.out or path, args.protocol, kinds[path] == "run")
             print(f"{record} (every view and its verdict), {image} (the worst)")
     if folders:
         results.append(_folder_retrieval(args, folders, more))
@@ -217,8 +219,7 @@ def _distance(args: argparse.Namespace) -> None:
 
     base, found, against, keeping = _gathered(args, args.paths, captions=False)
     assert against is not None
-    resizer = args.resizer.replace("-bilinear", " bilinear") if args.resizer.startswith("anti") else args.resizer
-    features = distances.load_features(args.features, args.weights, resizer, found.model, args.device)
+    features = distances.load_features(args.features, args.weights, args.resizer, found.model, args.device)
     more = {name: getattr(args, name) for name in ("subsets", "subset_size", "seed") if hasattr(args, name)}
     result = distances.evaluate_distance(
         args.metric, found, against, features, keeping, **more, told=lambda line: _told(f"note: {line}")

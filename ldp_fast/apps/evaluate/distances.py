@@ -42,7 +42,7 @@ def load_features(
     if kind == "clip":
         if weights is not None:
             raise UsageError(f"--weights: expected only with --features {INCEPTION}, got --features {name}")
-        return ClipFeatures(load_clip(which or None, model, device, "--features"))
+        return ClipFeatures(load_clip(which or None, model, device, "--features", "clip:primitives/judge"))
     if name != INCEPTION:
         raise UsageError(f"--features: expected {INCEPTION}, clip or clip:NAME, got {name!r}")
     try:

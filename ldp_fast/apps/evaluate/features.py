@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -21,6 +20,7 @@ from ...errors import UsageError, reason
 from ...metrics.pictures import WHITE, decode_picture
 from ...runs import files
 from .gathered import Picture
+from .progress import bar
 from .store import Store
 
 T = TypeVar("T")
@@ -159,28 +159,6 @@ def _in_threads(function: Callable[[Any], T], items: Sequence[Any]) -> Iterator[
         finally:
             for future in ahead:
                 future.cancel()
-
-
-@contextlib.contextmanager
-def bar(total: int, name: str, unit: str, shown: bool = True) -> Iterator[Callable[[float], None]]:
-    """A progress bar with rate and remaining time on stderr, where there is something to do; gives what advances it."""
-    if not shown or not total:
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    # Of what is counted by shares of one thing a rate says nothing.
-    form = None if unit else "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=total, desc=name, unit=unit, bar_format=form) as made:
-
-        def advance(done: float) -> None:
-            made.update(done)
-
-        try:
-            yield advance
-        except BaseException:
-            made.leave = False  # so that the line that says why stands alone
-            raise
 
 
 def _bytes(path: pathlib.Path) -> bytes:

@@ -110,8 +110,9 @@ def as_markdown(result: dict[str, Any]) -> str:
     ]
     table = markdown_table(["", "CLIP", "pictures", "captions", name_of(protocol), "95 % interval"], lines)
     if protocol["protocol"] == PAPER:
+        others = f"{protocol['distractors']} other{'s' if protocol['distractors'] != 1 else ''}"
         how = (
-            f"CLIP has to prefer a picture's caption to {protocol['distractors']} others, drawn for each picture from "
+            f"CLIP has to prefer a picture's caption to {others}, drawn for each picture from "
             f"{protocol['pool']}. Mean ± standard deviation over {len(protocol['seeds'])} draws; "
         )
     else:

@@ -59,9 +59,6 @@ def find_runs(folder: pathlib.Path, *, others: bool = True) -> dict[str, Run]:
             places = {command.removeprefix("ldp-fast run ") for command in commands if ":" in command}
             where = places.pop() if len(places) == 1 else "MODULE:NAME"
             raise UsageError(f"{folder} holds runs of {names}: say where that is, with --application {where}")
-        if application_of(folder) is not None:
-            above = folder.absolute().parent
-            raise UsageError(f"{folder} is itself a run: give the folder that holds it and others, {above}")
         raise UsageError(f"{folder} does not hold runs (folders with config.yaml)")
     return found
 

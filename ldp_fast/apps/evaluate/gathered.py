@@ -13,7 +13,7 @@ from ...runs.folder import application_of, finished, sweep_up
 from .. import registry
 from .captioned import captions_of
 from .found import Run, find_runs, rows_of
-from .views import View, random_view, view_files
+from .views import View, Views, random_view, render_missing
 
 SEEDS = (0, 1, 2)
 
@@ -60,6 +60,7 @@ class Looking:
         device: of rendering; None: the runs' own.
         load: takes the place of what loads a run.
         out: where views are kept in place of `PATH/evaluation/`.
+        progress: whether to show bars.
     """
 
     seeds: Sequence[int] = SEEDS
@@ -67,6 +68,7 @@ class Looking:
     device: str | None = None
     load: Callable[..., Any] | None = None
     out: pathlib.Path | None = None
+    progress: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,9 @@ def gather(
             continue
         if prompt is not None:
             raise UsageError(f"--prompt: {path} holds runs, which have prompts of their own")
-        places, runs = _runs(path, kind, left_out)
+        places, runs, unfinished = finished_runs(path, kind)
+        if unfinished:
+            left_out[str(path)] = {"unfinished": sorted(unfinished)}
         models |= {run.plain.get("model") for run in runs.values()}
         groups += _of_runs(path, kind, places, runs, looking, index)
     return Gathered(groups, left_out, models.pop() if len(models) == 1 else None)
@@ -153,10 +157,16 @@ def _of_folder(
     return Group(str(path), str(path), {}, pictures)
 
 
-def _runs(
-    path: pathlib.Path, kind: str, left_out: dict[str, dict[str, list[str]]]
-) -> tuple[dict[str, pathlib.Path], dict[str, Run]]:
-    """The finished runs of a path, and their folders, by the names of these."""
+def finished_runs(path: pathlib.Path, kind: str) -> tuple[dict[str, pathlib.Path], dict[str, Run], dict[str, Run]]:
+    """The folders of the finished runs of a path and these runs, by the folders' names; and those that are unfinished.
+
+    Args:
+        path: a run, or a folder with a run in some subfolder.
+        kind: which of them, see `kind_of`.
+
+    Raises:
+        UsageError: there is not a finished one, or it is of an application that is not known.
+    """
     if kind == "run":
         entry = registry.of_folder(path)
         if entry is None:
@@ -165,14 +175,13 @@ def _runs(
             raise UsageError(f"{path} is an unfinished run")
         configuration = entry.application.read(path)
         name = path.absolute().name
-        return {name: path}, {name: Run(entry, configuration, entry.described(configuration))}
+        return {name: path}, {name: Run(entry, configuration, entry.described(configuration))}, {}
     every = find_runs(path)
     runs = {name: run for name, run in every.items() if finished(path / name)}
     if not runs:
         raise UsageError(f"{path} does not hold a finished run ({len(every)} unfinished)")
-    if len(runs) < len(every):
-        left_out[str(path)] = {"unfinished": sorted(every.keys() - runs.keys())}
-    return {name: path / name for name in runs}, runs
+    unfinished = {name: run for name, run in every.items() if name not in runs}
+    return {name: path / name for name in runs}, runs, unfinished
 
 
 def _of_runs(
@@ -185,7 +194,9 @@ def _of_runs(
 ) -> list[Group]:
     kept = path / "evaluation" if looking.out is None else looking.out / "views" / f"{index}-{path.absolute().name}"
     sweep_up(kept)
-    pictures = {name: _of_run(name, places[name], run, looking, kept) for name, run in runs.items()}
+    views = {name: _views_of(places[name], run, looking, kept) for name, run in runs.items() if run.entry.judged}
+    render_missing(list(views.values()), device=looking.device, load=looking.load, progress=looking.progress)
+    pictures = {name: _of_run(name, places[name], run, views.get(name)) for name, run in runs.items()}
     rows = rows_of(runs, [{"folder": name} for name in runs])
     groups = []
     for head, objects in rows:
@@ -202,15 +213,17 @@ def described(about: dict[str, Any]) -> str:
     return f"{about['method']}, {about['losses']}{settings}"
 
 
-def _of_run(name: str, place: pathlib.Path, run: Run, looking: Looking, kept: pathlib.Path) -> list[Picture]:
+def _views_of(place: pathlib.Path, run: Run, looking: Looking, kept: pathlib.Path) -> Views:
+    cameras = [random_view(run, seed, looking.elevation) for seed in looking.seeds]
+    return Views(place, run, cameras, [f"view{seed}" for seed in looking.seeds], kept)
+
+
+def _of_run(name: str, place: pathlib.Path, run: Run, views: Views | None) -> list[Picture]:
     prompt = run.plain["prompt"]
-    if run.entry.judged is None:
-        # It has one side only, and looks the same from every camera.
-        file = run.entry.application.result
-        if not (place / file).is_file() or pathlib.PurePath(file).suffix.lower() not in SUFFIXES:
-            raise UsageError(f"{place} does not hold a picture: {file} was expected")
-        return [Picture(f"{name}/{file}", place / file, prompt)]
-    views = [random_view(run, seed, looking.elevation) for seed in looking.seeds]
-    names = [f"view{seed}" for seed in looking.seeds]
-    files = view_files(place, run, views, names, kept=kept, device=looking.device, load=looking.load)
-    return [Picture(f"{name}/{view}", file, prompt) for view, file in zip(names, files, strict=True)]
+    if views is not None:
+        return [Picture(f"{name}/{of}", file, prompt) for of, file in zip(views.names, views.files(), strict=True)]
+    # It has one side only, and looks the same from every camera.
+    file = run.entry.application.result
+    if not (place / file).is_file() or pathlib.PurePath(file).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{place} does not hold a picture: {file} was expected")
+    return [Picture(f"{name}/{file}", place / file, prompt)]

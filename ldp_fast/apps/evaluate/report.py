@@ -19,9 +19,11 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def name_of(protocol: dict[str, Any]) -> str:
-    """The number's whole name: by the CLIP beside it, among so many captions, by one of two protocols."""
-    whose = " (DreamFields)" if protocol["protocol"] == "dreamfields" else ""
-    return f"R-Precision{whose}, {protocol['distractors'] + 1}-way"
+    """The number's whole name: by the CLIP beside it, among so many captions of so many, by one of two protocols."""
+    way = f"{protocol['distractors'] + 1}-way"
+    if protocol["protocol"] == "dreamfields":
+        return f"R-Precision (DreamFields), {way}"
+    return f"R-Precision, {way} of {protocol['pool']}"
 
 
 def as_markdown(found: dict[str, Any]) -> str:

@@ -18,6 +18,11 @@ from ..targets import check_writable
 from .gathered import Gathered
 
 DIGITS = 6
+# Of one, of several, by why they are left out.
+_WHAT = {
+    "not pictures": ("{} file is not a picture", "{} files are not pictures"),
+    "unfinished": ("{} run is unfinished", "{} runs are unfinished"),
+}
 
 
 def base_of(paths: Sequence[pathlib.Path], out: pathlib.Path | None) -> pathlib.Path:
@@ -97,8 +102,7 @@ def notes(gathered: Gathered) -> list[str]:
     lines = []
     for path, reasons in gathered.left_out.items():
         for why, names in reasons.items():
-            what = f"{len(names)} {'is' if len(names) == 1 else 'are'} {why}"
-            lines.append(f"{path}: {what}: {some(names)}")
+            lines.append(f"{path}: {_WHAT[why][len(names) > 1].format(len(names))}: {some(names)}")
     return lines
 
 

@@ -13,12 +13,12 @@ import torch
 from ...errors import UsageError
 from ...guidance.loading import embedded_models
 from ...runs import files
-from ...runs.folder import finished, sweep_up
+from ...runs.folder import application_of, sweep_up
 from ...zoo import captions, world
 from .clips import Judge, check_known, count_unknown, load_clip
 from .features import Keeping
-from .found import Run, find_runs, rows_of
-from .gathered import Picture
+from .found import Run, rows_of
+from .gathered import Picture, finished_runs
 from .verdicts import (
     DREAMFIELDS,
     FIXED,
@@ -30,7 +30,7 @@ from .verdicts import (
     summary,
     verdict_sheet,
 )
-from .views import View, draw, random_view, view_files
+from .views import View, Views, draw, random_view, render_missing
 
 AT_ONCE = 64  # renders of the truth
 
@@ -73,7 +73,7 @@ def evaluate_r_precision(
     renders and embeds what is new.
 
     Args:
-        folder: with a run in each subfolder.
+        folder: with a run in each subfolder, or a run.
         seeds: of the evaluation.
         distractors: how many a view.
         clip: one or several of what `Clip.load` takes; None chooses.
@@ -102,12 +102,10 @@ def evaluate_r_precision(
         raise UsageError(f"--seeds: expected at least 0, got {min(seeds)}")
     if elevation is not None and not -90 <= elevation[0] <= elevation[1] <= 90:
         raise UsageError(f"--elevation: expected -90 <= LOW <= HIGH <= 90, got {elevation[0]:g} {elevation[1]:g}")
-    every = find_runs(folder)
-    runs = {name: run for name, run in every.items() if finished(folder / name)}
-    if not runs:
-        raise UsageError(f"{folder} does not hold a finished run ({len(every)} unfinished)")
+    alone = application_of(folder) is not None
+    places, runs, unfinished = finished_runs(folder, "run" if alone else "runs")
     embedded = all(run.plain.get("model") in embedded_models() for run in runs.values())
-    own = sorted({run.plain["prompt"] for run in every.values()})
+    own = sorted({run.plain["prompt"] for run in (*runs.values(), *unfinished.values())})
     if pool is None:
         pool = [*([scene.caption() for scene in world.all_scenes()] if embedded else []), *own]
     protocol = protocol_of(kind, pool, own, distractors, known=known)
@@ -123,16 +121,18 @@ def evaluate_r_precision(
     sweep_up(kept)
     objects: list[dict[str, Any]] = []
     views: list[_View] = []
+    looked: list[Views] = []
     for name, run in runs.items():
         seen = [FIXED] if kind == DREAMFIELDS else [random_view(run, seed, elevation) for seed in seeds]
         shown = [kind] if kind == DREAMFIELDS else [f"view{seed}" for seed in seeds]
-        paths = view_files(folder / name, run, seen, shown, kept=kept, device=device, load=load)
+        looked.append(Views(places[name], run, seen, shown, kept))
         made = {"folder": name, **_who(run.plain)}
         drawn = [0] if kind == DREAMFIELDS else seeds
         made["views"] = [{"seed": s, "azimuth": v[0], "elevation": v[1]} for s, v in zip(drawn, seen, strict=True)]
         objects.append(made)
-        for view, path, word in zip(made["views"], paths, shown, strict=True):
+        for view, path, word in zip(made["views"], looked[-1].files(), shown, strict=True):
             views.append(_View(made, view, Picture(f"{name}/{word}", path, run.plain["prompt"])))
+    render_missing(looked, device=device, load=load, progress=progress)
 
     rows, image = _rows(runs, objects, views, judges, protocol)
     truths = {judge.name: _truth(judge, runs, objects, protocol) if embedded else None for judge in judges}
@@ -141,7 +141,7 @@ def evaluate_r_precision(
         "metric": "r-precision",
         "protocol": {
             "protocol": kind,
-            "seeds": seeds,
+            "seeds": seeds if kind == PAPER else None,
             "distractors": distractors if kind == PAPER else protocol.size() - 1,
             "clip": judges[0].name,
             "clips": [judge.name for judge in judges],
@@ -152,19 +152,23 @@ def evaluate_r_precision(
         "rows": rows,
         "truth": truths[judges[0].name],
         **several,
-        "unfinished": sorted(every.keys() - runs.keys()),
+        "unfinished": sorted(unfinished),
         "objects": objects,
         "versions": files.versions(),
     }
-    where = files_of(base, kind)
+    where = files_of(base, kind, alone)
     files.write_json(where[0], result)
     files.write_atomically(where[1], image)
     return dict(files.plain(result))
 
 
-def files_of(base: pathlib.Path, kind: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """The JSON and the PNG of an evaluation by a protocol."""
-    where = base / "evaluation" / f"r-precision-{kind}" if kind == DREAMFIELDS else base / "evaluation"
+def files_of(base: pathlib.Path, kind: str, alone: bool) -> tuple[pathlib.Path, pathlib.Path]:
+    """The JSON and the PNG of an evaluation by a protocol; `alone`: of one run, and not of a folder of them."""
+    where = base / "evaluation"
+    if kind == DREAMFIELDS:
+        where = where / f"r-precision-{kind}"
+    elif alone:
+        where = where / "r-precision"
     return where.with_suffix(".json"), where.with_suffix(".png")
 
 

@@ -24,7 +24,8 @@ PAPER, DREAMFIELDS = "paper", "dreamfields"
 FIXED = (330.0, 45.0)
 ROWS = 1024  # pictures that are compared with all captions at once
 BEATERS = 3  # captions that are named
-WORST = 24  # pictures in a sheet
+MOST = 120  # pictures in a sheet
+COLUMN = 16  # of them below each other, where there are not many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +171,7 @@ def summary(objects: Sequence[tuple[Hashable, Sequence[bool]]]) -> dict[str, Any
 def verdict_sheet(
     pictures: Sequence[Picture], about: Sequence[dict[str, Any]], hits: Sequence[str], background: Sequence[int]
 ) -> bytes:
-    """The pictures that were beaten by most captions, each with its own and those that beat it, as PNG.
+    """Each picture with its own caption and those that beat it, those first that were beaten by most, as PNG.
 
     Args:
         pictures: with captions, and the names that are shown.
@@ -180,11 +181,12 @@ def verdict_sheet(
     """
     order = sorted(range(len(pictures)), key=lambda i: (-about[i]["beaten_by"], about[i]["cosine"], i))
     tiles = []
-    for i in order[:WORST]:
+    for i in order[:MOST]:
         found = about[i]
         rest = found["beaten_by"] - len(found["beaters"])
         words = [pictures[i].name, f"{hits[i]}: {pictures[i].caption} ({found['cosine']:.3f})"]
         words += [f"   nearer: {one['caption']} ({one['cosine']:.3f})" for one in found["beaters"]]
         tiles.append(Tile(pictures[i].file, [*words, *([f"   and {rest} more"] if rest else [])]))
-    half = -(-len(tiles) // 2)
-    return sheet([tiles[i::half] for i in range(half)], background)
+    columns = min(3, -(-len(tiles) // COLUMN))
+    rows = -(-len(tiles) // columns)
+    return sheet([tiles[i::rows] for i in range(rows)], background)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 from ...runs import image_files
 from .found import Run
 from .kept import kept_as, kept_picture, remove_others
+from .progress import bar
 
 View = tuple[float, float]
 
@@ -42,34 +44,54 @@ def random_view(run: Run, seed: int, elevation: View | None) -> View:
     return round(float(rng.uniform(0, 360)), 3), round(float(rng.uniform(low, high)), 3)
 
 
-def view_files(
-    place: pathlib.Path,
-    run: Run,
-    views: Sequence[View],
-    names: Sequence[str],
-    *,
-    kept: pathlib.Path,
-    device: str | None = None,
-    load: Callable[..., Any] | None = None,
-) -> list[pathlib.Path]:
-    """Views of a run as PNG files, one each; what is missing there, or damaged, is rendered.
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Views of a run, and where they are kept as PNG.
 
-    Args:
+    Attributes:
         place: the run's folder.
         run: that is there.
-        views: azimuth and elevation in degrees.
-        names: of the views, parts of the files' names.
+        cameras: azimuth and elevation in degrees.
+        names: one a camera, parts of the files' names.
         kept: the folder of the files.
-        device: of rendering; None: the run's own.
-        load: takes the place of what loads a run.
     """
-    paths = [kept_as(place, run, name, view, "png", kept) for name, view in zip(names, views, strict=True)]
-    missing = [i for i, path in enumerate(paths) if kept_picture(path) is None]
-    if missing:
-        wanted = [views[i] for i in missing]
-        drawn = run.entry.pictures(place, run.configuration, wanted, device=device, load=load)
-        for i, picture in zip(missing, drawn, strict=True):
-            # Judged from the file, so that a view judged again is the very same.
-            image_files.save_png(paths[i], picture)
-            remove_others(paths[i])
-    return paths
+
+    place: pathlib.Path
+    run: Run
+    cameras: Sequence[View]
+    names: Sequence[str]
+    kept: pathlib.Path
+
+    def files(self) -> list[pathlib.Path]:
+        """The PNG files, one a camera."""
+        pairs = zip(self.names, self.cameras, strict=True)
+        return [kept_as(self.place, self.run, name, view, "png", self.kept) for name, view in pairs]
+
+
+def render_missing(
+    views: Sequence[Views],
+    *,
+    device: str | None = None,
+    load: Callable[..., Any] | None = None,
+    progress: bool = True,
+) -> None:
+    """Renders what is missing of the views of some runs, or is damaged.
+
+    Args:
+        views: one a run.
+        device: of rendering; None: the runs' own.
+        load: takes the place of what loads a run.
+        progress: whether to show a bar.
+    """
+    missing = [[i for i, path in enumerate(each.files()) if kept_picture(path) is None] for each in views]
+    with bar(sum(map(len, missing)), "views", "view", progress) as advance:
+        for each, places in zip(views, missing, strict=True):
+            if not places:
+                continue
+            wanted, paths = [each.cameras[i] for i in places], each.files()
+            drawn = each.run.entry.pictures(each.place, each.run.configuration, wanted, device=device, load=load)
+            for i, picture in zip(places, drawn, strict=True):
+                # Judged from the file, so that a view judged again is the very same.
+                image_files.save_png(paths[i], picture)
+                remove_others(paths[i])
+            advance(len(places))

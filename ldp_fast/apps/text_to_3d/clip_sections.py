@@ -52,7 +52,7 @@ class TransmittanceOptions:
     )
     opacity: tuple[float, float] = setting(
         "mean opacity that a view may have for nothing, at the start and after `until` of the run, seen from 4 units "
-        "with a field of view of 33.4 degrees (default: 0.5 0.1; embedded model: 0.5 0.3)",
+        "with a field of view of 36.4 degrees (default: 0.5 0.1; embedded model: 0.5 0.3)",
         flag="target-opacity",
         metavar="FIRST LAST",
         group=GROUP,
