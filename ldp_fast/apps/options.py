@@ -14,13 +14,13 @@ import torch
 from .. import _settings
 from ..errors import UsageError
 from ..guidance import PRESETS, LatentDiffusionPrior
-from ..guidance.families import FAMILIES
 from ..guidance.loading import edition_of, embedded_models, locate
 from ..guidance.presets import PriorSettings, find_preset
-from ..runs.configuration import Configuration, merged, read_yaml
+from ..runs.configuration import Configuration, merged
 from ..runs.flags import build, given
 from ..runs.names import as_typed
-from ..runs.settings import Wrong, as_plain, hyphens, setting, underscores
+from ..runs.settings import Wrong, as_plain, setting, underscores
+from .config_flag import start_from
 from .hub import check_endpoint, reachable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -287,42 +287,6 @@ def check_backend(device: str | None) -> None:
             "LDP_FAST_BACKEND=triton: expected a GPU, or TRITON_INTERPRET=1 for Triton's interpreter on a CPU; got "
             f"device {device or 'cpu'} without either; or leave LDP_FAST_BACKEND unset"
         )
-
-
-def add_config_flag(parser: argparse.ArgumentParser, *, printed: bool = True) -> None:
-    """Declares --config and --print-config; see `start_from`. `printed`: whether the latter is told of in the help."""
-    parser.add_argument(
-        "--config",
-        action="append",
-        default=argparse.SUPPRESS,
-        metavar="FILE.yaml|NAME",
-        help="a run's config.yaml to start from (other flags win over it); or what kind of model one .safetensors file "
-        "is: sd1, sd2-base, sd2-v, sdxl, …, or a folder; may be given once for each",
-    )
-    told = "print all settings as YAML, and do nothing else" if printed else argparse.SUPPRESS
-    parser.add_argument("--print-config", action="store_true", help=told)
-
-
-def start_from(args: argparse.Namespace, application: str) -> tuple[dict[str, Any], pathlib.Path | None]:
-    """What --config says: the settings of a YAML, with the model's `config` among them, and the YAML's name.
-
-    Raises:
-        UsageError: several of a kind, or a YAML that is missing, damaged or another command's.
-    """
-    found: dict[str, Any] = {}
-    files = [word for word in getattr(args, "config", []) if word.lower().endswith((".yaml", ".yml"))]
-    names = [word for word in getattr(args, "config", []) if word not in files]
-    if len(files) > 1 or len(names) > 1:
-        raise UsageError("--config: expected one YAML file of settings and one kind of model at most")
-    file = pathlib.Path(files[0]) if files else None
-    if file is not None:
-        found = read_yaml(file, partly=True)
-        named = found.pop("application", application)
-        if named != application:
-            raise UsageError(f"{file}: these are settings of ldp-fast {named}, not of ldp-fast {application}")
-    if names:
-        found["config"] = hyphens(names[0]) if hyphens(names[0]) in FAMILIES else names[0]
-    return found, file
 
 
 def settle(plain: dict[str, Any]) -> None:

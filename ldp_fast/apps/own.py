@@ -16,8 +16,9 @@ from ..runs.names import as_typed, name_of
 from ..runs.prompts import Prompt
 from ..runs.settings import settings_of
 from . import registry, run_options
+from .config_flag import add_config_flag
 from .entry import Entry
-from .options import GROUPS, RUN, ModelConfiguration, add_config_flag, configure, unsaid
+from .options import GROUPS, RUN, ModelConfiguration, configure, unsaid
 from .variants import configured, variant_name
 
 EXAMPLES = """\

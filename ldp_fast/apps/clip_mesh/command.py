@@ -6,7 +6,8 @@ import argparse
 
 from ...runs import flags
 from .. import run_options
-from ..options import MODEL, RUN, add_config_flag
+from ..config_flag import add_config_flag
+from ..options import MODEL, RUN
 from .configuration import CHECKPOINT_EVERY, SCENE, ClipMesh, configure
 from .run import APPLICATION, PRODUCTS
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Declares the flags that make a configuration; with `several` several seeds can be named."""
-    add_config_flag(parser, printed=not several)
+    add_config_flag(parser, printed=not several, kinds=False)
     groups = {RUN: "what is not given comes from the model", SCENE: "a pair is a range that each picture draws from"}
     many = {"seed": "seeds"} if several else None
     unsaid = {"checkpoint_every": CHECKPOINT_EVERY}

@@ -12,7 +12,8 @@ from ...runs import flags
 from ...runs.configuration import merged
 from ...runs.names import as_typed
 from ...runs.settings import Wrong, setting
-from ..options import MODEL, RUN, BaseConfiguration, settle, start_from
+from ..config_flag import start_from
+from ..options import MODEL, RUN, BaseConfiguration, settle
 from .rasterisers import default_for
 
 NAME = "clip-mesh"

@@ -268,6 +268,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one; of rendering, the runs')",
     )
     parser.add_argument(
-        "--out", type=pathlib.Path, metavar="DIR", help="folder to write to (default: PATH/evaluation of the first)"
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder to write to (default: PATH/evaluation of the first; R-Precision of a folder of runs: that folder)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and not as a table")

@@ -9,7 +9,7 @@ from ...metrics.clip_score import clip_cosines, clip_scores
 from ...runs.tables import markdown_table
 from .clips import Judge
 from .gathered import Gathered
-from .results import plus_minus, record, spread
+from .results import plus_minus, record, said_of, spread
 
 
 def evaluate_clip_score(gathered: Gathered, judges: Sequence[Judge]) -> dict[str, Any]:
@@ -36,7 +36,8 @@ def evaluate_clip_score(gathered: Gathered, judges: Sequence[Judge]) -> dict[str
             head = {"label": group.label, "path": group.path, **group.about, "clip": judge.name, "count": len(each)}
             means = {name: spread([one[name] for one in each]) for name in ("cosine", "score")}
             rows.append({**head, **means, "pictures": each})
-    return record("clip-score", gathered, truncated=any(judge.truncate for judge in judges), rows=rows)
+    cut = any(judge.truncate for judge in judges)
+    return record("clip-score", gathered, judges[0].keeping.background, truncated=cut, rows=rows)
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -47,6 +48,4 @@ def as_markdown(result: dict[str, Any]) -> str:
     ]
     table = markdown_table(["", "CLIP", "pictures", "cosine", "CLIP score, 100·max(cosine, 0)"], lines)
     text = "Mean ± standard deviation over the pictures. Numbers of different CLIPs cannot be compared."
-    if result["truncated"]:
-        text += " Captions longer than the text tower were truncated."
-    return f"{table}\n\n{text}"
+    return f"{table}\n\n{text}{said_of(result)}"

@@ -12,7 +12,7 @@ from ...runs.tables import markdown_table
 from .features import Keeping, Network, features_of
 from .gathered import Gathered
 from .kept import source_of
-from .results import plus_minus, record, spread
+from .results import plus_minus, record, said_of, spread
 
 
 def _compute(pixels: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ def evaluate_colour(gathered: Gathered, keeping: Keeping) -> dict[str, Any]:
         about = {"label": group.label, "path": group.path, **group.about, "count": len(each)}
         means = {name: spread(found[:, i].tolist()) for i, name in enumerate(("saturation", "clipped"))}
         rows.append({**about, **means, "pictures": each})
-    return record("colour", gathered, rows=rows)
+    return record("colour", gathered, keeping.background, rows=rows)
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -53,5 +53,5 @@ def as_markdown(result: dict[str, Any]) -> str:
     table = markdown_table(["", "pictures", "saturation (HSV)", "clipped share"], lines)
     return (
         f"{table}\n\nMean ± standard deviation over the pictures. Saturation: (max − min) / max of the channels, mean "
-        f"over a picture's pixels. Clipped: the share of its channel values within 1/255 of 0 or of 1."
+        f"over a picture's pixels. Clipped: the share of its channel values within 1/255 of 0 or of 1.{said_of(result)}"
     )

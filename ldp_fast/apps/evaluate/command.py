@@ -104,6 +104,7 @@ def finish(
     result: dict[str, Any],
     table: str,
     picture: tuple[bytes, str] | None = None,
+    holds: str = "every picture",
 ) -> None:
     """Writes and prints a result.
 
@@ -113,6 +114,7 @@ def finish(
         result: what the JSON holds.
         table: for people.
         picture: PNG, and what it shows.
+        holds: what the JSON has beside the table.
     """
     paths = write(base, args.metric, result, picture and picture[0])
     if args.out is None:
@@ -122,7 +124,7 @@ def finish(
         return
     print(table)
     shown = f", {paths[1]} ({picture[1]})" if picture else ""
-    print(f"{paths[0]} (every picture){shown}")
+    print(f"{paths[0]} ({holds}){shown}")
 
 
 def _retrieval(args: argparse.Namespace) -> None:
@@ -224,7 +226,7 @@ def _distance(args: argparse.Namespace) -> None:
     result = distances.evaluate_distance(
         args.metric, found, against, features, keeping, **more, told=lambda line: _told(f"note: {line}")
     )
-    finish(args, base, result, distances.as_markdown(result))
+    finish(args, base, result, distances.as_markdown(result), holds="every number")
 
 
 def _lpips(args: argparse.Namespace) -> None:
@@ -234,11 +236,13 @@ def _lpips(args: argparse.Namespace) -> None:
     lpips = perceptual.load_lpips(args.backbone, args.weights, args.size, found.model, args.device)
     if against is not None:
         result = perceptual.evaluate_pairwise(found, against, lpips, keeping)
+        (base / "lpips.png").unlink(missing_ok=True)  # of all pairs, which the JSON is not about any more
         finish(args, base, result, perceptual.as_markdown(result))
         return
     result = perceptual.evaluate_pairs(found, lpips, keeping, alike=args.alike)
     image = perceptual.pairs_sheet(result, found, keeping.background)
-    finish(args, base, result, perceptual.as_markdown(result), (image, "the most alike pairs") if image else None)
+    shown = (image, "the most alike pairs") if image else None
+    finish(args, base, result, perceptual.as_markdown(result), shown, holds="the most alike pairs by name")
 
 
 RUN: dict[str, Callable[[argparse.Namespace], None]] = {

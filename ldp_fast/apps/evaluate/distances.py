@@ -15,7 +15,7 @@ from ...runs.tables import markdown_table
 from .clips import load_clip
 from .features import Keeping, Network, features_of
 from .gathered import Gathered, Picture
-from .results import record
+from .results import record, said_of
 
 INCEPTION = "inception"
 
@@ -102,8 +102,9 @@ def evaluate_distance(
         rows.append({**head, "number": name_of(metric, features, counts, found), **counts, **found})
     for warning in dict.fromkeys(filter(None, warnings)):
         told(warning)
-    more = {"against": [group.path for group in against.groups], "left_out_against": against.left_out}
-    return record(metric, gathered, features=features.name, dimension=features.dimension, **more, rows=rows)
+    more: dict[str, Any] = {"against": [group.path for group in against.groups], "left_out_against": against.left_out}
+    more |= {"features": features.name, "dimension": features.dimension}
+    return record(metric, gathered, keeping.background, **more, rows=rows)
 
 
 def _require_two(metric: str, path: str, pictures: list[Picture]) -> None:
@@ -143,4 +144,4 @@ def as_markdown(result: dict[str, Any]) -> str:
         text += "FID is biased: with fewer pictures it is larger, so compare numbers of the same name only."
     else:
         text += "Mean ± standard deviation over the subsets. Compare numbers of the same name only."
-    return f"{markdown_table(['', 'number', 'value'], lines)}\n\n{text}"
+    return f"{markdown_table(['', 'number', 'value'], lines)}\n\n{text}{said_of(result)}"

@@ -12,7 +12,7 @@ from ...runs.tables import markdown_table
 from .clips import Judge, count_unknown
 from .gathered import SEEDS, Gathered, Picture
 from .report import interval, name_of, percent, unknown_words
-from .results import record
+from .results import record, said_of
 from .verdicts import PAPER, Protocol, beaten_by, hits_of, protocol_of, summary, verdict_sheet
 
 
@@ -78,9 +78,11 @@ def evaluate_folders(
                 if len(gathered.groups) > 1:
                     shown = [dataclasses.replace(p, name=f"{group.path}/{p.name}") for p in shown]
                 sheets += list(zip(shown, about, said, strict=True))
-    result = record("r-precision", gathered, protocol=_said(protocol, judges, repetitions), rows=rows)
+    background = judges[0].keeping.background
+    more = {"truncated": judges[0].truncate, "protocol": _said(protocol, judges, repetitions)}
+    result = record("r-precision", gathered, background, **more, rows=rows)
     pictures, abouts, hit = zip(*sheets, strict=True)
-    return result, verdict_sheet(pictures, abouts, hit, judges[0].keeping.background)
+    return result, verdict_sheet(pictures, abouts, hit, background)
 
 
 def _said(protocol: Protocol, judges: Sequence[Judge], seeds: Sequence[int]) -> dict[str, Any]:
@@ -117,4 +119,5 @@ def as_markdown(result: dict[str, Any]) -> str:
         )
     else:
         how = f"CLIP has to prefer a picture's caption to all others of a list of {protocol['pool']}; "
-    return f"{table}\n\n{how}interval over pictures (bootstrap). A tie is not a hit.{unknown_words(protocol)}"
+    how += "interval over pictures (bootstrap). A tie is not a hit."
+    return f"{table}\n\n{how}{unknown_words(protocol)}{said_of(result)}"

@@ -79,11 +79,13 @@ class Gathered:
         groups: the rows.
         left_out: by path, the names of what is not measured: `not pictures`, `unfinished`.
         model: that made all of it, where all of it are runs of one model; None otherwise.
+        views: `seeds` and `elevation` of the cameras, where runs were looked at from any side; None otherwise.
     """
 
     groups: list[Group]
     left_out: dict[str, dict[str, list[str]]]
     model: str | None
+    views: dict[str, Any] | None = None
 
     def pictures(self) -> list[Picture]:
         """Of all groups."""
@@ -129,6 +131,7 @@ def gather(
     groups: list[Group] = []
     left_out: dict[str, dict[str, list[str]]] = {}
     models: set[str | None] = set()
+    turned = False
     for index, path in enumerate(dict.fromkeys(paths)):
         kind = kind_of(path)
         if kind == "pictures":
@@ -141,8 +144,11 @@ def gather(
         if unfinished:
             left_out[str(path)] = {"unfinished": sorted(unfinished)}
         models |= {run.plain.get("model") for run in runs.values()}
-        groups += _of_runs(path, kind, places, runs, looking, index)
-    return Gathered(groups, left_out, models.pop() if len(models) == 1 else None)
+        turned = turned or any(run.entry.judged for run in runs.values())
+        groups += _of_runs(path, places, runs, looking, index)
+    heights = looking.elevation and list(looking.elevation)
+    views = {"seeds": list(looking.seeds), "elevation": heights} if turned else None
+    return Gathered(groups, left_out, models.pop() if len(models) == 1 else None, views)
 
 
 def _of_folder(
@@ -186,7 +192,6 @@ def finished_runs(path: pathlib.Path, kind: str) -> tuple[dict[str, pathlib.Path
 
 def _of_runs(
     path: pathlib.Path,
-    kind: str,
     places: dict[str, pathlib.Path],
     runs: dict[str, Run],
     looking: Looking,

@@ -14,7 +14,7 @@ from ...runs.tables import markdown_table
 from .features import Keeping, Network, mapped_features_of
 from .gathered import Gathered, Group, Picture
 from .progress import bar
-from .results import plus_minus, record, spread
+from .results import plus_minus, record, said_of, spread
 from .sheets import Tile, sheet
 
 
@@ -85,7 +85,7 @@ def evaluate_pairs(gathered: Gathered, lpips: Lpips, keeping: Keeping, *, alike:
         distance = {"mean": found.mean, "std": found.std if found.pairs > 1 else None}
         counts = {"count": found.pictures, "pairs": found.pairs}
         rows.append({**head, "number": number, **counts, "distance": distance, "alike": pairs})
-    return record("lpips", gathered, features=lpips.name, against=None, rows=rows)
+    return record("lpips", gathered, keeping.background, features=lpips.name, against=None, rows=rows)
 
 
 def evaluate_pairwise(gathered: Gathered, against: Gathered, lpips: Lpips, keeping: Keeping) -> dict[str, Any]:
@@ -116,8 +116,9 @@ def evaluate_pairwise(gathered: Gathered, against: Gathered, lpips: Lpips, keepi
         number = f"{lpips.name}; {len(each)} pairs of one name"
         found = {"count": len(each), "pairs": len(each), "distance": spread(distances), "pictures": each}
         rows.append({**head, "number": number, **found})
-    more = {"against": list(dict.fromkeys(group.path for group in against.groups))}
-    return record("lpips", gathered, features=lpips.name, **more, left_out_against=against.left_out, rows=rows)
+    paths = list(dict.fromkeys(group.path for group in against.groups))
+    more = {"features": lpips.name, "against": paths, "left_out_against": against.left_out}
+    return record("lpips", gathered, keeping.background, **more, rows=rows)
 
 
 def _network(lpips: Lpips) -> Network:
@@ -152,7 +153,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         text += " Pairs that share a picture are not independent: the deviation is not the mean's error."
     if "like" in result["features"]:
         text += " This is not LPIPS, whose weights were fitted to people's judgements: compare it with itself only."
-    return f"{markdown_table(['', 'number', 'distance'], lines)}\n\n{text}"
+    return f"{markdown_table(['', 'number', 'distance'], lines)}\n\n{text}{said_of(result)}"
 
 
 def pairs_sheet(result: dict[str, Any], gathered: Gathered, background: Sequence[int]) -> bytes | None:

@@ -45,6 +45,8 @@ def as_markdown(found: dict[str, Any]) -> str:
     table = markdown_table(head, lines)
     text = _fixed(protocol) if protocol["protocol"] == "dreamfields" else _random(found)
     text += unknown_words(protocol)
+    if protocol["truncated"]:
+        text += " Prompts longer than the text tower were truncated."
     prompts = {made["folder"]: made["prompt"] for made in found["objects"]}
     if len({frozenset(prompts[folder] for folder in row["folders"]) for row in found["rows"]}) > 1:
         text += " The rows were not measured on the same prompts, for some runs are missing."

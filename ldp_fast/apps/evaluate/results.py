@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import UsageError, reason
-from ...metrics.pictures import some
+from ...metrics.pictures import WHITE, some
 from ...runs import files
 from ...runs.folder import RunFolder, application_of
 from .. import registry
@@ -64,9 +64,17 @@ def plus_minus(found: dict[str, Any], factor: float = 1.0, form: str = ".4f") ->
     return f"{format(factor * found['mean'], form)}{tail}"
 
 
-def record(metric: str, gathered: Gathered, **found: Any) -> dict[str, Any]:
-    """What the JSON of a metric holds."""
-    more = {"left_out": gathered.left_out, "versions": files.versions("pillow")}
+def record(metric: str, gathered: Gathered, background: Sequence[int], **found: Any) -> dict[str, Any]:
+    """What the JSON of a metric holds.
+
+    Args:
+        metric: its name.
+        gathered: the pictures.
+        background: RGB, 0 to 255, behind what is transparent.
+        found: numbers, and what else they depend on.
+    """
+    more = {"background": list(background), "views": gathered.views}
+    more |= {"left_out": gathered.left_out, "versions": files.versions("pillow")}
     return dict(files.plain(rounded({"metric": metric, **found, **more})))
 
 
@@ -104,6 +112,20 @@ def notes(gathered: Gathered) -> list[str]:
         for why, names in reasons.items():
             lines.append(f"{path}: {_WHAT[why][len(names) > 1].format(len(names))}: {some(names)}")
     return lines
+
+
+def said_of(result: dict[str, Any]) -> str:
+    """A sentence for each thing that moves the numbers, and is not as it is by default; '' where all of it is."""
+    said = []
+    if result["views"] is not None:
+        seeds, heights = result["views"]["seeds"], result["views"]["elevation"]
+        height = "as each run was trained" if heights is None else f"{heights[0]:g}° to {heights[1]:g}°"
+        said.append(f" Of objects {len(seeds)} view{'s' if len(seeds) > 1 else ''} each, elevation {height}.")
+    if result["background"] != list(WHITE):
+        said.append(f" What is transparent lies on {' '.join(map(str, result['background']))}.")
+    if result.get("truncated"):
+        said.append(" Captions longer than the text tower were truncated.")
+    return "".join(said)
 
 
 def as_json(result: Any) -> str:

@@ -146,6 +146,7 @@ def evaluate_r_precision(
             "clip": judges[0].name,
             "clips": [judge.name for judge in judges],
             "elevation": elevation and list(elevation),
+            "truncated": truncate,
             "pool": protocol.size(),
             "unknown": count_unknown(clips, protocol.pool),
         },

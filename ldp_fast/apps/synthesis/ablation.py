@@ -17,8 +17,9 @@ from ...runs.folder import finished
 from ...runs.loop import Options
 from ...runs.names import as_typed, former_slug, name_of
 from ...zoo import world
+from ..config_flag import add_config_flag
 from ..hub import reachable
-from ..options import GROUPS, RUN, add_config_flag, load_prior
+from ..options import GROUPS, RUN, load_prior
 from ..targets import check_writable
 from ..unquoted import add_each_word, check_quotes
 from ..variants import VARIANTS, switched_off

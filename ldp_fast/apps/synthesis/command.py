@@ -9,7 +9,8 @@ from ...errors import UsageError
 from ...runs import flags
 from ...runs.names import as_typed
 from .. import run_options
-from ..options import GROUPS, RUN, add_config_flag, start_from
+from ..config_flag import add_config_flag, start_from
+from ..options import GROUPS, RUN
 from ..unquoted import add_each_word, check_quotes
 from .configuration import CHECKPOINT_EVERY, NAME, PRESET, Synthesis, resolve
 from .run import APPLICATION

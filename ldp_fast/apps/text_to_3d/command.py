@@ -10,7 +10,8 @@ from ...runs import flags
 from ...runs.names import as_typed
 from ...runs.settings import Wrong, hyphens
 from .. import run_options
-from ..options import GROUPS, PRIOR, RUN, add_config_flag, start_from
+from ..config_flag import add_config_flag, start_from
+from ..options import GROUPS, PRIOR, RUN
 from .clip_sections import GROUP as CLIP
 from .configuration import CHECKPOINT_EVERY, ramp, resolve
 from .run import APPLICATION, PRODUCTS

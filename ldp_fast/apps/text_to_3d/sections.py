@@ -234,17 +234,25 @@ class _Run:
         low=1,
     )
     size: int = setting(
-        "latents per side of a view (default: 64; embedded model: 16)", flag="size", metavar="N", group=RUN, low=1
+        "latents per side of a view (default: 64; embedded model: 16; dream-fields: pixels, 168 and 64)",
+        flag="size",
+        metavar="N",
+        group=RUN,
+        low=1,
     )
     supersample: int = setting(
-        "rays per latent along an axis (default: 1; embedded model: 2)",
+        "rays per latent along an axis (default: 1; embedded model: 2; dream-fields: 1)",
         flag="supersample",
         metavar="N",
         group=RUN,
         low=1,
     )
     views: int = setting(
-        "views in each step (default: 1; embedded model: 2)", flag="views", metavar="N", group=RUN, low=1
+        "views in each step (default: 1; embedded model: 2; dream-fields: 1)",
+        flag="views",
+        metavar="N",
+        group=RUN,
+        low=1,
     )
     cameras: CameraOptions
     field: HashGridOptions | VoxelOptions
