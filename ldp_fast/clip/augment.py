@@ -153,7 +153,7 @@ def pink_noise(count: int, size: int, generator: torch.Generator, deviation: flo
 
 
 def gaussian_blur(images: Tensor, deviation: Tensor, kernel: int = BLUR_KERNEL) -> Tensor:
-    """Blurs each image by a Gaussian of its own, cut off at `kernel` pixels.
+    """Blurs each image by a Gaussian of its own, with a kernel of `kernel` × `kernel` pixels.
 
     Beyond the edge there is black, as in the source (dm_pix pads with zeros): a wide blur darkens the rim.
 

@@ -60,7 +60,7 @@ class ClipGuidance:
         >>> import torch
         >>> from ldp_fast import ClipGuidance
         >>> guidance = ClipGuidance.cosine("primitives", "a red cube", views=2)
-        >>> images = torch.rand(1, 3, 64, 64, requires_grad=True)
+        >>> images = torch.rand(1, 3, 64, 64, device=guidance.clip.device, requires_grad=True)
         >>> out = guidance(images, step=7)
         >>> out.loss.backward()
         >>> gradient, statistics = guidance.gradient(images, step=7)  # without a graph
@@ -173,7 +173,7 @@ class ClipGuidance:
         `screen`, `sparsity` and `bootstrap` are 0.
 
         Args:
-            clip: as for `cosine`, with a vision transformer.
+            clip: as for `cosine`, with a vision transformer; for `bootstrap_text` one of transformers.
             source_text: of the source pictures.
             text: of the edited pictures.
             screen_text: of the edit layer alone; None is `text`.

@@ -1,4 +1,8 @@
-"""Metrics: retrieval and score by CLIP, FID, KID, LPIPS, colour, renderings, truth; nothing is downloaded unasked."""
+"""Metrics: retrieval and score by CLIP, FID, KID, LPIPS, colour, renderings, truth.
+
+Weights of Inception, AlexNet and VGG16 are never downloaded. A CLIP or a VAE that is named by a hub name is fetched
+where the cache does not have it.
+"""
 
 from .clip_score import clip_cosines, clip_scores
 from .colour import clipped_fraction, saturation

@@ -79,7 +79,7 @@ class Lpips:
         side: int | None = None,
         device: str | torch.device = "cpu",
     ) -> Lpips:
-        """Loads a network; nothing is downloaded.
+        """Loads a network; AlexNet's and VGG16's weights are never downloaded, those of a hub name are where needed.
 
         Args:
             backbone: `alex`, `vgg`, `clip:NAME` (see `Clip.load`), or `vae:NAME`, the VAE of an embedded model, of a

@@ -155,7 +155,7 @@ def n_way(
     """For each image: is its own caption the nearest of the whole list (DreamFields' R-Precision)?
 
     DreamFields takes its 153 captions as the list (`object_centric_coco`), and one render an object, from a fixed
-    camera that training never had: azimuth −45°, elevation 30°.
+    camera whose height training never had: azimuth −30°, elevation 45°.
 
     Args:
         scorer: the CLIP that judges; DreamFields: ViT-B/32, where B/16 guided.
