@@ -79,8 +79,9 @@ def apply_matrices(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     images, rows, columns = (x.to(dtype) for x in (images, rows, columns))
     views, batch, high, _ = rows.shape
     # One product an image for all of its views, so that the image is not copied for each of them.
-    stacked = rows.transpose(0, 1).reshape(batch, 1, views * high, -1) @ images
-    cropped = stacked.unflatten(2, (views, high)).permute(2, 0, 1, 3, 4) @ columns.transpose(-1, -2)[:, :, None]
+    with torch.autocast(images.device.type, enabled=False):
+        stacked = rows.transpose(0, 1).reshape(batch, 1, views * high, -1) @ images
+        cropped = stacked.unflatten(2, (views, high)).permute(2, 0, 1, 3, 4) @ columns.transpose(-1, -2)[:, :, None]
     return cropped.flatten(0, 1)
 
 
@@ -149,7 +150,8 @@ def pink_noise(count: int, size: int, generator: torch.Generator, deviation: flo
     flat = torch.fft.irfft2(spectrum, s=(size, size)) / 4
     mixing = torch.cat([_row(values, device) for values in _COLOURS])
     mixing = mixing / mixing.norm(dim=0).max()
-    return torch.einsum("rc,bchw->brhw", mixing, flat).sigmoid()
+    with torch.autocast(device.type, enabled=False):
+        return torch.einsum("rc,bchw->brhw", mixing, flat).sigmoid()
 
 
 def gaussian_blur(images: Tensor, deviation: Tensor, kernel: int = BLUR_KERNEL) -> Tensor:
@@ -166,8 +168,9 @@ def gaussian_blur(images: Tensor, deviation: Tensor, kernel: int = BLUR_KERNEL) 
     weights = torch.exp(-0.5 * (reach / deviation.clamp(min=1e-3)[:, None]) ** 2)
     weights = (weights / weights.sum(1, keepdim=True)).to(images.dtype).repeat_interleave(images.shape[1], 0)
     planes, half = images.flatten(0, 1)[None], kernel // 2
-    planes = F.conv2d(planes, weights[:, None, :, None], padding=(half, 0), groups=len(weights))
-    planes = F.conv2d(planes, weights[:, None, None, :], padding=(0, half), groups=len(weights))
+    with torch.autocast(images.device.type, enabled=False):
+        planes = F.conv2d(planes, weights[:, None, :, None], padding=(half, 0), groups=len(weights))
+        planes = F.conv2d(planes, weights[:, None, None, :], padding=(0, half), groups=len(weights))
     return planes[0].unflatten(0, images.shape[:2])
 
 

@@ -64,7 +64,7 @@ class ClipGuidance:
         >>> out = guidance(images, step=7)
         >>> out.loss.backward()
         >>> gradient, statistics = guidance.gradient(images, step=7)  # without a graph
-        >>> bool((images.grad == gradient).all()), sorted(statistics.read())
+        >>> torch.allclose(images.grad, gradient), sorted(statistics.read())
         (True, ['cosine', 'outside'])
     """
 
@@ -72,6 +72,7 @@ class ClipGuidance:
         self.clip, self.objective, self.seed = clip, objective, _whole("seed", seed)
 
     @classmethod
+    @torch.inference_mode(False)
     def cosine(
         cls,
         clip: Clip | str,
@@ -119,6 +120,7 @@ class ClipGuidance:
         return cls(clip, objective, seed=seed)
 
     @classmethod
+    @torch.inference_mode(False)
     def directional(
         cls,
         clip: Clip | str,
@@ -152,6 +154,7 @@ class ClipGuidance:
         return cls(clip, Directional(losses.unit((after - before).mean(0, keepdim=True)), floor))
 
     @classmethod
+    @torch.inference_mode(False)
     def text2live(
         cls,
         clip: Clip | str,
@@ -213,7 +216,10 @@ class ClipGuidance:
         step: int = 0,
         stream: int = 0,
     ) -> ClipOutput:
-        """Loss mode: scalars on the graph of `images` (correct under a GradScaler).
+        """Loss mode: scalars on the graph of `images`.
+
+        An enclosing autocast changes nothing (leave it before `backward`, as PyTorch asks), and a GradScaler may scale
+        the loss, whatever precision the CLIP has.
 
         Args:
             images: [B, 3, H, W] in [0, 1], or with opacity [B, 4, H, W] where the way takes it; all of one size.
@@ -226,34 +232,53 @@ class ClipGuidance:
         Raises:
             UsageError: an argument of another shape or on another device, or one that this way does not take.
         """
+        return self._evaluated(self._checked(images, source, relevance, step, stream))
+
+    def gradient(
+        self,
+        images: Tensor,
+        *,
+        source: Tensor | None = None,
+        relevance: Tensor | None = None,
+        step: int = 0,
+        stream: int = 0,
+    ) -> tuple[Tensor, ClipStatistics]:
+        """Gradient mode: dL/d images, for hosts that call `images.backward(gradient=g)`. Keeps no graph, is pure.
+
+        Neither no_grad, nor inference mode, nor autocast around it changes anything.
+
+        Args:
+            images, source, relevance, step, stream: as `__call__`.
+
+        Returns:
+            g, float32 of the images' shape (float64 for float64 images), and the statistics.
+
+        Raises:
+            UsageError: as `__call__`.
+        """
         call = self._checked(images, source, relevance, step, stream)
-        found = self.objective.terms(self.clip, call)
-        means = {name: term.values.mean() for name, term in found.items()}
-        loss = sum(
-            (found[name].weight * mean for name, mean in means.items()), images.new_zeros((), dtype=torch.float32)
-        )
+        device = self.clip.device.type
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+            leaf = _kept(call.images)
+            assert leaf is not None
+            out = self._evaluated(call._replace(images=leaf.requires_grad_()))
+            if not out.terms:  # none is left at this step
+                return torch.zeros_like(leaf), out.statistics
+            (found,) = torch.autograd.grad(out.loss, leaf)
+        return found, out.statistics
+
+    def _evaluated(self, call: Call) -> ClipOutput:
+        images, call = call.images, call._replace(source=_kept(call.source), relevance=_kept(call.relevance))
+        with torch.autocast(self.clip.device.type, enabled=False):
+            found = self.objective.terms(self.clip, call)
+            means = {name: term.values.mean() for name, term in found.items()}
+            nothing = images.new_zeros((), dtype=torch.float32)
+            loss = sum((found[name].weight * mean for name, mean in means.items()), nothing)
         with torch.no_grad():
             outside = ((images < 0) | (images > 1)).flatten(1).float().mean(1)
         values = {name: term.values.detach() for name, term in found.items()}
         weights = {name: term.weight for name, term in found.items()}
         return ClipOutput(loss, means, ClipStatistics(values, weights, outside))
-
-    def gradient(self, images: Tensor, **inputs: Any) -> tuple[Tensor, ClipStatistics]:
-        """Gradient mode: dL/d images, for hosts that call `images.backward(gradient=g)`. Keeps no graph, is pure.
-
-        Args:
-            images, **inputs: as `__call__`.
-
-        Returns:
-            g, float32 of the images' shape (float64 for float64 images), and the statistics.
-        """
-        with torch.enable_grad():
-            leaf = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
-            out = self(leaf, **inputs)
-            if not out.loss.requires_grad:  # no term is left at this step
-                return torch.zeros_like(leaf), out.statistics
-            (found,) = torch.autograd.grad(out.loss, leaf)
-        return found, out.statistics
 
     def _checked(self, images: Tensor, source: Tensor | None, relevance: Tensor | None, step: int, stream: int) -> Call:
         channels = " or ".join(f"[B, {c}, H, W]" for c in self.objective.channels)
@@ -289,11 +314,16 @@ class ClipGuidance:
             )
         numbers = (self.seed, _whole("step", step), _whole("stream", stream))
         dtype = torch.promote_types(images.dtype, torch.float32)
-        return Call(images.to(dtype), None if source is None else source.detach(), relevance, step, numbers)
+        return Call(images.to(dtype), source, relevance, step, numbers)
 
     def _check_device(self, name: str, given: Tensor) -> None:
         if given.device != self.clip.device:
             raise UsageError(f"{name}: expected them on {self.clip.device}, where the CLIP is, got {given.device}")
+
+
+def _kept(x: Tensor | None) -> Tensor | None:
+    """The same off its graph; a copy of what inference mode has made, which no graph could keep."""
+    return None if x is None else x.clone() if x.is_inference() else x.detach()
 
 
 def _loaded(clip: Clip | str) -> Clip:

@@ -1,4 +1,4 @@
-"""The formulas of guidance by CLIP, on embeddings [.., E], tokens and opacities; computed in float32 or better.
+"""The formulas of guidance by CLIP, on embeddings [.., E], tokens and opacities, in float32 also under autocast.
 
 Sources: google-research `dreamfields/dreamfields/lib.py`; rinongal/StyleGAN-nada `ZSSGAN/criteria/clip_loss.py`;
 omerbt/Text2LIVE `util/losses.py`, `util/util.py`, `CLIP/clip/model.py`. All have gradients for all of their inputs,
@@ -59,7 +59,8 @@ def self_similarity(tokens: Tensor) -> Tensor:
     """Cosines between all tokens of an image, the class token too: [B, T, D] -> [B, T, T]."""
     tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     lengths = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-    return tokens @ tokens.mT / (lengths @ lengths.mT).clamp(min=1e-8)
+    with torch.autocast(tokens.device.type, enabled=False):
+        return tokens @ tokens.mT / (lengths @ lengths.mT).clamp(min=1e-8)
 
 
 def structure_distance(tokens: Tensor, of: Tensor) -> Tensor:

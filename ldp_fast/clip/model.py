@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ..errors import UsageError, shortened
 from ..guidance.loading import usable
 from . import of_open_clip, of_transformers
+from .scaling import GradientScale
 from .towers import Towers
 
 _CAPTIONS = 256  # in one pass
@@ -20,8 +21,9 @@ _CAPTIONS = 256  # in one pass
 class Clip:
     """A CLIP with its tokenizer and its image preprocessing: frozen, in evaluation mode.
 
-    Whatever precision its towers have, embeddings come out in float32. It is not an `nn.Module`, so that a host's state
-    dict, optimiser and DDP do not see the frozen networks.
+    Whatever precision its towers have, embeddings come out in float32, an enclosing autocast changes nothing, and
+    gradients go through float16 towers scaled to their range (`GradientScale`). It is not an `nn.Module`, so that a
+    host's state dict, optimiser and DDP do not see the frozen networks.
 
     Args:
         towers: the networks.
@@ -56,6 +58,7 @@ class Clip:
         )
 
     @classmethod
+    @torch.inference_mode(False)  # in which weights would be made that no gradient can go through later
     def load(
         cls, name: str = "primitives", device: str | torch.device = "cpu", *, dtype: torch.dtype | None = None
     ) -> Clip:
@@ -106,12 +109,12 @@ class Clip:
             UsageError: `whole`, and the vision tower has no patches.
         """
         if whole:
-            return self.towers.images(self._normalised(self._at_least_a_patch(self._checked(images)))).float()
+            return self._seen(self.towers.images, self._at_least_a_patch(self._checked(images)))
         pixels = self._resized(self._checked(images), self.image_size, None)
         height, width = pixels.shape[-2:]
         top, left = (height - self.image_size) // 2, (width - self.image_size) // 2
         pixels = pixels[..., top : top + self.image_size, left : left + self.image_size]
-        return self.towers.images(self._normalised(pixels)).float()
+        return self._seen(self.towers.images, pixels)
 
     def patch_tokens(
         self, images: torch.Tensor, *, short_side: int | None = None, longest: int | None = None
@@ -137,8 +140,9 @@ class Clip:
         pixels = self._checked(images)
         if short_side is not None:
             pixels = self._resized(pixels, short_side, longest)
-        return self.towers.tokens(self._normalised(self._at_least_a_patch(pixels))).float()
+        return self._seen(self.towers.tokens, self._at_least_a_patch(pixels))
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def text_embeddings(self, captions: Sequence[str], *, truncate: bool = False) -> torch.Tensor:
         """Embeddings of captions, not normalised.
@@ -157,7 +161,8 @@ class Clip:
         if not truncate:
             self.require_fits(captions)
         parts = [captions[i : i + _CAPTIONS] for i in range(0, len(captions), _CAPTIONS)]
-        found = [self.towers.texts(self.towers.tokenize(part).to(self.device)).float() for part in parts]
+        with torch.autocast(self.device.type, enabled=False):
+            found = [self.towers.texts(self.towers.tokenize(part).to(self.device)).float() for part in parts]
         return torch.cat(found) if found else torch.zeros(0, self.embedding_size, device=self.device)
 
     def require_fits(self, captions: Sequence[str]) -> None:
@@ -216,4 +221,12 @@ class Clip:
         return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        return ((pixels - self._mean) / self._std).to(self.dtype)
+        return (pixels - self._mean) / self._std
+
+    def _seen(self, tower: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        """What a tower makes of pixels in [0, 1], float32 on both sides."""
+        with torch.autocast(self.device.type, enabled=False):
+            if self.dtype != torch.float16:
+                return tower(self._normalised(pixels).to(self.dtype)).float()
+            scale = GradientScale()
+            return scale.leave(tower(scale.enter(self._normalised(pixels)).to(self.dtype)).float())

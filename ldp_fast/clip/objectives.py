@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..guidance.outputs import ScaleGradient
 from . import augment, losses
 from .model import Clip
 from .relevancy import relevancy_map
 from .views import text2live_views
 
 GREEN = (0.0, 177 / 255, 64 / 255)  # of Text2LIVE's screen
-
-# Gradients on pixels are small, and float16 has few bits left for them: within its towers they are this much larger.
-HALF_SCALE = 2.0**10
 
 
 class Call(NamedTuple):
@@ -64,15 +60,6 @@ class Objective(Protocol):
         """The terms by name, on the graph of `call.images`."""
 
 
-def embedded(clip: Clip, images: Tensor, *, whole: bool = False) -> Tensor:
-    """`clip.image_embeddings`, whose gradient float16 towers do not lose."""
-    if clip.dtype != torch.float16:
-        return clip.image_embeddings(images, whole=whole)
-    return ScaleGradient.apply(
-        clip.image_embeddings(ScaleGradient.apply(images, 1 / HALF_SCALE), whole=whole), HALF_SCALE
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Cosine:
     """−cos(E(view), text), mean over the views.
@@ -105,7 +92,7 @@ class Cosine:
             images, clip.image_size, crop, self.views, generator,
             kinds=self.kinds, blur=self.blur, premultiplied=self.premultiplied,
         )  # fmt: skip
-        seen = losses.unit(embedded(clip, views)).unflatten(0, (self.views, len(images)))
+        seen = losses.unit(clip.image_embeddings(views)).unflatten(0, (self.views, len(images)))
         return {"cosine": Term(-1.0, (seen * self.texts).sum(-1).mean(0))}
 
 
@@ -128,8 +115,8 @@ class Directional:
         """See `Objective`."""
         assert call.source is not None
         with torch.no_grad():
-            before = losses.unit(embedded(clip, call.source))
-        edit = losses.unit(embedded(clip, call.images)) - before
+            before = losses.unit(clip.image_embeddings(call.source))
+        edit = losses.unit(clip.image_embeddings(call.images)) - before
         return {"direction": Term(1.0, losses.directional_distance(edit, self.direction, self.floor))}
 
 
@@ -166,8 +153,9 @@ class Text2LiveSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             low = 1 if field.name in ("views", "longest", "structure_longest") else 0
-            if not value >= low or value == float("inf"):
-                raise UsageError(f"{field.name}: expected a number of at least {low}; got {value!r}")
+            kinds, what = ((int,), "a whole number") if field.type == "int" else ((int, float), "a number")
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < float("inf"):
+                raise UsageError(f"{field.name}: expected {what} of at least {low}; got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +220,7 @@ class Text2Live:
         views = text2live_views(
             images, short_side=side, longest=round(s.longest * side), count=s.views, numbers=numbers
         )
-        return embedded(clip, views, whole=True)
+        return clip.image_embeddings(views, whole=True)
 
     def _distance(
         self, clip: Clip, images: Tensor, texts: Tensor, generator: torch.Generator, call: Call, stream: int
@@ -256,10 +244,7 @@ class Text2Live:
         size = {"short_side": clip.image_size, "longest": round(self.settings.structure_longest * clip.image_size)}
         with torch.no_grad():
             wanted = clip.patch_tokens(before, **size)
-        if clip.dtype != torch.float16:
-            return losses.structure_distance(clip.patch_tokens(edited, **size), wanted)
-        tokens = clip.patch_tokens(ScaleGradient.apply(edited, 1 / HALF_SCALE), **size)
-        return losses.structure_distance(ScaleGradient.apply(tokens, HALF_SCALE), wanted)
+        return losses.structure_distance(clip.patch_tokens(edited, **size), wanted)
 
     def _bootstrap(self, clip: Clip, before: Tensor, opacity: Tensor, relevance: Tensor | None) -> Tensor:
         if relevance is None:

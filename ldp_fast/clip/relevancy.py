@@ -17,6 +17,7 @@ from ..errors import UsageError
 from .augment import resized
 from .losses import cosine
 from .model import Clip
+from .scaling import GradientScale
 
 
 def relevancy_map(clip: Clip, images: Tensor, text: Tensor) -> Tensor:
@@ -39,9 +40,10 @@ def relevancy_map(clip: Clip, images: Tensor, text: Tensor) -> Tensor:
     side = clip.image_size
     with torch.no_grad():
         tokens = clip.patch_tokens(resized(images.detach(), side))
-    with torch.enable_grad():
-        weights, embedding = _last_block(clip, vision, tokens)
-        (slope,) = torch.autograd.grad(cosine(embedding, text.to(embedding.device)).sum(), weights)
+    # A clone is a tensor of which gradients can be taken, also where an enclosing inference mode made the other.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(tokens.device.type, enabled=False):
+        weights, embedding = _last_block(clip, vision, tokens.clone())
+        (slope,) = torch.autograd.grad(cosine(embedding, text.to(embedding.device).clone()).sum(), weights)
     seen = (weights.detach() * slope)[:, :, 0, 1:].clamp(min=0).mean(1)
     patches = side // clip.patch_size
     flat = F.interpolate(seen.view(-1, 1, patches, patches), (side, side), mode="bilinear", align_corners=False)
@@ -64,8 +66,9 @@ def _last_block(clip: Clip, vision: Any, tokens: Tensor) -> tuple[Tensor, Tensor
     query, key, value = (each(normed).unflatten(-1, (heads, -1)).transpose(1, 2) for each in projections)
     scores = (query.float() @ key.float().mT) / query.shape[-1] ** 0.5
     weights = scores.softmax(-1).detach().requires_grad_()
-    mixed = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
+    scale = GradientScale()
+    mixed = (scale.enter(weights).to(value.dtype) @ value).transpose(1, 2).flatten(2)
     x = x + attention.out_proj(mixed)
     x = x + layer.mlp(layer.layer_norm2(x))
     network: Any = clip.towers.network
-    return weights, network.visual_projection(vision.post_layernorm(x[:, 0])).float()
+    return weights, scale.leave(network.visual_projection(vision.post_layernorm(x[:, 0])).float())

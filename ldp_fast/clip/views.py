@@ -199,7 +199,8 @@ def perspective(images: Tensor, corners: Tensor, fill: float = FILL) -> Tensor:
     square = torch.stack([_of(x, 0, 1, 1, 0), _of(x, 0, 0, 1, 1)], -1)
     back = _adjugate(_to_quadrilateral(square + signs * unit))
     place = torch.stack([x / (sides[0] - 1).clamp(min=1), y / (sides[1] - 1).clamp(min=1), torch.ones_like(x)], -1)
-    found = torch.einsum("nij,hwj->nhwi", back, place)
+    with torch.autocast(images.device.type, enabled=False):
+        found = torch.einsum("nij,hwj->nhwi", back, place)
     found = found[..., :2] / found[..., 2:] * (sides - 1).clamp(min=1)
     return _sample(images, 2 * found / sides - 1, fill)
 
