@@ -6,7 +6,8 @@ What a convolution's own library needs beside its result is not counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -122,3 +123,27 @@ def held_bytes(parameters: Iterable[torch.Tensor], optimizer: torch.optim.Optimi
 def optimised_bytes(parameters: int) -> int:
     """Memory of parameters in float32 that are optimised: themselves, their gradients and two moments, and a copy."""
     return 5 * parameters * torch.float32.itemsize
+
+
+@contextlib.contextmanager
+def counted(device: torch.device, without: Iterable[torch.Tensor] = ()) -> Iterator[dict[int, int]]:
+    """Counts what autograd saves for a backward while it is computed: bytes by where they lie.
+
+    The sum of the values is right once all of that has been computed and still lives, so that no two tensors had one
+    place. Sparse tensors are left out.
+
+    Args:
+        device: whose memory is counted.
+        without: what is there anyway, such as a network's weights.
+    """
+    known, kept = {x.untyped_storage().data_ptr() for x in without}, {}
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        if x.layout is torch.strided and x.device == device:
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in known:
+                kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        yield kept

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from ldp_fast.apps import registry
-from ldp_fast.apps.clip_mesh import products
+from ldp_fast.apps.clip_mesh import products, rasterisers, run, views
 from ldp_fast.apps.clip_mesh.configuration import ClipMesh, resolve
 from ldp_fast.apps.clip_mesh.experiment import ClipMeshExperiment
 from ldp_fast.apps.clip_mesh.guide import Guide, load_guide
-from ldp_fast.apps.clip_mesh.run import begin, expect, load_sculpture
+from ldp_fast.apps.clip_mesh.run import begin, expect, judged, load_sculpture
+from ldp_fast.apps.memory import counted
 from ldp_fast.cli import main
+from ldp_fast.errors import UsageError
 from ldp_fast.runs import checkpoints, image_files
 
 pytest.importorskip("deodr")
@@ -124,16 +126,59 @@ def test_it_follows_clip(guide: Guide) -> None:
     assert experiment.not_finite() == ["control points are"]
 
 
-def test_untextured_pictures_move_the_shape_alone(guide: Guide) -> None:
-    experiment = ClipMeshExperiment(configuration(views=1, untextured=0.5), guide)
+@pytest.mark.parametrize(("many", "plain"), [(1, [1, None]), (2, [1, None]), (5, [3, None])])
+def test_untextured_pictures_are_half_at_most(
+    many: int, plain: list[int | None], guide: Guide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = ClipMeshExperiment(configuration(views=many, untextured=0.5, steps=2), guide)
+    seen, draw = [], views.pictures
+
+    def noted(*args: Any, plain_from: int | None, **more: Any) -> torch.Tensor:
+        seen.append(plain_from)
+        return draw(*args, plain_from=plain_from, **more)
+
+    monkeypatch.setattr(views, "pictures", noted)
     mesh = experiment.sculpture.mesh
-    start = mesh.texture.detach().clone()
-    moved = []
-    while experiment.step < 4:
+    for _ in range(2):
+        start = mesh.texture.detach().clone(), mesh.control.detach().clone()
         experiment.advance()
-        moved.append(not torch.equal(mesh.texture, start))
-    assert moved == [False, False, True, True]
-    assert not torch.equal(mesh.control, begin(configuration()).sculpture.mesh.control)
+        assert not torch.equal(mesh.texture, start[0]) and not torch.equal(mesh.control, start[1])
+    assert seen == plain
+
+
+def test_a_gpus_run_is_looked_at_on_a_cpu(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SIZE", 32)
+    words = ["--steps", "1", "--out", str(tmp_path / "run"), "--no-film", "--no-mesh"]
+    assert command(PROMPT, *FLAGS, *words) == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (own,) = judged(tmp_path / "run", configuration(steps=1), [(30.0, 20.0)])
+    read = checkpoints.read
+    fingerprint = configuration(steps=1).fingerprint()
+    monkeypatch.setattr(checkpoints, "read", lambda path, of: read(path, fingerprint))
+    for rasteriser in rasterisers.NAMES:
+        there = configuration(steps=1, device="cuda", rasteriser=rasteriser)
+        for device in (None, "cpu"):
+            assert torch.equal(judged(tmp_path / "run", there, [(30.0, 20.0)], device)[0], own)
+    with pytest.raises(UsageError, match="device: 'xpu' cannot be used here"):
+        judged(tmp_path / "run", configuration(steps=1), [(30.0, 20.0)], "xpu")
+    instead = load_sculpture(tmp_path / "run", configuration(steps=1))
+    assert torch.equal(judged(tmp_path / "nothing", there, [(30.0, 20.0)], load=lambda folder, device: instead)[0], own)
+
+
+def test_the_gpu_is_looked_for_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], guide: Guide
+) -> None:
+    monkeypatch.setattr(run, "load_guide", lambda configuration, device: guide)
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="device: 'cuda' cannot be used here"):
+            begin(configuration(device="cuda", rasteriser="nvdiffrast"))
+    monkeypatch.setattr(run, "usable", torch.device)
+    monkeypatch.setattr(rasterisers, "drawn_by_gpu", lambda: False)
+    begin(configuration(device="cuda"))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("note: pictures are drawn on the CPU; on a GPU: pip install"), said
+    begin(configuration())
+    assert not capsys.readouterr().err
 
 
 def test_weight_and_step_size_fall(guide: Guide) -> None:
@@ -157,6 +202,22 @@ def test_what_it_takes_is_said(guide: Guide) -> None:
     assert found.seconds is not None and found.seconds > 0 and 1e5 < found.needed < 1e9
     after = experiment.state()
     assert experiment.step == 0 and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_deodr_keeps_is_counted_and_clips_weights_are_not(guide: Guide) -> None:
+    few, many = (expect(ClipMeshExperiment(configuration(size=256, views=v), guide)).needed for v in (1, 3))
+    # A picture, its depths and what is behind it are float64.
+    assert (many - few) / 2 > 256**2 * 7 * 8
+    weights = sum(p.numel() * p.element_size() for p in guide.clip.towers.network.vision_model.parameters())
+    other = guide.clip.image_size
+    with counted(torch.device("cpu"), guide.clip.towers.network.parameters()) as kept:
+        found = guide.cosines(torch.zeros(1, 3, other, other, requires_grad=True))
+    with counted(torch.device("cpu")) as all_of_it:
+        again = guide.cosines(torch.zeros(1, 3, other, other, requires_grad=True))
+    assert sum(all_of_it.values()) - sum(kept.values()) > 0.5 * weights
+    with counted(torch.device("meta")) as elsewhere:
+        guide.cosines(torch.zeros(1, 3, other, other, requires_grad=True))
+    assert not elsewhere and torch.equal(found, again)
 
 
 def test_a_sweep_and_its_metric(
@@ -185,6 +246,7 @@ def test_a_sweep_and_its_metric(
         ([PROMPT, "--level", "5", "--refinement", "3"], "--refinement: expected at most 2 with a level of 5"),
         ([PROMPT, "--rasteriser", "opengl"], "--rasteriser: expected one of deodr, nvdiffrast, got 'opengl'"),
         ([PROMPT, "--rasteriser", "nvdiffrast"], "--rasteriser: nvdiffrast is not installed: pip install"),
+        ([PROMPT, "--radius", "0.2", "0.3"], "--radius: expected cameras outside the ball of radius 0.7"),
         ([PROMPT, "--background", "blue"], "--background: expected one of random, greys, got 'blue'"),
     ],
 )
@@ -197,7 +259,8 @@ def test_what_is_wrong_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_its_defaults_are_those_of_the_model() -> None:
+def test_its_defaults_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rasterisers, "drawn_by_gpu", lambda: True)
     full = resolve({"prompt": "an owl", "model": "openai/clip-vit-base-patch32", "device": "cuda"})
     assert (full["views"], full["size"], full["texture"], full["rasteriser"]) == (25, 512, 512, "nvdiffrast")
     assert full["dtype"] == "float32" and full["cameras"]["radius"] == [5.0, 12.0]

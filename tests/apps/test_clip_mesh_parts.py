@@ -149,7 +149,7 @@ def test_cut_open_each_face_lies_together_on_the_map() -> None:
 
 def test_what_a_step_draws_is_of_the_seed_and_the_step() -> None:
     c = configuration(views=64)
-    first, again, other = (views.drawn(c, mixed_generator(0, step), CPU) for step in (1, 1, 2))
+    first, again, other = (views.drawn(c, step, CPU) for step in (1, 1, 2))
     for name in ("lights", "behind"):
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert not torch.equal(getattr(first, name), getattr(other, name))
@@ -168,7 +168,8 @@ def test_what_a_step_draws_is_of_the_seed_and_the_step() -> None:
 def test_at_full_size_cameras_are_low_ones_and_backgrounds_of_all_kinds() -> None:
     full = resolve({"prompt": "an owl", "model": "somebody/a-clip", "device": "cpu"})
     c = dataclasses.replace(ClipMesh.from_plain(full), views=400, size=16)
-    found = views.drawn(c, mixed_generator(0), CPU)
+    found = views.drawn(c, 1, CPU)
+    assert torch.equal(found.behind, views.drawn(c, 1, CPU).behind)
     # Beta(1, 5) · 90°: mean 15°.
     assert 13 < found.cameras.elevation.mean() < 17 and found.cameras.elevation.max() > 45
     flat = (found.behind - found.behind.mean((2, 3), keepdim=True)).abs().amax((1, 2, 3)) < 1e-6
@@ -242,12 +243,18 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
+    def antialias_construct_topology_hash(self, faces: Tensor) -> str:
+        self.calls.append(f"edges of {len(faces)}")
+        return "edges"
+
     def RasterizeCudaContext(self, device: Any) -> str:
         self.calls.append(f"context {device}")
         return "context"
 
-    def rasterize(self, context: str, places: Tensor, faces: Tensor, resolution: list[int]) -> tuple[Tensor, None]:
-        assert context == "context" and places.dtype == torch.float32 and faces.dtype == torch.int32
+    def rasterize(
+        self, context: str, places: Tensor, faces: Tensor, resolution: list[int], grad_db: bool
+    ) -> tuple[Tensor, None]:
+        assert context == "context" and not grad_db and places.dtype == torch.float32 and faces.dtype == torch.int32
         assert places.is_contiguous()
         self.calls.append(f"rasterize {resolution}")
         height, width = resolution
@@ -279,8 +286,8 @@ class Recorder:
         ]
         return (u * corners[0] + v * corners[1] + (1 - u - v) * corners[2]) * (number >= 0)[..., None], None
 
-    def antialias(self, pictures: Tensor, covered: Tensor, places: Tensor, faces: Tensor) -> Tensor:
-        assert pictures.is_contiguous() and pictures.shape[-1] == 3
+    def antialias(self, pictures: Tensor, covered: Tensor, places: Tensor, faces: Tensor, topology_hash: str) -> Tensor:
+        assert topology_hash == "edges" and pictures.is_contiguous() and pictures.shape[-1] == 3
         self.calls.append("antialias")
         return pictures
 
@@ -294,8 +301,11 @@ def test_nvdiffrast_and_deodr_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "nvdiffrast.torch", recorder)  # type: ignore[arg-type]
     faces, places, colours, behind = scene(24)
     places[:, :, 1] += 0.3 * places[:, :, 3]  # not in the middle, so that a picture upside down is another one
-    found = rasterisers.NvDiffRast(faces, CPU)(places, colours, behind)
-    assert recorder.calls == ["context cpu", "rasterize [24, 24]", "interpolate", "antialias"]
+    nvdiffrast = rasterisers.NvDiffRast(faces, CPU)
+    found = nvdiffrast(places, colours, behind)
+    assert recorder.calls == ["context cpu", f"edges of {len(faces)}", "rasterize [24, 24]", "interpolate", "antialias"]
+    nvdiffrast(places, colours, behind)
+    assert len(recorder.calls) == 8
     wanted = rasterisers.Deodr(faces)(places, colours, behind)
     different = (found - wanted).abs().amax(1) > 0.02
     # Outlines are blended by the one and not by the stand-in for the other.
@@ -305,10 +315,35 @@ def test_nvdiffrast_and_deodr_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> 
         rasterisers.load("nvdiffrast", faces, CPU)
 
 
+def test_an_nvdiffrast_that_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("Error building extension 'nvdiffrast_plugin'\nmany lines")
+
+    monkeypatch.setattr(rasterisers, "require", lambda name: None)
+    monkeypatch.setattr(rasterisers, "NvDiffRast", fail)
+    with pytest.raises(UsageError, match=r"^--rasteriser: nvdiffrast cannot draw on cuda: Error building ext[^\n]*$"):
+        rasterisers.load("nvdiffrast", np.zeros((0, 3)), torch.device("cuda"))
+
+
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rasterisers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^--rasteriser: deodr is not installed: pip install 'ldp-fast\[mesh\]'"):
         rasterisers.require("deodr")
     with pytest.raises(UsageError, match=r"nvdiffrast is not installed: .* or choose --rasteriser deodr"):
         rasterisers.require("nvdiffrast")
+    assert (rasterisers.default_for("cuda"), rasterisers.default_for("cpu")) == ("deodr", "deodr")
+    monkeypatch.setattr(rasterisers.importlib.util, "find_spec", lambda name: "there")
     assert (rasterisers.default_for("cuda"), rasterisers.default_for("cpu")) == ("nvdiffrast", "deodr")
+
+
+@pytest.mark.parametrize(("version", "fine"), [("0.3.1", False), ("0.3.3", True), ("0.4.0", True), ("", False)])
+def test_an_old_nvdiffrast_is_refused(version: str, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rasterisers.importlib.util, "find_spec", lambda name: "there")
+    package = types.ModuleType("nvdiffrast")
+    package.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nvdiffrast", package)
+    if fine:
+        rasterisers.require("nvdiffrast")
+        return
+    with pytest.raises(UsageError, match=r"^--rasteriser: expected nvdiffrast 0\.3\.3 or later, got"):
+        rasterisers.require("nvdiffrast")

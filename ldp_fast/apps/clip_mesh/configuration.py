@@ -14,7 +14,7 @@ from ...runs.names import as_typed
 from ...runs.settings import Wrong, setting
 from ..config_flag import start_from
 from ..options import MODEL, RUN, BaseConfiguration, settle
-from .rasterisers import default_for
+from .rasterisers import NEAREST, Name, default_for
 
 NAME = "clip-mesh"
 CHECKPOINT_EVERY = 200
@@ -101,7 +101,7 @@ class _Run:
         high=4096,
     )
     untextured: float = setting(
-        "part of the run in which half of the pictures show the mesh without its texture (default: 0.5)",
+        "part of the run in which half of the pictures, rounded down, show the mesh without its texture (default: 0.5)",
         flag="untextured",
         metavar="SHARE",
         group=RUN,
@@ -116,8 +116,8 @@ class _Run:
         group=RUN,
         low=0,
     )
-    rasteriser: Literal["deodr", "nvdiffrast"] = setting(
-        "what draws: deodr, on the CPU, or nvdiffrast, on a GPU (default: as the device is)",
+    rasteriser: Name = setting(
+        "what draws: deodr, on the CPU, or nvdiffrast, on a GPU (default: nvdiffrast on a GPU that has it, else deodr)",
         flag="rasteriser",
         metavar="NAME",
         group=MODEL,
@@ -180,6 +180,13 @@ class ClipMesh(BaseConfiguration, _Run):
                 "refinement",
                 f"expected at most {7 - self.level} with a level of {self.level}, for there would "
                 f"be {10 * 4 ** (self.level + self.refinement) + 2:,} vertices; got {self.refinement}",
+            )
+        nearest, closest = self.cameras.radius[0], self.ball + NEAREST
+        if nearest <= closest:
+            raise Wrong(
+                "cameras.radius",
+                f"expected cameras outside the ball of radius {self.ball:g} that it starts as: more than {closest:g} "
+                f"away, got {nearest:g}",
             )
 
 

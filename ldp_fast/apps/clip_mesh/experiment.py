@@ -96,8 +96,8 @@ class ClipMeshExperiment:
     def advance(self, part: Part = untimed) -> None:
         """One step; what it draws comes from the seed and the step alone."""
         c, mesh = self.configuration, self.sculpture.mesh
-        setting = views.drawn(c, mixed_generator(c.seed, self.step + 1), self.device)
-        plain_from = c.views // 2 if self.step < c.untextured * self.total else None
+        setting = views.drawn(c, self.step + 1, self.device)
+        plain_from = (c.views + 1) // 2 if self.step < c.untextured * self.total else None
         with part("render"):
             pictures = views.pictures(mesh, self.sculpture.rasteriser, setting, c.light, plain_from=plain_from)
         with part("clip"):

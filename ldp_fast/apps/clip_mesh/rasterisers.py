@@ -6,24 +6,29 @@ Neither is part of this package, and neither draws textures here: DEODR 0.2.3 ad
 
 from __future__ import annotations
 
-import functools
+import importlib
+import importlib.metadata
 import importlib.util
-from typing import Any, Protocol
+import re
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...errors import UsageError, reason
 from .subdivision import edges_of
 
-NAMES = ("deodr", "nvdiffrast")
+Name = Literal["deodr", "nvdiffrast"]
+ON_GPU: Name = "nvdiffrast"
+NAMES: tuple[Name, ...] = ("deodr", ON_GPU)
 # Of the device; what draws there, and what to type where it is missing.
-_HOW = {
+HOW = {
     "deodr": "pip install 'ldp-fast[mesh]' (it brings DEODR, which draws on a CPU)",
-    "nvdiffrast": "pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast.git (mind its licence), "
-    "or choose --rasteriser deodr, which draws on the CPU",
+    "nvdiffrast": "pip install --no-build-isolation git+https://github.com/NVlabs/nvdiffrast.git (mind its licence)",
 }
+# Of nvdiffrast: before 0.3.2 sides of pictures had to be multiples of 8, before 0.3.3 more than 2048 failed in CUDA.
+OLDEST = (0, 3, 3)
 # Pixels over which DEODR blends an outline with what is behind it.
 BLENDED = 1.0
 # Depth along the view up to which nothing is drawn, world units.
@@ -47,23 +52,48 @@ class Rasteriser(Protocol):
         """
 
 
-def default_for(kind: str) -> str:
-    """The rasteriser of a kind of device, such as `cuda`."""
-    return "nvdiffrast" if kind == "cuda" else "deodr"
+def default_for(kind: str) -> Name:
+    """The rasteriser of a kind of device, such as `cuda`: there nvdiffrast, where it is installed."""
+    return ON_GPU if kind == "cuda" and drawn_by_gpu() else "deodr"
+
+
+def drawn_by_gpu() -> bool:
+    """Whether what draws on a GPU is installed."""
+    return _installed(ON_GPU)
 
 
 def require(name: str) -> None:
-    """Checks that a rasteriser can be imported.
+    """Checks that a rasteriser is installed, in a version that draws what is asked for here.
 
     Raises:
-        UsageError: it is not installed; says how it is.
+        UsageError: it is not; says how it is installed.
     """
+    other = ", or choose --rasteriser deodr, which draws on the CPU" if name == ON_GPU else ""
+    if not _installed(name):
+        raise UsageError(f"--rasteriser: {name} is not installed: {HOW[name]}{other}")
+    if name == ON_GPU:
+        version = _version_of(name)
+        numbers = tuple(int(x) for x in re.findall(r"\d+", version)[:3])
+        if numbers < OLDEST:
+            raise UsageError(
+                f"--rasteriser: expected nvdiffrast {'.'.join(map(str, OLDEST))} or later, got "
+                f"{version or 'one that does not say its version'}: {HOW[name]}{other}"
+            )
+
+
+def _installed(name: str) -> bool:
     try:
-        found = importlib.util.find_spec(name) is not None
+        return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
-        found = False
-    if not found:
-        raise UsageError(f"--rasteriser: {name} is not installed: {_HOW[name]}")
+        return False
+
+
+def _version_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        # A folder on the path, as its source is.
+        return str(getattr(importlib.import_module(name), "__version__", ""))
 
 
 def load(name: str, faces: np.ndarray, device: torch.device) -> Rasteriser:
@@ -75,14 +105,19 @@ def load(name: str, faces: np.ndarray, device: torch.device) -> Rasteriser:
         device: of the pictures.
 
     Raises:
-        UsageError: it is not installed, or nvdiffrast on another device than a GPU.
+        UsageError: it is not installed, or nvdiffrast on another device than a GPU, or on one where it cannot draw.
     """
     require(name)
     if name == "deodr":
         return Deodr(faces)
     if device.type != "cuda":
         raise UsageError(f"--rasteriser: nvdiffrast needs a GPU of NVIDIA, got {device}: choose deodr")
-    return NvDiffRast(faces, device)
+    try:
+        return NvDiffRast(faces, device)
+    except Exception as error:  # its CUDA code may be compiled only now, and everything can go wrong in that
+        raise UsageError(
+            f"--rasteriser: nvdiffrast cannot draw on {device}: {reason(error)}; mend that, or choose deodr"
+        ) from error
 
 
 class Deodr:
@@ -102,10 +137,10 @@ class Deodr:
     def __call__(self, places: Tensor, colours: Tensor, behind: Tensor) -> Tensor:
         """See `Rasteriser`."""
         drawn = [
-            _Drawn.apply(*one, self)
-            for one in zip(places.double().cpu(), colours.double().cpu(), behind.double().cpu(), strict=True)
+            _Drawn.apply(place.double().cpu(), colour.double().cpu(), back.double().cpu(), self).to(behind)
+            for place, colour, back in zip(places, colours, behind, strict=True)
         ]
-        return torch.stack(drawn).to(behind)
+        return torch.stack(drawn)
 
     def scene(self, pixels: np.ndarray, depths: np.ndarray, colours: np.ndarray, behind: np.ndarray) -> Any:
         """What DEODR draws.
@@ -158,16 +193,17 @@ class _Drawn(torch.autograd.Function):
         scene = deodr.scene(pixels, depths, colours.numpy(), np.ascontiguousarray(behind.permute(1, 2, 0).numpy()))
         image, depth = np.empty((height, width, 3)), np.empty((height, width))
         renderScene(scene, BLENDED, image, depth)
-        ctx.save_for_backward(places)
-        ctx.drawn = scene, image, depth
+        # As tensors, so that what counts saved memory sees them.
+        ctx.save_for_backward(places, *map(torch.from_numpy, (image, depth, scene.background_image, scene.ij)))
+        ctx.scene = scene
         return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from deodr.differentiable_renderer import renderSceneB
 
-        scene, image, depth = ctx.drawn
-        (places,) = ctx.saved_tensors
+        scene = ctx.scene
+        places, image, depth = ctx.saved_tensors[0], *(x.numpy() for x in ctx.saved_tensors[1:3])
         (gradient,) = gradients
         height, width, _ = image.shape
         scene.clear_gradients()
@@ -190,26 +226,27 @@ class NvDiffRast:
     """
 
     def __init__(self, faces: np.ndarray, device: torch.device):
-        self.faces = torch.from_numpy(faces.astype(np.int32)).to(device)
-        self.device = device
-
-    @functools.cached_property
-    def context(self) -> Any:
-        """nvdiffrast's own rasteriser in CUDA: OpenGL's needs a display's driver."""
         import nvdiffrast.torch as drawing
 
-        return drawing.RasterizeCudaContext(device=self.device)
+        self.faces = torch.from_numpy(faces.astype(np.int32)).to(device)
+        # Its own rasteriser in CUDA: OpenGL's needs a display's driver.
+        self.context = drawing.RasterizeCudaContext(device=device)
+        # Which faces meet at an edge, for the antialiasing.
+        self.edges = drawing.antialias_construct_topology_hash(self.faces)
 
     def __call__(self, places: Tensor, colours: Tensor, behind: Tensor) -> Tensor:
         """See `Rasteriser`."""
         import nvdiffrast.torch as drawing
 
         places, colours = places.float().contiguous(), colours.float().contiguous()
-        covered, _ = drawing.rasterize(self.context, places, self.faces, resolution=list(behind.shape[-2:]))
+        # Derivatives by the picture's axes are for textures.
+        covered, _ = drawing.rasterize(
+            self.context, places, self.faces, resolution=list(behind.shape[-2:]), grad_db=False
+        )
         inside, _ = drawing.interpolate(colours, covered, self.faces)
         # OpenGL's first row is the lowest.
         beyond = behind.flip(2).permute(0, 2, 3, 1)
         pictures = torch.where(covered[..., 3:] > 0, inside, beyond)
         # Before that what is behind has to be in it: the outline is blended with it.
-        smooth = drawing.antialias(pictures.contiguous(), covered, places, self.faces)
+        smooth = drawing.antialias(pictures.contiguous(), covered, places, self.faces, topology_hash=self.edges)
         return smooth.permute(0, 3, 1, 2).flip(2)

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from ...clip import augment
 from ...nerf import Cameras
+from ...runs.seeds import mixed_generator
 from ...zoo import world
-from .configuration import BackgroundKind, CameraOptions, ClipMesh, LightOptions
+from .configuration import CameraOptions, ClipMesh, LightOptions
 from .mesh import TexturedMesh
 from .rasterisers import NEAREST, Rasteriser
 
 # Standard deviations of CLIP-Mesh's blurs of its backgrounds, in pixels, lowest and highest.
 BLURS = (2.0, 5.0)
+# Of the generator of a step's backgrounds, so that it is not that of its cameras.
+BEHIND = 1
 # Grey of a mesh without its texture.
 UNTEXTURED = 0.5
 
@@ -37,14 +40,18 @@ class Setting:
     behind: Tensor
 
 
-def drawn(configuration: ClipMesh, generator: torch.Generator, device: torch.device) -> Setting:
-    """What a step is seen in; everything comes from the generator, which is on the CPU.
+def drawn(configuration: ClipMesh, step: int, device: torch.device) -> Setting:
+    """What a step, counted from 1, is seen in; everything comes from the run's seed and the step.
+
+    Cameras, lights and greys are drawn on the CPU, the same for every device; patterns, which are as large as the
+    pictures, on the device.
 
     Elevations are low ones for the most part: the share of those below h is 1 − (1 − h)^`low_share`, h from 0 to 1
     (CLIP-Mesh's Beta(1, 5)). A light is about as far away as the camera, in a direction from the middle that is
     cosine-distributed about that to the camera.
     """
     c, options = configuration, configuration.cameras
+    generator = mixed_generator(c.seed, step)
     u = torch.rand(c.views, 6, dtype=torch.float64, generator=generator)
     height = 1 - (1 - u[:, 1]) ** (1 / options.low_share)
     cameras = Cameras.orbit(
@@ -56,15 +63,17 @@ def drawn(configuration: ClipMesh, generator: torch.Generator, device: torch.dev
     shifted = 0.5 + options.offset * (2 * u[:, 4:] - 1)
     cameras = dataclasses.replace(cameras, centre=shifted.to(cameras.centre.dtype))
     lights = _lights(cameras.positions, generator)
-    return Setting(
-        cameras.to(device), lights.to(device), _backgrounds(c.background, c.views, c.size, generator).to(device)
-    )
+    if c.background == "greys":
+        behind = _greys(c.views, c.size, generator, device)
+    else:
+        behind = _patterns(c.views, c.size, augment.step_generator(device, c.seed, step, BEHIND))
+    return Setting(cameras.to(device), lights.to(device), behind)
 
 
 def shown(
     options: CameraOptions, azimuth: list[float], elevation: list[float], size: int, device: torch.device
 ) -> Setting:
-    """What people and metrics see: from the middle of the ranges, lit from the camera's right above, on white or grey.
+    """What people and metrics see: from the middle of the ranges, lit from the camera's right above, on grey.
 
     Args:
         options: of the run.
@@ -136,11 +145,15 @@ def _lights(positions: Tensor, generator: torch.Generator) -> Tensor:
     return distance * F.normalize(positions / distance + ball, dim=1)
 
 
-def _backgrounds(kind: BackgroundKind, count: int, size: int, generator: torch.Generator) -> Tensor:
-    shades = torch.rand(count, 3, 1, 1, generator=generator)
-    if kind == "greys":
-        low, high = world.BACKGROUNDS
-        return (low + (high - low) * shades[:, :1]).expand(-1, 3, size, size).contiguous()
+def _greys(count: int, size: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    low, high = world.BACKGROUNDS
+    shades = torch.rand(count, 3, 1, 1, generator=generator)[:, :1]
+    return (low + (high - low) * shades).to(device).expand(-1, 3, size, size).contiguous()
+
+
+def _patterns(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Of one colour, blurred noise and blurred checkerboards, a third each, on the generator's device."""
+    shades = torch.rand(count, 3, 1, 1, generator=generator, device=generator.device)
     patterned = augment.backgrounds(count, size, generator, kinds=("noise", "checkerboard"), blur=BLURS)
-    flat = torch.rand(count, generator=generator) < 1 / 3
+    flat = torch.rand(count, generator=generator, device=generator.device) < 1 / 3
     return torch.where(flat[:, None, None, None], shades.expand(-1, -1, size, size), patterned)
