@@ -48,13 +48,22 @@ def unknown_words(name: str, caption: str) -> str:
     return ""
 
 
+def require_known(clip: Clip, prompt: str) -> None:
+    """Refuses a prompt with words that an embedded CLIP does not know.
+
+    Raises:
+        UsageError: names them.
+    """
+    unknown = unknown_words(clip.name, prompt)
+    if unknown:
+        raise UsageError(f"prompt: {unknown}")
+
+
 def prompt_embedding(clip: Clip, prompt: str) -> Tensor:
     """A prompt's embedding [1, E], not normalised, without a graph.
 
     Raises:
         UsageError: it is longer than CLIP's text tower, or has words that an embedded CLIP does not know.
     """
-    unknown = unknown_words(clip.name, prompt)
-    if unknown:
-        raise UsageError(f"prompt: {unknown}")
+    require_known(clip, prompt)
     return clip.text_embeddings([prompt])

@@ -57,6 +57,8 @@ def find_pictures(folder: str | os.PathLike[str]) -> Found:
                 continue
             if path.is_dir():
                 others.append(f"{path.name}/")
+            elif path.exists() and not path.is_file():
+                others.append(path.name)  # a pipe would be waited for; a link to nothing is to be an error
             elif path.suffix.lower() in SUFFIXES or (path.is_file() and _format_of(_head(path)) is not None):
                 pictures.append(path)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -145,11 +146,28 @@ def test_flags_that_do_not_fit(
         ),
         (["colour", folder, "--background", "0", "0", "256"], "--background: expected three numbers from 0 to 255"),
         (["colour", folder, "--seeds", "-1"], "--seeds: expected at least 0, got -1"),
+        (["kid", folder, "--against", bare, *clip, "--seed", "-1"], "--seed: expected at least 0, got -1"),
+        (["lpips", folder, "--size", "100000000"], "--size: expected 1 to 4096, got 100000000"),
+        (["lpips", folder, "--against", bare, "--alike", "3"], "--alike: expected without --against"),
+        (["fid", folder, "--against", bare, *clip, "--resizer", "tf1-bilinear"], "--resizer: expected only with --fea"),
+        (["clip-score", folder, "--seeds", "5"], "--seeds: expected with runs, which are looked at; got folders of"),
+        (["r-precision", folder, "--elevation", "0", "1"], "--elevation: expected with runs"),
         (["clip-score", folder, "--prompt", " "], "--prompt: expected a caption, got an empty one"),
         (["colour", folder, "--out", folder / "00.png"], f"--out: expected a folder, got {folder / '00.png'}"),
         (["colour", folder, "--out", "/proc/nowhere"], "--out: /proc/nowhere cannot be written to"),
     ):
         assert said in error_of(words, capsys), words
+
+
+def test_names_and_files_that_are_odd(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "a|b", CAPTIONS[:2], said=False)
+    (folder / "00.png").rename(folder / "new\nline.png")
+    os.mkfifo(folder / "pipe.png")  # which would be waited for
+    assert cli.main(["evaluate", "lpips", str(folder), "--backbone", "clip"]) == 0
+    out, err = capsys.readouterr()
+    assert f"| {tmp_path}/a\\|b | lpips-like" in out and "1 file is not a picture: pipe.png" in err
+    (folder / "captions.csv").write_bytes(b'name,caption\r\n"new\nline.png","a red\ncube"\r\n01.jpg,a torus\r\n')
+    assert read_captions(folder) == (folder / "captions.csv", {"new\nline.png": "a red cube", "01.jpg": "a torus"})
 
 
 def _unreachable(argument: str, name: str) -> str:

@@ -229,6 +229,9 @@ def test_r_precision_of_runs_by_two_clips_and_from_the_fixed_camera(
         sum(v["hits"]["primitives"] for made in found["objects"] for v in made["views"]) / 8
     )
     assert (sweep / "evaluation.png").is_file()
+    alone = sweep / found["objects"][0]["folder"]
+    assert found["objects"][0]["folder"] in command(capsys, "r-precision", alone, "--clip", JUDGE, "--json")[0]
+    assert json.loads((alone / "evaluation" / "r-precision.json").read_text())["rows"][0]["objects"] == 1
     fixed = evaluate_r_precision(sweep, kind="dreamfields", clip=JUDGE, load=true_scenes, progress=False)
     views = [view for made in fixed["objects"] for view in made["views"]]
     assert {(view["azimuth"], view["elevation"]) for view in views} == {(330.0, 45.0)} and len(views) == 4

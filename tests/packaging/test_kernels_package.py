@@ -87,7 +87,7 @@ def test_a_regular_installation_is_complete(installed: tuple[Path, Path]) -> Non
     found = {p for p in found if p.suffix != ".pyc"}
     expected = {p.relative_to(checkout) for p in checkout.glob("ldp_fast/**/*.py")}
     expected |= {Path("ldp_fast/kernels") / p.name for p in (checkout / "kernels" / "ldp_kernels").glob("*.py")}
-    for data in ("zoo/primitives", "guidance/clip"):
+    for data in ("zoo/primitives", "guidance/clip", "clip/templates", "metrics/prompts"):
         expected |= {p.relative_to(checkout) for p in checkout.glob(f"ldp_fast/{data}/**/*") if p.is_file()}
     assert found == expected | {Path("ldp_fast/py.typed")}
 

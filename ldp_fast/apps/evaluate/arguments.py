@@ -20,7 +20,8 @@ examples:
   ldp-fast evaluate lpips pictures
   ldp-fast evaluate truth out/sweep --reachable
 """
-DISTRACTORS = 99
+DISTRACTORS, ALIKE = 99, 8
+INCEPTION = "inception"
 FEATURES, RESIZERS = "inception|clip|clip:NAME", ("tf1-bilinear", "antialiased-bilinear")
 
 
@@ -73,8 +74,8 @@ def _add_retrieval(declared: Declare) -> None:
         "--prompts",
         type=pathlib.Path,
         metavar="FILE",
-        help="file with captions to draw distractors from, one a line (default: the captions of all PATHs, and for "
-        "runs of the embedded model all captions of its world)",
+        help="file with captions to draw distractors from, one a line (default: the captions of all folders of "
+        "pictures; of runs the prompts of their folder, and for the embedded model all captions of its world)",
     )
     listed.add_argument(
         "--candidates", choices=("coco153",), help="a list that is known, in place of --prompts: DreamFields' captions"
@@ -108,7 +109,7 @@ def _add_distance(declared: Declare, name: str) -> None:
     _add_against(parser, required=True)
     parser.add_argument(
         "--features",
-        default="inception",
+        default=INCEPTION,
         metavar=FEATURES,
         help="what is compared: Inception of 2015, or a CLIP (clip: the embedded model's judge for its runs, else "
         f"{OPENAI})",
@@ -119,8 +120,7 @@ def _add_distance(declared: Declare, name: str) -> None:
     parser.add_argument(
         "--resizer",
         choices=RESIZERS,
-        default=RESIZERS[0],
-        help="of Inception: the original's, or torchmetrics' since 1.8; their numbers differ",
+        help=f"of Inception: the original's, or torchmetrics' since 1.8; their numbers differ (default: {RESIZERS[0]})",
     )
     if name == "kid":
         parser.add_argument("--subsets", type=int, default=frechet.SUBSETS, metavar="N", help="how many are drawn")
@@ -159,7 +159,7 @@ def _add_lpips(declared: Declare) -> None:
         metavar="S",
         help="pictures are resized to S × S (default: 256 for alex and vgg, else what the network is made for)",
     )
-    parser.add_argument("--alike", type=int, default=8, metavar="K", help="most alike pairs to show")
+    parser.add_argument("--alike", type=int, metavar="K", help=f"most alike pairs to show (default: {ALIKE})")
     _add_views(parser, default=SEEDS[:1])
     _add_common(parser)
 
@@ -189,6 +189,7 @@ def _add_truth(declared: Declare) -> None:
         help="measure the solids themselves too, voxelised and through the VAE: what could be reached",
     )
     parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: the runs')")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and not as a table")
 
 
 def _add_paths(parser: argparse.ArgumentParser) -> None:

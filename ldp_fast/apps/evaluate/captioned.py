@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -30,7 +31,7 @@ def read_captions(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, str]] |
     if len(files) > 1:
         raise UsageError(f"{folder} holds {JSON} and {CSV}: expected one of them")
     try:
-        text = files[0].read_text(encoding="utf-8-sig")
+        text = files[0].read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{files[0]}: expected UTF-8, got byte {error.object[error.start]:#04x}") from None
     except OSError as error:
@@ -59,7 +60,7 @@ def _of_json(file: pathlib.Path, text: str) -> list[tuple[str, Any]]:
 
 def _of_csv(file: pathlib.Path, text: str) -> list[tuple[str, Any]]:
     try:
-        lines = [line for line in csv.reader(text.splitlines(), strict=True) if line]
+        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
     except csv.Error as error:
         raise UsageError(f"{file} is damaged: {error}") from None
     head = [cell.strip().lower() for cell in lines[0]] if lines else []
@@ -71,7 +72,7 @@ def _of_csv(file: pathlib.Path, text: str) -> list[tuple[str, Any]]:
                 f"{file}:{number}: expected a name and a caption, got {len(line)} cells; a caption with a comma needs "
                 f"double quotes"
             )
-    return [(line[0].strip(), line[1]) for line in lines[1:]]
+    return [(line[0], line[1]) for line in lines[1:]]
 
 
 def captions_of(

@@ -12,12 +12,11 @@ from ...errors import UsageError
 from ...metrics import frechet
 from ...metrics.features import ClipFeatures, Features, InceptionFeatures
 from ...runs.tables import markdown_table
+from .arguments import INCEPTION
 from .clips import load_clip
 from .features import Keeping, Network, features_of
 from .gathered import Gathered, Picture
 from .results import record, said_of
-
-INCEPTION = "inception"
 
 
 def load_features(

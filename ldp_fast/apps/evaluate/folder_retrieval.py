@@ -12,7 +12,7 @@ from ...runs.tables import markdown_table
 from .clips import Judge, count_unknown
 from .gathered import SEEDS, Gathered, Picture
 from .report import interval, name_of, percent, unknown_words
-from .results import record, said_of
+from .results import counted, record, said_of
 from .verdicts import PAPER, Protocol, beaten_by, hits_of, protocol_of, summary, verdict_sheet
 
 
@@ -112,10 +112,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     ]
     table = markdown_table(["", "CLIP", "pictures", "captions", name_of(protocol), "95 % interval"], lines)
     if protocol["protocol"] == PAPER:
-        others = f"{protocol['distractors']} other{'s' if protocol['distractors'] != 1 else ''}"
+        others = counted(protocol["distractors"], "other")
         how = (
             f"CLIP has to prefer a picture's caption to {others}, drawn for each picture from "
-            f"{protocol['pool']}. Mean ± standard deviation over {len(protocol['seeds'])} draws; "
+            f"{protocol['pool']}. Mean ± standard deviation over {counted(len(protocol['seeds']), 'draw')}; "
         )
     else:
         how = f"CLIP has to prefer a picture's caption to all others of a list of {protocol['pool']}; "

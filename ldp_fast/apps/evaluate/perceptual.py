@@ -50,7 +50,8 @@ def load_lpips(
         return Lpips.load(backbone, weights=weights, side=side, device=where)
     except UsageError as error:
         words = str(error)
-        known = {"weights:": "--weights:", "side:": "--size:", "backbone:": "--backbone:"}
+        flags = {"weights:": "--weights:", "side:": "--size:"}
+        known = {**flags, **dict.fromkeys(("backbone:", "clip:", "vae:"), "--backbone:")}
         for word, flag in known.items():
             words = flag + words.removeprefix(word) if words.startswith(word) else words
         raise UsageError(words) from None

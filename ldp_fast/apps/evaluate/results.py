@@ -114,13 +114,18 @@ def notes(gathered: Gathered) -> list[str]:
     return lines
 
 
+def counted(count: int, what: str) -> str:
+    """`1 draw`, `3 draws`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def said_of(result: dict[str, Any]) -> str:
     """A sentence for each thing that moves the numbers, and is not as it is by default; '' where all of it is."""
     said = []
     if result["views"] is not None:
         seeds, heights = result["views"]["seeds"], result["views"]["elevation"]
         height = "as each run was trained" if heights is None else f"{heights[0]:g}° to {heights[1]:g}°"
-        said.append(f" Of objects {len(seeds)} view{'s' if len(seeds) > 1 else ''} each, elevation {height}.")
+        said.append(f" Of objects {counted(len(seeds), 'view')} each, elevation {height}.")
     if result["background"] != list(WHITE):
         said.append(f" What is transparent lies on {' '.join(map(str, result['background']))}.")
     if result.get("truncated"):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...metrics.pictures import read_picture
+from ...runs.tables import in_one_line
 
 SIDE = 128  # pixels of a thumbnail
 GAP = 6
@@ -74,7 +75,8 @@ def _font() -> Any:
 
 
 def _cut(words: str, draw: Any, font: Any) -> str:
-    """The beginning of some words that fits into the width."""
+    """The beginning of some words that fits into the width, in one line."""
+    words = in_one_line(words)
     if draw.textlength(words, font=font) <= WIDTH - GAP:
         return words
     while words and draw.textlength(words + "…", font=font) > WIDTH - GAP:

@@ -136,7 +136,7 @@ def _runs(folder: pathlib.Path) -> tuple[dict[str, Run], dict[str, pathlib.Path]
 def _unfit(run: Run, place: pathlib.Path) -> str:
     """Why a run cannot be measured; empty if it can."""
     if run.entry.application.name != NAME:
-        return f"a run of {run.entry.application.name}, which is not an object"
+        return f"a run of {run.entry.application.name}, and not of {NAME}, whose fields have the densities to measure"
     if run.plain.get("model") not in embedded_models():
         return f"its model {run.plain.get('model')} is not an embedded one"
     if captions.scene_of(run.plain["prompt"]) is None:

@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import UsageError
 from ...runs import flags
 from ...runs.names import as_typed
-from ...runs.settings import Wrong, hyphens
+from ...runs.settings import Wrong, hyphens, underscores
 from .. import run_options
 from ..config_flag import add_config_flag, start_from
 from ..options import GROUPS, PRIOR, RUN
@@ -29,8 +29,9 @@ examples:
 """
 
 
-# Where argparse puts the value of --guidance.
+# Where argparse puts the value of --guidance, and what else it may be but clip.
 GUIDANCE = "settings.guidance"
+FORMULAS = ("from_uncond", "from_text")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +138,9 @@ def configure(args: argparse.Namespace, **more: Any) -> TextTo3D:
 def _choose_guide(args: argparse.Namespace, words: dict[str, Any], more: dict[str, Any]) -> None:
     """Makes `--guidance clip` the method that it stands for."""
     if not guided_by_clip(args):
+        said = getattr(args, GUIDANCE, None)
+        if said is not None and underscores(str(said)) not in FORMULAS:
+            raise UsageError(f"--guidance: expected one of {', '.join(FORMULAS)}, or clip; got {said!r}")
         return
     named = more.get("method", words.get("method", DREAM_FIELDS))
     if hyphens(str(named)) != DREAM_FIELDS:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -102,14 +102,17 @@ def memory(configuration: TextTo3D, prior: LatentDiffusionPrior | ClipGuide, wor
 
     side, seen = (c.size, c.size), {"rays": rays(c.views, c.size * c.supersample)}
     held = {"field": optimised_bytes(sizes.parameters), "occupancy": sizes.occupancy_bytes}
+    renewed = {"update of the occupancy": RENEWED * sizes.cells}
     if isinstance(prior, ClipGuide):
         assert isinstance(c, DreamFields)
         crop = prior.crop_bytes + CROP * 4 * prior.clip.image_size**2
-        return {**held, **seen, "CLIP": c.views * c.augmentation.crops * crop}
+        # Of one view after another: the graph of one is gone before the next is looked at.
+        looked = {**seen, "CLIP": c.augmentation.crops * crop}
+        return {**held, **_largest([looked, renewed])}
     assert isinstance(c, PriorGuided)
     latents = {**seen, **prior_bytes(prior, c.settings, c.views, side)}
     # At most one of these is there at a time.
-    stages = [latents, {"update of the occupancy": RENEWED * sizes.cells}]
+    stages = [latents, renewed]
     if c.refinement is not None:
         check_vae(prior)
         views = c.refinement.views
@@ -122,8 +125,11 @@ def memory(configuration: TextTo3D, prior: LatentDiffusionPrior | ClipGuide, wor
                 **{f"{name} of the refinement": count for name, count in gradient.items()},
             }
         )
-    largest = max(stages, key=lambda stage: sum(stage.values()))
-    return {**held, **largest}
+    return {**held, **_largest(stages)}
+
+
+def _largest(stages: Sequence[dict[str, int]]) -> dict[str, int]:
+    return max(stages, key=lambda stage: sum(stage.values()))
 
 
 def share(configuration: C, world: int) -> C:

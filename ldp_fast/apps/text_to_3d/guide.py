@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...clip import Clip
 from ...clip.guidance import ClipGuidance
-from ..clips import load_named, prompt_embedding
+from ..clips import load_named, prompt_embedding, require_known
 from ..options import DTYPES, check_backend
 from .colours import Colours
 from .sections import DreamFields
@@ -33,7 +33,7 @@ class ClipGuide(Colours):
     def __init__(self, clip: Clip, configuration: DreamFields):
         super().__init__(clip.device, configuration.size)
         self.clip, options = clip, configuration.augmentation
-        self.encode_prompt(configuration.prompt)
+        require_known(clip, configuration.prompt)
         self.guidance = ClipGuidance.cosine(
             clip,
             configuration.prompt,

@@ -372,7 +372,8 @@ class DreamFields(ClipGuided, TextTo3D):
             raise Wrong("background.kind", said)
         if self.augmentation.side > self.size:
             raise Wrong(
-                "augmentation.side", f"expected at most the {self.size} pixels of a view, got {self.augmentation.side}"
+                "augmentation.side",
+                f"expected at most the {self.size} pixels of a view (--size), got {self.augmentation.side}",
             )
         if not self.augmentation.backgrounds:
             raise Wrong("augmentation.backgrounds", f"expected some of {', '.join(BEHIND)}, got nothing")
