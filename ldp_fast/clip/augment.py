@@ -5,7 +5,8 @@
 
 Everything is drawn on the images' device, from (seed, step) alone, and the host never waits for it: where a crop lies
 is known to the device only, so crops are taken by products with interpolation matrices and not by slices. The gradient
-on the images is that of matrix products, which add up in the same order every time.
+of a crop is that of matrix products, which add up in the same order every time. What comes after need not: on a GPU,
+those of an antialiased bicubic resizing (`Clip`, of pictures of another size) and of fused attention do not.
 
 Source: google-research, `dreamfields/dreamfields/augment.py` and `optvis.py` (Jain et al. 2022, Zero-Shot Text-Guided
 Object Generation with Dream Fields); the 1/f noise is Lucid's.
@@ -26,17 +27,31 @@ KINDS = ("noise", "checkerboard", "1/f")
 BLUR = (0.0, 10.0)
 BLUR_KERNEL = 15
 
+# The first number of every seed here: what draws for another purpose from the same numbers does not draw the same.
+_PURPOSE = 0xC11F
+
 # Lucid's square root of the covariance of ImageNet's colours; columns are the decorrelated axes, light first.
 _COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+
+
+def seed_sequence(*numbers: int) -> np.random.SeedSequence:
+    """A seed from whole numbers of at least 0 and any size, another one for other numbers or another count of them."""
+    # numpy takes numbers apart into words of 32 bits and leaves out zeros at the end: (1, 2), (1, 2, 0) would be alike.
+    words = [_PURPOSE, len(numbers)]
+    for number in numbers:
+        each = [number >> shift & 0xFFFFFFFF for shift in range(0, max(1, number.bit_length()), 32)]
+        words += [len(each), *each]
+    return np.random.SeedSequence(words)
 
 
 def step_generator(device: torch.device | str, *numbers: int) -> torch.Generator:
     """A generator on `device` for one step, such as `step_generator(device, seed, step)`.
 
-    The numbers, each at least 0, are mixed, so that neighbouring steps share nothing. The same numbers draw the same on
-    the same kind of device; a CPU and a GPU draw different ones.
+    The numbers, each at least 0, are mixed, so that neighbouring steps share nothing, nor does this with what an
+    application draws from the same numbers elsewhere. The same numbers draw the same on the same kind of device; a CPU
+    and a GPU draw different ones.
     """
-    mixed = np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0]
+    mixed = seed_sequence(*numbers).generate_state(1, np.uint32)[0]
     return torch.Generator(device).manual_seed(int(mixed))
 
 
@@ -112,7 +127,7 @@ def random_crops(images: Tensor, crop: int, size: int, views: int, generator: to
         UsageError: a crop larger than the images, or a number below 1.
     """
     _check_images(images)
-    _check_counts(crop=crop, size=size, views=views)
+    check_counts(crop=crop, size=size, views=views)
     batch, _, height, width = images.shape
     if crop > min(height, width):
         raise UsageError(f"crop: expected at most {min(height, width)}, the images' shorter side; got {crop}")
@@ -202,9 +217,10 @@ def backgrounds(
         [count, 3, size, size] in [0, 1], float32.
 
     Raises:
-        UsageError: no kind, or an unknown one.
+        UsageError: no kind, or an unknown one; a range of blurs that is not from low to high, or begins below 0.
     """
-    _check_counts(count=count, size=size)
+    check_counts(count=count, size=size)
+    check_blur(blur)
     if not kinds or not {*kinds} <= {*KINDS}:
         raise UsageError(f"kinds: expected one or more of {', '.join(KINDS)}; got {list(kinds)}")
     # Which kind a picture has is known to the device only, so all are made, as in the source.
@@ -263,7 +279,7 @@ def dream_fields(
     _check_images(images)
     if images.shape[1] not in (3, 4):
         raise UsageError(f"images: expected [B, 3, H, W], or [B, 4, H, W] with opacity; got {list(images.shape)}")
-    _check_counts(size=size, views=views)
+    check_counts(size=size, views=views)
     if crop is not None:
         cropped = random_crops(images, crop, size, views, generator)
     else:
@@ -279,13 +295,27 @@ def _row(values: Sequence[float], device: torch.device) -> Tensor:
     return torch.cat([torch.full((1,), value, device=device) for value in values])[None]
 
 
+def check_blur(blur: tuple[float, float] | None) -> None:
+    """Refuses what is not a range of standard deviations.
+
+    Raises:
+        UsageError: not two finite numbers, 0 ≤ low ≤ high.
+    """
+    if blur is None:
+        return
+    numbers = isinstance(blur, tuple | list) and len(blur) == 2 and all(isinstance(x, int | float) for x in blur)
+    if not numbers or not 0 <= blur[0] <= blur[1] < float("inf"):
+        raise UsageError(f"blur: expected None, or two numbers with 0 ≤ low ≤ high; got {blur!r}")
+
+
 def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not images.numel():
         found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise UsageError(f"images: expected a floating-point tensor [B, C, H, W] with at least one image; got {found}")
 
 
-def _check_counts(**numbers: int) -> None:
+def check_counts(**numbers: int) -> None:
+    """Refuses, by name, what is not a whole number of at least 1."""
     for name, number in numbers.items():
-        if number < 1:
-            raise UsageError(f"{name}: expected at least 1; got {number}")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise UsageError(f"{name}: expected a whole number of at least 1; got {number!r}")

@@ -112,6 +112,7 @@ class ClipGuidance:
         if isinstance(crop, float) and not 0 < crop <= 1:
             raise UsageError(f"crop: expected a share above 0 and up to 1, or whole pixels; got {crop!r}")
         _whole("views", views, 1)
+        augment.check_blur(blur)
         if isinstance(crop, int):
             _whole("crop", crop, 1)
         prompts = _prompts("text", [text] if isinstance(text, str) else text)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
-from .augment import apply_matrices, resize_matrix, step_generator
+from .augment import apply_matrices, check_counts, resize_matrix, seed_sequence, step_generator
 
 CROP = (0.6, 1.0)  # share of each side
 FLIP = 0.5
@@ -120,7 +120,7 @@ def draw(
         shift=(uniform(-SHIFT, SHIFT, rows, 2) * sides).round(),
         corners=(uniform(0, 1, rows, 4, 2) * (inward + 1)).floor().minimum(inward),
         factors=torch.cat([uniform(1 - AMOUNT, 1 + AMOUNT, 3, rows), uniform(-AMOUNT, AMOUNT, 1, rows)]),
-        order=tuple(JITTERS[i] for i in np.random.default_rng(np.random.SeedSequence(numbers)).permutation(4)),
+        order=tuple(JITTERS[i] for i in np.random.default_rng(seed_sequence(*numbers)).permutation(4)),
     )
 
 
@@ -146,9 +146,7 @@ def text2live_views(
     """
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not images.numel():
         raise UsageError(f"images: expected floating-point [B, 3, H, W], got {images.dtype} {list(images.shape)}")
-    for name, number in (("short_side", short_side), ("longest", longest), ("count", count)):
-        if number < 1:
-            raise UsageError(f"{name}: expected at least 1; got {number}")
+    check_counts(short_side=short_side, longest=longest, count=count)
     batch, size = len(images), images.shape[-2:]
     view = view_size(size[0], size[1], short_side, longest)
     return apply_draws(images, draw(size, view, count, batch, numbers, images.device), view, antialias=antialias)

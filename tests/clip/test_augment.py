@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ldp_fast import UsageError
 from ldp_fast.clip import augment
 from ldp_fast.clip.augment import dream_fields, step_generator
+from ldp_fast.runs.seeds import mixed_generator
 
 
 def drawn(*numbers: int) -> torch.Generator:
@@ -132,6 +133,14 @@ def test_a_step_draws_the_same_again_and_another_step_does_not() -> None:
     assert len({tuple(view.flatten()[:5].tolist()) for view in first}) == 3
 
 
+def test_other_numbers_are_another_stream() -> None:
+    given = [(1, 2), (1, 2, 0), (0, 1, 2), (2**32 + 5, 0, 0), (5, 1, 0), (5, 0, 1), (5, 1, 0, 0), (0,), (), (2**70, 1)]
+    assert len({drawn(*numbers).initial_seed() for numbers in given}) == len(given)
+    assert drawn(5, 1).initial_seed() == drawn(5, 1).initial_seed()
+    # Applications draw cameras from the same numbers.
+    assert all(drawn(*numbers).initial_seed() != mixed_generator(*numbers).initial_seed() for numbers in given)
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -141,6 +150,9 @@ def test_a_step_draws_the_same_again_and_another_step_does_not() -> None:
         ({"images": torch.rand(0, 3, 8, 8)}, "images"),
         ({"crop": 9}, "crop"),
         ({"views": 0}, "views"),
+        ({"views": 2.5}, "views"),
+        ({"images": torch.rand(1, 4, 8, 8), "blur": (5, 1)}, "blur"),
+        ({"images": torch.rand(1, 4, 8, 8), "blur": (-3, 1)}, "blur"),
         ({"images": torch.rand(1, 4, 8, 8), "kinds": ["stripes"]}, "kinds"),
     ],
 )
