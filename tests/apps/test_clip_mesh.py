@@ -13,7 +13,7 @@ import torch
 from ldp_fast.apps import registry
 from ldp_fast.apps.clip_mesh import products, rasterisers, run, views
 from ldp_fast.apps.clip_mesh.configuration import ClipMesh, resolve
-from ldp_fast.apps.clip_mesh.experiment import ClipMeshExperiment
+from ldp_fast.apps.clip_mesh.experiment import ClipMeshExperiment, Sculpture
 from ldp_fast.apps.clip_mesh.guide import Guide, load_guide
 from ldp_fast.apps.clip_mesh.run import begin, expect, judged, load_sculpture
 from ldp_fast.apps.memory import counted
@@ -72,6 +72,21 @@ def test_a_run_leaves_views_a_film_and_a_mesh(tmp_path: pathlib.Path, quick: Non
     looked = textured(np.asarray(mesh.visual.material.baseColorTexture) / 255.0, mesh.visual.uv)
     different = np.abs(looked - sculpture.mesh.colours().detach().numpy()[distance.argmin(1)]).max(1)
     assert different[np.abs(mesh.visual.uv[:, 1] - 0.5) < 0.4].max() < 0.01
+
+
+def test_a_films_frames_are_drawn_one_by_one(
+    tmp_path: pathlib.Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sculpture = Sculpture(configuration(), torch.device("cpu"))
+    look, many = Sculpture.look, []
+
+    def noted(self: Sculpture, azimuth: list[float], *args: Any) -> torch.Tensor:
+        many.append(len(azimuth))
+        return look(self, azimuth, *args)
+
+    monkeypatch.setattr(Sculpture, "look", noted)
+    assert [path.name for path in products.write_film(sculpture, tmp_path)] == ["turntable.mp4", "turntable.gif"]
+    assert many == [1] * 4 and "turntable" in capsys.readouterr().err
 
 
 def textured(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldp_fast.apps.clip_mesh import mesh as mesh_module
 from ldp_fast.apps.clip_mesh import rasterisers, views
 from ldp_fast.apps.clip_mesh.configuration import ClipMesh, resolve
-from ldp_fast.apps.clip_mesh.mesh import TexturedMesh, opened, places_on_map
+from ldp_fast.apps.clip_mesh.mesh import TexturedMesh, baked, opened, places_on_map
 from ldp_fast.apps.clip_mesh.subdivision import edges_of, limit, mean_of_neighbours, subdivide
 from ldp_fast.errors import UsageError
 from ldp_fast.nerf import Cameras
@@ -142,6 +143,50 @@ def test_cut_open_each_face_lies_together_on_the_map() -> None:
     away = np.abs(mesh.uv[original][:, 1] - 0.5) < 0.45
     np.testing.assert_allclose(np.mod(uv[away, 0] - mesh.uv[original[away], 0], 1).round(9) % 1, 0)
     np.testing.assert_allclose(uv[:, 1], mesh.uv[original, 1], atol=1e-9)
+
+
+def test_its_products_are_those_of_sparse_matrices() -> None:
+    mesh = TexturedMesh(2, 1, 4, 1.0)
+    for linear, product in ((mesh._surface, mesh.positions()), (mesh._means, mesh._means(mesh.control))):
+        assert linear.turned.is_coalesced()
+        weights = torch.randn(product.shape, generator=mixed_generator(7))
+        wanted = torch.sparse.mm(linear.matrix, mesh.control)
+        assert torch.equal(product, wanted)
+        found = (torch.autograd.grad(x, mesh.control, weights)[0] for x in (product, wanted))
+        assert torch.equal(next(found), next(found))
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 500_000])
+def test_a_baked_map_has_the_colours_between_corners(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_module, "AT_ONCE", at_once)
+    mesh = TexturedMesh(2, 0, 32, 1.0)
+    _, faces, uv = opened(mesh.faces, mesh.uv, 32)
+    # Linear in v: so it is between corners too; and one that ends at the map's border, where it goes on.
+    colours = np.stack([uv[:, 1], np.abs((uv[:, 0] % 1) - 0.5), np.ones(len(uv))], axis=1)
+    found = baked(faces, uv, colours, 32)
+    middles = (np.arange(32) + 0.5) / 32
+    np.testing.assert_allclose(found[2:-2, :, 0], np.tile(1 - middles[2:-2, None], 32), atol=1e-6)
+    away = np.abs(np.abs(middles - 0.5) - 0.25) < 0.12
+    np.testing.assert_allclose(found[8:-8, away, 1], np.tile(np.abs(middles[away] - 0.5), (16, 1)), atol=0.02)
+    np.testing.assert_allclose(found[..., 2], 1, atol=1e-6)
+
+
+def test_a_written_texture_has_nothing_that_was_not_drawn() -> None:
+    mesh = TexturedMesh(2, 1, 256, 1.0)
+    assert (mesh._shares > 0).sum() < 256**2 / 4
+    noise = torch.rand(mesh.texture.shape, generator=mixed_generator(8))
+    mesh.texture.data.copy_(noise)
+    mesh.colours().sum().backward()
+    assert mesh.texture.grad is not None
+    seen = mesh.texture.grad != 0
+    assert seen.float().mean() < 0.8
+    mesh.texture.data[seen] = 0.25
+    written = mesh.written_texture()
+    # Between the vertices too, where the texture itself is noise in part.
+    drawn = mesh.colours().detach()
+    assert written.shape == (256, 256, 3) and written.dtype == np.float32
+    np.testing.assert_allclose(written, 0.25, atol=1e-5)
+    assert (drawn - 0.25).abs().max() < 1e-5 < (mesh.smooth_texture() - 0.25).abs().max()
 
 
 # --- cameras, lights, backgrounds ---

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,10 @@ from .subdivision import limit, mean_of_neighbours, subdivide
 
 # CLIP-Mesh's blur of the texture before it is drawn, in texels; its kernel is cut off at two texels.
 BLUR, REACH = 3.0, 2
+# Texels that are looked at together when faces are drawn on the texture of a file.
+AT_ONCE = 500_000
+# What a corner's share of a place may be below 0, for rounding.
+_EDGE = 1e-9
 
 
 class TexturedMesh:
@@ -40,7 +47,7 @@ class TexturedMesh:
         ball = trimesh.creation.icosphere(level)
         faces, points = np.asarray(ball.faces, dtype=np.int64), np.asarray(ball.vertices)
         self.device = torch.device(device)
-        self._means = _as_torch(mean_of_neighbours(faces, len(points)), self.device)
+        self._means = _Linear(mean_of_neighbours(faces, len(points)), self.device)
         matrix = None
         for _ in range(refinement):
             count = len(points) if matrix is None else matrix.shape[0]
@@ -50,7 +57,7 @@ class TexturedMesh:
         matrix = last if matrix is None else last @ matrix
         self.faces = faces
         self._triangles = torch.from_numpy(faces).to(self.device)
-        self._surface = _as_torch(matrix, self.device)
+        self._surface = _Linear(matrix, self.device)
         self.uv = places_on_map(matrix @ points)
         self._texels, self._shares = (x.to(self.device) for x in _bilinear(self.uv, texels))
         # The limit surface lies within its control points.
@@ -60,7 +67,7 @@ class TexturedMesh:
 
     def positions(self) -> Tensor:
         """[N, 3] of the drawn vertices, world units, with their graph."""
-        return torch.sparse.mm(self._surface, self.control)
+        return self._surface(self.control)
 
     def normals(self, positions: Tensor) -> Tensor:
         """[N, 3] outwards, of length 1: the mean of the faces around each vertex by their areas."""
@@ -85,9 +92,24 @@ class TexturedMesh:
         flat = self.smooth_texture().flatten(1).T
         return (flat[self._texels] * self._shares[..., None]).sum(1)
 
+    @torch.no_grad()
+    def written_texture(self) -> np.ndarray:
+        """The texture for a file, [texels, texels, 3] in [0, 1].
+
+        Texels that a drawn vertex lies between are those of `smooth_texture`. No picture shows the others, which would
+        still be the noise of the start: they are what is drawn there, the colours of a face's corners between them.
+        """
+        found = self.smooth_texture().permute(1, 2, 0).cpu().numpy()
+        texels = len(found)
+        shown = np.zeros(texels * texels, dtype=bool)
+        shown[self._texels[self._shares > 0].cpu().numpy()] = True
+        original, faces, uv = opened(self.faces, self.uv, texels)
+        between = baked(faces, uv, self.colours().cpu().numpy()[original], texels)
+        return np.where(shown.reshape(texels, texels, 1), found, between)
+
     def roughness(self) -> Tensor:
         """Mean square of the uniform Laplacian of the control points, square world units."""
-        return (torch.sparse.mm(self._means, self.control) - self.control).square().mean()
+        return (self._means(self.control) - self.control).square().mean()
 
     @torch.no_grad()
     def keep_in_range(self) -> None:
@@ -129,6 +151,61 @@ def opened(faces: np.ndarray, uv: np.ndarray, texels: int) -> tuple[np.ndarray, 
     return faces.reshape(-1)[first], new.reshape(-1, 3), corners.reshape(-1, 2)[first]
 
 
+def baked(faces: np.ndarray, uv: np.ndarray, colours: np.ndarray, texels: int) -> np.ndarray:
+    """Draws faces with coloured corners on a map.
+
+    Args:
+        faces: [F, 3], see `opened`.
+        uv: [M, 2] places of the corners, u past 1 where the map is repeated.
+        colours: [M, 3] of the corners.
+        texels: T, along a side of the map.
+
+    Returns:
+        [T, T, 3] float32; where there is no face, at the poles, the nearest texel's.
+    """
+    from scipy import ndimage
+
+    # In texels, (0, 0) the middle of the left upper one.
+    places = np.stack([uv[:, 0] * texels - 0.5, (1 - uv[:, 1]) * texels - 0.5], axis=1)
+    made, filled = np.zeros((texels * texels, 3), dtype=np.float32), np.zeros(texels * texels, dtype=bool)
+    corners = places[faces]
+    low = np.ceil(corners.min(1) - _EDGE).astype(np.int64)
+    sides = (np.floor(corners.max(1) + _EDGE).astype(np.int64) - low + 1).clip(min=0)
+    counts = sides.prod(1)
+    ends = np.cumsum(counts)
+    for first, last in _chunks(ends, AT_ONCE):
+        count = counts[first:last]
+        face = np.repeat(np.arange(first, last), count)
+        number = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
+        column, row = (low[face] + np.stack([number % sides[face, 0], number // sides[face, 0]], axis=1)).T
+        a, b, c = corners[face].transpose(1, 0, 2)
+        area = _cross(b - a, c - a)
+        here = np.stack([column, row], axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = np.stack([_cross(b - here, c - here), _cross(c - here, a - here)], axis=1) / area[:, None]
+        shares = np.concatenate([shares, 1 - shares.sum(1, keepdims=True)], axis=1)
+        inside = (shares >= -_EDGE).all(1) & (row >= 0) & (row < texels)
+        place = row[inside] * texels + column[inside] % texels
+        made[place] = (colours[faces[face[inside]]] * shares[inside, :, None]).sum(1)
+        filled[place] = True
+    empty = ~filled.reshape(texels, texels)
+    rows, columns = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
+    return made[rows * texels + columns].clip(0, 1)
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+
+def _chunks(ends: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of what has the running sums `ends`, each of about `most` in all, and of one at least."""
+    first, done = 0, 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, done + most, side="right")))
+        yield first, last
+        first, done = last, int(ends[last - 1])
+
+
 def _bilinear(uv: np.ndarray, texels: int) -> tuple[Tensor, Tensor]:
     """The four texels that a place lies between (row · texels + column), and their shares; both [N, 4]."""
     column, row = uv[:, 0] * texels - 0.5, ((1 - uv[:, 1]) * texels - 0.5).clip(0, texels - 1)
@@ -144,6 +221,31 @@ def _bilinear(uv: np.ndarray, texels: int) -> tuple[Tensor, Tensor]:
         torch.from_numpy(np.stack(indices, axis=1).astype(np.int64)),
         torch.from_numpy(np.stack(shares, axis=1)).float(),
     )
+
+
+class _Linear:
+    """A sparse matrix of scipy, to be multiplied with.
+
+    `torch.sparse.mm` turns its matrix around in every backward, which sorts it anew, and on a GPU waits for that.
+    """
+
+    def __init__(self, matrix: Any, device: torch.device):
+        self.matrix, self.turned = _as_torch(matrix, device), _as_torch(matrix.T, device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product with x [N, C]; gradients flow into x."""
+        return cast(Tensor, _Product.apply(x, self))
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, linear: _Linear) -> Tensor:
+        ctx.linear = linear
+        return torch.sparse.mm(linear.matrix, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return torch.sparse.mm(ctx.linear.turned, gradients[0]), None
 
 
 def _as_torch(matrix: object, device: torch.device) -> Tensor:

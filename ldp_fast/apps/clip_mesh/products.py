@@ -61,17 +61,22 @@ def write_film(sculpture: Sculpture, folder: pathlib.Path) -> list[pathlib.Path]
     Raises:
         ModuleNotFoundError, UsageError: see `require_mp4`.
     """
+    from tqdm import tqdm
+
     require_mp4()
     azimuths = [360.0 * i / FRAMES for i in range(FRAMES)]
-    found = sculpture.look(azimuths, [_elevation(sculpture)] * FRAMES, _size(sculpture))
-    frames = list(image_files.to_pixels(found))
+    height, size = _elevation(sculpture), _size(sculpture)
+    frames = [
+        image_files.to_pixels(sculpture.look([azimuth], [height], size))[0]
+        for azimuth in tqdm(azimuths, desc="turntable", unit="view")
+    ]
     write_mp4(folder / "turntable.mp4", frames, FPS)
     write_gif(folder / "turntable.gif", frames[::2], FPS // 2)
     return [folder / "turntable.mp4", folder / "turntable.gif"]
 
 
 def write_mesh(sculpture: Sculpture, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes `mesh.glb` (glTF 2.0: positions, normals, the texture as it is drawn) and what it is, `mesh.json`."""
+    """Writes `mesh.glb` (glTF 2.0: positions, normals, the texture as it is written) and what it is, `mesh.json`."""
     import trimesh
     from PIL import Image
     from trimesh.visual.material import PBRMaterial
@@ -80,7 +85,7 @@ def write_mesh(sculpture: Sculpture, folder: pathlib.Path) -> list[pathlib.Path]
     with torch.no_grad():
         positions = mesh.positions()
         normals = mesh.normals(positions).cpu().numpy()
-        pixels = image_files.to_pixels(mesh.smooth_texture()[None])[0]
+        pixels = image_files.to_pixels(torch.from_numpy(mesh.written_texture()).permute(2, 0, 1)[None])[0]
     points = positions.cpu().double().numpy()
     original, faces, uv = opened(mesh.faces, mesh.uv, pixels.shape[0])
     material = PBRMaterial(
