@@ -16,6 +16,7 @@ from .scaling import GradientScale
 from .towers import Towers
 
 _CAPTIONS = 256  # in one pass
+LONG = 16  # times the shorter side, beyond which a picture's ends are not resized
 
 
 class Clip:
@@ -110,7 +111,7 @@ class Clip:
         """
         if whole:
             return self._seen(self.towers.images, self._at_least_a_patch(self._checked(images)))
-        pixels = self._resized(self._checked(images), self.image_size, None)
+        pixels = self._resized(_about_the_middle(self._checked(images)), self.image_size, None)
         height, width = pixels.shape[-2:]
         top, left = (height - self.image_size) // 2, (width - self.image_size) // 2
         pixels = pixels[..., top : top + self.image_size, left : left + self.image_size]
@@ -230,3 +231,20 @@ class Clip:
                 return tower(self._normalised(pixels).to(self.dtype)).float()
             scale = GradientScale()
             return scale.leave(tower(scale.enter(self._normalised(pixels)).to(self.dtype)).float())
+
+
+def _about_the_middle(images: torch.Tensor) -> torch.Tensor:
+    """Very long pictures without their ends, which are not in the centre that is cut out after resizing.
+
+    A strip of 4 000 000 pixels by 1 would otherwise be enlarged to hundreds of gigabytes first. Whole squares go from
+    both ends, so that the rest is sampled at the same places but for what the rounding of the resized length moves
+    them, a fraction of a pixel.
+    """
+    short, long = sorted(images.shape[-2:])
+    if long <= LONG * short:
+        return images
+    # What is left has squares beside the middle one: the filter reaches over two pixels, and a square may be one.
+    squares = (long // short - LONG) // 2
+    if images.shape[-2] == long:
+        return images[..., squares * short : long - squares * short, :]
+    return images[..., squares * short : long - squares * short]

@@ -239,3 +239,18 @@ def test_without_open_clip_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_a_device_that_is_not_here_is_refused() -> None:
     with pytest.raises(UsageError, match="device: 'nonsense' cannot be used"):
         Clip.load(device="nonsense")
+
+
+@pytest.mark.parametrize("size", [(3, 80), (47, 2), (1, 90), (5, 83), (9, 8)])
+def test_the_ends_of_a_long_picture_do_not_count(size: tuple[int, int]) -> None:
+    clip, images = Clip.load("primitives"), torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    whole = clip._resized(images, clip.image_size, None)
+    top, left = ((x - clip.image_size) // 2 for x in whole.shape[-2:])
+    centre = whole[..., top : top + clip.image_size, left : left + clip.image_size]
+    found, expected = clip.image_embeddings(images), clip.image_embeddings(centre)
+    assert torch.cosine_similarity(found, expected).item() > 0.9999
+
+
+def test_a_strip_is_not_enlarged_as_a_whole() -> None:
+    clip = Clip.load("primitives")
+    assert clip.image_embeddings(torch.rand(1, 3, 1, 4_000_000)).isfinite().all()
