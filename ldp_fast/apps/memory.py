@@ -136,10 +136,13 @@ def counted(device: torch.device, without: Iterable[torch.Tensor] = ()) -> Itera
         device: whose memory is counted.
         without: what is there anyway, such as a network's weights.
     """
-    known, kept = {x.untyped_storage().data_ptr() for x in without}, {}
+    known = {x.untyped_storage().data_ptr() for x in without}
+    kept: dict[int, int] = {}
+    # `cuda` is the present one of several, and not equal to `cuda:0`.
+    where = torch.empty(0, device=device).device
 
     def note(x: torch.Tensor) -> torch.Tensor:
-        if x.layout is torch.strided and x.device == device:
+        if x.layout is torch.strided and x.device == where:
             storage = x.untyped_storage()
             if storage.data_ptr() not in known:
                 kept[storage.data_ptr()] = storage.nbytes()

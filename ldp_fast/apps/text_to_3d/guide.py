@@ -10,6 +10,7 @@ from torch import Tensor
 from ...clip import Clip
 from ...clip.guidance import ClipGuidance
 from ..clips import load_named, prompt_embedding, require_known
+from ..memory import counted
 from ..options import DTYPES, check_backend
 from .colours import Colours
 from .sections import DreamFields
@@ -57,20 +58,12 @@ class ClipGuide(Colours):
     @functools.cached_property
     def crop_bytes(self) -> int:
         """Memory that one crop takes in CLIP until its backward, counted while one is computed."""
-        kept: dict[int, int] = {}
-
-        def count(x: Tensor) -> Tensor:
-            storage = x.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return x
-
-        weights = {p.untyped_storage().data_ptr() for p in self.clip.towers.network.parameters()}
         image = torch.zeros(1, 3, self.clip.image_size, self.clip.image_size, device=self.device, requires_grad=True)
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+        with torch.enable_grad(), counted(image.device, self.clip.towers.network.parameters()) as kept:
             found = self.clip.image_embeddings(image)
         # What was saved lives until here, so that no two of it had one place.
         del found
-        return sum(size for place, size in kept.items() if place not in weights)
+        return sum(kept.values())
 
 
 def load_guide(configuration: DreamFields, device: str | None = None) -> ClipGuide:
