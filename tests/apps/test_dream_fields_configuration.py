@@ -37,7 +37,7 @@ REFUSED = [
     ((*CLIPPED, "--target-opacity", "0", "1"), "--target-opacity"),
     ((*CLIPPED, "--guidance-clip", "no-such-clip"), "'no-such-clip'"),
     (("--crops", "3"), "--crops: expected only with --guidance clip; the prior guides latent-nerf"),
-    (("--guidance", "clap"), "--guidance: expected one of from_uncond, from_text, got 'clap'"),
+    (("--guidance", "clap"), "--guidance: expected one of from_uncond, from_text, or clip; got 'clap'"),
 ]
 
 

@@ -373,7 +373,7 @@ class DreamFields(ClipGuided, TextTo3D):
         if self.augmentation.side > self.size:
             raise Wrong(
                 "augmentation.side",
-                f"expected at most the {self.size} pixels of a view (--size), got {self.augmentation.side}",
+                f"expected at most the {self.size} pixels of a view, got {self.augmentation.side}",
             )
         if not self.augmentation.backgrounds:
             raise Wrong("augmentation.backgrounds", f"expected some of {', '.join(BEHIND)}, got nothing")
