@@ -13,9 +13,10 @@ import torch
 from ldp_fast.apps import registry
 from ldp_fast.apps.clip_mesh import products, rasterisers, run, views
 from ldp_fast.apps.clip_mesh.configuration import ClipMesh, resolve
-from ldp_fast.apps.clip_mesh.experiment import ClipMeshExperiment, Sculpture
+from ldp_fast.apps.clip_mesh.experiment import ClipMeshExperiment
 from ldp_fast.apps.clip_mesh.guide import Guide, load_guide
 from ldp_fast.apps.clip_mesh.run import begin, expect, judged, load_sculpture
+from ldp_fast.apps.clip_mesh.sculpture import Sculpture
 from ldp_fast.apps.memory import counted
 from ldp_fast.cli import main
 from ldp_fast.errors import UsageError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +13,7 @@ from ...runs import files, image_files
 from ...runs.experiment import Products
 from ...runs.films import require_mp4, write_gif, write_mp4
 from .mesh import opened
-
-if TYPE_CHECKING:
-    from .experiment import Sculpture
+from .sculpture import Sculpture
 
 # Eight around and one from above, degrees.
 AROUND, ABOVE = 8, 80.0

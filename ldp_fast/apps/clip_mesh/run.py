@@ -20,8 +20,9 @@ from ...runs.experiment import Application
 from ..memory import counted
 from . import rasterisers
 from .configuration import NAME, ClipMesh
-from .experiment import ClipMeshExperiment, Sculpture
+from .experiment import ClipMeshExperiment
 from .guide import load_guide
+from .sculpture import Sculpture
 
 PRODUCTS = ("film", "mesh")
 # Batches of pictures in float32 that a step holds at its highest point, beside what autograd saves. Measured on a CPU
