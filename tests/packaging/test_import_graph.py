@@ -27,7 +27,12 @@ COMPUTED = {
     "ldp_fast.apps.registry": {f"ldp_fast.apps.{room}.entry" for room in registry._ROOMS.values()},
 }
 # What these import by computed names is written out elsewhere as `module:function`, or is not ours.
-OTHERS = {"ldp_fast.ops._library", "ldp_fast.guidance.loading", "ldp_fast.guidance.single_file"}
+OTHERS = {
+    "ldp_fast.ops._library",
+    "ldp_fast.guidance.loading",
+    "ldp_fast.guidance.single_file",
+    "ldp_fast.apps.clip_mesh.rasterisers",  # versions of what draws
+}
 
 
 def graph_of(modules: Mapping[str, Module], computed: Mapping[str, set[str]], for_types: bool = False) -> Graph:
