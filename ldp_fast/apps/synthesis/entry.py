@@ -22,8 +22,8 @@ def described(configuration: Synthesis) -> dict[str, Any]:
     prompts, seeds = plain.pop("prompts"), plain.pop("seeds")
     if len(prompts) != 1 or len(seeds) != 1:
         raise UsageError(
-            "a run of synthesize is measured if it has one prompt and one seed, as those of a sweep have; of others give "
-            "their images/, which is a folder of pictures"
+            "a run of synthesize is measured if it has one prompt and one seed, as those of a sweep have; of others "
+            "give their images/, which is a folder of pictures"
         )
     return {"prompt": prompts[0], "seed": seeds[0], "method": NAME, **plain}
 
