@@ -32,6 +32,12 @@ def load_model(configuration: Any, device: str | None = None) -> Any:
     return load_prior(configuration, device)
 
 
+def trained_heights(configuration: Any) -> tuple[float, float]:
+    """Heights that a random camera has, in degrees: what the run was trained from, without views from overhead."""
+    low, high = configuration.cameras.elevation
+    return low, high
+
+
 def always(configuration: Any, prior: Any) -> None:
     """Whatever a run needs is there."""
 

@@ -265,7 +265,7 @@ def resolve(known: dict[str, Any]) -> dict[str, Any]:
     """All settings of a run, plain, from those that were said."""
     found = {"model": "primitives", **known}
     embedded = str(found["model"]).partition("/")[0] in embedded_models()
-    # Gradients of a CLIP in half precision are small enough to vanish.
+    # A CLIP is small, so that half precision has to be asked for.
     found["dtype"] = found.get("dtype") or "float32"
     settle(found)
     base = merged(FULL, EMBEDDED) if embedded else FULL

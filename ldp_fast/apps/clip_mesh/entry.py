@@ -10,12 +10,12 @@ from ...errors import UsageError
 from ...runs.jobs import Job
 from ...runs.names import name_of
 from ...runs.prompts import Prompt
-from ..entry import Entry
+from ..entry import Entry, trained_heights
 from ..variants import CLIP, guided_by_clip
 from . import command
 from .configuration import NAME, ClipMesh, configure
 from .guide import load_guide
-from .run import APPLICATION, PRODUCTS, elevations, judged
+from .run import APPLICATION, PRODUCTS, judged
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ ENTRY = Entry(
     add_arguments,
     plan,
     described,
-    elevations=elevations,
+    elevations=trained_heights,
     judged=judged,
     products=PRODUCTS,
     load=load_guide,

@@ -102,11 +102,6 @@ def load_sculpture(folder: pathlib.Path, configuration: ClipMesh, device: str | 
     return sculpture
 
 
-def elevations(configuration: ClipMesh) -> tuple[float, float]:
-    """Heights that a random camera of a metric has, in degrees: what the run was trained from."""
-    return configuration.cameras.elevation
-
-
 def judged(
     folder: pathlib.Path,
     configuration: ClipMesh,

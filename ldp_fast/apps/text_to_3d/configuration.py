@@ -16,6 +16,7 @@ from ...runs.settings import Wrong, as_plain, hyphens
 from ...zoo import world
 from ..options import PriorOptions, settle
 from . import dream_configuration
+from .grids import EMBEDDED_GRID, FULL_GRID
 from .sections import ALL_METHODS, DREAM_FIELDS, EMBEDDED_REFINEMENT, EMBEDDED_STEPS, METHODS
 
 # Steps; where nothing else is said.
@@ -36,14 +37,7 @@ FULL: dict[str, dict[str, Any]] = {
         "supersample": 1,
         "views": 1,
         "cameras": {"elevation": [-15.0, 45.0], "radius": [2.6, 3.4], "fov": [40.0, 50.0], "overhead": 0.1},
-        "field": {
-            "levels": 16,
-            "log2_table_size": 19,
-            "base_resolution": 16,
-            "finest_resolution": 2048,
-            "hidden": 64,
-            "blob": [5.0, 0.2],
-        },
+        "field": FULL_GRID,
         "steps_per_ray": 512,
         "occupancy": {"resolution": 128, "every": 16},
         "background": {"kind": "network"},
@@ -93,20 +87,7 @@ _SHARED: dict[str, Any] = {
 EMBEDDED: dict[str, dict[str, Any]] = {
     "latent-nerf": {
         **_SHARED,
-        "field": {
-            "levels": 8,
-            "log2_table_size": 14,
-            "base_resolution": 8,
-            "finest_resolution": 64,
-            "hidden": 32,
-            # Faces of a cube grow dented from a ball of 0.3. From one of 0.6 a cone ended as a box of fog, and the
-            # stripes of tori averaged out.
-            "blob": [5.0, 0.4],
-            # From tiny-cuda-nn's 1e-4 all sides of a torus start alike, and its stripes may average out.
-            "initial": 0.03,
-            # With 1 the box is a fog of opacity 0.65 at the start, and now and then one stays what is seen: a grey box.
-            "outside": 0.37,
-        },
+        "field": EMBEDDED_GRID,
         "occupancy": {"resolution": 32, "every": 16},
         "optimizer": {"kind": "adam", "learning_rate": 3e-3, "final_rate": 0.1},
         # Without `hollowness` solids end hollow and open below, where no camera looks: what carves the outside lowers

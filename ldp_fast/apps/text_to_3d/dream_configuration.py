@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
-
 from ...errors import UsageError
 from ...guidance.loading import embedded_folder
 from ...runs.configuration import merged
 from ...runs.settings import Wrong
 from ...zoo import world
+from ..options import settle
 from .clip_sections import BACKGROUNDS
+from .grids import EMBEDDED_GRID, FULL_GRID
 from .sections import DREAM_FIELDS, EMBEDDED_STEPS
 
 # The CLIP that DreamFields was trained with; B/32 judged it.
@@ -25,14 +25,7 @@ FULL: dict[str, Any] = {
     "supersample": 1,
     "views": 1,
     "cameras": {"elevation": [30.0, 30.0], "radius": [4.0, 4.0], "fov": [33.4, 33.4], "overhead": 0.0},
-    "field": {
-        "levels": 16,
-        "log2_table_size": 19,
-        "base_resolution": 16,
-        "finest_resolution": 2048,
-        "hidden": 64,
-        "blob": [5.0, 0.2],
-    },
+    "field": FULL_GRID,
     # Between DreamFields' near and far, 4 ∓ √3, lie 192 samples: as long as the box's diagonal.
     "steps_per_ray": 192,
     "occupancy": {"resolution": 128, "every": 16},
@@ -48,16 +41,7 @@ EMBEDDED: dict[str, Any] = {
     **FULL,
     "size": 64,
     "cameras": {"elevation": [30.0, 30.0], "radius": [3.6, 3.6], "fov": [40.0, 40.0], "overhead": 0.0},
-    "field": {
-        "levels": 8,
-        "log2_table_size": 14,
-        "base_resolution": 8,
-        "finest_resolution": 64,
-        "hidden": 32,
-        "blob": [5.0, 0.4],
-        "initial": 0.03,
-        "outside": 0.37,
-    },
+    "field": EMBEDDED_GRID,
     "steps_per_ray": 64,
     "occupancy": {"resolution": 32, "every": 16},
     "background": {"kind": "greys", "low": _DARK, "high": _LIGHT},
@@ -120,7 +104,7 @@ def resolve(said: dict[str, Any], words: dict[str, Any], quality: str, checkpoin
     if isinstance(size, int) and size > 0 and "side" not in (known.get("augmentation") or {}):
         # Crops are the same share of a view of any size.
         base["augmentation"]["side"] = max(1, size * base["augmentation"]["side"] // base["size"])
-    # Gradients of a cosine are too small for half precision, so that it has to be asked for.
-    known["device"] = known.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    # A CLIP is small, so that half precision has to be asked for.
     known["dtype"] = known.get("dtype") or "float32"
+    settle(known)
     return merged(base, known)

@@ -1,6 +1,6 @@
 """Text-to-3D, as sweeps and evaluations know it."""
 
-from ..entry import Entry
+from ..entry import Entry, trained_heights
 from . import jobs, judged
 from .expected import check_fits
 from .run import APPLICATION, PRODUCTS, load
@@ -10,7 +10,7 @@ ENTRY = Entry(
     jobs.add_arguments,
     jobs.plan,
     described=judged.described,
-    elevations=judged.elevations,
+    elevations=trained_heights,
     judged=judged.pictures,
     check_fits=check_fits,
     products=PRODUCTS,

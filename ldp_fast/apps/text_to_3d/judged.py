@@ -21,11 +21,6 @@ def described(configuration: TextTo3D) -> dict[str, Any]:
     return {**configuration.plain(), **guided_by_clip()}
 
 
-def elevations(configuration: TextTo3D) -> tuple[float, float]:
-    """Heights that a random camera has, in degrees: what the run was trained from, without views from overhead."""
-    return configuration.cameras.elevation
-
-
 def pictures(
     folder: pathlib.Path,
     configuration: TextTo3D,
