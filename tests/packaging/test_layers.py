@@ -1,6 +1,6 @@
 """Imports go one way (docs/architecture.md): every import of ours, in every file, points downwards.
 
-cli → apps → {integrations, zoo} → metrics → clip → {guidance, tinycudann} → {decoder, nerf}
+cli → apps → {integrations, zoo} → metrics → {clip, generators} → {guidance, tinycudann} → {decoder, nerf}
 → losses → ops → {reference, kernels, _C}
 """
 
@@ -18,7 +18,7 @@ LAYERS = (
     {"losses"},
     {"decoder", "nerf"},
     {"guidance", "tinycudann"},
-    {"clip"},
+    {"clip", "generators"},
     {"metrics"},
     {"integrations", "zoo"},
     {"apps", "env_report"},

@@ -1,0 +1,168 @@
+"""Generators on disk: safetensors, whose metadata holds the sizes as JSON, and a config.json for people.
+
+The format is `model.safetensors` with the tensors of `StyleGAN2.state_dict()` (noise and w̄ among them), in float32 or
+float16, and in its metadata, at `ldp_fast.generator`, the JSON of
+
+    {"format": 1, "kind": "stylegan2", "settings": {…: the fields of Settings}, "about": {…: anything}}
+
+The file alone is a generator. In a folder config.json shows the same JSON; where it says something else than the file,
+that is an error, since somebody has changed it in the belief that it counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError, shortened
+from ..guidance.loading import embedded_folder, embedded_models, usable
+from ..runs.files import plain, read_json, write_atomically, write_json
+from .stylegan2 import Settings, StyleGAN2
+
+KEY, FORMAT, KIND = "ldp_fast.generator", 1, "stylegan2"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# What people have from elsewhere, for which there is a command.
+FOREIGN = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+
+
+def save(
+    folder: pathlib.Path | str,
+    generator: StyleGAN2,
+    about: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[pathlib.Path]:
+    """Writes `model.safetensors` and `config.json` into a folder; each is replaced atomically.
+
+    Args:
+        folder: that it becomes.
+        generator: what is written.
+        about: what is to be known of it, as JSON can say it; None is the generator's own.
+        dtype: of its tensors; None is its own.
+
+    Returns:
+        The files.
+    """
+    from safetensors.torch import save as as_bytes
+
+    folder = pathlib.Path(folder)
+    described = {
+        "format": FORMAT,
+        "kind": KIND,
+        "settings": dataclasses.asdict(generator.settings),
+        "about": dict(generator.about if about is None else about),
+    }
+    tensors = {name: x.detach().cpu().to(dtype or x.dtype).contiguous() for name, x in generator.state_dict().items()}
+    data = as_bytes(tensors, {KEY: json.dumps(described), "format": "pt"})
+    write_atomically(folder / WEIGHTS, data)
+    write_json(folder / CONFIG, described)
+    return [folder / WEIGHTS, folder / CONFIG]
+
+
+def load(name: str | pathlib.Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> StyleGAN2:
+    """Reads a generator, in evaluation mode and without gradients of its parameters.
+
+    Args:
+        name: an embedded model's (`primitives`), a folder that `save` has made, or one .safetensors file of that kind.
+        device: where its tensors shall be.
+        dtype: of its tensors.
+
+    Raises:
+        UsageError: it is missing, damaged or of another kind; a device that cannot be used.
+    """
+    path = find(name)
+    settings, about, tensors = _read(path)
+    generator = StyleGAN2(settings)
+    wrong = mismatches(generator, tensors)
+    if wrong:
+        raise UsageError(f"{path} is not the generator that it says: {'; '.join(wrong)}")
+    generator.load_state_dict(dict(tensors))
+    generator.name, generator.about = str(name), about
+    return generator.to(usable(device), dtype).eval().requires_grad_(False)
+
+
+def find(name: str | pathlib.Path) -> pathlib.Path:
+    """The .safetensors file that a name stands for, see `load`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    said = str(name)
+    if not said.strip():
+        raise UsageError("generator: expected a name or a path, got ''")
+    path = embedded_folder(f"{said}/generator") if said in embedded_models() else None
+    if path is None:
+        path = pathlib.Path(said)
+        if said in embedded_models():
+            raise UsageError(f"generator: the embedded model {said} does not have a generator")
+    if path.suffix.lower() in FOREIGN and not path.is_dir():
+        there = "" if path.exists() else ", which does not exist"
+        raise UsageError(
+            f"generator: {said}{there} is in another format: ldp-fast convert-generator {said} --out DIR makes the "
+            f"folder that is needed"
+        )
+    if path.is_dir():
+        path = path / WEIGHTS
+        if not path.is_file():
+            raise UsageError(f"generator: {said} is a folder without {WEIGHTS}: not a generator of ldp-fast")
+    elif not path.is_file():
+        raise UsageError(
+            f"generator: {said} does not exist: expected {' or '.join(embedded_models())}, a folder that "
+            f"ldp-fast convert-generator or ldp-fast adapt has made, or a .safetensors file of one"
+        )
+    return path
+
+
+def mismatches(generator: StyleGAN2, tensors: Mapping[str, Tensor], most: int = 6) -> list[str]:
+    """What of some tensors does not fit a generator: missing, of another shape, or not its own; the first few."""
+    own = generator.state_dict()
+    found = [f"{name} {list(own[name].shape)} is missing" for name in own if name not in tensors]
+    found += [
+        f"{name} is {list(tensors[name].shape)}, expected {list(x.shape)}"
+        for name, x in own.items()
+        if name in tensors and tensors[name].shape != x.shape
+    ]
+    found += [f"{name} {list(x.shape)} is not known" for name, x in tensors.items() if name not in own]
+    return found if len(found) <= most else [*found[:most], f"and {len(found) - most} more"]
+
+
+def _read(path: pathlib.Path) -> tuple[Settings, dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                names = ", ".join(list(file.keys())[:3])
+                raise UsageError(
+                    f"generator: {path} is a safetensors file of something else (its tensors: {names}, …): expected "
+                    f"one that ldp-fast convert-generator or ldp-fast adapt has written"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        described = json.loads(metadata[KEY])
+        kind, version = described["kind"], described["format"]
+        if (kind, version) != (KIND, FORMAT):
+            raise UsageError(
+                f"generator: {path} holds a {shortened(str(kind))} of format {shortened(str(version))}: expected "
+                f"{KIND} of format {FORMAT}; a later version of ldp-fast may read it"
+            )
+        about = dict(described["about"])
+        settings = Settings(**described["settings"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UsageError):
+            if str(error).startswith("generator:"):
+                raise
+            raise UsageError(f"{path} is damaged: {error}") from None
+        raise UsageError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+    beside = path.parent / CONFIG
+    if path.name == WEIGHTS and beside.is_file() and read_json(beside) != plain(described):
+        raise UsageError(
+            f"{beside} says something else than {path}, whose own copy counts: write the folder again, or delete "
+            f"{beside.name}"
+        )
+    return settings, about, tensors
