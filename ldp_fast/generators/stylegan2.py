@@ -212,30 +212,27 @@ class StyleGAN2(nn.Module):
         return self.synthesis(self.mapping(z, truncation), noise)
 
     def _noises(self, count: int, noise: Noise, like: Tensor) -> list[Tensor]:
-        buffers = [conv.noise for conv in (self.conv1, *self.convs)]  # type: ignore[union-attr]
+        own: list[Tensor] = [self.conv1.noise, *(conv.get_buffer("noise") for conv in self.convs)]
         if noise is None:
-            return [x[None, None] for x in buffers]  # type: ignore[index]
-        if all(isinstance(x, Tensor) for x in noise):
-            sides = [int(x.shape[-1]) for x in buffers]  # type: ignore[union-attr]
-            fit = len(noise) == len(sides) and all(
-                list(x.shape) in ([count, 1, side, side], [1, 1, side, side])  # type: ignore[union-attr]
-                for x, side in zip(noise, sides, strict=True)
-            )
-            if not fit:
-                shapes = ", ".join(str(list(x.shape)) for x in noise)  # type: ignore[union-attr]
+            return [x[None, None] for x in own]
+        tensors = [x for x in noise if isinstance(x, Tensor)]
+        generators = [x for x in noise if isinstance(x, torch.Generator)]
+        if tensors:
+            shapes = [list(x.shape) for x in tensors]
+            allowed = [([count, 1, *x.shape], [1, 1, *x.shape]) for x in own]
+            if len(shapes) != len(own) or any(x not in both for x, both in zip(shapes, allowed, strict=True)):
+                sides = ", ".join(str(len(x)) for x in own)
                 raise UsageError(
-                    f"noise: expected {len(sides)} tensors [{count} or 1, 1, side, side], of sides "
-                    f"{', '.join(map(str, sides))}; got {shapes}"
+                    f"noise: expected {len(own)} tensors [{count} or 1, 1, side, side], of sides {sides}; got "
+                    f"{', '.join(map(str, shapes))}"
                 )
-            return list(noise)  # type: ignore[arg-type]
-        if len(noise) != count:
-            raise UsageError(f"noise: expected {count} generators, one a sample, got {len(noise)}")
-        drawn: list[Tensor] = []
-        for x in buffers:
-            shape = (1, *x.shape)  # type: ignore[union-attr]
-            each = [torch.randn(shape, generator=g, device=g.device) for g in noise]  # type: ignore[arg-type, union-attr]
-            drawn.append(torch.stack(each).to(like))
-        return drawn
+            return tensors
+        if len(generators) != count:
+            raise UsageError(f"noise: expected {count} generators, one a sample, got {len(generators)}")
+        return [
+            torch.stack([torch.randn((1, *x.shape), generator=g, device=g.device) for g in generators]).to(like)
+            for x in own
+        ]
 
     @torch.no_grad()
     def average(self, count: int = 4096, seed: int = 0) -> Tensor:
