@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
     "synthesize": ("ldp_fast.apps.synthesis.command", "make images from prompts, by optimising latents"),
     "clip-mesh": ("ldp_fast.apps.clip_mesh.command", "make a textured mesh from a prompt, by CLIP alone"),
+    "generate": ("ldp_fast.apps.generate", "make pictures of a generator, from seeds"),
     "ablate": ("ldp_fast.apps.synthesis.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
     "render": (
         "ldp_fast.apps.text_to_3d.pictures.command",

@@ -48,6 +48,7 @@ def pictures(
     truncation: float = 1.0,
     batch: int = BATCH,
     noise: Sequence[torch.Generator] | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Pictures of a generator, without gradients.
 
@@ -58,6 +59,7 @@ def pictures(
         truncation: how far w goes from its mean, 0 to 1 (above 1: farther than training).
         batch: samples at a time.
         noise: one a sample, as `noises` gives them; None: the generator's own, which is fixed.
+        first: number of the first sample, for messages.
 
     Returns:
         `[N, 3, R, R]` float32 in [0, 1] on the CPU; values beyond are clamped.
@@ -75,7 +77,8 @@ def pictures(
             more = {} if noise is None else {"noise": noise[start : start + batch]}
             images = in_unit_range(generator.synthesis(w, **more)).cpu()
             if not bool(images.isfinite().all()):
-                raise UsageError(f"generator: samples {start} to {start + len(part) - 1} came out with NaN or infinity")
+                last = first + start + len(part) - 1
+                raise UsageError(f"generator: samples {first + start} to {last} came out with NaN or infinity")
             found.append(images)
     return torch.cat(found) if found else torch.zeros(0, 3, 0, 0)
 

@@ -20,8 +20,9 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST_PIXELS = 2**26  # of one picture: a file of some kilobytes may claim to have billions
 HEAD = 12  # bytes that tell the formats apart
+SAMPLES = "samples.json"  # what `ldp-fast generate` says of the pictures that it makes
 # Written beside pictures by this package, or read with them.
-KNOWN = ("evaluation", "captions.json", "captions.csv")
+KNOWN = ("evaluation", "captions.json", "captions.csv", SAMPLES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ def find_pictures(folder: str | os.PathLike[str]) -> Found:
     """The pictures of a folder, told by how their files begin, or by their suffixes where that says nothing.
 
     What ends in a picture's suffix counts as one even if it does not begin like one, so that reading it says that it
-    is damaged. Hidden files, captions.json, captions.csv and `evaluation/` are known and are not listed.
+    is damaged. Hidden files, captions.json, captions.csv, samples.json and `evaluation/` are known and are not listed.
 
     Raises:
         UsageError: there is no such folder, it cannot be read, or it does not hold a picture.

@@ -1,0 +1,274 @@
+"""`ldp-fast generate`: pictures of a generator, numbered, for people and for `ldp-fast evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..generators import StyleGAN2, load, sampling
+from ..metrics.pictures import SAMPLES
+from ..metrics.weights import digest_of
+from ..runs import files, image_files
+from ..runs.flags import number
+from ..runs.folder import LOCK, application_of, locked, sweep_up
+from .evaluate.captioned import CSV, JSON, read_captions
+from .evaluate.progress import bar
+from .options import check_device_flag
+from .targets import check_writable
+
+MOST = 10**6  # names have six digits
+FARTHEST = 2.0  # truncation
+ADAPT, WITHIN = "adapt", "generator"
+# What pictures depend on, beside their numbers.
+SAME = ("weights", "seed", "truncation", "noise")
+EXAMPLES = """\
+examples:
+  ldp-fast generate primitives --count 16 --out cubes
+  ldp-fast generate afhqcat.safetensors --count 2000 --truncation 0.7 --out cats --device cuda
+  ldp-fast generate out/a-red-sphere --count 500 --out spheres            the generator of a run of adapt
+  ldp-fast evaluate fid spheres --against cubes --features clip
+  ldp-fast generate out/a-red-sphere --count 2000 --out spheres           1500 more, after an interruption the rest
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "generator",
+        metavar="GENERATOR",
+        help="an embedded model's (primitives), a folder or a .safetensors file of our format, or a run of adapt",
+    )
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="how many pictures")
+    parser.add_argument(
+        "--truncation",
+        type=number,
+        default=1.0,
+        metavar="PSI",
+        help="how far w goes from its mean: 1 as in training, 0 not at all; below 1 less different and fewer that "
+        "failed (default: 1; for metrics people take 0.7)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all the z")
+    parser.add_argument(
+        "--noise",
+        choices=sampling.NOISES,
+        default=sampling.FIXED,
+        help="fixed: the generator's own, the same in all pictures; fresh: drawn for each",
+    )
+    parser.add_argument("--batch", type=int, default=sampling.BATCH, metavar="B", help="pictures at a time")
+    parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        required=True,
+        metavar="DIR",
+        help="folder for 000000.png, 000001.png, … and samples.json; pictures that it has already are not made again",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the samples that the folder already holds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Samples of a generator.
+
+    Attributes:
+        count: how many.
+        truncation: ψ.
+        seed: of their z.
+        noise: `fixed` or `fresh`.
+        batch: pictures at a time.
+    """
+
+    count: int
+    truncation: float
+    seed: int
+    noise: str
+    batch: int
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("count", 1, MOST), ("batch", 1, MOST), ("seed", 0, 2**63 - 1)):
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(f"--{name}: expected {low} to {high}, got {getattr(self, name)}")
+        if abs(self.truncation) > FARTHEST:
+            raise UsageError(f"--truncation: expected -{FARTHEST:g} to {FARTHEST:g}, got {self.truncation:g}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command. Returns 0."""
+    wanted = Wanted(args.count, args.truncation, args.seed, args.noise, args.batch)
+    check_device_flag(args.device)
+    check_writable(args.out)
+    place = located(args.generator)
+    _check_folder(args.out)
+    generator = load(place, args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    started = time.perf_counter()
+    made = generate(generator, wanted, args.out, args.generator, overwrite=args.overwrite)
+    before = f", {wanted.count - made} of them from before" if made < wanted.count else ""
+    took = f"; {time.perf_counter() - started:.1f} s" if made else ""
+    print(f"{args.out} ({wanted.count} pictures{before}; truncation {wanted.truncation:g}, seed {wanted.seed}{took})")
+    return 0
+
+
+def located(name: str) -> str:
+    """What of a run of adapt is its generator; any other name as it is.
+
+    Raises:
+        UsageError: a run that does not have one, or does not have it yet.
+    """
+    folder = pathlib.Path(name)
+    held = application_of(folder) if folder.is_dir() else None
+    if held is None:
+        return name
+    if held != ADAPT:
+        raise UsageError(f"generator: {name} holds a run of {held}, which does not have a generator; one of adapt has")
+    if not (folder / WITHIN).is_dir():
+        raise UsageError(
+            f"generator: {name} is an unfinished run of adapt, which writes its generator at the end: continue it with "
+            f"ldp-fast adapt --resume {name}"
+        )
+    return str(folder / WITHIN)
+
+
+def generate(
+    generator: StyleGAN2,
+    wanted: Wanted,
+    out: pathlib.Path,
+    name: str,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> int:
+    """Writes the samples that a folder lacks, `samples.json`, and captions where the generator's prompt is known.
+
+    A batch of which some pictures are there is computed as a whole, so that what is written does not depend on when it
+    was interrupted.
+
+    Args:
+        generator: that makes them.
+        wanted: which of its pictures.
+        out: the folder.
+        name: of the generator, as it was typed.
+        overwrite: whether other samples that are there are replaced.
+        progress: whether to show a bar.
+
+    Returns:
+        How many pictures were made.
+
+    Raises:
+        UsageError: the folder holds something else or other samples, another process writes there, or pictures are
+            not finite.
+    """
+    prompt = generator.about.get("prompt")
+    record = {
+        "generator": name,
+        "weights": digest_of(generator),
+        "about": generator.about,
+        **{key: getattr(wanted, key) for key in ("count", "truncation", "seed", "noise")},
+        "size": generator.resolution,
+        "z": f"that of picture i is ldp_fast.generators.sampling.latents({wanted.seed}, i, 1, {generator.z_dim})",
+        "captioned": isinstance(prompt, str),
+        "versions": files.versions("pillow"),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        sweep_up(out)
+        before = _check_folder(out)
+        if before and overwrite:
+            _clear(out, before)
+        elif before:
+            _check_same(out, before, record)
+        files.write_json(out / SAMPLES, record)
+        made = _write_missing(generator, wanted, out, progress)
+        if isinstance(prompt, str):
+            _write_captions(out, prompt, wanted.count)
+    return made
+
+
+def name_of(index: int) -> str:
+    """Of a picture's file."""
+    return f"{index:06d}.png"
+
+
+def _check_folder(out: pathlib.Path) -> dict[str, Any]:
+    """The record of the samples that a folder holds; empty where it does not hold anything.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    if not out.exists():
+        return {}
+    if not (out / SAMPLES).exists():
+        if any(path.name != LOCK for path in out.iterdir()):
+            raise UsageError(f"{out} is not empty and does not hold samples: choose another --out")
+        return {}
+    found = files.read_json(out / SAMPLES)
+    if not isinstance(found, dict) or not all(key in found for key in (*SAME, "count")):
+        raise UsageError(f"{out / SAMPLES} is not of ldp-fast generate: choose another --out")
+    return found
+
+
+def _check_same(out: pathlib.Path, before: dict[str, Any], record: dict[str, Any]) -> None:
+    others = [f"{key} {before[key]}" for key in SAME if before[key] != record[key] and key != "weights"]
+    if before["weights"] != record["weights"]:
+        others.insert(0, f"of another generator, {before.get('generator')}")
+    if others:
+        raise UsageError(
+            f"{out} holds other samples ({', '.join(others)}): choose another --out, or replace them with --overwrite"
+        )
+    if before["count"] > record["count"]:
+        raise UsageError(
+            f"--count: {out} is a folder of {before['count']} samples: give as many or more, choose another --out, or "
+            f"replace them with --overwrite"
+        )
+
+
+def _clear(out: pathlib.Path, before: dict[str, Any]) -> None:
+    """Removes the samples of a record, the record last: what is interrupted here is still known as what it is."""
+    for index in range(int(before["count"])):
+        (out / name_of(index)).unlink(missing_ok=True)
+    if before.get("captioned"):
+        (out / JSON).unlink(missing_ok=True)
+    (out / SAMPLES).unlink()
+
+
+def _write_missing(generator: StyleGAN2, wanted: Wanted, out: pathlib.Path, progress: bool) -> int:
+    missing = {index for index in range(wanted.count) if not (out / name_of(index)).exists()}
+    workers = min(8, os.cpu_count() or 1)
+    with (
+        bar(len(missing), "generate", "picture", progress) as advance,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,  # a large PNG takes longer than its picture
+    ):
+        writing: list[concurrent.futures.Future[None]] = []
+        for start in range(0, wanted.count, wanted.batch):
+            numbers = range(start, min(start + wanted.batch, wanted.count))
+            todo = missing.intersection(numbers)
+            if not todo:
+                continue
+            z = sampling.latents(wanted.seed, start, len(numbers), generator.z_dim)
+            noise = sampling.noises(wanted.seed, start, len(numbers)) if wanted.noise == sampling.FRESH else None
+            images = sampling.pictures(generator, z, wanted.truncation, wanted.batch, noise, first=start)
+            for future in writing:
+                future.result()
+            writing = [pool.submit(image_files.save_png, out / name_of(i), images[i - start]) for i in sorted(todo)]
+            advance(len(todo))
+        for future in writing:
+            future.result()
+    return len(missing)
+
+
+def _write_captions(out: pathlib.Path, prompt: str, count: int) -> None:
+    """Gives each picture the prompt as its caption, where it does not have one."""
+    held = read_captions(out)
+    if held is not None and held[0].name == CSV:
+        print(f"note: {held[0]} stands for captions: {JSON} is not written", file=sys.stderr)
+        return
+    files.write_json(out / JSON, {**{name_of(i): prompt for i in range(count)}, **(held[1] if held else {})})
