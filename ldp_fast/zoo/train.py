@@ -1,7 +1,8 @@
 """Remakes the embedded model `primitives` from a seed: `python -m ldp_fast.zoo.train --work DIR`.
 
-Stages: data (renders the images), vae, clip, unet, judge (a second CLIP), export (float16 weights in diffusers'
-format). Each resumes where it was interrupted; a stage that is finished is skipped unless its output is deleted.
+Stages: data (renders the images), vae, clip, unet, judge (a second CLIP), generator (a StyleGAN2), export (float16
+weights, in diffusers' format and for the generator in ours). Each resumes where it was interrupted; a stage that is
+finished is skipped unless its output is deleted.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 
+from ..generators import load, save
 from . import world
 
-STAGES = ("data", "vae", "clip", "unet", "judge", "export")
-STEPS = {"vae": 4800, "clip": 1600, "unet": 9000, "judge": 3200}
+STAGES = ("data", "vae", "clip", "unet", "judge", "generator", "export")
+STEPS = {"vae": 4800, "clip": 1600, "unet": 9000, "judge": 3200, "generator": 9000}
 PROMPT_WORDS = "a an photo picture render of with and stripes checkered view"
 GUIDANCE_SCALE = 5.0
 EDITION = 3  # one more with other weights: runs of another edition are refused
@@ -51,6 +53,8 @@ def export(source: pathlib.Path, target: pathlib.Path) -> None:
     for name, cls in towers.items():
         cls.from_pretrained(source / name, dtype=torch.float16).save_pretrained(target / name)
     portable_keys(target / "text_encoder" / "model.safetensors")
+    if (source / "generator").is_dir():
+        save(target / "generator", load(source / "generator"), dtype=torch.float16)
     for name in ("tokenizer", "scheduler"):
         shutil.copytree(source / name, target / name, dirs_exist_ok=True)
     for path in (*target.glob("*/config.json"), target / "tokenizer" / "tokenizer_config.json"):
@@ -108,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    from . import clip, data, unet, vae
+    from . import clip, data, generator, unet, vae
 
     made = args.work / "full_precision"
     if "data" in args.stages:
@@ -116,6 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     judge = functools.partial(clip.train, name="judge")
     train_unet = functools.partial(unet.train, start=args.start)
     stages: dict[str, Any] = {"vae": vae.train, "clip": clip.train, "unet": train_unet, "judge": judge}
+    stages["generator"] = generator.train
     for name, train in stages.items():
         if name in args.stages and not (made / name / "config.json").exists():
             train(args.work, made, seed=args.seed, steps=getattr(args, f"{name}_steps"))

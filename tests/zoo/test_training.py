@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ldp_fast.generators import load
 from ldp_fast.guidance.loading import ZOO
-from ldp_fast.zoo import clip, data, loop, train, unet, vae, world
+from ldp_fast.zoo import clip, data, generator, loop, train, unet, vae, world
 
 
 def regression(seed: int) -> tuple[torch.nn.Module, object]:
@@ -78,6 +79,8 @@ def test_every_stage_runs_and_the_export_loads(work: pathlib.Path) -> None:
     clip.train(work, made, seed=0, steps=1, batch=4)
     clip.train(work, made, seed=0, steps=1, batch=4, name="judge")
     unet.train(work, made, seed=0, steps=1, batch=2, start=ZOO / "primitives")
+    generator.Poses(work / "data" / "poses.npz", 0, count=3)
+    generator.train(work, made, seed=0, steps=1, batch=2)
     target = work / "primitives"
     train.export(made, target)
     from ldp_fast import LatentDiffusionPrior
@@ -85,6 +88,7 @@ def test_every_stage_runs_and_the_export_loads(work: pathlib.Path) -> None:
 
     prior = LatentDiffusionPrior.from_pretrained(str(target), device="cpu")
     assert prior.guidance_scale == train.GUIDANCE_SCALE and prior.latent_shape == (4, 16, 16)
+    assert load(target / "generator").mapping(torch.randn(2, 8)).shape == (2, 10, 96)
     gradient, _ = prior.gradient(torch.randn(1, 4, 16, 16), prior.encode_prompt("a red cube"))
     assert torch.isfinite(gradient).all()
     weights = sum(path.stat().st_size for path in target.rglob("*.safetensors"))
