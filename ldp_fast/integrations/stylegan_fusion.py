@@ -111,7 +111,7 @@ class Guidance(HostGuidance):
         )
         told = {"timesteps": t, "outside": outside, "regularise": self.regularise}
         if args.rescaleCFG_Noise:
-            residual = _unit(residual + noise) - _unit(noise)
+            residual = unit_rms(residual + noise) - unit_rms(noise)
         return residual, alpha, schedule.weight(t, "dreamfusion") / self.scale, told
 
     def train_step(self, latents: Tensor, t: Tensor | None = None) -> tuple[Tensor, LazyFloat]:
@@ -141,7 +141,7 @@ class Guidance(HostGuidance):
         return self._loss(latents, residual, alpha, weight, **told)
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit_rms(x: Tensor) -> Tensor:
     """Each sample with a root mean square of 1."""
     return x / x.square().mean((1, 2, 3), keepdim=True).sqrt()
 
