@@ -17,6 +17,7 @@ from .errors import UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "text-to-3d": ("ldp_fast.apps.text_to_3d.command", "make a 3D object from a prompt"),
     "synthesize": ("ldp_fast.apps.synthesis.command", "make images from prompts, by optimising latents"),
+    "adapt": ("ldp_fast.apps.adapt.command", "move a StyleGAN generator of pictures to another domain by a prompt"),
     "clip-mesh": ("ldp_fast.apps.clip_mesh.command", "make a textured mesh from a prompt, by CLIP alone"),
     "generate": ("ldp_fast.apps.generate", "make pictures of a generator, from seeds"),
     "ablate": ("ldp_fast.apps.synthesis.ablation", "compare LSD, LSD+FM, LSD+KL and all three in one figure"),
@@ -37,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 # Those that several processes may do together, or that write nothing.
-SHARED = ("text-to-3d", "sweep", "completion", "env")
+SHARED = ("text-to-3d", "adapt", "sweep", "completion", "env")
 
 # Top-level modules that an extra brings, and which one.
 EXTRAS = {

@@ -24,7 +24,7 @@ from ..runs.settings import hyphens
 from .entry import Entry
 
 ENTRY_POINTS = "ldp_fast.applications"
-_ROOMS = {"text-to-3d": "text_to_3d", "synthesize": "synthesis", "clip-mesh": "clip_mesh"}
+_ROOMS = {"text-to-3d": "text_to_3d", "synthesize": "synthesis", "clip-mesh": "clip_mesh", "adapt": "adapt"}
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 # Those that were found, by their applications' names, which their runs' folders carry.
 _found: dict[str, Entry] = {}

@@ -11,7 +11,8 @@ C = TypeVar("C")
 VARIANTS = {"lsd": "LSD", "lsd-fm": "LSD + FM", "lsd-kl": "LSD + KL", "full": "LSD + FM + KL"}
 # What stands in their place where CLIP guides, and how tables call each.
 CLIP = "clip"
-TITLES = {**VARIANTS, CLIP: "CLIP"}
+# Guidances that adaptation compares; LSD alone is a variant already.
+TITLES = {**VARIANTS, CLIP: "CLIP", "ldp": "LDP", "clip-directional": "CLIP, directional"}
 
 
 def guided_by_clip() -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_a_sweep_and_its_metric(here: pathlib.Path, capsys: pytest.CaptureFixtur
         (["broken:ENTRY", "a red cube"], "application: broken:ENTRY cannot be imported: "),
         (
             ["nothing", "a red cube"],
-            "expected one of text-to-3d, synthesize, clip-mesh, or MODULE:NAME; got 'nothing'",
+            "expected one of text-to-3d, synthesize, clip-mesh, adapt, or MODULE:NAME; got 'nothing'",
         ),
         ([f"{NAME}:ENTRY", "a red cube", "--pixel", "nil"], f"got 'nil' (see ldp-fast run {NAME}:ENTRY --help)"),
         (["--steps", "3", f"{NAME}:ENTRY", "a red cube"], "MODULE:NAME: expected it before the options, got --steps"),
@@ -133,10 +133,10 @@ def test_an_installed_one_has_a_name(here: pathlib.Path, monkeypatch: pytest.Mon
         return [point] if select == {"group": registry.ENTRY_POINTS} else real(**select)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", installed)
-    assert registry.names() == ("text-to-3d", "synthesize", "clip-mesh", "pixel-art")
+    assert registry.names() == ("text-to-3d", "synthesize", "clip-mesh", "adapt", "pixel-art")
     assert registry.find("pixel_art").application.name == "pixel-art"
     with pytest.raises(
-        UsageError, match="expected one of text-to-3d, synthesize, clip-mesh, pixel-art, or MODULE:NAME"
+        UsageError, match="expected one of text-to-3d, synthesize, clip-mesh, adapt, pixel-art, or MODULE:NAME"
     ):
         registry.find("other")
 

@@ -123,7 +123,7 @@ def test_entry_points_of_packages(here: pathlib.Path) -> None:
     install(here, "first", f"{group}twice = whole_one:ENTRY\n")
     install(here, "second", f"{group}twice = nowhere:ENTRY\n")
     install(here, "ours", f"{group}text_to_3d = nowhere:ENTRY\n")
-    assert registry.names() == ("text-to-3d", "synthesize", "clip-mesh", "broken", "twice", "whole")
+    assert registry.names() == ("text-to-3d", "synthesize", "clip-mesh", "adapt", "broken", "twice", "whole")
     found = registry.find("whole").application
     assert found.name == "one" and found.resume(here) == f"ldp-fast run whole --resume {here}"
     assert "application: broken of the package broken, broken_one:ENTRY, cannot be imported" in refused("broken")

@@ -24,7 +24,7 @@ PLANS = [Function(plan.__module__, plan.__name__) for plan in (registry.find(nam
 # What an application's entry is asked for, by the text of the call.
 LATE = {"entry.plan": [*PLANS, Function(OWN, "plan")], "entry.configure": [Function(OWN, "begin")]}
 # Commands that make runs; the others read their few options where they begin.
-MAKING = ("text-to-3d", "clip-mesh", "synthesize", "ablate", "sweep", "run")
+MAKING = ("text-to-3d", "clip-mesh", "synthesize", "adapt", "ablate", "sweep", "run")
 
 
 @functools.cache

@@ -65,6 +65,38 @@ class RegulariserOptions:
         low=0,
         default=0.0,
     )
+    lpips_network: str | None = setting(
+        "what --lpips looks through: vgg or alex (LPIPS itself), vae:MODEL or clip:MODEL (a distance of its form) "
+        "(default: vgg; embedded model: vae:primitives)",
+        flag="lpips-network",
+        metavar="NAME",
+        group=PRIOR,
+        default=None,
+    )
+    lpips_network: str | None = setting(
+        "network of that distance: alex, vgg, clip:NAME or vae:NAME (default: vgg; embedded model: its own VAE, which "
+        "is not LPIPS)",
+        flag="lpips-network",
+        metavar="NAME",
+        group=PRIOR,
+        default=None,
+    )
+    lpips_weights: str | None = setting(
+        "file of the weights of alex or vgg, as torchvision has them",
+        flag="lpips-weights",
+        metavar="FILE",
+        group=PRIOR,
+        default=None,
+    )
+    clamp: float | None = setting(
+        "bound of the elements of w(t) times the residual and of these regularisers, on the latents; StyleGANFusion: 1 "
+        "(default: none)",
+        flag="clamp",
+        metavar="B",
+        group=PRIOR,
+        above=0,
+        default=None,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,6 +287,15 @@ class PriorGuided(ModelConfiguration, Adaptation):
     guidance: Literal["ldp", "lsd"] = _guidance()
     settings: AdaptPriorOptions
     regularisers: RegulariserOptions
+    clamp: float | None = setting(
+        "bound of the elements of score distillation's gradient on the latents, w(t) (e - noise), and of its "
+        "regularisers'; StyleGANFusion: 1 (default: none)",
+        flag="clamp",
+        metavar="C",
+        group=PRIOR,
+        above=0,
+        default=None,
+    )
 
     def check(self) -> None:
         """See `Configuration.check`."""
@@ -275,6 +316,14 @@ class _ClipOptions:
         group=CLIP,
         word=model_and_weight,
         repeated=True,
+    )
+    templates: str | None = setting(
+        "sentences that both prompts are put into for CLIP: imagenet (79, StyleGAN-NADA's) or none (default: imagenet; "
+        "embedded CLIP: none)",
+        flag="templates",
+        metavar="NAME",
+        group=CLIP,
+        default=None,
     )
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...runs import distributed
 
-# Of the step on w⁺, plain gradient descent: ranks do not depend on it, the changes that are logged do.
+# Of the step on w⁺, plain gradient descent: which entries move most does not depend on it.
 RATE = 0.01
 
 
@@ -40,37 +39,30 @@ def check_layers(generator: Any, count: int) -> None:
         raise UsageError(f"--select-layers: expected at most {there}, the layers of the generator; got {count}")
 
 
-def changes(
-    generator: Any, w: Tensor, noise: Any, gradient: Callable[[Tensor], Tensor], world: int = 1
-) -> Tensor:
-    """How far one step on w⁺ moves each entry: mean |Δw|, [L].
+def moved(generator: Any, w: Tensor, noise: Any, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+    """How far one step on w⁺ moves each entry: mean |Δw| over its numbers, summed over the samples, [L] float32.
 
     Args:
         generator: the trained one.
-        w: [B, L, W], this rank's samples.
+        w: [B, L, W].
         noise: what `synthesis` takes; None is not passed.
         gradient: dL/d pictures [B, 3, R, R] of pictures.
-        world: how many ranks have as many samples, over which the mean is.
     """
     leaf = w.detach().clone().requires_grad_()
     pictures = generator.synthesis(leaf) if noise is None else generator.synthesis(leaf, noise=noise)
     (found,) = torch.autograd.grad(pictures, leaf, gradient(pictures.detach()))
-    moved = RATE * found.float().abs().mean(2).sum(0)
-    sums = torch.cat([moved, moved.new_tensor([float(len(w))])])
-    if world > 1:
-        distributed.add(sums)
-    return sums[:-1] / sums[-1]
+    return RATE * found.float().abs().mean(2).sum(0)
 
 
-def chosen(layers: Sequence[str], moved: Tensor, count: int) -> list[str]:
+def chosen(layers: Sequence[str], changes: Tensor, count: int) -> list[str]:
     """The layers that were moved most, in their own order. Waits for the device.
 
     Args:
         layers: of `layers_of`.
-        moved: of `changes`.
+        changes: of `moved`.
         count: how many.
     """
-    best = set(torch.argsort(moved, descending=True, stable=True)[:count].tolist())
+    best = set(torch.argsort(changes, descending=True, stable=True)[:count].tolist())
     return [name for index, name in enumerate(layers) if index in best]
 
 

@@ -1,4 +1,4 @@
-"""What of a generator is trained: its parameters by name, a frozen source beside a trained copy, their moving average."""
+"""What of a generator is trained: parameters by name, a frozen source beside a trained copy, a moving average."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def _means(word: str, name: str) -> bool:
 def _unknown(word: str, generator: nn.Module, known: Sequence[str]) -> str:
     if word.partition(".")[0] in _MAPPINGS and mapping_of(generator) is not None:
         return f"{word} makes w, which stays as it is; expected {HOST}, {ALL}, or layers of the synthesis"
-    parts = dict.fromkeys(".".join(name.split(".")[:count]) for name in known for count in range(1, name.count(".") + 2))
+    parts = dict.fromkeys(
+        ".".join(name.split(".")[:count]) for name in known for count in range(1, name.count(".") + 2)
+    )
     close = difflib.get_close_matches(word, parts, n=1)
     tops = ", ".join(dict.fromkeys(name.partition(".")[0] for name in known))
     hint = f"did you mean {close[0]}?" if close else f"expected {HOST}, {ALL}, or names within {tops}"
@@ -136,9 +138,7 @@ class Pair:
     def state(self) -> dict[str, Tensor]:
         """What is trained, on the CPU: `generator.NAME`, and `average.NAME`."""
         held = {"generator": self.parameters, "average": self.average}
-        return {
-            f"{kind}.{name}": x.detach().cpu().contiguous() for kind, xs in held.items() for name, x in xs.items()
-        }
+        return {f"{kind}.{name}": x.detach().cpu().contiguous() for kind, xs in held.items() for name, x in xs.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Goes on from `state`.

@@ -1,0 +1,26 @@
+"""Adaptation, as sweeps and evaluations know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..entry import Entry
+from ..variants import guided_by_clip
+from . import jobs
+from .configuration import NAME, Adaptation, PriorGuided
+from .guides import load_guide
+from .run import APPLICATION, PRODUCTS
+
+
+def described(configuration: Adaptation) -> dict[str, Any]:
+    """A run's plain settings; with the prior's terms, by which tables tell runs apart, all absent where CLIP guides."""
+    plain = {**configuration.plain(), "method": NAME}
+    return plain if isinstance(configuration, PriorGuided) else {**plain, **guided_by_clip()}
+
+
+def load(configuration: Adaptation, device: str | None = None) -> Any:
+    """What refuses prompts that it does not know."""
+    return load_guide(configuration, device).model
+
+
+ENTRY = Entry(APPLICATION, jobs.add_arguments, jobs.plan, described, products=PRODUCTS, load=load)

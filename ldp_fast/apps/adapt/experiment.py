@@ -1,0 +1,234 @@
+"""Adaptation step by step: a trained copy of a generator, whose pictures a guide moves (paper §4.1, §5.2)."""
+
+from __future__ import annotations
+
+import functools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...runs import checkpoints, distributed
+from ...runs.experiment import Part, Products, as_subject, untimed
+from . import products, selection
+from .configuration import Adaptation, PriorGuided
+from .draws import LOOKED_AT, NOISE, Draws
+from .guides import Guide
+from .trained import Pair, named
+
+# Of facts, the digest of the generator that it is a copy of.
+SOURCE = "source"
+
+
+class AdaptExperiment:
+    """A run's experiment: the pair of generators, the guide, and Adam.
+
+    What a step draws comes from (seed, step, sample) alone, so that ranks that split a step's samples do together what
+    one would do alone, up to the order of a sum, and a resumed run goes on unchanged.
+
+    Args:
+        configuration: of the run.
+        guide: what moves the pictures.
+        source: the generator: a StyleGAN2, or any module with `mapping(z)`, `synthesis(w)` and `z_dim`.
+        rank, world: which share of a step's samples is this process's; with a world above 1 gradients are summed over
+            the default process group.
+
+    Attributes:
+        losses, shown: see `Experiment`.
+        step, total: steps done, and those there are.
+        columns: names of what is recorded a step.
+        pair: the generators.
+        layers: those that were selected last; empty where all are trained.
+
+    Raises:
+        UsageError: --train or --select-layers that the generator does not have.
+    """
+
+    def __init__(self, configuration: Adaptation, guide: Guide, source: Any, *, rank: int = 0, world: int = 1):
+        c = self.configuration = configuration
+        self.guide, self.rank, self.world = guide, rank, world
+        self.device = guide.device
+        self.losses, self.shown = guide.losses, guide.shown
+        # How far the pictures are from the source's, where those are computed.
+        self.columns = (*guide.columns, *(("changed",) if guide.wants_sources else ()), "gradient_norm")
+        if c.select_layers is not None:
+            selection.check_layers(source, c.select_layers)
+        names = named(source, c.train, selected=c.select_layers is not None)
+        self.pair = Pair(source.to(self.device), names, c.ema)
+        self.layers: list[str] = []
+        self.step, self.total = 0, c.steps
+        self.optimizer = torch.optim.Adam(self.pair.parameters.values(), lr=c.learning_rate, betas=c.betas)
+        self._rows: list[Tensor] = []
+
+    @property
+    def history(self) -> Tensor:
+        """[steps so far, len(columns)] float32; reading it synchronises with the device."""
+        return torch.stack(self._rows).cpu() if self._rows else torch.zeros(0, len(self.columns))
+
+    def advance(self, part: Part = untimed) -> None:
+        """One step."""
+        c, pair = self.configuration, self.pair
+        if c.select_layers is not None and self.step % c.select_every == 0:
+            with part("selection"):
+                self._select(c.select_layers)
+        mine = range(self.rank, c.batch, self.world)
+        row = torch.zeros(len(self.columns), device=self.device)
+        if mine:
+            draws = Draws(c.seed, self.step, tuple(mine))
+            w = pair.w(draws.latents(pair.source.z_dim), c.truncation)
+            with part("source"):
+                sources = self._sources(w, draws)
+            with part("generator"):
+                pictures = self._synthesis(pair.adapted, w, draws)
+            with part("guide"):
+                gradient, values = self._guided(pictures, sources, draws)
+            with part("backward"):
+                pictures.backward(gradient / c.batch)
+            if sources is not None:
+                values["changed"] = (pictures.detach() - sources).square().mean((1, 2, 3)).sqrt()
+            for index, name in enumerate(self.columns):
+                if name in values:
+                    row[index] = values[name].detach().float().sum() / c.batch
+        with part("optimiser"):
+            self._reduce_gradients(row)
+            norms = torch._foreach_norm([p.grad for p in pair.parameters.values() if p.grad is not None])
+            if norms:
+                row[self.columns.index("gradient_norm")] = torch.stack(norms).norm()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            pair.step_average()
+        self.step += 1
+        self._rows.append(row)
+
+    def _noise(self, draws: Draws) -> Any:
+        return None if self.configuration.noise == "fixed" else draws.generators(NOISE)
+
+    def _synthesis(self, generator: Any, w: Tensor, draws: Draws) -> Tensor:
+        noise = self._noise(draws)
+        # What is not asked for is not passed, so that a generator of somebody else's may lack it.
+        found: Tensor = generator.synthesis(w) if noise is None else generator.synthesis(w, noise=noise)
+        return found
+
+    def _sources(self, w: Tensor, draws: Draws) -> Tensor | None:
+        if not self.guide.wants_sources:
+            return None
+        with torch.no_grad():
+            return self._synthesis(self.pair.source, w, draws)
+
+    def _guided(self, pictures: Tensor, sources: Tensor | None, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        seen = pictures.detach()
+        gradient, values = self.guide.gradient(seen, seen if sources is None else sources, draws, self._progress())
+        return gradient.to(pictures.dtype), dict(values)
+
+    def _progress(self) -> float:
+        return self.step / max(1, self.total)
+
+    def _select(self, count: int) -> None:
+        """Chooses the layers that are trained from here on."""
+        c, pair = self.configuration, self.pair
+        mine = range(self.rank, c.select_samples, self.world)
+        layers = selection.layers_of(pair.adapted)
+        draws = Draws(c.seed, self.step, tuple(LOOKED_AT + index for index in mine))
+        moved = torch.zeros(len(layers), device=self.device)
+        for some in _split(draws, c.batch):
+            w = pair.w(some.latents(pair.source.z_dim), c.truncation)
+            sources = self._sources(w, some)
+            moved += selection.moved(
+                pair.adapted, w, self._noise(some), lambda x, s=sources, d=some: self._guided(x, s, d)[0]
+            )
+        if self.world > 1:
+            distributed.add(moved)
+        self.layers = selection.chosen(layers, moved, count)
+        selection.train_only(pair.parameters, self.layers)
+
+    def _reduce_gradients(self, row: Tensor) -> None:
+        if self.world == 1:
+            return
+        trained = [p for p in self.pair.parameters.values() if p.requires_grad]
+        for p in trained:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        # One message for all of them.
+        flat = torch.cat([*(p.grad.flatten() for p in trained if p.grad is not None), row])
+        distributed.add(flat)
+        at = 0
+        for p in trained:
+            assert p.grad is not None
+            p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+            at += p.numel()
+        row.copy_(flat[at:])
+
+    def latest(self) -> dict[str, float]:
+        """What the last step recorded, means over its samples."""
+        return dict(zip(self.columns, self._rows[-1].tolist(), strict=True))
+
+    def weights(self) -> dict[str, float]:
+        """The λ's and the regularisers' weights."""
+        c, found = self.configuration, {"lr": self.configuration.learning_rate}
+        if isinstance(c, PriorGuided):
+            found |= {name: getattr(c.settings, name) for name in ("lambda_fm", "lambda_kl", "lambda_lsd")}
+            others = {name: getattr(c.regularisers, name) for name in ("directional", "reconstruction", "lpips")}
+            found |= {f"weight_{name}": weight for name, weight in others.items() if weight}
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """What is trained, Adam's moments and the history, on the CPU; the source is where it was loaded from."""
+        return {**self.pair.state(), **checkpoints.optimiser_state(self.optimizer), "history": self.history}
+
+    def facts(self) -> dict[str, str]:
+        """Which generator it is a copy of, and the layers that were selected last."""
+        return {SOURCE: self.source_digest, "layers": " ".join(self.layers)}
+
+    @functools.cached_property
+    def source_digest(self) -> str:
+        """A digest of the source's tensors."""
+        return checkpoints.digest({name: x.cpu() for name, x in self.pair.source.state_dict().items()})
+
+    def load_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+        """Goes on from `state` and `facts`.
+
+        Raises:
+            ValueError: they do not fit, or were made from another generator; nothing is changed then.
+        """
+        step, layers = int(facts["step"]), facts["layers"].split()
+        if facts[SOURCE] != self.source_digest:
+            raise ValueError(f"it was made from another generator than {self.configuration.generator!r} is now")
+        if tensors["history"].shape[1:] != (len(self.columns),):
+            raise ValueError("its history is of other columns")
+        self.pair.load_state(tensors)
+        checkpoints.load_optimiser_state(self.optimizer, tensors)
+        self.step, self.layers, self._rows = step, layers, list(tensors["history"].to(self.device))
+        if layers:
+            selection.train_only(self.pair.parameters, layers)
+
+    def about(self) -> dict[str, Any]:
+        """The guidance scale, which the model may have chosen, and what is trained."""
+        scale = getattr(self.guide.model, "guidance_scale", None)
+        counted = sum(p.numel() for p in self.pair.parameters.values())
+        found = {"trained": {"tensors": len(self.pair.parameters), "numbers": counted}}
+        return {**found, **({} if scale is None else {"guidance_scale": scale})}
+
+    def not_finite(self) -> list[str]:
+        """Losses and gradient of the last step, or weights, that are not finite."""
+        last = self.latest() if self._rows else {}
+        bad = [name for name in (*self.shown, "gradient_norm") if not math.isfinite(last.get(name, 0.0))]
+        norms = torch._foreach_norm([p.detach() for p in self.pair.parameters.values()])
+        if not bool(torch.stack(norms).isfinite().all()):
+            bad.append("the weights")
+        return as_subject(bad, plural=("the weights",))
+
+    def preview(self) -> Tensor:
+        """The same z above one another, source and adapted."""
+        return products.before_after(self.pair.source, self.pair.result(), self.configuration, columns=6)
+
+    def products(self, folder: pathlib.Path) -> Products:
+        """Pictures, the generator, samples, the losses and a film."""
+        return products.of(self, folder)
+
+
+def _split(draws: Draws, size: int) -> Sequence[Draws]:
+    parts = [draws.samples[at : at + size] for at in range(0, len(draws.samples), size)]
+    return [Draws(draws.seed, draws.step, part) for part in parts]

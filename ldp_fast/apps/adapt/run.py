@@ -1,0 +1,79 @@
+"""A run of adaptation: what it is to the loop."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from ...errors import UsageError
+from ...generators import load
+from ...guidance import LatentDiffusionPrior
+from ...runs import loop
+from ...runs.experiment import Application
+from ...runs.profile import Profile
+from .configuration import NAME, Adaptation, class_of
+from .expected import TO_LOWER, expect
+from .experiment import AdaptExperiment
+from .guides import load_guide
+from .products import RESULT
+
+PRODUCTS = ("film",)
+LABELS = {
+    "unet": "UNet",
+    "decoder": "decoder (feature matching)",
+    "selection": "choice of layers",
+    "source": "source generator",
+    "generator": "generator, forward",
+    "guide": "guide, with the encoder or CLIP",
+    "backward": "generator, backward",
+    "optimiser": "optimiser",
+}
+
+
+def load_source(configuration: Adaptation) -> Any:
+    """The generator that is adapted, on the CPU.
+
+    Raises:
+        UsageError: it is missing, damaged or of another kind; names the flag.
+    """
+    try:
+        return load(configuration.generator)
+    except UsageError as error:
+        said = str(error)
+        raise UsageError(f"--{said}" if said.startswith("generator: ") else f"--generator: {said}") from None
+
+
+def begin(configuration: Adaptation, *, device: str | None = None, rank: int = 0, world: int = 1) -> AdaptExperiment:
+    """A run's experiment at step 0.
+
+    Raises:
+        UsageError: a generator, a model, a prompt or a device that cannot be used; --train or --select-layers that the
+            generator does not have.
+    """
+    # The smaller one first: what is wrong with it is said at once.
+    source = load_source(configuration)
+    guide = load_guide(configuration, device)
+    return AdaptExperiment(configuration, guide, source, rank=rank, world=world)
+
+
+def _time_networks(experiment: Any, profile: Profile) -> None:
+    if isinstance(experiment.guide.model, LatentDiffusionPrior):
+        profile.time_prior(experiment.guide.model)
+
+
+APPLICATION = Application(
+    name=NAME,
+    class_of=class_of,
+    begin=begin,
+    result=RESULT,
+    labels=LABELS,
+    networks=_time_networks,
+    shares=lambda configuration: (configuration.batch, "--batch"),
+    to_lower=TO_LOWER,
+    expect=expect,
+)
+
+
+def run_adaptation(folder: pathlib.Path, configuration: Adaptation, options: loop.Options | None = None) -> int:
+    """Runs a configuration in a folder; see `runs.loop.run`."""
+    return loop.run(APPLICATION, folder, configuration, options)
