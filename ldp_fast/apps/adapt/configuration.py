@@ -66,14 +66,6 @@ class RegulariserOptions:
         default=0.0,
     )
     lpips_network: str | None = setting(
-        "what --lpips looks through: vgg or alex (LPIPS itself), vae:MODEL or clip:MODEL (a distance of its form) "
-        "(default: vgg; embedded model: vae:primitives)",
-        flag="lpips-network",
-        metavar="NAME",
-        group=PRIOR,
-        default=None,
-    )
-    lpips_network: str | None = setting(
         "network of that distance: alex, vgg, clip:NAME or vae:NAME (default: vgg; embedded model: its own VAE, which "
         "is not LPIPS)",
         flag="lpips-network",
@@ -287,15 +279,6 @@ class PriorGuided(ModelConfiguration, Adaptation):
     guidance: Literal["ldp", "lsd"] = _guidance()
     settings: AdaptPriorOptions
     regularisers: RegulariserOptions
-    clamp: float | None = setting(
-        "bound of the elements of score distillation's gradient on the latents, w(t) (e - noise), and of its "
-        "regularisers'; StyleGANFusion: 1 (default: none)",
-        flag="clamp",
-        metavar="C",
-        group=PRIOR,
-        above=0,
-        default=None,
-    )
 
     def check(self) -> None:
         """See `Configuration.check`."""

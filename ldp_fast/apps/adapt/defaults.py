@@ -99,6 +99,7 @@ def _of_clip(known: dict[str, Any]) -> dict[str, Any]:
 def _of_prior(known: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     """What a run that the prior guides has where nothing is said; drops from `known` what belongs to CLIP."""
     known.pop("clips", None)
+    known.pop("templates", None)
     settle(known)
     embedded = known["model"] in embedded_models()
     found = EMBEDDED if embedded else FULL

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ....errors import UsageError
 from ....guidance.loading import embedded_models
 from ....metrics.lpips_networks import load_levels
 from ...clips import load_named
@@ -76,13 +77,17 @@ def _by_prior(c: Any, device: str | None) -> PriorGuide:
         prior,
         c.prompt,
         c.negative_prompt,
-        clamp=getattr(o, "clamp", None),
+        clamp=o.clamp,
         pixel_clip=c.pixel_clip,
         regularisers=Regularisers(o.directional, o.reconstruction),
     )
     if o.lpips:
-        network = getattr(o, "lpips_network", None) or network_of(c.model)
-        distance = Perceptual(load_levels(network, None, None, prior.device), guide.size)
+        network = o.lpips_network or network_of(c.model)
+        try:
+            levels = load_levels(network, o.lpips_weights, None, prior.device)
+        except UsageError as error:
+            raise UsageError(f"regularisers.lpips: {error}") from None
+        distance = Perceptual(levels, guide.size)
         guide.regularisers = dataclasses.replace(guide.regularisers, perceptual=o.lpips, distance=distance)
     return guide
 
@@ -97,4 +102,4 @@ def _by_clip(c: Any, device: str | None) -> DirectionalGuide:
     check_backend(where)
     dtype = DTYPES[c.dtype] if c.dtype else None
     clips = [(load_named("--guidance-clip", name, where, dtype), weight) for name, weight in c.clips]
-    return DirectionalGuide(clips, c.source_prompt, c.prompt, pixel_clip=c.pixel_clip)
+    return DirectionalGuide(clips, c.source_prompt, c.prompt, templates=c.templates, pixel_clip=c.pixel_clip)
