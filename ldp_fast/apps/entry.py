@@ -61,6 +61,7 @@ class Entry:
         described: a run's plain settings, with `prompt`, `method` and `seed` among them.
         elevations: heights of the cameras from which a metric looks, degrees.
         judged: what a metric sees of a run, see `text_to_3d.judged`; None: the picture that is the run's result.
+        samples: the folder in a run whose pictures are what a metric sees, all of them; '': there is not one.
         alone: declares the flags of a run of its own, for `ldp-fast run`; None where a command of its own does.
         configure: makes the configuration of such a run from the command line and settings that win over it.
         check_fits: raises UsageError where a configuration and its model need more memory than there is.
@@ -75,6 +76,7 @@ class Entry:
     described: Callable[[Any], dict[str, Any]] = described
     elevations: Callable[[Any], tuple[float, float]] = one_side
     judged: Callable[..., list[Tensor]] | None = None
+    samples: str = ""
     alone: Callable[[argparse.ArgumentParser], None] | None = None
     configure: Callable[..., Any] | None = None
     check_fits: Callable[[Any, Any], None] = always

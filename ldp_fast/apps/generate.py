@@ -167,7 +167,7 @@ def generate(
         UsageError: the folder holds something else or other samples, another process writes there, or pictures are
             not finite.
     """
-    prompt = generator.about.get("prompt")
+    prompt = prompt_of(generator)
     record = {
         "generator": name,
         "weights": digest_of(generator),
@@ -175,7 +175,7 @@ def generate(
         **{key: getattr(wanted, key) for key in ("count", "truncation", "seed", "noise")},
         "size": generator.resolution,
         "z": f"that of picture i is ldp_fast.generators.sampling.latents({wanted.seed}, i, 1, {generator.z_dim})",
-        "captioned": isinstance(prompt, str),
+        "captioned": prompt is not None,
         "versions": files.versions("pillow"),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -188,9 +188,16 @@ def generate(
             _check_same(out, before, record)
         files.write_json(out / SAMPLES, record)
         made = _write_missing(generator, wanted, out, progress)
-        if isinstance(prompt, str):
+        if prompt is not None:
             _write_captions(out, prompt, wanted.count)
     return made
+
+
+def prompt_of(generator: StyleGAN2) -> str | None:
+    """What a generator was adapted to; None for any other."""
+    adapted = generator.about.get("adapted")
+    prompt = adapted.get("prompt") if isinstance(adapted, dict) else None
+    return prompt if isinstance(prompt, str) and prompt.strip() else None
 
 
 def name_of(index: int) -> str:

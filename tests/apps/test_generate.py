@@ -131,7 +131,7 @@ def test_samples_of_a_run_of_adapt_have_their_prompt(tmp_path: pathlib.Path, typ
     out = tmp_path / "out"
     assert "unfinished run of adapt" in typed(folder, "--count", 2, "--out", out, fails=True)
     assert not out.exists()
-    save(folder / "generator", small(), {"prompt": "a red sphere"})
+    save(folder / "generator", small(), {"adapted": {"prompt": "a red sphere"}})
     typed(folder, "--count", 2, "--out", out)
     found = gather([out], captions=True)
     assert [(x.name, x.caption) for x in found.pictures()] == [(f"00000{i}.png", "a red sphere") for i in range(2)]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .experiment import AdaptExperiment
 
 RESULT = "before_after.png"
+SAMPLES = "samples"
 COLUMNS = 8
 # Pixels per side that a picture has in a sheet or a film: smaller ones are enlarged by whole numbers, larger ones
 # shrunk. Samples keep their size.
@@ -86,7 +87,7 @@ def write_samples(adapted: Any, c: Adaptation, folder: pathlib.Path) -> list[pat
     for first in tqdm(range(0, c.samples, batch), desc="samples", unit="batch"):
         z = sampling.latents(c.seed, first, min(batch, c.samples - first), adapted.z_dim)
         for index, picture in enumerate(sampling.pictures(adapted, z, c.sample_truncation)):
-            written.append(folder / "samples" / f"{first + index:06d}.png")
+            written.append(folder / SAMPLES / f"{first + index:06d}.png")
             image_files.save_png(written[-1], picture)
     return written
 
@@ -175,7 +176,7 @@ def loss_figure(history: Tensor, columns: Sequence[str], losses: Sequence[str]) 
     steps = range(1, len(history) + 1)
     for axis, names, title in (
         (axes[0], losses, "losses"),
-        (axes[1], norms, "norms of gradients: of the terms before their weights, of pixels, of what is trained"),
+        (axes[1], norms, "norms of gradients (of the terms before their weights)"),
     ):
         shown = [name for name in names if bool((history[:, columns.index(name)] != 0).any())]
         for name in shown:

@@ -223,8 +223,33 @@ def _views_of(place: pathlib.Path, run: Run, looking: Looking, kept: pathlib.Pat
     return Views(place, run, cameras, [f"view{seed}" for seed in looking.seeds], kept)
 
 
+def samples_of(name: str, place: pathlib.Path, run: Run) -> list[Picture]:
+    """The pictures that a run has left for metrics, by their names; empty for an application without such.
+
+    Args:
+        name: of the run's folder.
+        place: that folder.
+        run: that is there.
+
+    Raises:
+        UsageError: there are none of them.
+    """
+    folder = run.entry.samples
+    if not folder:
+        return []
+    if not (place / folder).is_dir():
+        raise UsageError(
+            f"{place} does not hold {folder}/, for its run was made without; ldp-fast generate {place} --count N --out "
+            f"DIR makes a folder of pictures, which can be measured"
+        )
+    found = find_pictures(place / folder).pictures
+    return [Picture(f"{name}/{folder}/{file.name}", file, run.plain["prompt"]) for file in found]
+
+
 def _of_run(name: str, place: pathlib.Path, run: Run, views: Views | None) -> list[Picture]:
     prompt = run.plain["prompt"]
+    if run.entry.samples:
+        return samples_of(name, place, run)
     if views is not None:
         return [Picture(f"{name}/{of}", file, prompt) for of, file in zip(views.names, views.files(), strict=True)]
     # It has one side only, and looks the same from every camera.

@@ -68,6 +68,13 @@ def _random(found: dict[str, Any]) -> str:
     low, high = protocol["elevation"] or (None, None)
     heights = "elevation as in training" if low is None else f"elevation {low:g}° to {high:g}°"
     repetitions = max(len(row["repetitions"]) for row in found["rows"])
+    if all("sample" in view for made in found["objects"] for view in made["views"]):
+        return (
+            f"Each picture of a run once; CLIP has to prefer the run's prompt to {protocol['distractors']} others, "
+            f"drawn for each picture from {protocol['pool']}. Mean ± standard deviation over {repetitions} repetitions "
+            f"(seeds of the runs × {len(protocol['seeds'])} parts of their pictures); interval over runs (bootstrap). "
+            f"The truth is seen from any side."
+        )
     return (
         f"One view of each object from a random camera (any azimuth, {heights}); CLIP has to prefer the "
         f"object's prompt to {protocol['distractors']} others, drawn for each view from {protocol['pool']}. "

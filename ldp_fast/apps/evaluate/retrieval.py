@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...errors import UsageError
@@ -18,7 +20,7 @@ from ...zoo import captions, world
 from .clips import Judge, check_known, count_unknown, load_clip
 from .features import Keeping
 from .found import Run, rows_of
-from .gathered import Picture, finished_runs
+from .gathered import Picture, finished_runs, samples_of
 from .verdicts import (
     DREAMFIELDS,
     FIXED,
@@ -33,6 +35,7 @@ from .verdicts import (
 from .views import View, Views, draw, random_view, render_missing
 
 AT_ONCE = 64  # renders of the truth
+TRUTHS = 16  # of them for a run and a seed, where it has left many pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,8 @@ def evaluate_r_precision(
 
     Camera and distractors depend on the prompt, the run's seed and the evaluation's seed only, so that methods and
     losses are compared on the same views. Views and their embeddings are kept in `DIR/evaluation/`, and a later call
-    renders and embeds what is new.
+    renders and embeds what is new. Of a run that has left many pictures (`Entry.samples`) they are dealt to the seeds,
+    and each has distractors of its own.
 
     Args:
         folder: with a run in each subfolder, or a run.
@@ -123,6 +127,13 @@ def evaluate_r_precision(
     views: list[_View] = []
     looked: list[Views] = []
     for name, run in runs.items():
+        if pictures := samples_of(name, places[name], run):
+            made = {"folder": name, **_who(run.plain)}
+            dealt = _dealt(pictures, [0] if kind == DREAMFIELDS else seeds)
+            made["views"] = [{"seed": seed, "sample": picture.file.name} for seed, picture in dealt]
+            objects.append(made)
+            views += [_View(made, view, picture) for view, (_, picture) in zip(made["views"], dealt, strict=True)]
+            continue
         seen = [FIXED] if kind == DREAMFIELDS else [random_view(run, seed, elevation) for seed in seeds]
         shown = [kind] if kind == DREAMFIELDS else [f"view{seed}" for seed in seeds]
         looked.append(Views(places[name], run, seen, shown, kept))
@@ -135,7 +146,7 @@ def evaluate_r_precision(
     render_missing(looked, device=device, load=load, progress=progress)
 
     rows, image = _rows(runs, objects, views, judges, protocol)
-    truths = {judge.name: _truth(judge, runs, objects, protocol) if embedded else None for judge in judges}
+    truths = {judge.name: _truth(judge, objects, views, protocol) if embedded else None for judge in judges}
     several = {"truths": truths} if len(judges) > 1 else {}
     result = {
         "metric": "r-precision",
@@ -173,6 +184,18 @@ def files_of(base: pathlib.Path, kind: str, alone: bool) -> tuple[pathlib.Path, 
     return where.with_suffix(".json"), where.with_suffix(".png")
 
 
+def _dealt(pictures: Sequence[Picture], seeds: Sequence[int]) -> list[tuple[int, Picture]]:
+    """Pictures with seeds, so that each seed has about as many; where there are fewer than seeds, each has all."""
+    if len(pictures) < len(seeds):
+        return [(seed, picture) for seed in seeds for picture in pictures]
+    return [(seed, picture) for i, seed in enumerate(seeds) for picture in pictures[i :: len(seeds)]]
+
+
+def _drawn(one: _View, purpose: str) -> int:
+    """A seed for a view; of samples each has another."""
+    return draw(one.made, one.view["seed"], f"{purpose} {one.view['sample']}" if "sample" in one.view else purpose)
+
+
 def _who(configuration: dict[str, Any]) -> dict[str, Any]:
     return {name: configuration[name] for name in ("prompt", "method", "seed")}
 
@@ -187,16 +210,14 @@ def _rows(
     """One row a configuration, prompt and seed aside, and a CLIP; views get their verdicts. And the worst as PNG."""
     pictures = [one.picture for one in views]
     said = [str(picture.caption) for picture in pictures]
-    draws = [draw(one.made, one.view["seed"], "distractors") for one in views]
+    draws = [_drawn(one, "distractors") for one in views]
     rows: list[dict[str, Any]] = []
     image = b""
     for judge in judges:
         features = judge.of_pictures(pictures)
         hits = hits_of(judge, features, said, protocol, draws)
         about = beaten_by(judge, features, said, protocol)
-        by_object: dict[str, list[bool]] = {made["folder"]: [] for made in objects}
         for one, hit in zip(views, hits, strict=True):
-            by_object[one.made["folder"]].append(hit)
             if len(judges) > 1:
                 one.view.setdefault("hits", {})[judge.name] = hit
             if judge is judges[0]:
@@ -205,36 +226,57 @@ def _rows(
             verdicts = ["hit" if hit else "miss" for hit in hits]
             image = verdict_sheet(pictures, about, verdicts, judge.keeping.background)
         for head, group in rows_of(runs, objects):
-            rows.append({**head, "clip": judge.name, **_mean(group, by_object)})
+            rows.append({**head, "clip": judge.name, **_mean(group, views, hits)})
     return rows, image
 
 
-def _mean(objects: Sequence[dict[str, Any]], hits: dict[str, list[bool]]) -> dict[str, Any]:
-    """Over the repetitions: each seed of the runs with each of the evaluation."""
+def _mean(objects: Sequence[dict[str, Any]], views: Sequence[_View], hits: Sequence[bool]) -> dict[str, Any]:
+    """Over the repetitions: each seed of the runs with each of the evaluation. `views` are those of the hits."""
     counts = {"objects": len(objects), "prompts": len({found["prompt"] for found in objects})}
-    return {**counts, **summary([(found["seed"], hits[found["folder"]]) for found in objects])}
+    by_seed: dict[str, dict[int, list[bool]]] = {found["folder"]: {} for found in objects}
+    for one, hit in zip(views, hits, strict=True):
+        if one.made["folder"] in by_seed:
+            by_seed[one.made["folder"]].setdefault(one.view["seed"], []).append(hit)
+    means = {folder: [statistics.fmean(some) for some in found.values()] for folder, found in by_seed.items()}
+    return {**counts, **summary([(found["seed"], means[found["folder"]]) for found in objects])}
 
 
 def _truth(
-    judge: Judge, runs: dict[str, Run], objects: Sequence[dict[str, Any]], protocol: Protocol
+    judge: Judge, objects: Sequence[dict[str, Any]], views: Sequence[_View], protocol: Protocol
 ) -> dict[str, Any] | None:
     """The same for renders of what the prompts ask for: what this CLIP could give at most; None for other prompts."""
     asked = {(made["prompt"], made["seed"]): made for made in objects}
-    scenes = {key: captions.scene_of(made["prompt"]) for key, made in asked.items()}
-    images: list[torch.Tensor] = []
-    said, draws = [], []
-    for key, made in asked.items():
-        scene = scenes[key]
-        if scene is None:
-            return None
-        for view in made["views"]:
-            array = world.render(scene, world.View(math.radians(view["azimuth"]), math.radians(view["elevation"])))
-            images.append(torch.from_numpy(array).permute(2, 0, 1))
-            said.append(made["prompt"])
-            draws.append(draw(made, view["seed"], "distractors"))
+    scenes = {made["folder"]: captions.scene_of(made["prompt"]) for made in asked.values()}
+    if None in scenes.values():
+        return None
+    shown = _first([one for one in views if one.made["folder"] in scenes])
+    images = []
+    for one in shown:
+        scene = scenes[one.made["folder"]]
+        assert scene is not None
+        images.append(torch.from_numpy(world.render(scene, _camera(one))).permute(2, 0, 1))
     parts = [
         judge.image_features(torch.stack(images[i : i + AT_ONCE]).float() / 255) for i in range(0, len(images), AT_ONCE)
     ]
-    hits = iter(hits_of(judge, torch.cat(parts), said, protocol, draws))
-    by_object = {made["folder"]: [next(hits) for _ in made["views"]] for made in asked.values()}
-    return _mean(list(asked.values()), by_object)
+    said = [str(one.picture.caption) for one in shown]
+    hits = hits_of(judge, torch.cat(parts), said, protocol, [_drawn(one, "distractors") for one in shown])
+    return _mean(list(asked.values()), shown, hits)
+
+
+def _first(views: Sequence[_View]) -> list[_View]:
+    """The views, of samples the first few of each run and seed: a render takes longer than a look at it."""
+    counts: dict[tuple[str, int], int] = {}
+    found = []
+    for one in views:
+        key = (one.made["folder"], one.view["seed"])
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] <= TRUTHS:
+            found.append(one)
+    return found
+
+
+def _camera(one: _View) -> world.View:
+    """From where the truth is seen: as the object, or, where nobody knows how a sample is seen, from any side."""
+    if "sample" in one.view:
+        return world.sample_view(np.random.default_rng(_drawn(one, "view")))
+    return world.View(math.radians(one.view["azimuth"]), math.radians(one.view["elevation"]))

@@ -147,11 +147,12 @@ def beaten_by(judge: Judge, features: torch.Tensor, said: Sequence[str], protoco
     return found
 
 
-def summary(objects: Sequence[tuple[Hashable, Sequence[bool]]]) -> dict[str, Any]:
+def summary(objects: Sequence[tuple[Hashable, Sequence[float]]]) -> dict[str, Any]:
     """Mean and standard deviation (n − 1) over repetitions, and a 95 % interval over objects.
 
     Args:
-        objects: of each, to which repetitions it belongs (such as its run's seed), and its hits, one a repetition.
+        objects: of each, to which repetitions it belongs (such as its run's seed), and its hits, one a repetition, or
+            shares of hits.
 
     Returns:
         `mean`, `std` (None for one repetition), `repetitions`, and `interval` (None for one object).
