@@ -1,4 +1,4 @@
-"""An experiment that continues: its command, which plan its folder holds, and who works in it."""
+"""An experiment that continues: its command, which plan its folder holds, who works in it, and its place in a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import fcntl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +95,26 @@ def alone(folder: Path) -> Iterator[None]:
         except OSError:
             raise UsageError(f"another process works in {folder}") from None
         yield
+
+
+def check_page(file: Path, marks: tuple[str, str]) -> None:
+    """Checks that a page has the marks between which the results belong.
+
+    Raises:
+        UsageError: it does not, or cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--page: {file} cannot be read: {error.strerror}") from None
+    if not (0 <= text.find(marks[0]) < text.find(marks[1])):
+        raise UsageError(f"--page: expected {marks[0]} and {marks[1]} in {file}")
+
+
+def write_page(file: Path, marks: tuple[str, str], made: str, pictures: Iterable[Path]) -> None:
+    """Writes results between the marks of a page, and the pictures they show into `images` beside it."""
+    text = file.read_text(encoding="utf-8")
+    before, after = text.partition(marks[0])[0], text.partition(marks[1])[2]
+    files.write_atomically(file, f"{before}{marks[0]}\n\n{made}\n\n{marks[1]}{after}".encode())
+    for picture in pictures:
+        files.write_atomically(file.parent / "images" / picture.name, picture.read_bytes())

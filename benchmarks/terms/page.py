@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ldp_fast.errors import UsageError
 from ldp_fast.guidance.presets import find_preset
 from ldp_fast.runs import files
 from ldp_fast.runs.tables import markdown_table
 
 from .. import machine
+from ..experiment import check_page, write_page
 from . import figures, objects
 from .branches import BRANCHES
 from .measures import CRITERIA
@@ -32,12 +32,7 @@ def check(file: pathlib.Path) -> None:
     Raises:
         UsageError: it does not, or cannot be read.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--page: {file} cannot be read: {error.strerror}") from None
-    if not (0 <= text.find(MARKS[0]) < text.find(MARKS[1])):
-        raise UsageError(f"--page: expected {MARKS[0]} and {MARKS[1]} in {file}")
+    check_page(file, MARKS)
 
 
 # How measures are told: what they are multiplied by, and digits after the point.
@@ -341,9 +336,5 @@ def write(
     files.write_atomically(out / "results.md", f"{made}\n".encode())
     if target is None:
         return out / "results.md"
-    text = target.read_text(encoding="utf-8")
-    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
-    files.write_atomically(target, f"{before}{MARKS[0]}\n\n{made}\n\n{MARKS[1]}{after}".encode())
-    for picture in sorted((out / "images").glob("terms_*.png")):
-        files.write_atomically(target.parent / "images" / picture.name, picture.read_bytes())
+    write_page(target, MARKS, made, sorted((out / "images").glob("terms_*.png")))
     return target

@@ -1,0 +1,120 @@
+"""What pictures of an adapted generator are worth: do they show what was asked for, are they unlike, are they the same.
+
+Nothing that judges has guided or conditioned: the CLIP is the embedded model's judge. The distance between pictures is
+of LPIPS' form, by the embedded VAE's encoder (`ldp_fast.metrics.lpips`). The truth is that of docs/truth.md, by the
+measures of benchmarks/terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldp_fast.clip import Clip
+from ldp_fast.metrics import ClipFeatures, ClipScorer, Lpips, all_pairs, clip_cosines, fid, r_precision
+from ldp_fast.zoo import captions, world
+
+from ..terms.measures import measure as judged_by_truth
+from ..terms.measures import thresholds
+from . import identity
+from .plan import Plan, Shown
+from .renders import Renders, pictures
+
+NETWORK = "vae:primitives"
+TRUTH_SIDE = 128  # pixels of what the truth judges
+SEED = 4  # of the captions that others are told from
+
+
+class Judges:
+    """The networks that judge, loaded once.
+
+    Args:
+        judge: name of the CLIP.
+        network: of the distance between pictures.
+    """
+
+    def __init__(self, judge: str, network: str = NETWORK):
+        clip = Clip.load(judge)
+        self.judge, self.lpips = judge, Lpips.load(network)
+        self.scorer, self.features = ClipScorer(clip), ClipFeatures(clip)
+        self.pool = [scene.caption() for scene in world.all_scenes()]
+
+    def key(self) -> dict[str, Any]:
+        """What a record has to have been made with."""
+        kept = {"view": identity.LEAST_VIEW, "grey": identity.MOST_GREY, "apart": identity.APART}
+        return {"judge": self.judge, "lpips": self.lpips.name, "kept": kept, "truth": thresholds()}
+
+
+def measure(
+    images: Tensor,
+    target: str,
+    domain: Tensor,
+    solid: Renders,
+    shown: Shown,
+    plan: Plan,
+    judges: Judges,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Every measure of N pictures, as plain numbers.
+
+    Args:
+        images: `[N, 3, SIDE, SIDE]` in [0, 1], of the samples that are shown.
+        target: what was asked for.
+        domain: renders of it from the other views, `[V, 3, SIDE, SIDE]`, which FID compares with.
+        solid: renders of what the pictures show, for the views: of the target, or of the source before.
+        shown: views and greys.
+        plan: how many the truth judges.
+        judges: the networks.
+        stop: asked between the measures of pictures one by one.
+
+    Returns:
+        `cosine`, `hit` (R-Precision), `view`, `grey` and `kept` of each picture; `failing`, what the truth misses of
+        each judged one; `size`, the correlation of the solid's size with that of its render; `fid`; `pairs`, the mean
+        distance of all pairs. None: it was stopped.
+    """
+    features = judges.features(images)
+    unit = F.normalize(features, dim=1)
+    names = [target] * len(images)
+    found = identity.kept(images, solid, shown.greys)
+    failing = []
+    for picture in F.interpolate(images[: plan.judged], (TRUTH_SIDE, TRUTH_SIDE), mode="bicubic").clamp(0, 1):
+        if stop():
+            return None
+        row, _ = judged_by_truth(picture.permute(1, 2, 0).double().numpy(), target)
+        failing.append(row["failing"])
+    hits = r_precision(judges.scorer, unit, names, judges.pool, seed=SEED, identity=captions.identity)
+    return {
+        "cosine": _rounded(clip_cosines(judges.scorer, unit, names).numpy()),
+        "hit": hits.tolist(),
+        "view": _rounded(found.view),
+        "grey": _rounded(found.grey),
+        "kept": found.all.tolist(),
+        "size": identity.correlation(found.side, found.true_side),
+        "fid": fid(features, judges.features(domain)),
+        "pairs": all_pairs(judges.lpips(images), alike=0).mean,
+        "failing": failing,
+    }
+
+
+def domain_of(scene: world.Scene, renders: Renders, shown: Shown) -> Tensor:
+    """Renders of a target from the other views."""
+    return pictures(renders.others, scene, np.array([view.background for view in shown.others]))
+
+
+def truth_of(scene: world.Scene, renders: Renders, shown: Shown) -> Tensor:
+    """What a perfect adaptation shows."""
+    return pictures(renders.own, scene, shown.greys)
+
+
+def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:
+    return [round(float(x), 6) for x in values]
+
+
+def quantised(images: Tensor) -> Tensor:
+    """In 256 steps, as files of pictures are."""
+    return torch.round(images.clamp(0, 1) * 255) / 255

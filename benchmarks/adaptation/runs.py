@@ -1,0 +1,120 @@
+"""One cell: `ldp-fast adapt` makes it, its generator's pictures are measured; each file is there as a whole or not."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ldp_fast.errors import UsageError
+from ldp_fast.generators import load
+from ldp_fast.generators.sampling import pictures
+from ldp_fast.runs import files, image_files
+from ldp_fast.runs.folder import finished
+
+from ..experiment import INTERRUPTED
+from ..terms.objects import make as carry_out
+from .measures import Judges, quantised
+from .plan import Cell
+
+FORM = 1  # of a record; those of another are measured again
+COLUMNS, ROWS = 16, 4  # of the sheet of pictures
+# Its own pictures at the end are not looked at: the measures draw theirs.
+BARE = ("--samples", "0", "--no-film")
+
+
+class Failed(UsageError):
+    """A run that did not finish; it is no reason to make none of the others."""
+
+
+def command(cell: Cell, folder: pathlib.Path, more: Sequence[str] = ()) -> list[str]:
+    """What makes a cell, or continues it.
+
+    Args:
+        cell: what.
+        folder: of the run.
+        more: words of all cells.
+    """
+    words = [sys.executable, "-m", "ldp_fast", "adapt"]
+    if (folder / "config.yaml").exists():
+        return [*words, "--resume", str(folder)]
+    asked = [*cell.variant.words, *more, "--seed", str(cell.seed), *BARE]
+    return [*words, cell.target, *asked, "--out", str(folder)]
+
+
+def adapt(
+    cell: Cell,
+    folder: pathlib.Path,
+    more: Sequence[str],
+    seconds: float,
+    stop: Callable[[], bool],
+) -> float | None:
+    """Makes the run of a cell, or what is left of it.
+
+    Args:
+        cell: what.
+        folder: of the run; beside it lies what was asked for, and the seconds that it took so far.
+        more: words of all cells.
+        seconds: after which it is interrupted.
+        stop: asked meanwhile.
+
+    Returns:
+        The seconds that it took, all parts together. None: it was stopped.
+
+    Raises:
+        Failed: it ended otherwise.
+        UsageError: other words were asked for under the same name before.
+    """
+    note = folder.with_name(f"{folder.name}.asked.json")
+    asked = [*cell.variant.words, *more]
+    held: dict[str, Any] = {"words": asked, "seconds": 0.0}
+    if note.exists():
+        held = files.read_json(note)
+    if held["words"] != asked:
+        raise UsageError(
+            f"{folder.name} was made with {' '.join(held['words'])!r}, and is asked for with {' '.join(asked)!r}: "
+            "choose another --out, or another name for --variant"
+        )
+    if not finished(folder):
+        if stop() or seconds <= 0:
+            return None
+        started = time.perf_counter()
+        code = carry_out(command(cell, folder, more), seconds, stop)
+        held["seconds"] += time.perf_counter() - started
+        files.write_json(note, held)
+        if not finished(folder):
+            if code == INTERRUPTED:
+                return None
+            raise Failed(f"{folder.name}: ldp-fast adapt ended with exit code {code}")
+    return float(held["seconds"])
+
+
+def drawn(folder: pathlib.Path, z: Tensor) -> Tensor:
+    """Pictures of a run's adapted generator, or of any other, in 256 steps."""
+    return quantised(pictures(load(folder), z))
+
+
+def record_of(path: pathlib.Path, judges: Judges | dict[str, Any]) -> dict[str, Any] | None:
+    """A record, if it is there and was made by these measures."""
+    if not path.exists():
+        return None
+    held: dict[str, Any] = files.read_json(path)
+    key = judges.key() if isinstance(judges, Judges) else judges
+    return held if held.get("form") == FORM and held.get("key") == key else None
+
+
+def keep(path: pathlib.Path, found: dict[str, Any], judges: Judges, images: Tensor, **facts: Any) -> dict[str, Any]:
+    """Writes a record, PATH.json, and the sheet of its first pictures, PATH.png; the record comes last.
+
+    Returns:
+        The record.
+    """
+    sheet = image_files.contact_sheet(images[: COLUMNS * ROWS], min(COLUMNS, len(images)))
+    image_files.save_png(path.with_name(f"{path.name}.png"), sheet)
+    record: dict[str, Any] = files.plain({"form": FORM, "key": judges.key(), **facts, "found": found})
+    files.write_json(path.with_name(f"{path.name}.json"), record)
+    return record
