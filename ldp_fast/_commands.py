@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("ldp_fast.apps.evaluate.command", "measure results and pictures (R-Precision, FID, LPIPS, …)"),
     "export": ("ldp_fast.apps.text_to_3d.mesh.command", "write a text-to-3D run's object as a textured mesh"),
     "view": ("ldp_fast.apps.text_to_3d.viewer.command", "show a text-to-3d run's object in a browser, from all sides"),
+    "convert-generator": ("ldp_fast.apps.convert_generator", "convert a StyleGAN2 of another format to ours"),
     "completion": ("ldp_fast._completion", "print a script that completes commands and options in a shell"),
     "env": ("ldp_fast.env_report", "print versions, devices and backends, for a bug report"),
 }

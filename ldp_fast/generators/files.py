@@ -59,6 +59,7 @@ def save(
     }
     tensors = {name: x.detach().cpu().to(dtype or x.dtype).contiguous() for name, x in generator.state_dict().items()}
     data = as_bytes(tensors, {KEY: json.dumps(described), "format": "pt"})
+    (folder / CONFIG).unlink(missing_ok=True)  # an interruption leaves the old or the new one, and no contradiction
     write_atomically(folder / WEIGHTS, data)
     write_json(folder / CONFIG, described)
     return [folder / WEIGHTS, folder / CONFIG]
