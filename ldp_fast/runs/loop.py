@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import UsageError, of_memory
@@ -22,6 +23,8 @@ from .profile import Profile
 
 # Steps between two entries of the log.
 LOG_EVERY = 10
+# More files of one folder are not named one by one.
+MANY = 20
 
 
 class Watch(Protocol):
@@ -376,4 +379,11 @@ class _Loop:
         self.home.add(made)
         for name, reason in self.left_out.items():
             print(f"{name}: left out: {reason}", file=sys.stderr)
-        print(", ".join(str(path) for path in made))
+        print(", ".join(listed(made)))
+
+
+def listed(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Files for people: those of a folder that has many of them are counted, `run/samples (200 files)`."""
+    folders = collections.Counter(path.parent for path in paths)
+    many = {folder: f"{folder} ({count} files)" for folder, count in folders.items() if count > MANY}
+    return list(dict.fromkeys(many.get(path.parent, str(path)) for path in paths))

@@ -377,6 +377,13 @@ def test_products_that_cannot_be_made_do_not_take_the_rest_along(
     assert all(f"{name}: left out: {reason}" in capsys.readouterr().err for name, reason in list(expected.items())[:1])
 
 
+def test_many_files_of_a_folder_are_counted(tmp_path: pathlib.Path) -> None:
+    samples = [tmp_path / "samples" / f"{index}.png" for index in range(loop.MANY + 1)]
+    few = [tmp_path / "few" / f"{index}.png" for index in range(2)]
+    found = loop.listed([tmp_path / "a.png", *samples, *few])
+    assert found == [str(tmp_path / "a.png"), f"{tmp_path / 'samples'} ({loop.MANY + 1} files)", *map(str, few)]
+
+
 def test_another_run_is_not_mixed_with_this(whole: pathlib.Path) -> None:
     with pytest.raises(UsageError, match=r"holds another run \(goal, seed\)"):
         toy.run(whole, goal=4.0, seed=2)

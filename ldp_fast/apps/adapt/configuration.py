@@ -193,6 +193,7 @@ class _Run:
         group=GENERATOR,
         above=0,
         below=1,
+        expected="a decay above 0 and below 1",
         default=None,
     )
     noise: Literal["fixed", "fresh"] = setting(
@@ -219,6 +220,7 @@ class _Run:
         group=RUN,
         above=0,
         below=1,
+        expected="a quantile above 0 and below 1",
         default=None,
     )
     source_prompt: str | None = setting(
@@ -337,7 +339,7 @@ class ClipGuided(_ClipOptions, Adaptation):
 class AnyGuidance(_ClipOptions, PriorGuided):
     """What has a flag for all that any of the guidances has; not a run."""
 
-    guidance: Literal["ldp", "lsd", "clip-directional"] = _guidance()
+    guidance: Literal["ldp", "lsd", "clip-directional"] = _guidance()  # type: ignore[assignment]
 
 
 def class_of(plain: Any) -> type[Adaptation]:

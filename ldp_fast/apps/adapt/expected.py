@@ -45,7 +45,7 @@ def expect(experiment: Any) -> Expectation:
 
 def _parameters(guide: Any) -> list[Any]:
     if isinstance(guide.model, LatentDiffusionPrior):
-        networks = [guide.model.unet, guide.model.vae]
+        networks: list[Any] = [guide.model.unet, guide.model.vae]
         return [p for network in networks if hasattr(network, "parameters") for p in network.parameters()]
     return [p for clip, _ in getattr(guide, "clips", []) for p in clip.towers.network.parameters()]
 

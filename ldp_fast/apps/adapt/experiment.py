@@ -23,6 +23,18 @@ from .trained import Pair, named
 SOURCE = "source"
 
 
+def trained_names(configuration: Adaptation, source: Any) -> list[str]:
+    """Names of the parameters that a run trains, or chooses from.
+
+    Raises:
+        UsageError: --train or --select-layers that the generator does not have.
+    """
+    count = configuration.select_layers
+    if count is not None:
+        selection.check_layers(source, count)
+    return named(source, configuration.train, selected=count is not None)
+
+
 class AdaptExperiment:
     """A run's experiment: the pair of generators, the guide, and Adam.
 
@@ -54,10 +66,7 @@ class AdaptExperiment:
         self.losses, self.shown = guide.losses, guide.shown
         # How far the pictures are from the source's, where those are computed.
         self.columns = (*guide.columns, *(("changed",) if guide.wants_sources else ()), "gradient_norm")
-        if c.select_layers is not None:
-            selection.check_layers(source, c.select_layers)
-        names = named(source, c.train, selected=c.select_layers is not None)
-        self.pair = Pair(source.to(self.device), names, c.ema)
+        self.pair = Pair(source.to(self.device), trained_names(c, source), c.ema)
         self.layers: list[str] = []
         self.step, self.total = 0, c.steps
         self.optimizer = torch.optim.Adam(self.pair.parameters.values(), lr=c.learning_rate, betas=c.betas)
@@ -136,9 +145,11 @@ class AdaptExperiment:
         for some in _split(draws, c.batch):
             w = pair.w(some.latents(pair.source.z_dim), c.truncation)
             sources = self._sources(w, some)
-            moved += selection.moved(
-                pair.adapted, w, self._noise(some), lambda x, s=sources, d=some: self._guided(x, s, d)[0]
-            )
+
+            def gradient(x: Tensor, sources: Tensor | None = sources, some: Draws = some) -> Tensor:
+                return self._guided(x, sources, some)[0]
+
+            moved += selection.moved(pair.adapted, w, self._noise(some), gradient)
         if self.world > 1:
             distributed.add(moved)
         self.layers = selection.chosen(layers, moved, count)

@@ -13,7 +13,7 @@ from ...runs.experiment import Application
 from ...runs.profile import Profile
 from .configuration import NAME, Adaptation, class_of
 from .expected import TO_LOWER, expect
-from .experiment import AdaptExperiment
+from .experiment import AdaptExperiment, trained_names
 from .guides import load_guide
 from .products import RESULT
 
@@ -52,6 +52,7 @@ def begin(configuration: Adaptation, *, device: str | None = None, rank: int = 0
     """
     # The smaller one first: what is wrong with it is said at once.
     source = load_source(configuration)
+    trained_names(configuration, source)
     guide = load_guide(configuration, device)
     return AdaptExperiment(configuration, guide, source, rank=rank, world=world)
 

@@ -137,8 +137,11 @@ class Pair:
 
     def state(self) -> dict[str, Tensor]:
         """What is trained, on the CPU: `generator.NAME`, and `average.NAME`."""
-        held = {"generator": self.parameters, "average": self.average}
-        return {f"{kind}.{name}": x.detach().cpu().contiguous() for kind, xs in held.items() for name, x in xs.items()}
+        return {name: x.detach().cpu().contiguous() for name, x in self._held().items()}
+
+    def _held(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {f"generator.{name}": p for name, p in self.parameters.items()}
+        return found | {f"average.{name}": x for name, x in self.average.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Goes on from `state`.
@@ -146,8 +149,7 @@ class Pair:
         Raises:
             ValueError: it does not fit; nothing is changed then.
         """
-        own: dict[str, Tensor] = {f"generator.{name}": p for name, p in self.parameters.items()}
-        own |= {f"average.{name}": x for name, x in self.average.items()}
+        own = self._held()
         for name, x in own.items():
             if name not in tensors:
                 raise ValueError(f"it lacks {name}")
