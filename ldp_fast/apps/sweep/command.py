@@ -29,6 +29,7 @@ from ..options import ModelConfiguration
 from ..run_options import add_product_flags, without
 from ..targets import check_writable
 from ..variants import VARIANTS
+from . import domains
 from .table import write_table
 
 EXAMPLES = """\
@@ -122,6 +123,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         "--retries", type=int, default=2, metavar="N", help="new attempts for a job whose worker died (default: 2)"
     )
     entry.add_arguments(parser)
+    if entry.samples:
+        domains.add_arguments(parser)
     if entry.products:
         add_product_flags(parser.add_argument_group("output"), entry.products)
     several = [name for name in ("--method", "--losses", "--seeds") if name in parser._option_string_actions]
@@ -160,6 +163,10 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
         store.check(jobs)
         check_writable(args.out)
         _check_jobs(entry, prompts, jobs)
+        measured = domains.asked(args) if entry.samples else None
+        if measured is not None:
+            models = {job.configuration.plain().get("model") for job in jobs}
+            domains.check(measured, [prompt.text for prompt in prompts], models.pop() if len(models) == 1 else None)
         if args.clip is not None:
             # Loaded once and dropped: at the end of all jobs it would be late to hear that it does not exist.
             ClipScorer.from_pretrained(reachable("--clip", args.clip, "config.json"))
@@ -176,7 +183,7 @@ def run(args: argparse.Namespace, runner: Runner | None = None) -> int:
                 code = run_jobs(jobs, store, runner, rank, world)
         if code:
             return code
-        return finish(jobs, store, lambda: write_table(jobs, store, clip=args.clip), rank, world)
+        return finish(jobs, store, lambda: write_table(jobs, store, clip=args.clip, asked=measured), rank, world)
 
 
 def run_job(

@@ -15,20 +15,25 @@ from ...runs.tables import markdown_table
 from ..evaluate.report import as_markdown
 from ..evaluate.retrieval import evaluate_r_precision
 from ..variants import TITLES
+from . import domain_tables, domains
 
 # Of one sheet: more would be a picture that nobody can open.
 ROWS_PER_SHEET = 24
 
 
-def write_table(jobs: Sequence[Job], store: JobStore, *, clip: str | None = None) -> None:
+def write_table(
+    jobs: Sequence[Job], store: JobStore, *, clip: str | None = None, asked: domains.Asked | None = None
+) -> None:
     """Writes `table.md`, `table.json` and `views.png` for every job that the folder holds, and prints the table.
 
-    Without R-Precision, and with the reason, where it cannot be measured: no CLIP at hand, too few other prompts.
+    Without R-Precision, and with the reason, where it cannot be measured: no CLIP at hand, too few other prompts. Of
+    runs that leave samples also what `domains` measures of them, and `table.csv`.
 
     Args:
         jobs: of this command, which come first.
         store: their records.
         clip: judges; None chooses.
+        asked: how samples are measured; None: the runs do not leave any.
     """
     found, reason = None, ""
     try:
@@ -42,11 +47,33 @@ def write_table(jobs: Sequence[Job], store: JobStore, *, clip: str | None = None
     rows = [_row(store.folder, name, records[name], hits.get(name)) for name in names]
     sheets = write_sheets(store, rows)
     text = _as_markdown(rows, found, reason, sheets)
-    table = {"jobs": rows, "r_precision": found and {k: found[k] for k in ("protocol", "rows", "truth")}}
+    table: dict[str, Any] = {
+        "jobs": rows,
+        "r_precision": found and {k: found[k] for k in ("protocol", "rows", "truth")},
+    }
+    more = [*sheets]
+    if asked is not None:
+        measured, said = _of_samples(store, names, records, asked, clip)
+        text, table["samples"] = f"{said}\n\n{text}", measured
+        if measured is not None:
+            lines = domain_tables.as_csv(measured).encode()
+            store.replace(store.folder / "table.csv", lambda path: files.write_atomically(path, lines))
+            more.insert(0, "table.csv")
     store.replace(store.folder / "table.json", lambda path: files.write_json(path, table))
     store.replace(store.folder / "table.md", lambda path: files.write_atomically(path, text.encode()))
     print(text)
-    print(f"{store.folder / 'table.md'} (this table), table.json, {', '.join(sheets) or 'no views'}")
+    print(f"{store.folder / 'table.md'} (this table), table.json, {', '.join(more) or 'no views'}")
+
+
+def _of_samples(
+    store: JobStore, names: Sequence[str], records: dict[str, dict[str, Any]], asked: domains.Asked, clip: str | None
+) -> tuple[dict[str, Any] | None, str]:
+    """What the runs' samples are worth, and as text; None where it cannot be said, with the reason as text."""
+    try:
+        found = domains.measure(store.folder, {name: records[name] for name in names}, asked, clip=clip)
+    except UsageError as error:
+        return None, f"The samples could not be measured: {error}"
+    return found, domain_tables.as_markdown(found)
 
 
 def _row(folder: pathlib.Path, name: str, record: dict[str, Any], hits: list[bool] | None) -> dict[str, Any]:
