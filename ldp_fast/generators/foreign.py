@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -79,6 +80,35 @@ def settings_of(
         raise UsageError(f"has sizes that do not make a generator: {error}") from None
 
 
+def shapes_of(s: Settings) -> dict[str, list[int]]:
+    """The shapes of a generator's state, by name, without making it, for it may not fit into memory.
+
+    On torch's meta device it would be made in a line, after ten seconds in which torch imports its compiler.
+    """
+    shapes: dict[str, list[int]] = {"w_mean": [s.w_dim], "constant": [s.channels[0], 4, 4]}
+    for layer in range(s.mapping_layers):
+        shapes[f"style.fc.{layer}.weight"] = [s.w_dim, s.w_dim if layer else s.z_dim]
+        shapes[f"style.fc.{layer}.bias"] = [s.w_dim]
+
+    def modulated(name: str, inputs: int, outputs: int, kernel: int) -> None:
+        shapes[f"{name}.weight"] = [outputs, inputs, kernel, kernel]
+        shapes[f"{name}.bias"] = [outputs]
+        shapes[f"{name}.modulation.weight"] = [inputs, s.w_dim]
+        shapes[f"{name}.modulation.bias"] = [inputs]
+
+    def styled(name: str, inputs: int, outputs: int, side: int) -> None:
+        modulated(name, inputs, outputs, 3)
+        shapes[f"{name}.noise_strength"], shapes[f"{name}.noise"] = [], [side, side]
+
+    styled("conv1", s.channels[0], s.channels[0], 4)
+    modulated("to_rgb1", s.channels[0], 3, 1)
+    for stage, (inputs, outputs) in enumerate(itertools.pairwise(s.channels)):
+        styled(f"convs.{2 * stage}", inputs, outputs, 8 << stage)
+        styled(f"convs.{2 * stage + 1}", outputs, outputs, 8 << stage)
+        modulated(f"to_rgbs.{stage}", outputs, 3, 1)
+    return shapes
+
+
 def build(found: Found) -> StyleGAN2:
     """Makes the generator, in float32, in evaluation mode and without gradients of its parameters.
 
@@ -87,8 +117,7 @@ def build(found: Found) -> StyleGAN2:
     Raises:
         UsageError: shapes that do not fit together, missing or unknown tensors: they are listed; NaN or infinity.
     """
-    with torch.device("meta"):
-        sizes = StyleGAN2(found.settings).state_dict()
+    sizes = shapes_of(found.settings)
     names = {own: found.theirs(own) for own in sizes}
     wrong = _misfits(found, names, sizes)
     if wrong:
@@ -104,7 +133,7 @@ def build(found: Found) -> StyleGAN2:
     state = generator.state_dict()
     for own, name in names.items():
         if name in found.tensors:
-            state[own] = found.tensors[name].to(torch.float32).reshape(sizes[own].shape)
+            state[own] = found.tensors[name].to(torch.float32).reshape(sizes[own])
             if not bool(state[own].isfinite().all()):
                 raise UsageError(f"has NaN or infinity in {name}")
     generator.load_state_dict(state)
@@ -144,19 +173,19 @@ def _replaceable(own: str) -> bool:
     return own == "w_mean" or own.endswith(".noise")
 
 
-def _misfits(found: Found, names: Mapping[str, str], sizes: Mapping[str, Tensor]) -> list[str]:
+def _misfits(found: Found, names: Mapping[str, str], sizes: Mapping[str, list[int]]) -> list[str]:
     """What is missing, of another shape (but for axes of length 1), or not known."""
     wrong = []
     for own, name in names.items():
-        expected = list(sizes[own].shape)
+        expected = sizes[own]
         if name not in found.tensors:
             if not _replaceable(own):
                 wrong.append(f"{name} {expected} is missing")
-        elif _lengths(found.tensors[name]) != _lengths(sizes[own]):
+        elif _lengths(found.tensors[name].shape) != _lengths(expected):
             wrong.append(f"{name} is {list(found.tensors[name].shape)}, expected {expected}")
     known = {*names.values()}
     return wrong + [f"{name} {list(x.shape)} is not known" for name, x in found.tensors.items() if name not in known]
 
 
-def _lengths(x: Tensor) -> list[int]:
-    return [length for length in x.shape if length != 1]
+def _lengths(shape: Sequence[int]) -> list[int]:
+    return [length for length in shape if length != 1]

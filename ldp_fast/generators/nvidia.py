@@ -85,10 +85,10 @@ def _walk(network: Network, path: str = "") -> Iterator[tuple[str, Network]]:
         if seen > _MOST or path.count(".") > 8:
             raise Damaged(f"is damaged: a network of more than {_MOST} parts, or inside itself")
         yield path, network
-        for name, part in network.part("_modules").items():
-            if not isinstance(part, Network):
-                raise Damaged("is damaged: a network that is not one")
-            waiting.append((f"{path}.{name}" if path else str(name), part))
+        below = network.part("_modules")
+        if not all(isinstance(part, Network) for part in below.values()):
+            raise Damaged("is damaged: a network that is not one")
+        waiting += [(f"{path}.{name}" if path else str(name), below[name]) for name in reversed(below)]
 
 
 def _tensors(parts: dict[str, Network], size: int) -> dict[str, Tensor]:

@@ -210,5 +210,7 @@ _CALLS: dict[str, Callable[..., Any] | None] = {
     "_codecs.encode": _bytes_of,
 }
 _CALLS |= {f"{module}.set": lambda items=(): set(map(checked_key, items)) for module in ("builtins", "__builtin__")}
-_CALLS |= {f"numpy.{module}.multiarray.scalar": _number for module in ("core", "_core")}
-_CALLS |= {f"numpy.{module}.multiarray._reconstruct": lambda *_: Inert("numpy.ndarray") for module in ("core", "_core")}
+for _core in ("numpy.core", "numpy._core"):
+    _CALLS[f"{_core}.multiarray.scalar"] = _number
+    for _array in ("multiarray._reconstruct", "numeric._frombuffer"):
+        _CALLS[f"{_core}.{_array}"] = lambda *_: Inert("numpy.ndarray")
