@@ -29,10 +29,11 @@ def trained_names(configuration: Adaptation, source: Any) -> list[str]:
     Raises:
         UsageError: --train or --select-layers that the generator does not have.
     """
-    count = configuration.select_layers
-    if count is not None:
-        selection.check_layers(source, count)
-    return named(source, configuration.train, selected=count is not None)
+    c = configuration
+    if c.select_layers is None:
+        return named(source, c.train)
+    selection.check_layers(source, c.select_layers)
+    return selection.within(named(source, c.train, selected=True), selection.layers_of(source))
 
 
 class AdaptExperiment:

@@ -66,8 +66,21 @@ def chosen(layers: Sequence[str], changes: Tensor, count: int) -> list[str]:
     return [name for index, name in enumerate(layers) if index in best]
 
 
+def within(names: Sequence[str], layers: Sequence[str]) -> list[str]:
+    """Names of the parameters that are in one of the layers.
+
+    Raises:
+        UsageError: none is.
+    """
+    found = [name for name in names if any(name.startswith(f"{layer}.") for layer in layers)]
+    if not found:
+        raise UsageError(f"--train: expected something within the layers to select from, {', '.join(layers)}")
+    return found
+
+
 def train_only(parameters: Mapping[str, nn.Parameter], layers: Sequence[str]) -> None:
     """Lets gradients flow into the parameters of these layers alone; an optimiser leaves the others as they are."""
+    trained = set(within(list(parameters), layers))
     for name, p in parameters.items():
-        p.requires_grad_(any(name.startswith(f"{layer}.") for layer in layers))
+        p.requires_grad_(name in trained)
         p.grad = None
