@@ -28,8 +28,8 @@ SETTINGS = Settings(
     z_dim=8,
     w_dim=96,
     mapping_layers=4,
-    mapping_multiplier=0.1,
-    channels=usual_channels(SIZE, 2048, 96),
+    mapping_multiplier=1.0,
+    channels=usual_channels(SIZE, 1024, 64),
 )
 # Of a z: what each of its first numbers says; the others say nothing.
 AZIMUTH, ELEVATION, RADIUS, BACKGROUND, COLOUR = range(5)
