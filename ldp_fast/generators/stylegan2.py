@@ -230,7 +230,9 @@ class StyleGAN2(nn.Module):
         if len(generators) != count:
             raise UsageError(f"noise: expected {count} generators, one a sample, got {len(generators)}")
         return [
-            torch.stack([torch.randn((1, *x.shape), generator=g, device=g.device) for g in generators]).to(like)
+            torch.stack([torch.randn((1, *x.shape), generator=g, device=g.device) for g in generators]).to(
+                like, non_blocking=True
+            )
             for x in own
         ]
 

@@ -21,7 +21,7 @@ PROMPT = "a red sphere"
 
 def tiny(resolution: int = 16, seed: int = 0) -> StyleGAN2:
     """A generator with random weights, whose noise has some strength."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         channels = (8,) * (resolution.bit_length() - 2)
         found = StyleGAN2(Settings(resolution=resolution, z_dim=6, w_dim=8, mapping_layers=2, channels=channels))
