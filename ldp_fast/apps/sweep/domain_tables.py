@@ -10,17 +10,17 @@ from typing import Any
 
 from ...runs.tables import markdown_table
 from ..variants import TITLES
-from .domains import FID, PAIRS, REAL, SCORE
+from .domains import COSINE, FID, PAIRS, REAL, SCORE
 
-COLUMNS = ("prompt", "losses", "seed", "folder", "count", FID, SCORE, "cosine", PAIRS, "lpips_std")
+COLUMNS = ("prompt", "losses", "seed", "folder", "count", FID, COSINE, SCORE, PAIRS, "lpips_std")
 HEAD = {
     FID: "FID (lower is nearer to the domain)",
-    SCORE: "CLIP score (higher is nearer to the prompt)",
+    COSINE: "CLIP score, as a cosine (higher is nearer to the prompt)",
     PAIRS: "LPIPS over all pairs (higher is more diverse)",
 }
-FORMS = {FID: ".4g", SCORE: ".2f", PAIRS: ".4f"}
+FORMS = {FID: ".4g", COSINE: ".4f", PAIRS: ".4f"}
 # What is best. More diverse is not better in itself: what has left the domain in all directions is diverse.
-BEST = {FID: min, SCORE: max}
+BEST = {FID: min, COSINE: max}
 
 
 def as_csv(found: dict[str, Any]) -> str:
@@ -43,6 +43,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         said = found["numbers"][metric]
         if metric == FID:
             said += f"; against {found['real']}"
+        if metric == PAIRS and "like" in said:
+            said += "; this is not LPIPS, whose weights were fitted to people's judgements: compare it with itself only"
         parts += [f"**{head}**: {said}.", _table(found["rows"], metric)]
     counts = sorted({row["count"] for row in found["rows"] if row["losses"] != REAL})
     samples = " or ".join(map(str, counts))

@@ -31,7 +31,7 @@ from ..evaluate.gathered import Gathered, Group, Picture, finished_runs, samples
 from . import truths
 
 REAL = "real"
-FID, SCORE, PAIRS = "fid", "score", "lpips"
+FID, COSINE, SCORE, PAIRS = "fid", "cosine", "score", "lpips"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +186,7 @@ def measure(
 
     Returns:
         `rows`: of each run and of each prompt's real pictures (`losses` is "real") `prompt`, `losses`, `seed`,
-        `folder`, `count`, `fid`, `score` (100·max(cosine, 0)), `cosine`, `lpips` and `lpips_std`, None where not
+        `folder`, `count`, `fid`, `cosine`, `score` (100·max(cosine, 0)), `lpips` and `lpips_std`, None where not
         measured; `numbers`: the whole name of each number; `reasons`: why one could not be measured; `notes`; `real`:
         what FID compares with.
 
@@ -207,7 +207,7 @@ def measure(
     found: dict[str, Any] = {"numbers": {}, "reasons": {}, "notes": [], "real": None}
     reals = _reals(folder, rows, [runs[name] for name in finished], asked, found)
     for row in [*rows, *reals.values()]:
-        row.said |= {"count": len(row.pictures), **dict.fromkeys((FID, SCORE, "cosine", PAIRS, "lpips_std"))}
+        row.said |= {"count": len(row.pictures), **dict.fromkeys((FID, COSINE, SCORE, PAIRS, "lpips_std"))}
 
     def attempt(metric: str, what: Callable[[], None]) -> None:
         try:
@@ -217,7 +217,7 @@ def measure(
 
     everything = [*rows, *reals.values()]
     attempt(FID, lambda: _distances(rows, reals, load_features(asked, model), keeping, found))
-    attempt(SCORE, lambda: _scores(everything, load_clip(clip, model, None), keeping, found))
+    attempt(COSINE, lambda: _scores(everything, load_clip(clip, model, None), keeping, found))
     attempt(PAIRS, lambda: _pairs(everything, load_pairs(asked, model), folder / "evaluation", progress, found))
     return {**found, "rows": [row.said for row in everything]}
 
@@ -261,7 +261,7 @@ def _distances(
         if real is not None:
             told = found["notes"].append
             one = distances.evaluate_distance("fid", row.gathered(), real.gathered(), features, keeping, told=told)
-            row.said["fid"] = one["rows"][0]["value"]
+            row.said[FID] = one["rows"][0]["value"]
             names.add(one["rows"][0]["number"])
     found["notes"] = list(dict.fromkeys(found["notes"]))
     found["numbers"][FID] = "; ".join(sorted(names))
@@ -272,8 +272,8 @@ def _scores(rows: Sequence[_Row], clip: Any, keeping: Keeping, found: dict[str, 
     judge = Judge(clip, keeping)
     for row in rows:
         one = evaluate_clip_score(row.gathered(), [judge])["rows"][0]
-        row.said |= {"cosine": one["cosine"]["mean"], SCORE: one["score"]["mean"]}
-    found["numbers"][SCORE] = f"CLIP score, 100·max(cosine, 0) ({judge.name})"
+        row.said |= {COSINE: one["cosine"]["mean"], SCORE: one["score"]["mean"]}
+    found["numbers"][COSINE] = f"mean cosine of pictures and prompt ({judge.name})"
 
 
 def _pairs(rows: Sequence[_Row], lpips: Any, folder: pathlib.Path, progress: bool, found: dict[str, Any]) -> None:
