@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 
-from ..errors import UsageError, reason
+from ..errors import UsageError, reason, shortened
 from . import nvidia, rosinality
 from .foreign import Found, build
 from .stylegan2 import StyleGAN2
@@ -39,7 +39,9 @@ def convert(path: pathlib.Path | str) -> StyleGAN2:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except UsageError as error:
-        raise UsageError(f"{path} {error}") from None
+        # Names in it are of the file, whose line breaks and terminal codes are not for a terminal.
+        said = "".join(c if c.isprintable() else "?" for c in str(error))
+        raise UsageError(f"{path} {shortened(said, 1500)}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({reason(error)})") from None
     generator.name = str(path)

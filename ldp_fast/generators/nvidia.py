@@ -13,7 +13,7 @@ from ..errors import UsageError, shortened
 from . import pickled
 from .foreign import LISTED, Found, check_filter, settings_of
 from .pickled import Network, Record
-from .unpickler import Damaged, Refused
+from .unpickler import Damaged, Refused, kind_of
 
 ORIGIN = "NVIDIA's stylegan2-ada-pytorch or stylegan3"
 _TENSORFLOW = ("dnnlib.tflib.", "tfutil.", "tensorflow.")
@@ -72,7 +72,7 @@ def _generator(found: Any, notes: list[str]) -> Network:
         if not isinstance(found, Network):
             raise UsageError(f"does not hold a generator: expected a dict with G_ema; its keys: {keys or 'none'}")
     if not isinstance(found, Network):
-        raise UsageError(f"holds a {type(found).__name__.lower()}: expected a dict with G_ema, or a generator")
+        raise UsageError(f"holds {kind_of(found)}: expected a dict with G_ema, or a generator")
     return found
 
 
@@ -168,4 +168,4 @@ def _is_number(value: Any) -> bool:
 def _said(value: Any) -> str:
     """A value of a file, for a sentence; of containers only what they are."""
     plain = value is None or isinstance(value, (str, int, float))
-    return shortened(repr(value)) if plain else f"a {type(value).__name__.lower()}"
+    return shortened(repr(value)) if plain else kind_of(value)

@@ -209,7 +209,9 @@ _CALLS: dict[str, Callable[..., Any] | None] = {
     "numpy.ndarray": None,
     "_codecs.encode": _bytes_of,
 }
-_CALLS |= {f"{module}.set": lambda items=(): set(map(checked_key, items)) for module in ("builtins", "__builtin__")}
+for _builtins in ("builtins", "__builtin__"):
+    _CALLS[f"{_builtins}.set"] = lambda items=(): set(map(checked_key, items))
+    _CALLS[f"{_builtins}.frozenset"] = lambda items=(): frozenset(map(checked_key, items))
 for _core in ("numpy.core", "numpy._core"):
     _CALLS[f"{_core}.multiarray.scalar"] = _number
     for _array in ("multiarray._reconstruct", "numeric._frombuffer"):

@@ -249,11 +249,12 @@ def _only(target: Any, kind: type) -> Any:
 
 
 def checked_key(key: Any) -> Any:
-    """A key of a dict; containers are none, for a deep one takes Python's own stack when it is hashed."""
+    """A key of a dict, as it came; containers are none, for a deep one takes Python's own stack when it is hashed."""
     if not isinstance(key, (str, int, float, bytes, type(None))):
         raise Damaged(f"is damaged: {kind_of(key)} as a key")
     return key
 
 
 def kind_of(value: Any) -> str:
-    return f"a {type(value).__name__.lower()}"
+    """What a value is, for a sentence."""
+    return "nothing" if value is None else f"a {type(value).__name__.lower()}"
