@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from ldp_fast.guidance import LatentDiffusionPrior, TimestepSampler
 from ldp_fast.guidance.inputs import stack_noises
 from ldp_fast.integrations._core import HostLosses
 from ldp_fast.metrics.lpips import Lpips
-from ldp_fast.metrics.lpips_networks import load_levels
+from ldp_fast.metrics.lpips_networks import feature_stack, load_levels
 
 ALL = {"directional": 0.7, "reconstruction": 0.4, "lpips": 5.0}
 DRAWS = Draws(seed=3, step=5, samples=(0, 1, 2))
@@ -218,6 +219,25 @@ def test_the_directional_regulariser_is_the_difference_of_two_score_distillation
     assert float(same[1]["directional"].max()) < 1e-9
 
 
+def test_the_clamp_bounds_the_regularisers_too() -> None:
+    x, sources, bound = pictures(), pictures(seed=1), 0.01
+    alone: dict[str, Any] = {"guidance": "lsd", "settings": {"lambda_lsd": 0.0}}
+    plain, given = guide_of(guidance="lsd"), drawn(guide_of(guidance="lsd").prior, DRAWS)
+    after, before = (plain.prior.gradient(encoded(plain.prior, y), plain.text, **given)[0] for y in (x, sources))
+    field = 2 * (after - before)
+    assert float(field.abs().max()) > 2 * bound
+    found, _ = guide_of(**alone, regularisers={"directional": 2.0, "clamp": bound}).gradient(x, sources, DRAWS, 0.0)
+    assert close(found, on_pictures(plain, x, field.clamp(-bound, bound)), 1e-3)
+
+
+def test_what_is_not_finite_is_zero_where_that_is_wanted() -> None:
+    x, nowhere = pictures(), torch.full((3, 3, 64, 64), torch.nan)
+    said: dict[str, Any] = {"guidance": "lsd", "regularisers": {"directional": 1.0, "reconstruction": 1.0}}
+    zero = guide_of(**said, settings={"nonfinite": "zero"}).gradient(x, nowhere, DRAWS, 0.0)[0]
+    assert close(zero, guide_of(guidance="lsd").gradient(x, x, DRAWS, 0.0)[0], 1e-3)
+    assert not bool(guide_of(**said).gradient(x, nowhere, DRAWS, 0.0)[0].isfinite().any())
+
+
 def test_the_reconstruction_regulariser_is_the_hosts() -> None:
     """`train_directionalLoss_step` of StyleGANFusion, whose gradient by ε̂ is autograd's there."""
     x, sources, guide = pictures(), pictures(seed=1), guide_of(guidance="lsd")
@@ -254,6 +274,21 @@ def test_the_perceptual_distance_is_the_metrics(size: int) -> None:
     assert (ahead - behind) / (2 * h) == pytest.approx(float(gradient.square().sum()), rel=2e-2)
     nothing, zero = distance.gradient(sources, sources)
     assert float(zero.max()) == 0 and float(nothing.abs().max()) == 0
+
+
+def test_lpips_of_alexnet_has_a_gradient(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("torchmetrics")
+    torch.manual_seed(0)
+    stack = feature_stack("alex")
+    torch.save({f"features.{name}": value for name, value in stack.state_dict().items()}, tmp_path / "alex.pth")
+    levels = load_levels("alex", tmp_path / "alex.pth", None, torch.device("cpu"))
+    x, sources = pictures(1, 64, spread=0.2), pictures(1, 64, seed=1, spread=0.2)
+    distance = Perceptual(levels, (64, 64))
+    gradient, found = distance.gradient(x, sources)
+    h = 0.02 / float(gradient.norm())
+    ahead, behind = (float(distance.gradient(x + s * h * gradient, sources)[1]) for s in (1, -1))
+    assert (ahead - behind) / (2 * h) == pytest.approx(float(gradient.square().sum()), rel=3e-2)
+    assert distance.name == "LPIPS 0.1 (alex), 64 px" and float(found) > 0
 
 
 def test_a_black_position_does_not_end_the_perceptual_gradient() -> None:
