@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Callable
 
 import torch
-from tqdm import tqdm
 
 from ..schedules import cosine_decay
 
@@ -81,6 +80,8 @@ def train(
             {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.shadow, "step": step}, part
         )
         os.replace(part, checkpoint)
+
+    from tqdm import tqdm
 
     progress = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=5)
     for step in progress:

@@ -12,7 +12,7 @@ from ...runs.settings import Wrong, hyphens, setting, underscores
 from ..options import PRIOR, RUN, BaseConfiguration, ModelConfiguration, PriorOptions
 
 NAME = "adapt"
-GENERATOR = "generator"
+GENERATOR, OUTPUT = "generator", "pictures at the end"
 CLIP = "guidance by CLIP (clip-directional)"
 LDP, LSD, DIRECTIONAL = "ldp", "lsd", "clip-directional"
 GUIDANCES = (LDP, LSD, DIRECTIONAL)
@@ -234,7 +234,7 @@ class _Run:
         "pictures in samples/ at the end (default: 2000; embedded model: 200)",
         flag="samples",
         metavar="N",
-        group="output",
+        group=OUTPUT,
         low=0,
         about_result=False,
     )
@@ -242,7 +242,7 @@ class _Run:
         "truncation of samples, of before_after.png and of the film (default: 0.7)",
         flag="sample-truncation",
         metavar="PSI",
-        group="output",
+        group=OUTPUT,
         low=0,
         high=2,
         default=0.7,
@@ -252,7 +252,7 @@ class _Run:
         "frames of the film (default: 96)",
         flag="frames",
         metavar="N",
-        group="output",
+        group=OUTPUT,
         low=2,
         default=96,
         about_result=False,
