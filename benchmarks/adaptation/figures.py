@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..plots import FAINT, drawn
+from ..plots import FAINT, INK, drawn
 from .renders import SIDE
 from .summary import Row
 
+SOURCE, TRUTH = "source", "true renders"  # beside the ways
 COLOURS = ("#1f77b4", "#e08a3c", "#5f9e6e", "#9a5fb5", "#b5482f", "#7d6b54")
 MARKERS = "o^sDvPX*"
 SHOWN = 12  # pictures of a strip
@@ -61,11 +62,13 @@ def plane(found: Mapping[str, Mapping[str, Row]], file: pathlib.Path) -> bool:
     """Each cell as a point: what was asked for against what was kept, and likeness against the distance of pairs.
 
     Args:
-        found: by way and target.
+        found: by way and target; true renders are drawn in ink, the source is left out.
         file: of the figure.
     """
-    if not any(found.values()):
+    found = {way: rows for way, rows in found.items() if rows and way != SOURCE}
+    if not found.keys() - {TRUTH}:
         return False
+    colours = dict(zip((way for way in found if way != TRUTH), COLOURS * 3, strict=False)) | {TRUTH: INK}
     targets = list(dict.fromkeys(target for rows in found.values() for target in rows))
     panels = (
         ("kept", "hit", "identity kept, share of pictures", "R-Precision"),
@@ -73,11 +76,11 @@ def plane(found: Mapping[str, Mapping[str, Row]], file: pathlib.Path) -> bool:
     )
     with drawn(file, 1, 2, size=(10, 4.2)) as axes:
         for panel, (x, y, across, up) in zip(axes[0], panels, strict=True):
-            for (way, rows), colour in zip(found.items(), COLOURS * 3, strict=False):
+            for way, rows in found.items():
                 for target, row in rows.items():
                     marker = MARKERS[targets.index(target) % len(MARKERS)]
-                    panel.plot(row.number(x), row.number(y), marker, color=colour, markersize=7, alpha=0.85)
-                panel.plot([], [], "o", color=colour, label=way)
+                    panel.plot(row.number(x), row.number(y), marker, color=colours[way], markersize=7, alpha=0.85)
+                panel.plot([], [], "o", color=colours[way], label=way)
             panel.set(xlabel=across, ylabel=up)
             panel.grid(True, color=FAINT, alpha=0.25)
         for target, marker in zip(targets, MARKERS * 3, strict=False):

@@ -13,6 +13,7 @@ from ldp_fast.runs.tables import markdown_table
 from .. import machine
 from ..experiment import write_page
 from . import figures, runs
+from .figures import SOURCE, TRUTH
 from .measures import Judges
 from .plan import Cell, Plan, Variant, name_of
 from .summary import HIGHER, SHARES, Row, against, better
@@ -20,7 +21,6 @@ from .summary import HIGHER, SHARES, Row, against, better
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "stylegan_adaptation.md"
 MARKS = ("<!-- made by python -m benchmarks.adaptation -->", "<!-- end of what it made -->")
 NOTHING = "Not measured yet."
-SOURCE, TRUTH = "source", "true renders"
 HEAD = ["CLIP score", "R-Precision", "right", "FID", "all pairs", "identity kept", "view", "size", "grey", "seconds"]
 Found = Mapping[str, Mapping[str, Row]]  # by way and target
 
@@ -183,7 +183,7 @@ def document(
     drawn = (
         ("pictures", figures.pictures(strips(out, cells), images / "adaptation_pictures.png"),
          "The same z's: the source, and for each target every way of guidance above what a perfect adaptation shows"),
-        ("plane", figures.plane(_ways_only(found), images / "adaptation_plane.png"),
+        ("plane", figures.plane(found, images / "adaptation_plane.png"),
          "Left: R-Precision over the share of kept identities; right: FID over the distance of all pairs"),
         ("front", figures.pictures(front(out, cells), images / "adaptation.png"), ""),
     )  # fmt: skip
@@ -195,10 +195,6 @@ def document(
         rows = [(way, row[target]) for way, row in found.items() if target in row]
         parts += [f"### {target}", table(rows)]
     return "\n\n".join(parts)
-
-
-def _ways_only(found: Found) -> Found:
-    return {way: rows for way, rows in found.items() if way not in (SOURCE, TRUTH) and rows}
 
 
 def write(
