@@ -81,13 +81,13 @@ def _walk(network: Network, path: str = "") -> Iterator[tuple[str, Network]]:
     waiting, seen = [(path, network)], 0
     while waiting:
         path, network = waiting.pop()
-        seen += 1
-        if seen > _MOST or path.count(".") > 8:
-            raise Damaged(f"is damaged: a network of more than {_MOST} parts, or inside itself")
         yield path, network
         below = network.part("_modules")
         if not all(isinstance(part, Network) for part in below.values()):
             raise Damaged("is damaged: a network that is not one")
+        seen += len(below)
+        if seen > _MOST or path.count(".") > 8:
+            raise Damaged(f"is damaged: a network of more than {_MOST} parts, or inside itself")
         waiting += [(f"{path}.{name}" if path else str(name), below[name]) for name in reversed(below)]
 
 
@@ -108,7 +108,7 @@ def _tensors(parts: dict[str, Network], size: int) -> dict[str, Tensor]:
             tensors[f"{path}.noise_strength"] = torch.zeros(())
             side = network.state.get("resolution")
             if isinstance(side, int) and 4 <= side <= 4096:
-                tensors[f"{path}.noise_const"] = torch.zeros(side, side)
+                tensors[f"{path}.noise_const"] = torch.zeros(()).expand(side, side)
     return tensors
 
 
