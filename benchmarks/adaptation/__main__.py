@@ -48,7 +48,7 @@ NAME = "benchmarks.adaptation"
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     made = experiment.parser(NAME, about)
-    made.add_argument("--targets", nargs="+", default=list(TARGETS), metavar="CAPTION", help="(default: five)")
+    made.add_argument("--targets", nargs="+", default=list(TARGETS), metavar="CAPTION", help="prompts (default: five)")
     ways = ", ".join(GUIDANCES)
     made.add_argument(
         "--variants", nargs="*", default=list(GUIDANCES), metavar="NAME", help=f"of {ways} (default: all)"
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sample-seed", type=int, default=SEED, metavar="S", help=f"of the z's (default: {SEED})")
     made.add_argument("--limit-cells", type=int, metavar="N", help="make N cells at most, then write the page")
     made.add_argument("--limit-minutes", type=float, metavar="M", help="stop then; the same command continues")
-    made.add_argument("--judge", metavar="CLIP", help="(default: the embedded model's)")
+    made.add_argument("--judge", metavar="CLIP", help="of the embedded world (default: its own judge)")
     made.add_argument(
         "--page",
         type=pathlib.Path,
