@@ -287,3 +287,11 @@ def test_a_damaged_generator_is_one_line(
     found = capsys.readouterr().err.splitlines()
     assert len(found) == 1 and "--generator: " in found[0] and str(folder) in found[0], found
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_are_those_of_generate(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = ["--count", "3", "--truncation", "0.7", "--seed", "5", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(["generate", str(finished), *words]) == 0
+    for name in ("000000.png", "000002.png"):
+        made, held = (image_files.read_images([folder / name]) for folder in (tmp_path / "out", finished / "samples"))
+        assert (made - held).abs().max() < 0.005
