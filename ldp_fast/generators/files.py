@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import UsageError, shortened
 from ..guidance.loading import embedded_folder, embedded_models, usable
 from ..runs.files import plain, read_json, write_atomically, write_json
+from .foreign import shapes_of
 from .stylegan2 import Settings, StyleGAN2
 
 KEY, FORMAT, KIND = "ldp_fast.generator", 1, "stylegan2"
@@ -78,10 +79,11 @@ def load(name: str | pathlib.Path, device: str | torch.device = "cpu", dtype: to
     """
     path = find(name)
     settings, about, tensors = _read(path)
-    generator = StyleGAN2(settings)
-    wrong = mismatches(generator, tensors)
+    wrong = mismatches(shapes_of(settings), tensors)
     if wrong:
         raise UsageError(f"{path} is not the generator that it says: {'; '.join(wrong)}")
+    with torch.random.fork_rng(devices=[]):  # what it draws at first is nobody's
+        generator = StyleGAN2(settings)
     generator.load_state_dict(dict(tensors))
     generator.name, generator.about = str(name), about
     return generator.to(usable(device), dtype).eval().requires_grad_(False)
@@ -102,7 +104,7 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
         if said in embedded_models():
             raise UsageError(f"generator: the embedded model {said} does not have a generator")
     if path.suffix.lower() in FOREIGN and not path.is_dir():
-        there = "" if path.exists() else ", which does not exist"
+        there = "" if path.exists() else " does not exist, and"
         raise UsageError(
             f"generator: {said}{there} is in another format: ldp-fast convert-generator {said} --out DIR makes the "
             f"folder that is needed"
@@ -119,14 +121,13 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-def mismatches(generator: StyleGAN2, tensors: Mapping[str, Tensor], most: int = 6) -> list[str]:
-    """What of some tensors does not fit a generator: missing, of another shape, or not its own; the first few."""
-    own = generator.state_dict()
-    found = [f"{name} {list(own[name].shape)} is missing" for name in own if name not in tensors]
+def mismatches(own: Mapping[str, list[int]], tensors: Mapping[str, Tensor], most: int = 6) -> list[str]:
+    """What of some tensors does not fit the shapes of a generator, the first few: missing, another shape, not its own."""
+    found = [f"{name} {shape} is missing" for name, shape in own.items() if name not in tensors]
     found += [
-        f"{name} is {list(tensors[name].shape)}, expected {list(x.shape)}"
-        for name, x in own.items()
-        if name in tensors and tensors[name].shape != x.shape
+        f"{name} is {list(tensors[name].shape)}, expected {shape}"
+        for name, shape in own.items()
+        if name in tensors and list(tensors[name].shape) != shape
     ]
     found += [f"{name} {list(x.shape)} is not known" for name, x in tensors.items() if name not in own]
     return found if len(found) <= most else [*found[:most], f"and {len(found) - most} more"]
