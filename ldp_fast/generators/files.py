@@ -122,7 +122,7 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
 
 
 def mismatches(own: Mapping[str, list[int]], tensors: Mapping[str, Tensor], most: int = 6) -> list[str]:
-    """What of some tensors does not fit the shapes of a generator, the first few: missing, another shape, not its own."""
+    """What of some tensors does not fit the shapes of a generator: missing, of another shape, or not its own."""
     found = [f"{name} {shape} is missing" for name, shape in own.items() if name not in tensors]
     found += [
         f"{name} is {list(tensors[name].shape)}, expected {shape}"
