@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -126,6 +127,11 @@ def test_renders_are_seen_as_the_generator_sees(sweep: JobStore) -> None:
 
 def test_a_second_call_computes_nothing_anew(sweep: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     before = measured(sweep)
+    # What a killed process has left long ago goes, and what another works with stays.
+    left, used = (sweep.folder / "evaluation" / f".pairs-{name}" for name in ("left", "used"))
+    for place in (left, used):
+        place.mkdir()
+    os.utime(left, (0, 0))
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("computed again")
@@ -134,7 +140,8 @@ def test_a_second_call_computes_nothing_anew(sweep: JobStore, monkeypatch: pytes
     monkeypatch.setattr(perceptual, "evaluate_pairs", refuse)
     monkeypatch.setattr(world, "render", refuse)
     assert measured(sweep) == before
-    assert not list((sweep.folder / "evaluation").glob(".pairs-*"))
+    assert list((sweep.folder / "evaluation").glob(".pairs-*")) == [used]
+    used.rmdir()
 
 
 def test_seeds_are_averaged_and_unfinished_jobs_left_out(tmp_path: pathlib.Path) -> None:

@@ -7,11 +7,14 @@ runs leave samples (`Entry.samples`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +22,7 @@ from ...errors import UsageError
 from ...guidance.loading import embedded_models
 from ...metrics.pictures import find_pictures
 from ...runs import files
+from ...runs.folder import FORGOTTEN
 from ...runs.names import name_of
 from ...zoo.captions import scene_of
 from ..evaluate import distances, perceptual
@@ -31,6 +35,7 @@ from ..evaluate.gathered import Gathered, Group, Picture, finished_runs, samples
 from . import truths
 
 REAL = "real"
+WORKING = ".pairs-"
 FID, COSINE, SCORE, PAIRS = "fid", "cosine", "score", "lpips"
 
 
@@ -276,7 +281,16 @@ def _scores(rows: Sequence[_Row], clip: Any, keeping: Keeping, found: dict[str, 
     found["numbers"][COSINE] = f"mean cosine of pictures and prompt ({judge.name})"
 
 
+def _sweep_up(folder: pathlib.Path) -> None:
+    """Removes features that a killed process has left, which may be some gigabytes; not those of one at work."""
+    for place in folder.glob(f"{WORKING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - place.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(place)
+
+
 def _pairs(rows: Sequence[_Row], lpips: Any, folder: pathlib.Path, progress: bool, found: dict[str, Any]) -> None:
+    _sweep_up(folder)
     for row in rows:
         if len(row.pictures) < 2:
             continue
@@ -286,7 +300,7 @@ def _pairs(rows: Sequence[_Row], lpips: Any, folder: pathlib.Path, progress: boo
         if one is None:
             # Features of a picture may take a megabyte: what is kept is what comes of them.
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".pairs-", dir=folder) as place:
+            with tempfile.TemporaryDirectory(prefix=WORKING, dir=folder) as place:
                 keeping = Keeping(pathlib.Path(place), progress=progress)
                 one = perceptual.evaluate_pairs(row.gathered(), lpips, keeping, alike=0)["rows"][0]["distance"]
             files.write_json(kept, one)
