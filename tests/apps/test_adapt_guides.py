@@ -145,7 +145,7 @@ def test_the_clamp_is_that_of_the_hosts_losses() -> None:
 def test_a_half_precision_encoder_lets_small_gradients_through() -> None:
     guide, x = fresh_guide_of(guidance="lsd", settings={"lambda_lsd": 1e-7}), pictures(1, 128)
     wanted, _ = guide.gradient(x, x, Draws(3, 5, (0,)), 0.0)
-    guide.prior.vae.half()
+    guide.prior.vae.half().register_to_config(force_upcast=False)
     found, _ = guide.gradient(x, x, Draws(3, 5, (0,)), 0.0)
     assert float(wanted.abs().max()) < 6e-8  # float16's smallest number
     assert close(found, wanted, 0.1)
@@ -204,19 +204,16 @@ def on_pictures(guide: Any, x: Tensor, gradient: Tensor) -> Tensor:
     return torch.autograd.grad(encoded(guide.prior, leaf), leaf, gradient)[0]
 
 
-def added_by(x: Tensor, sources: Tensor, **regularisers: float) -> Tensor:
-    """What they add to the gradient on pictures."""
-    with_them = guide_of(guidance="lsd", regularisers=regularisers)
-    return with_them.gradient(x, sources, DRAWS, 0.0)[0] - guide_of(guidance="lsd").gradient(x, x, DRAWS, 0.0)[0]
-
-
-def test_the_directional_regulariser_is_the_difference_of_two_score_distillations() -> None:
-    x, sources, guide = pictures(), pictures(seed=1), guide_of(guidance="lsd")
-    given = drawn(guide.prior, DRAWS)
-    after, before = (guide.prior.gradient(encoded(guide.prior, y), guide.text, **given)[0] for y in (x, sources))
-    assert close(added_by(x, sources, directional=2.0), on_pictures(guide, x, 2 * (after - before)), 1e-3)
-    same = guide_of(guidance="lsd", regularisers={"directional": 2.0}).gradient(x, x, DRAWS, 0.0)
-    assert float(same[1]["directional"].max()) < 1e-9
+@pytest.mark.parametrize("noises", [1, 2])
+def test_the_directional_regulariser_is_the_difference_of_two_score_distillations(noises: int) -> None:
+    x, sources = pictures(), pictures(seed=1)
+    said: dict[str, Any] = {"guidance": "lsd", "settings": {"noises": noises}}
+    plain, guide = guide_of(**said), guide_of(**said, regularisers={"directional": 2.0})
+    given = drawn(plain.prior, DRAWS)
+    after, before = (plain.prior.gradient(encoded(plain.prior, y), plain.text, **given)[0] for y in (x, sources))
+    added = guide.gradient(x, sources, DRAWS, 0.0)[0] - plain.gradient(x, x, DRAWS, 0.0)[0]
+    assert close(added, on_pictures(plain, x, 2 * (after - before)), 1e-3)
+    assert float(guide.gradient(x, x, DRAWS, 0.0)[1]["directional"].max()) < 1e-9
 
 
 def test_the_clamp_bounds_the_regularisers_too() -> None:
@@ -255,7 +252,8 @@ def test_the_reconstruction_regulariser_is_the_hosts() -> None:
 
     weight = prior.schedule.weight(given["timesteps"], "dreamfusion").view(-1, 1, 1, 1)
     field = weight * (unit(predicted.detach()) - unit(predicted.grad))
-    assert close(added_by(x, sources, reconstruction=3.0), on_pictures(guide, x, 3 * field), 1e-3)
+    held = guide_of(guidance="lsd", regularisers={"reconstruction": 3.0}).gradient(x, sources, DRAWS, 0.0)[0]
+    assert close(held - guide.gradient(x, x, DRAWS, 0.0)[0], on_pictures(guide, x, 3 * field), 1e-3)
 
 
 @pytest.mark.parametrize("size", [128, 64])
@@ -296,7 +294,7 @@ def test_a_black_position_does_not_end_the_perceptual_gradient() -> None:
         name, weights, calibrated, side, digest = "dark", [torch.ones(3)], False, 8, ""
 
         def __call__(self, pixels: Tensor) -> list[Tensor]:
-            return [F.relu(pixels - 0.5)]
+            return [pixels - 0.25]
 
         def refuse(self, side: int) -> str:
             return ""
@@ -305,7 +303,7 @@ def test_a_black_position_does_not_end_the_perceptual_gradient() -> None:
     x[..., 4:] = torch.tensor([0.2, 0.4, 0.8]).view(1, 3, 1, 1)
     gradient, _ = Perceptual(Dark(), (8, 8)).gradient(x, x.flip(1))
     assert bool(gradient.isfinite().all())
-    assert bool((gradient[..., :4] == 0).all()) and bool((gradient[..., 4:] != 0).any())
+    assert bool((gradient[..., 4:] != 0).any())
 
 
 def test_the_perceptual_distance_is_added_after_the_clip() -> None:
