@@ -50,6 +50,8 @@ def train(
     name: str,
     ema_decay: float = 0.995,
     weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.99),
+    largest_norm: float = 1.0,
     checkpoint_every: int = 200,
 ) -> dict[str, torch.Tensor]:
     """Trains `module` with AdamW and returns the averaged weights as a state dict.
@@ -63,9 +65,11 @@ def train(
         name: shown in the progress bar.
         ema_decay: of the returned weights.
         weight_decay: AdamW's.
+        betas: AdamW's.
+        largest_norm: of the gradient, which is clipped to it.
         checkpoint_every: steps between checkpoints.
     """
-    optimizer = torch.optim.AdamW(module.parameters(), peak_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(module.parameters(), peak_rate, betas=betas, weight_decay=weight_decay)
     ema, start = Ema(module, ema_decay), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -90,7 +94,7 @@ def train(
         loss, shown = loss_at(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), largest_norm)
         optimizer.step()
         ema.update(module, step)
         if step % 20 == 0:

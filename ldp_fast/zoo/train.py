@@ -20,7 +20,7 @@ from ..generators import load, save
 from . import world
 
 STAGES = ("data", "vae", "clip", "unet", "judge", "generator", "export")
-STEPS = {"vae": 4800, "clip": 1600, "unet": 9000, "judge": 3200, "generator": 9000}
+STEPS = {"vae": 4800, "clip": 1600, "unet": 9000, "judge": 3200, "generator": 6000}
 PROMPT_WORDS = "a an photo picture render of with and stripes checkered view"
 GUIDANCE_SCALE = 5.0
 EDITION = 3  # one more with other weights: runs of another edition are refused
