@@ -381,8 +381,8 @@ def test_no_templates_for_a_clip_that_does_not_know_their_words(clip: Clip) -> N
     [
         ({"prompt": "a red dog"}, "dog"),
         ({"prompt": "a red dog", "guidance": "clip-directional"}, "dog"),
-        ({"source_prompt": "a cat", "guidance": "clip-directional"}, "cat"),
-        ({"source_prompt": "a red sphere", "guidance": "clip-directional"}, "no direction"),
+        ({"source_prompt": "a cat", "guidance": "clip-directional"}, "source_prompt: the embedded model does"),
+        ({"source_prompt": "a red sphere", "guidance": "clip-directional"}, "source_prompt: expected another"),
         ({"clips": [["nobody/nothing", 1.0]], "guidance": "clip-directional"}, "--guidance-clip"),
         ({"templates": "haiku", "guidance": "clip-directional"}, "templates: expected one of"),
         ({"regularisers": {"lpips": 1.0, "lpips_network": "squeeze"}}, "expected alex, vgg, clip:NAME or vae:NAME"),

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ....clip import Clip
 from ....clip.guidance import ClipGuidance
+from ....errors import UsageError, shortened
 from ....guidance.loading import embedded_models
-from ...clips import prompt_embedding, require_known
+from ...clips import prompt_embedding, require_known, unknown_words
 from ..draws import Draws
 from .pictures import clipped, norms, through
 
@@ -51,9 +52,14 @@ class DirectionalGuide:
         pixel_clip: float | None = None,
     ):
         self.clips, self.pixel_clip = list(clips), pixel_clip
+        if source_prompt.strip() == prompt.strip():
+            raise UsageError(
+                f"source_prompt: expected another text than the prompt, got {shortened(prompt)!r} for both"
+            )
         for clip, _ in self.clips:
             require_known(clip, prompt)
-            require_known(clip, source_prompt)
+            if unknown := unknown_words(clip.name, source_prompt):
+                raise UsageError(f"source_prompt: {unknown}")
         self._guides = [
             (ClipGuidance.directional(clip, source_prompt, prompt, templates=templates or _templates(clip)), weight)
             for clip, weight in self.clips
