@@ -66,7 +66,7 @@ class Red:
 
 def configuration(generator: str = "-", **said: Any) -> Adaptation:
     known = {"prompt": PROMPT, "device": "cpu", "steps": 4, "batch": 2, "samples": 3, "frames": 4, **said}
-    plain = resolve({}, {"generator": generator, "source_prompt": "a cube", **known})
+    plain = resolve({}, {"generator": generator, "source_prompt": "a cube", "train": ["host"], **known})
     return class_of(plain).from_plain(plain)
 
 

@@ -56,8 +56,8 @@ def finished(generator: str, tmp_path_factory: pytest.TempPathFactory) -> pathli
 def test_what_a_run_leaves(finished: pathlib.Path, generator: str) -> None:
     record = json.loads((finished / "run.json").read_text())
     assert record["status"] == "finished" and record["step"] == 3 and "left_out" not in record
-    assert set(record["last"]) == {"distance", "norm_pixels", "changed", "gradient_norm"}
-    assert record["trained"]["tensors"] == 12
+    assert set(record["last"]) == {"distance", "norm_pixels", "amplitude", "changed", "gradient_norm"}
+    assert record["trained"]["tensors"] == 8
     for name in ("config.yaml", "preview.png", "losses.png", "interpolation.mp4", "interpolation.gif"):
         assert (finished / name).stat().st_size > 0 and name in record["files"]
     assert list((finished / "log").iterdir())
@@ -81,7 +81,7 @@ def test_the_adapted_generator_is_one(finished: pathlib.Path, generator: str) ->
     for name, x in adapted.state_dict().items():
         assert torch.equal(x, own.get(f"generator.{name}", before[name])), name
     assert not torch.equal(adapted.convs[0].weight, source.convs[0].weight)
-    assert len([name for name in own if name.startswith("generator.")]) == 12, "what is not trained is not kept twice"
+    assert len([name for name in own if name.startswith("generator.")]) == 8, "what is not trained is not kept twice"
 
 
 def test_pictures_are_those_of_the_generators(finished: pathlib.Path, generator: str) -> None:
@@ -146,9 +146,9 @@ def plain(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_settings_are_those_of_the_guidance_and_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     ours = plain(stub.PROMPT, "--device", "cpu", capsys=capsys)
     assert (ours["guidance"], ours["generator"], ours["source_prompt"]) == ("ldp", "primitives", "a cube")
-    assert ours["train"] == ["host"] and ours["select_layers"] is None and "clips" not in ours
+    assert ours["train"] == ["convs.*.weight"] and ours["select_layers"] is None and "clips" not in ours
     full = plain("a dog", "--model", "a/b", "--generator", "cats", "--device", "cuda", capsys=capsys)
-    assert (full["steps"], full["batch"], full["learning_rate"]) == (2000, 1, 8e-4)
+    assert (full["steps"], full["batch"], full["learning_rate"], full["train"]) == (2000, 1, 8e-4, ["host"])
     assert full["betas"] == pytest.approx([0, 0.992], abs=1e-4) and full["samples"] == 2000
     assert full["settings"]["timestep_range"] == [0.01, 0.3] and full["settings"]["nonfinite"] == "zero"
     assert [full["settings"][f"lambda_{name}"] for name in ("fm", "kl", "lsd")] == [3, 0.05, 1]

@@ -25,7 +25,20 @@ from . import adapt_stub as stub
 from .text_to_3d_runs import assert_same, newest, without_pictures
 
 # All that a step may depend on.
-EVERYTHING = ("--ema", "0.9", "--select-layers", "2", "--select-every", "3", "--noise", "fresh", "--steps", "8")
+EVERYTHING = (
+    "--train",
+    "host",
+    "--ema",
+    "0.9",
+    "--select-layers",
+    "2",
+    "--select-every",
+    "3",
+    "--noise",
+    "fresh",
+    "--steps",
+    "8",
+)
 WORDS = (stub.PROMPT, "--device", "cpu", "--checkpoint-every", "2", "--samples", "2", "--no-film", *EVERYTHING)
 
 

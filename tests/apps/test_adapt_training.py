@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldp_fast.apps.adapt import own, selection
+from ldp_fast.apps.adapt.defaults import resolve
 from ldp_fast.apps.adapt.draws import LATENT, NOISE, Draws
 from ldp_fast.apps.adapt.trained import Pair, named
 from ldp_fast.errors import UsageError
@@ -106,6 +107,22 @@ def test_pictures_become_what_the_guide_wants() -> None:
     assert seen[-1] < 0.5 * seen[0] and not experiment.not_finite()
     assert experiment.latest()["changed"] > 0.1
     assert experiment.history.shape == (40, len(experiment.columns))
+
+
+def test_pictures_that_are_too_large_have_diverged() -> None:
+    experiment = stub.experiment(steps=2, train=["to_rgbs.1.bias"])
+    experiment.advance()
+    assert experiment.latest()["amplitude"] < 10 and not experiment.not_finite()
+    with torch.no_grad():
+        experiment.pair.adapted.to_rgbs[1].bias.fill_(1e4)
+    experiment.advance()
+    assert experiment.latest()["amplitude"] == pytest.approx(1e4, rel=0.01)
+    assert experiment.not_finite() == ["the pictures are"]
+
+
+def test_the_embedded_models_set_is_the_hosts_but_for_noise() -> None:
+    words = resolve({}, {"prompt": "x", "device": "cpu"})["train"]
+    assert set(named(stub.tiny(), words)) == {name for name in HOSTS if "noise" not in name}
 
 
 def test_draws_depend_on_seed_step_and_sample_alone() -> None:
@@ -265,5 +282,7 @@ def test_a_diverged_adaptation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
             return found * float("nan"), values
 
     monkeypatch.setattr(own, "load_guide", lambda configuration: Broken())
-    with pytest.raises(FloatingPointError, match="it diverged: distance, gradient_norm and the weights are not finite"):
+    with pytest.raises(
+        FloatingPointError, match="it diverged: distance, gradient_norm, the weights and the pictures are not finite"
+    ):
         own.adapt(Foreign(), "a red sphere", device="cpu", steps=2)

@@ -155,7 +155,7 @@ class _Run:
     )
     train: list[str] = setting(
         "what of it is trained: host (convolutions' weights, modulations and strengths of noise above 4 x 4), all, or "
-        "names of layers and parameters (default: host)",
+        "names of layers and parameters (default: host; embedded model: convs.*.weight, which is host but for noise)",
         flag="train",
         metavar="NAME",
         group=GENERATOR,

@@ -21,6 +21,8 @@ from .trained import Pair, named
 
 # Of facts, the digest of the generator that it is a copy of.
 SOURCE = "source"
+# Pictures are about [-1, 1]; what is beyond this is white and black, and a guide sees its clamp.
+LARGEST = 1e3
 
 
 def trained_names(configuration: Adaptation, source: Any) -> list[str]:
@@ -65,8 +67,8 @@ class AdaptExperiment:
         self.guide, self.rank, self.world = guide, rank, world
         self.device = guide.device
         self.losses, self.shown = guide.losses, guide.shown
-        # How far the pictures are from the source's, where those are computed.
-        self.columns = (*guide.columns, *(("changed",) if guide.wants_sources else ()), "gradient_norm")
+        # Root mean square of the pictures, and of their distance to the source's where those are computed.
+        self.columns = (*guide.columns, "amplitude", *(("changed",) if guide.wants_sources else ()), "gradient_norm")
         self.pair = Pair(source.to(self.device), trained_names(c, source), c.ema)
         self.layers: list[str] = []
         self.step, self.total = 0, c.steps
@@ -97,8 +99,9 @@ class AdaptExperiment:
                 gradient, values = self._guided(pictures, sources, draws)
             with part("backward"):
                 pictures.backward(gradient / c.batch)
+            values["amplitude"] = _root_mean_square(pictures.detach())
             if sources is not None:
-                values["changed"] = (pictures.detach() - sources).square().mean((1, 2, 3)).sqrt()
+                values["changed"] = _root_mean_square(pictures.detach() - sources)
             for index, name in enumerate(self.columns):
                 if name in values:
                     row[index] = values[name].detach().float().sum() / c.batch
@@ -224,13 +227,16 @@ class AdaptExperiment:
         return {**found, **({} if scale is None else {"guidance_scale": scale})}
 
     def not_finite(self) -> list[str]:
-        """Losses and gradient of the last step, or weights, that are not finite."""
+        """Losses and gradient of the last step, weights, or pictures that are not finite, or too large to be any."""
         last = self.latest() if self._rows else {}
         bad = [name for name in (*self.shown, "gradient_norm") if not math.isfinite(last.get(name, 0.0))]
         norms = torch._foreach_norm([p.detach() for p in self.pair.parameters.values()])
         if not bool(torch.stack(norms).isfinite().all()):
             bad.append("the weights")
-        return as_subject(bad, plural=("the weights",))
+        # NaN is not below it either.
+        if not last.get("amplitude", 0.0) < LARGEST:
+            bad.append("the pictures")
+        return as_subject(bad, plural=("the weights", "the pictures"))
 
     def preview(self) -> Tensor:
         """The same z above one another, source and adapted."""
@@ -239,6 +245,11 @@ class AdaptExperiment:
     def products(self, folder: pathlib.Path) -> Products:
         """Pictures, the generator, samples, the losses and a film."""
         return products.of(self, folder)
+
+
+def _root_mean_square(pictures: Tensor) -> Tensor:
+    """Of each picture, [B]."""
+    return pictures.float().square().mean((1, 2, 3)).sqrt()
 
 
 def _split(draws: Draws, size: int) -> Sequence[Draws]:
