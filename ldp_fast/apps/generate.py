@@ -19,7 +19,8 @@ from ..metrics.pictures import SAMPLES
 from ..metrics.weights import digest_of
 from ..runs import files, image_files
 from ..runs.flags import number
-from ..runs.folder import LOCK, application_of, locked, sweep_up
+from ..runs.folder import LOCK, locked, sweep_up
+from .adapted import located
 from .evaluate.captioned import CSV, JSON, read_captions
 from .evaluate.progress import bar
 from .options import check_device_flag
@@ -27,7 +28,6 @@ from .targets import check_writable
 
 MOST = 10**6  # names have six digits
 FARTHEST = 2.0  # truncation
-ADAPT, WITHIN = "adapt", "generator"
 # What pictures depend on, beside their numbers.
 SAME = ("weights", "seed", "truncation", "noise")
 EXAMPLES = """\
@@ -116,26 +116,6 @@ def run(args: argparse.Namespace) -> int:
     took = f"; {time.perf_counter() - started:.1f} s" if made else ""
     print(f"{args.out} ({wanted.count} pictures{before}; truncation {wanted.truncation:g}, seed {wanted.seed}{took})")
     return 0
-
-
-def located(name: str) -> str:
-    """What of a run of adapt is its generator; any other name as it is.
-
-    Raises:
-        UsageError: a run that does not have one, or does not have it yet.
-    """
-    folder = pathlib.Path(name)
-    held = application_of(folder) if folder.is_dir() else None
-    if held is None:
-        return name
-    if held != ADAPT:
-        raise UsageError(f"generator: {name} holds a run of {held}, which does not have a generator; one of adapt has")
-    if not (folder / WITHIN).is_dir():
-        raise UsageError(
-            f"generator: {name} is an unfinished run of adapt, which writes its generator at the end: continue it with "
-            f"ldp-fast adapt --resume {name}"
-        )
-    return str(folder / WITHIN)
 
 
 def generate(

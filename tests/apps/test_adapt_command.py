@@ -16,7 +16,7 @@ from ldp_fast.apps.adapt import products
 from ldp_fast.apps.adapt.configuration import ClipGuided, PriorGuided, class_of, model_and_weight
 from ldp_fast.apps.adapt.defaults import resolve
 from ldp_fast.apps.adapt.entry import described
-from ldp_fast.apps.adapt.run import begin, expect
+from ldp_fast.apps.adapt.run import begin, expect, load_source
 from ldp_fast.apps.sweep import command as sweep
 from ldp_fast.apps.variants import TITLES
 from ldp_fast.cli import main
@@ -287,6 +287,14 @@ def test_a_damaged_generator_is_one_line(
     found = capsys.readouterr().err.splitlines()
     assert len(found) == 1 and "--generator: " in found[0] and str(folder) in found[0], found
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("red", "only_steps")
+def test_what_was_adapted_can_be_adapted_again(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = ("--generator", str(finished), "--steps", "1", "--out", str(tmp_path / "out"))
+    assert command("a blue sphere", *FLAGS, *words) == 0
+    found = load_source(stub.configuration(str(finished)))
+    assert torch.equal(found.convs[0].weight, load(finished / "generator").convs[0].weight)
 
 
 def test_samples_are_those_of_generate(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:

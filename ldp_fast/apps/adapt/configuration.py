@@ -148,7 +148,8 @@ class _Run:
         "Adam's coefficients (default: 0 0.992)", flag="betas", metavar="B1 B2", group=RUN, low=0, below=1
     )
     generator: str = setting(
-        "the generator to adapt: an embedded one, a folder or a .safetensors file of our format (default: primitives)",
+        "the generator to adapt: an embedded one, a folder or a .safetensors file of our format, or a run of adapt "
+        "(default: primitives)",
         flag="generator",
         metavar="NAME",
         group=GENERATOR,

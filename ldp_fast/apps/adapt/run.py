@@ -11,6 +11,7 @@ from ...guidance import LatentDiffusionPrior
 from ...runs import loop
 from ...runs.experiment import Application
 from ...runs.profile import Profile
+from ..adapted import located
 from .configuration import NAME, Adaptation, class_of
 from .expected import TO_LOWER, expect
 from .experiment import AdaptExperiment, trained_names
@@ -31,13 +32,13 @@ LABELS = {
 
 
 def load_source(configuration: Adaptation) -> Any:
-    """The generator that is adapted, on the CPU.
+    """The generator that is adapted, on the CPU; of a run of adapt, what that run has made.
 
     Raises:
         UsageError: it is missing, damaged or of another kind; names the flag.
     """
     try:
-        return load(configuration.generator)
+        return load(located(configuration.generator))
     except UsageError as error:
         said = str(error)
         raise UsageError(f"--{said}" if said.startswith("generator: ") else f"--generator: {said}") from None
