@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ldp_fast import cli
-from ldp_fast.apps.evaluate.gathered import gather
 from ldp_fast.apps.adapted import located
+from ldp_fast.apps.evaluate.gathered import gather
 from ldp_fast.errors import UsageError
 from ldp_fast.generators import Settings, StyleGAN2, load, sampling, save
 from ldp_fast.runs import files, image_files
