@@ -25,7 +25,7 @@ def prior() -> LatentDiffusionPrior:
 
 def test_weights_are_small_half_precision_safetensors() -> None:
     paths = sorted(FOLDER.rglob("*.safetensors"))
-    assert {path.parent.name for path in paths} == {"clip", "judge", "text_encoder", "unet", "vae"}
+    assert {path.parent.name for path in paths} == {"clip", "generator", "judge", "text_encoder", "unet", "vae"}
     assert sum(path.stat().st_size for path in paths) < 16e6
     for path in paths:
         with safe_open(str(path), framework="pt") as file:
