@@ -303,3 +303,11 @@ def test_samples_are_those_of_generate(finished: pathlib.Path, tmp_path: pathlib
     for name in ("000000.png", "000002.png"):
         made, held = (image_files.read_images([folder / name]) for folder in (tmp_path / "out", finished / "samples"))
         assert (made - held).abs().max() < 0.005
+
+
+def test_the_embedded_generator_is_the_default(tmp_path: pathlib.Path) -> None:
+    words = ("--guidance", "clip-directional", "--device", "cpu", "--steps", "1", "--samples", "0", "--no-film")
+    assert command(stub.PROMPT, *words, "--out", str(tmp_path / "run")) == 0
+    found = load(tmp_path / "run" / "generator")
+    assert found.resolution == 64 and found.about["adapted"]["source_prompt"] == "a cube"
+    assert found.about["adapted"]["from"] == "primitives"
