@@ -111,10 +111,10 @@ PRESETS: dict[str, Preset] = {
         1e-3,
         {"refinement_iterations": 2_000, "sparsity": 5e-4, "eps": 1e-15},
     ),
-    "stylegan": Preset(PriorSettings(3.0, 0.05, 1.0, weighting="dreamfusion"), 2_000, "adam", 2e-3),
-    "layered": Preset(PriorSettings(1e-5, 1e-7, 1e-6), 1_000, "adam", 1e-3, {"mask": 1.0}),
-    # The one preset in which λ1 is larger than λ3: on the latent scale feature matching would be all there is
+    # Here and in `image` λ1 is larger than λ3: on the latent scale feature matching would be all there is
     # (docs/mathematics.md, "What λ1 = 3 means").
+    "stylegan": Preset(PriorSettings(3.0, 0.05, 1.0, weighting="dreamfusion", scale="balanced"), 2_000, "adam", 2e-3),
+    "layered": Preset(PriorSettings(1e-5, 1e-7, 1e-6), 1_000, "adam", 1e-3, {"mask": 1.0}),
     "image": Preset(PriorSettings(3.0, 0.1, 1.0, scale="balanced"), 1_000, "adamw", 0.1),
 }
 

@@ -128,7 +128,7 @@ class _Run:
         below=2**31,
         default=0,
     )
-    steps: int = setting("iterations (default: 2000; embedded model: 300)", flag="steps", metavar="N", group=RUN, low=1)
+    steps: int = setting("iterations (default: 2000; embedded model: 400)", flag="steps", metavar="N", group=RUN, low=1)
     batch: int = setting(
         "pictures in each step (default: 1; embedded model: 2)",
         flag="batch",
@@ -138,7 +138,7 @@ class _Run:
         high=4096,
     )
     learning_rate: float = setting(
-        "step size of Adam; the paper: 0.002, of which the host makes 0.0008 (default: 0.0008; embedded model: 0.002)",
+        "step size of Adam; the paper: 0.002, of which the host makes 0.0008 (default: 0.0008; embedded model: 0.005)",
         flag="learning-rate",
         metavar="LR",
         group=RUN,
@@ -188,7 +188,7 @@ class _Run:
     )
     ema: float | None = setting(
         "decay of a moving average of the weights, which is the result then, such as 0.998 (default: the weights "
-        "themselves)",
+        "themselves; embedded model: 0.98)",
         flag="ema",
         metavar="D",
         group=GENERATOR,
