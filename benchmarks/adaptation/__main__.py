@@ -48,7 +48,7 @@ NAME = "benchmarks.adaptation"
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     made = experiment.parser(NAME, about)
-    made.add_argument("--targets", nargs="+", default=list(TARGETS), metavar="CAPTION", help="prompts (default: five)")
+    made.add_argument("--targets", nargs="+", default=list(TARGETS), metavar="CAPTION", help="prompts (default: six)")
     ways = ", ".join(GUIDANCES)
     made.add_argument(
         "--variants", nargs="*", default=list(GUIDANCES), metavar="NAME", help=f"of {ways} (default: all)"

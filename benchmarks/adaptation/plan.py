@@ -27,6 +27,7 @@ TARGETS = (
     "a blue torus",
     "a yellow cylinder",
     "a red and white checkered cube",
+    "a purple cube",
 )
 GUIDANCES = ("ldp", "lsd", "clip-directional")
 NAME = re.compile("[a-z0-9][a-z0-9.-]*")
