@@ -1,6 +1,6 @@
 """What `ldp-fast adapt` makes of the embedded generator, with the truth as the judge: docs/stylegan_adaptation.md.
 
-    python -m benchmarks.adaptation --out DIR --page                 # five targets, three guidances
+    python -m benchmarks.adaptation --out DIR --page                 # six targets, three guidances
     python -m benchmarks.adaptation --out DIR --limit-minutes 30     # half an hour of it; the same command continues
     python -m benchmarks.adaptation --out DIR --variants lsd --targets "a green cone"
     python -m benchmarks.adaptation --out DIR --variant "mild=--guidance ldp --lambda-fm 0.3"
