@@ -39,7 +39,10 @@ def test_the_settings_are_those_of_a_run() -> None:
     assert ROWS["Adam's rate"][:2] == rates
     assert ROWS["Adam's betas"][0] == ", ".join(f"{beta:.3g}" for beta in FULL["betas"])
     assert FULL["betas"] == EMBEDDED["betas"]
-    assert ROWS["moving average of the weights"][:2] == ["none", f"{EMBEDDED['ema']:g}"] and "ema" not in FULL
+    assert (
+        ROWS["moving average of the weights after each step"][:2] == ["none", f"{EMBEDDED['ema']:g}"]
+        and "ema" not in FULL
+    )
 
     def losses(of: dict[str, Any]) -> str:
         values = [f"{of.get(name, getattr(paper, name)):g}" for name in ("lambda_fm", "lambda_kl", "lambda_lsd")]

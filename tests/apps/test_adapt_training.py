@@ -153,10 +153,14 @@ def test_sources_are_made_for_who_wants_them(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_average_follows_the_weights() -> None:
     experiment = stub.experiment(steps=3, ema=0.75)
-    expected = {name: p.detach().clone() for name, p in experiment.pair.parameters.items()}
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in experiment.pair.parameters}
     for _ in range(3):
         experiment.advance()
-        expected = {name: 0.75 * x + 0.25 * experiment.pair.parameters[name] for name, x in expected.items()}
+        for name, p in experiment.pair.parameters.items():
+            seen[name].append(p.detach().clone())
+    # Of the weights after each step alone, not of those before the first: 1, 3/4 and 9/16, the newest counting most.
+    ages = (0.75**2, 0.75, 1.0)
+    expected = {name: sum(a * x for a, x in zip(ages, xs, strict=True)) / sum(ages) for name, xs in seen.items()}
     result = experiment.pair.result()
     for name, p in result.named_parameters():
         wanted = expected.get(name, experiment.pair.source.get_parameter(name))

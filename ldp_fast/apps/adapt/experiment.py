@@ -112,7 +112,7 @@ class AdaptExperiment:
                 row[self.columns.index("gradient_norm")] = torch.stack(norms).norm()
             self.optimizer.step()
             self.optimizer.zero_grad()
-            pair.step_average()
+            pair.step_average(self.step + 1)
         self.step += 1
         self._rows.append(row)
 

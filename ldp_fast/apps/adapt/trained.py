@@ -119,11 +119,15 @@ class Pair:
             found: Tensor = self.source.mapping(z) if truncation == 1 else self.source.mapping(z, truncation)
         return found
 
-    def step_average(self) -> None:
-        """Moves the average towards the parameters, after a step of the optimiser."""
+    def step_average(self, count: int) -> None:
+        """Moves the average towards the parameters, after the optimiser's step number `count`, from 1.
+
+        The weights that training began with do not count (as in Adam's moments): else a short run would end at them.
+        """
         if self.ema:
+            share = (1 - self.ema) / (1 - self.ema**count)
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - self.ema)
+                torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), share)
 
     def result(self) -> Any:
         """The adapted generator: a copy with the average's weights, or the trained one itself where there is none."""
