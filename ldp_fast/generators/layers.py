@@ -99,7 +99,8 @@ def modulated(
     how = {"stride": 2} if up else {"padding": weight.shape[-1] // 2}
     b, (o, i, k, _) = len(x), weight.shape
     if not grouped:
-        out = convolve(x * style.to(x.dtype)[:, :, None, None], weight.transpose(0, 1) if up else weight, **how)
+        shared = (weight.transpose(0, 1) if up else weight).to(x.dtype)
+        out = convolve(x * style.to(x.dtype)[:, :, None, None], shared, **how)
         return out if scale is None else out * scale.to(out.dtype)[:, :, None, None]
     own = weight[None] * style[:, None, :, None, None]
     if scale is not None:
@@ -130,6 +131,9 @@ class Modulated(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weight = self.weight * self.gain
             style = self.modulation(w.to(weight.dtype))
+            if weight.dtype in (torch.float16, torch.bfloat16):
+                # The least style and 1e-8 are 0 in half precision.
+                weight, style = weight.float(), style.float()
         return modulated(x, weight, style, demodulate=demodulate, up=up, grouped=grouped)
 
 

@@ -246,6 +246,8 @@ def test_a_generator_of_your_own_is_adapted(monkeypatch: pytest.MonkeyPatch) -> 
     assert steps == list(range(1, 31)) and isinstance(adapted, Foreign)
     assert all(torch.equal(x, before[name]) for name, x in generator.state_dict().items())
     assert torch.equal(adapted.mapping.weight, generator.mapping.weight)
+    assert adapted.mapping is not generator.mapping and generator.training
+    assert all(p.requires_grad for p in generator.parameters()), "yours stays as it was"
     z = torch.randn(4, 5)
     after, source = (g.synthesis(g.mapping(z)).mean((0, 2, 3)) for g in (adapted, generator))
     wanted = torch.tensor([1.0, -1.0, -1.0])
@@ -290,3 +292,11 @@ def test_a_diverged_adaptation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
         FloatingPointError, match="it diverged: distance, gradient_norm, the weights and the pictures are not finite"
     ):
         own.adapt(Foreign(), "a red sphere", device="cpu", steps=2)
+
+
+def test_only_layers_of_which_something_is_trained_are_chosen() -> None:
+    experiment = stub.experiment(train=["convs.0.weight"], select_layers=1, steps=1)
+    experiment.advance()
+    assert experiment.layers == ["convs.0"]
+    with pytest.raises(UsageError, match="--select-layers: expected at most 1, the layers of which --train"):
+        stub.experiment(train=["convs.0.weight"], select_layers=2, steps=1)

@@ -161,3 +161,12 @@ def test_inputs_of_another_shape() -> None:
         generator.synthesis(w, [torch.zeros(1, 1, 4, 4)] * 5)
     with pytest.raises(UsageError, match="noise: expected 2 generators, one a sample, got 1"):
         generator.synthesis(w, [torch.Generator()])
+
+
+def test_half_precision_takes_a_style_of_zeros() -> None:
+    small = StyleGAN2(Settings(resolution=8, z_dim=4, w_dim=4, mapping_layers=1, channels=(4, 4)))
+    for layer in small.styled().values():
+        layer.modulation.weight.data.zero_()
+        layer.modulation.bias.data.zero_()
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        assert small.to(dtype).synthesis(torch.ones(2, 4, dtype=dtype)).isfinite().all()

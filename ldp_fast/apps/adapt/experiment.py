@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import UsageError
 from ...runs import checkpoints, distributed
 from ...runs.experiment import Part, Products, as_subject, untimed
 from . import products, selection
@@ -35,7 +36,15 @@ def trained_names(configuration: Adaptation, source: Any) -> list[str]:
     if c.select_layers is None:
         return named(source, c.train)
     selection.check_layers(source, c.select_layers)
-    return selection.within(named(source, c.train, selected=True), selection.layers_of(source))
+    layers = selection.layers_of(source)
+    found = selection.within(named(source, c.train, selected=True), layers)
+    there = sum(selection.trains(layer, found) for layer in layers)
+    if c.select_layers > there:
+        raise UsageError(
+            f"--select-layers: expected at most {there}, the layers of which --train trains something; got "
+            f"{c.select_layers}"
+        )
+    return found
 
 
 class AdaptExperiment:
@@ -156,6 +165,9 @@ class AdaptExperiment:
             moved += selection.moved(pair.adapted, w, self._noise(some), gradient)
         if self.world > 1:
             distributed.add(moved)
+        # Of layers without anything that is trained none can be chosen.
+        trained = [selection.trains(layer, pair.parameters) for layer in layers]
+        moved = moved.masked_fill(~torch.tensor(trained, device=moved.device), -1.0)
         self.layers = selection.chosen(layers, moved, count)
         selection.train_only(pair.parameters, self.layers)
 

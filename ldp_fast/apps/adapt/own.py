@@ -13,6 +13,7 @@ pictures = adapted.synthesis(adapted.mapping(torch.randn(4, 128)))
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -25,7 +26,6 @@ from .configuration import ALL, Adaptation, class_of
 from .defaults import resolve
 from .experiment import AdaptExperiment
 from .guides import load_guide
-from .trained import copied
 
 G = TypeVar("G", bound=nn.Module)
 
@@ -50,7 +50,7 @@ def adapt(
     """
     check_generator(generator)
     configuration = configured(prompt=prompt, **{"train": [ALL], "source_prompt": None, **settings})
-    experiment = AdaptExperiment(configuration, load_guide(configuration), copied(generator))
+    experiment = AdaptExperiment(configuration, load_guide(configuration), copy.deepcopy(generator))
     while experiment.step < experiment.total:
         experiment.advance()
         if progress is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,11 @@ def chosen(layers: Sequence[str], changes: Tensor, count: int) -> list[str]:
     """
     best = set(torch.argsort(changes, descending=True, stable=True)[:count].tolist())
     return [name for index, name in enumerate(layers) if index in best]
+
+
+def trains(layer: str, names: Iterable[str]) -> bool:
+    """Whether some of these parameters are the layer's."""
+    return any(name.startswith(f"{layer}.") for name in names)
 
 
 def within(names: Sequence[str], layers: Sequence[str]) -> list[str]:
