@@ -17,7 +17,7 @@ from ..runs.seeds import mixed_generator
 BATCH = 16
 FIXED, FRESH = "fixed", "fresh"
 NOISES = (FIXED, FRESH)
-# Two streams of a sample, apart from each other and from those of training, which have three numbers.
+# Two streams of a sample, apart from each other and from those of training, whose last numbers are others.
 _LATENT, _NOISE = 1, 2
 
 

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from .layers import EqualLinear, Resample, StyledConv, ToRGB, activated, normalised
 
 SMALLEST, LARGEST = 8, 4096
+DEEPEST = 64  # layers of a mapping: a file may claim any number
 Noise = Sequence[torch.Generator] | Sequence[Tensor] | None
 
 
@@ -53,6 +54,8 @@ class Settings:
             value = getattr(self, name)
             if not _whole(value) or value < 1:
                 raise UsageError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if self.mapping_layers > DEEPEST:
+            raise UsageError(f"mapping_layers: expected at most {DEEPEST}, got {self.mapping_layers}")
         stages = side.bit_length() - 2
         if len(self.channels) != stages or not all(_whole(count) and count >= 1 for count in self.channels):
             raise UsageError(
@@ -204,7 +207,9 @@ class StyleGAN2(nn.Module):
             first, second = 2 * stage, 2 * stage + 1
             x = self.convs[first](x, w[:, first + 1], noises[first + 1], self.grouped)
             x = self.convs[second](x, w[:, second + 1], noises[second + 1], self.grouped)
-            image = self.resample.doubled(image) + to_rgb(x, w[:, second + 2], self.grouped)
+            with torch.autocast(image.device.type, enabled=False):
+                image = self.resample.doubled(image)
+            image = image + to_rgb(x, w[:, second + 2], self.grouped)
         return image
 
     def forward(self, z: Tensor, truncation: float = 1.0, noise: Noise = None) -> Tensor:

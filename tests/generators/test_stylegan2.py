@@ -170,3 +170,17 @@ def test_half_precision_takes_a_style_of_zeros() -> None:
         layer.modulation.bias.data.zero_()
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         assert small.to(dtype).synthesis(torch.ones(2, 4, dtype=dtype)).isfinite().all()
+
+
+def test_colours_are_added_up_without_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = StyleGAN2(Settings(resolution=16, z_dim=4, w_dim=4, mapping_layers=1, channels=(4, 4, 4)))
+    doubled, seen = small.resample.doubled, []
+    monkeypatch.setattr(small.resample, "doubled", lambda x: seen.append(doubled(x)) or seen[-1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert small(torch.ones(1, 4)).dtype == torch.float32
+    assert [x.dtype for x in seen] == [torch.float32, torch.float32]
+
+
+def test_a_mapping_of_any_depth_is_not_built() -> None:
+    with pytest.raises(UsageError, match="mapping_layers: expected at most 64, got 10000000"):
+        Settings(resolution=8, mapping_layers=10_000_000, channels=(4, 4))
