@@ -50,7 +50,7 @@ class RegulariserOptions:
         default=0.0,
     )
     reconstruction: float = setting(
-        "weight of the pull of the denoised picture towards the source's; StyleGANFusion: 1 (default: 0, off)",
+        "weight of the pull of the denoised picture towards the source's; StyleGANFusion: 0.5 or 1 (default: 0, off)",
         flag="reconstruction",
         metavar="W",
         group=PRIOR,
@@ -128,9 +128,15 @@ class _Run:
         below=2**31,
         default=0,
     )
-    steps: int = setting("iterations (default: 2000; embedded model: 400)", flag="steps", metavar="N", group=RUN, low=1)
+    steps: int = setting(
+        "iterations (default: 2000, clip-directional 300; embedded model: 400)",
+        flag="steps",
+        metavar="N",
+        group=RUN,
+        low=1,
+    )
     batch: int = setting(
-        "pictures in each step (default: 1; embedded model: 2)",
+        "pictures in each step (default: 1, clip-directional 2; embedded model: 2)",
         flag="batch",
         metavar="N",
         group=RUN,
@@ -138,7 +144,8 @@ class _Run:
         high=4096,
     )
     learning_rate: float = setting(
-        "step size of Adam; the paper: 0.002, of which the host makes 0.0008 (default: 0.0008; embedded model: 0.005)",
+        "step size of Adam; the paper: 0.002, of which the code of StyleGANFusion makes 0.0008 (default: 0.0008, "
+        "clip-directional 0.002; embedded model: 0.005)",
         flag="learning-rate",
         metavar="LR",
         group=RUN,
@@ -162,7 +169,7 @@ class _Run:
         group=GENERATOR,
     )
     select_layers: int | None = setting(
-        "train only the K layers whose entries of w one step would move most (default: all of --train)",
+        "train only those K layers of --train whose entries of w one step would move most (default: all of them)",
         flag="select-layers",
         metavar="K",
         group=GENERATOR,
