@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -118,6 +118,22 @@ def add(tensor: Tensor) -> None:
     """Sums a tensor over the ranks, in place."""
     with _together():
         dist.all_reduce(tensor)
+
+
+def add_gradients(parameters: Sequence[Tensor], row: Tensor) -> None:
+    """Sums gradients, and a row of what is recorded, over the ranks, in place; a parameter without one has zeros."""
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    # One message for all of them.
+    flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), row])
+    add(flat)
+    at = 0
+    for p in parameters:
+        assert p.grad is not None
+        p.grad.copy_(flat[at : at + p.numel()].view_as(p))
+        at += p.numel()
+    row.copy_(flat[at:])
 
 
 def share(tensors: Mapping[str, Tensor], world: int) -> None:

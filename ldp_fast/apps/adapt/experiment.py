@@ -115,7 +115,8 @@ class AdaptExperiment:
                 if name in values:
                     row[index] = values[name].detach().float().sum() / c.batch
         with part("optimiser"):
-            self._reduce_gradients(row)
+            if self.world > 1:
+                distributed.add_gradients([p for p in pair.parameters.values() if p.requires_grad], row)
             norms = torch._foreach_norm([p.grad for p in pair.parameters.values() if p.grad is not None])
             if norms:
                 row[self.columns.index("gradient_norm")] = torch.stack(norms).norm()
@@ -170,23 +171,6 @@ class AdaptExperiment:
         moved = moved.masked_fill(~torch.tensor(trained, device=moved.device), -1.0)
         self.layers = selection.chosen(layers, moved, count)
         selection.train_only(pair.parameters, self.layers)
-
-    def _reduce_gradients(self, row: Tensor) -> None:
-        if self.world == 1:
-            return
-        trained = [p for p in self.pair.parameters.values() if p.requires_grad]
-        for p in trained:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        # One message for all of them.
-        flat = torch.cat([*(p.grad.flatten() for p in trained if p.grad is not None), row])
-        distributed.add(flat)
-        at = 0
-        for p in trained:
-            assert p.grad is not None
-            p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-            at += p.numel()
-        row.copy_(flat[at:])
 
     def latest(self) -> dict[str, float]:
         """What the last step recorded, means over its samples."""

@@ -127,13 +127,14 @@ class SceneTrainer:
         count = c.refinement.views if scene.refined and c.refinement is not None else c.views
         row = self._gradients(range(self.rank, count, self.world), count, part)
         with part("optimiser"):
-            self._reduce_gradients(row)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            if self.world > 1:
+                distributed.add_gradients(parameters, row)
             if isinstance(c.field, VoxelOptions) and c.field.smoothing is not None:
                 scene.field.smooth_gradient(c.field.smoothing.at(self.progress()))  # type: ignore[operator]
             factor = self._rate_factor()
             for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate * factor
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             norms = [p.grad.norm() for p in parameters if p.grad is not None]
             # Filled on the device: a number that is assigned may be copied there, for which a GPU is waited for.
             row[self.columns.index("learning_rate")].fill_(self._rates[0] * factor)
@@ -156,23 +157,6 @@ class SceneTrainer:
             if name in self.columns:
                 row[self.columns.index(name)] = value.detach().float().mean() * share
         return row
-
-    def _reduce_gradients(self, rows: Tensor) -> None:
-        if self.world == 1:
-            return
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for p in parameters:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        # One message for all of them.
-        flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), rows])
-        distributed.add(flat)
-        at = 0
-        for p in parameters:
-            assert p.grad is not None
-            p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-            at += p.numel()
-        rows.copy_(flat[at:])
 
     def state(self) -> dict[str, Tensor]:
         """Scene, optimiser and history, on the CPU."""
