@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import fcntl
+import math
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,42 @@ def check_page(file: Path, marks: tuple[str, str]) -> None:
         raise UsageError(f"--page: {file} cannot be read: {error.strerror}") from None
     if not (0 <= text.find(marks[0]) < text.find(marks[1])):
         raise UsageError(f"--page: expected {marks[0]} and {marks[1]} in {file}")
+
+
+def check_limits(args: argparse.Namespace) -> None:
+    """Checks --limit-cells, --limit-minutes and --seeds of an experiment of cells.
+
+    Raises:
+        UsageError: one of them is out of its range.
+    """
+    if args.limit_cells is not None and args.limit_cells < 0:
+        raise UsageError(f"--limit-cells: expected at least 0, got {args.limit_cells}")
+    if args.limit_minutes is not None and not 0 <= args.limit_minutes < math.inf:
+        raise UsageError(f"--limit-minutes: expected a number of at least 0, got {args.limit_minutes}")
+    if min(args.seeds) < 0:
+        raise UsageError(f"--seeds: expected numbers of at least 0, got {min(args.seeds)}")
+
+
+def end_of(limit_minutes: float | None) -> float:
+    """When to stop, of time.monotonic; never where there is no limit."""
+    return math.inf if limit_minutes is None else time.monotonic() + 60 * limit_minutes
+
+
+def write_results(out: Path, made: str, target: Path | None, marks: tuple[str, str], pattern: str) -> Path:
+    """Writes `results.md` into the folder, and it and its figures into a page where there is one; returns the last.
+
+    Args:
+        out: the folder, with the figures in `images`.
+        made: the results.
+        target: the page.
+        marks: between which they belong there.
+        pattern: of the figures' names.
+    """
+    files.write_atomically(out / "results.md", f"{made}\n".encode())
+    if target is None:
+        return out / "results.md"
+    write_page(target, marks, made, sorted((out / "images").glob(pattern)))
+    return target
 
 
 def write_page(file: Path, marks: tuple[str, str], made: str, pictures: Iterable[Path]) -> None:

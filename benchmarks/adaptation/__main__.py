@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import pathlib
 import shlex
 import statistics
@@ -83,12 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    if args.limit_cells is not None and args.limit_cells < 0:
-        raise UsageError(f"--limit-cells: expected at least 0, got {args.limit_cells}")
-    if args.limit_minutes is not None and not 0 <= args.limit_minutes < math.inf:
-        raise UsageError(f"--limit-minutes: expected a number of at least 0, got {args.limit_minutes}")
-    if min(args.seeds) < 0:
-        raise UsageError(f"--seeds: expected numbers of at least 0, got {min(args.seeds)}")
+    experiment.check_limits(args)
     for target in args.targets:
         scene_of(target)
     if not _cells(args):
@@ -103,7 +97,7 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
 
 
 def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> None:
-    ends = math.inf if args.limit_minutes is None else time.monotonic() + 60 * args.limit_minutes
+    ends = experiment.end_of(args.limit_minutes)
     source = load(plan.generator)
     judges, shown = Judges(args.judge or judge_of(MODEL)), Shown.of(plan, source.z_dim)
     work = _Work(args.out, plan, shown, judges, ends, asked)

@@ -7,11 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldp_fast.runs import files
 from ldp_fast.runs.tables import markdown_table
 
 from .. import machine
-from ..experiment import write_page
+from ..experiment import write_results
 from . import figures, runs
 from .figures import SOURCE, TRUTH
 from .measures import Judges
@@ -207,8 +206,4 @@ def write(
 ) -> pathlib.Path:
     """Writes `results.md` and its figures into the folder, and between the marks of a page; returns the last one."""
     made = document(out, plan, cells, judges, command)
-    files.write_atomically(out / "results.md", f"{made}\n".encode())
-    if target is None:
-        return out / "results.md"
-    write_page(target, MARKS, made, sorted((out / "images").glob("adaptation*.png")))
-    return target
+    return write_results(out, made, target, MARKS, "adaptation*.png")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ldp_fast.apps.adapt.configuration import GUIDANCES
 from ldp_fast.errors import UsageError
 from ldp_fast.generators.files import find
 from ldp_fast.generators.sampling import latents
@@ -29,7 +30,6 @@ TARGETS = (
     "a red and white checkered cube",
     "a purple cube",
 )
-GUIDANCES = ("ldp", "lsd", "clip-directional")
 NAME = re.compile("[a-z0-9][a-z0-9.-]*")
 SAMPLES, VIEWS, JUDGED = 500, 1024, 100
 SEED = 60_000  # of the z's that are shown; far from those of training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import pathlib
 import sys
 import time
@@ -64,14 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    if args.limit_cells is not None and args.limit_cells < 0:
-        raise UsageError(f"--limit-cells: expected at least 0, got {args.limit_cells}")
+    experiment.check_limits(args)
     if args.prompt_seed < 0:
         raise UsageError(f"--prompt-seed: expected at least 0, got {args.prompt_seed}")
-    if min(args.seeds) < 0:
-        raise UsageError(f"--seeds: expected numbers of at least 0, got {min(args.seeds)}")
-    if args.limit_minutes is not None and not 0 <= args.limit_minutes < math.inf:
-        raise UsageError(f"--limit-minutes: expected a number of at least 0, got {args.limit_minutes}")
     if args.objects is not None and args.objects < 1:
         raise UsageError(f"--objects: expected at least 1, got {args.objects}")
     if args.page is not None:
@@ -80,7 +74,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> None:
-    ends = math.inf if args.limit_minutes is None else time.monotonic() + 60 * args.limit_minutes
+    ends = experiment.end_of(args.limit_minutes)
     prior = LatentDiffusionPrior.from_pretrained(plan.model, device=args.device, batch_reduction="sum")
     text = prior.encode_prompt(list(plan.prompts))
     judge = args.judge or judge_of(MODEL)

@@ -12,7 +12,7 @@ from ldp_fast.runs import files
 from ldp_fast.runs.tables import markdown_table
 
 from .. import machine
-from ..experiment import check_page, write_page
+from ..experiment import check_page, write_results
 from . import figures, objects
 from .branches import BRANCHES
 from .measures import CRITERIA
@@ -333,8 +333,4 @@ def write(
 ) -> pathlib.Path:
     """Writes `results.md` and its figures into the folder, and between the marks of a page; returns the last one."""
     made = document(out, plan, wanted, judge, command)
-    files.write_atomically(out / "results.md", f"{made}\n".encode())
-    if target is None:
-        return out / "results.md"
-    write_page(target, MARKS, made, sorted((out / "images").glob("terms_*.png")))
-    return target
+    return write_results(out, made, target, MARKS, "terms_*.png")
