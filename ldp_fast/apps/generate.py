@@ -180,11 +180,6 @@ def prompt_of(generator: StyleGAN2) -> str | None:
     return prompt if isinstance(prompt, str) and prompt.strip() else None
 
 
-def name_of(index: int) -> str:
-    """Of a picture's file."""
-    return f"{index:06d}.png"
-
-
 def _check_folder(out: pathlib.Path) -> dict[str, Any]:
     """The record of the samples that a folder holds; empty where it does not hold anything.
 
@@ -221,14 +216,14 @@ def _check_same(out: pathlib.Path, before: dict[str, Any], record: dict[str, Any
 def _clear(out: pathlib.Path, before: dict[str, Any]) -> None:
     """Removes the samples of a record, the record last: what is interrupted here is still known as what it is."""
     for index in range(int(before["count"])):
-        (out / name_of(index)).unlink(missing_ok=True)
+        (out / sampling.file_name(index)).unlink(missing_ok=True)
     if before.get("captioned"):
         (out / JSON).unlink(missing_ok=True)
     (out / SAMPLES).unlink()
 
 
 def _write_missing(generator: StyleGAN2, wanted: Wanted, out: pathlib.Path, progress: bool) -> int:
-    missing = {index for index in range(wanted.count) if not (out / name_of(index)).exists()}
+    missing = {index for index in range(wanted.count) if not (out / sampling.file_name(index)).exists()}
     workers = min(8, os.cpu_count() or 1)
     with (
         bar(len(missing), "generate", "picture", progress) as advance,
@@ -245,7 +240,9 @@ def _write_missing(generator: StyleGAN2, wanted: Wanted, out: pathlib.Path, prog
             images = sampling.pictures(generator, z, wanted.truncation, wanted.batch, noise, first=start)
             for future in writing:
                 future.result()
-            writing = [pool.submit(image_files.save_png, out / name_of(i), images[i - start]) for i in sorted(todo)]
+            writing = [
+                pool.submit(image_files.save_png, out / sampling.file_name(i), images[i - start]) for i in sorted(todo)
+            ]
             advance(len(todo))
         for future in writing:
             future.result()
@@ -258,4 +255,4 @@ def _write_captions(out: pathlib.Path, prompt: str, count: int) -> None:
     if held is not None and held[0].name == CSV:
         print(f"note: {held[0]} stands for captions: {JSON} is not written", file=sys.stderr)
         return
-    files.write_json(out / JSON, {**{name_of(i): prompt for i in range(count)}, **(held[1] if held else {})})
+    files.write_json(out / JSON, {**{sampling.file_name(i): prompt for i in range(count)}, **(held[1] if held else {})})

@@ -34,6 +34,19 @@ MODEL, PRIOR, RUN = "model", "prior", "run"
 GROUPS = {MODEL: None, PRIOR: "what is not given comes from the preset (docs/mathematics.md)"}
 
 
+def seed_setting() -> Any:
+    """The field `seed` of a configuration."""
+    return setting(
+        "seed of the random numbers (default: 0)",
+        flag="seed",
+        metavar="S",
+        group=RUN,
+        low=0,
+        below=2**31,
+        default=0,
+    )
+
+
 def file_and_weight(word: str) -> tuple[str, float]:
     """`FILE:WEIGHT` or `FILE` as both; a name may hold colons, and stands for itself where there is such a file.
 

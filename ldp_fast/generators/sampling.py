@@ -83,6 +83,11 @@ def pictures(
     return torch.cat(found) if found else torch.zeros(0, 3, 0, 0)
 
 
+def file_name(index: int) -> str:
+    """Of the file of a sample, by its number."""
+    return f"{index:06d}.png"
+
+
 def in_unit_range(images: Tensor) -> Tensor:
     """Images about [−1, 1] as float32 in [0, 1], clamped; NaN stays NaN, and infinity becomes it."""
     halves = images.float() / 2 + 0.5

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ldp_fast.apps.adapt.configuration import GUIDANCES
-from ldp_fast.apps.adapt.defaults import EMBEDDED, EMBEDDED_CLIP, FULL, FULL_CLIP
+from ldp_fast.apps.adapt.defaults import EMBEDDED, FULL, FULL_CLIP
 from ldp_fast.guidance.presets import find_preset
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "stylegan_adaptation.md").read_text(encoding="utf-8")
@@ -33,9 +33,9 @@ def test_the_settings_are_those_of_a_run() -> None:
         return both[0] if both[0] == both[1] else f"{both[0]}; `clip-directional` {both[1]}"
 
     full, small = FULL["settings"], EMBEDDED["settings"]
-    assert ROWS["steps"][:2] == [told(FULL, FULL_CLIP, "steps"), told(EMBEDDED, EMBEDDED_CLIP, "steps")]
-    assert ROWS["pictures in a step"][:2] == [told(FULL, FULL_CLIP, "batch"), told(EMBEDDED, EMBEDDED_CLIP, "batch")]
-    rates = [told(FULL, FULL_CLIP, "learning_rate"), told(EMBEDDED, EMBEDDED_CLIP, "learning_rate")]
+    assert ROWS["steps"][:2] == [told(FULL, FULL_CLIP, "steps"), told(EMBEDDED, EMBEDDED, "steps")]
+    assert ROWS["pictures in a step"][:2] == [told(FULL, FULL_CLIP, "batch"), told(EMBEDDED, EMBEDDED, "batch")]
+    rates = [told(FULL, FULL_CLIP, "learning_rate"), told(EMBEDDED, EMBEDDED, "learning_rate")]
     assert ROWS["Adam's rate"][:2] == rates
     assert ROWS["Adam's betas"][0] == ", ".join(f"{beta:.3g}" for beta in FULL["betas"])
     assert FULL["betas"] == EMBEDDED["betas"]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ...guidance.loading import edition_of
 from ...runs.settings import Wrong, hyphens, setting, underscores
-from ..options import PRIOR, RUN, BaseConfiguration, ModelConfiguration, PriorOptions
+from ..options import PRIOR, RUN, BaseConfiguration, ModelConfiguration, PriorOptions, seed_setting
 
 NAME = "adapt"
 GENERATOR, OUTPUT = "generator", "pictures at the end"
@@ -119,15 +119,7 @@ def _guidance() -> Any:
 class _Run:
     prompt: str = setting("what the generator shall make")
     guidance: Literal["ldp", "lsd", "clip-directional"] = _guidance()
-    seed: int = setting(
-        "seed of the random numbers (default: 0)",
-        flag="seed",
-        metavar="S",
-        group=RUN,
-        low=0,
-        below=2**31,
-        default=0,
-    )
+    seed: int = seed_setting()
     steps: int = setting(
         "iterations (default: 2000, clip-directional 300; embedded model: 400)",
         flag="steps",

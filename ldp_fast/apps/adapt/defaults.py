@@ -49,7 +49,6 @@ EMBEDDED: dict[str, Any] = {
         "guidance_scale": 5.0,
     },
 }
-EMBEDDED_CLIP: dict[str, Any] = {**EMBEDDED}
 
 
 def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +93,7 @@ def _of_clip(known: dict[str, Any]) -> dict[str, Any]:
     known["dtype"] = known.get("dtype") or "float32"
     settle(known)
     embedded = all(embedded_folder(str(x[0])) for x in clips if isinstance(x, (list, tuple)) and x)
-    return {name: x for name, x in (EMBEDDED_CLIP if embedded else FULL_CLIP).items() if name != "settings"}
+    return {name: x for name, x in (EMBEDDED if embedded else FULL_CLIP).items() if name != "settings"}
 
 
 def _of_prior(known: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def write_samples(adapted: Any, c: Adaptation, folder: pathlib.Path) -> list[pat
     for first in tqdm(range(0, c.samples, batch), desc="samples", unit="batch"):
         z = sampling.latents(c.seed, first, min(batch, c.samples - first), adapted.z_dim)
         for index, picture in enumerate(sampling.pictures(adapted, z, c.sample_truncation)):
-            written.append(folder / SAMPLES / f"{first + index:06d}.png")
+            written.append(folder / SAMPLES / sampling.file_name(first + index))
             image_files.save_png(written[-1], picture)
     return written
 

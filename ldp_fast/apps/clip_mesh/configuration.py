@@ -13,7 +13,7 @@ from ...runs.configuration import merged
 from ...runs.names import as_typed
 from ...runs.settings import Wrong, setting
 from ..config_flag import start_from
-from ..options import MODEL, RUN, BaseConfiguration, settle
+from ..options import MODEL, RUN, BaseConfiguration, seed_setting, settle
 from .rasterisers import NEAREST, Name, default_for
 
 NAME = "clip-mesh"
@@ -67,15 +67,7 @@ class LightOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     prompt: str = setting("what to make")
-    seed: int = setting(
-        "seed of the random numbers (default: 0)",
-        flag="seed",
-        metavar="S",
-        group=RUN,
-        low=0,
-        below=2**31,
-        default=0,
-    )
+    seed: int = seed_setting()
     steps: int = setting("iterations (default: 5000; embedded model: 600)", flag="steps", metavar="N", group=RUN, low=1)
     learning_rate: float = setting(
         "step size of Adam (default: 0.01)", flag="learning-rate", metavar="LR", group=RUN, above=0

@@ -56,7 +56,7 @@ def rendered(folder: pathlib.Path, prompt: str, source: Any, like: pathlib.Path)
         size = picture.size[0]
     kind = "generator" if source in embedded_models() else "any"
     place = folder / f"{name_of(prompt)}-{size}-{kind}-{_made_by()}"
-    paths = [place / f"{index:06d}.png" for index in range(COUNT)]
+    paths = [place / sampling.file_name(index) for index in range(COUNT)]
     for path, view in zip(paths, views(source, COUNT), strict=True):
         if not path.exists():
             image = torch.from_numpy(world.render(scene, view, size)).permute(2, 0, 1)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from ...guidance.loading import edition_of
 from ...runs.schedule import Ramp, constant
 from ...runs.settings import Wrong, hyphens, setting
-from ..options import RUN, BaseConfiguration, ModelConfiguration
+from ..options import RUN, BaseConfiguration, ModelConfiguration, seed_setting
 from .clip_sections import BACKGROUNDS as BEHIND
 from .clip_sections import ClipGuided
 
@@ -216,15 +216,7 @@ class _Run:
         group=RUN,
         spelling=hyphens,
     )
-    seed: int = setting(
-        "seed of the random numbers (default: 0)",
-        flag="seed",
-        metavar="S",
-        group=RUN,
-        low=0,
-        below=2**31,
-        default=0,
-    )
+    seed: int = seed_setting()
     steps: int = setting(
         f"iterations (default: the preset's, dream-fields: 10000; embedded model: "
         f"{', '.join(map(str, EMBEDDED_STEPS.values()))})",

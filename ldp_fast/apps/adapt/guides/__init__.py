@@ -13,14 +13,13 @@ from ....guidance.loading import embedded_models
 from ....metrics.lpips_networks import load_levels
 from ...clips import load_named
 from ...options import DTYPES, check_backend, load_prior
+from ..configuration import DIRECTIONAL, LSD
 from ..draws import Draws
 from .by_clip import DirectionalGuide
 from .by_prior import PriorGuide, Regularisers
 from .perceptual import Perceptual
 
 __all__ = ["DirectionalGuide", "Guide", "Perceptual", "PriorGuide", "Regularisers", "load_guide"]
-
-CLIP_DIRECTIONAL, LSD = "clip-directional", "lsd"
 
 
 class Guide(Protocol):
@@ -65,7 +64,7 @@ def load_guide(configuration: Any, device: str | None = None) -> Guide:
         UsageError: a model, a CLIP, a network or a device that cannot be used; a prompt that they do not know.
     """
     c = configuration
-    return _by_clip(c, device) if c.guidance == CLIP_DIRECTIONAL else _by_prior(c, device)
+    return _by_clip(c, device) if c.guidance == DIRECTIONAL else _by_prior(c, device)
 
 
 def _by_prior(c: Any, device: str | None) -> PriorGuide:
