@@ -68,6 +68,7 @@ class Entry:
         load: what guides a run, the prior where nothing else is said: from a configuration and the device in place of
             its own, a model with `encode_prompt`, which refuses prompts that it does not know.
         products: names of what may be left out at the end, each with a flag --no-NAME.
+        compared: words of a sweep that compares runs of it, for the sweep's help.
     """
 
     application: Application
@@ -82,6 +83,7 @@ class Entry:
     check_fits: Callable[[Any, Any], None] = always
     products: tuple[str, ...] = ()
     load: Callable[..., Any] = load_model
+    compared: str = "--losses lsd full"
 
     def pictures(self, folder: pathlib.Path, configuration: Any, views: Sequence[Any], **more: Any) -> list[Tensor]:
         """What a metric sees of a run, [3, H, W] in [0, 1], one a view."""

@@ -7,7 +7,7 @@ from typing import Any
 from ..entry import Entry
 from ..variants import guided_by_clip
 from . import jobs
-from .configuration import NAME, Adaptation, PriorGuided
+from .configuration import GUIDANCES, NAME, Adaptation, PriorGuided
 from .guides import load_guide
 from .products import SAMPLES
 from .run import APPLICATION, PRODUCTS
@@ -24,4 +24,13 @@ def load(configuration: Adaptation, device: str | None = None) -> Any:
     return load_guide(configuration, device).model
 
 
-ENTRY = Entry(APPLICATION, jobs.add_arguments, jobs.plan, described, samples=SAMPLES, products=PRODUCTS, load=load)
+ENTRY = Entry(
+    APPLICATION,
+    jobs.add_arguments,
+    jobs.plan,
+    described,
+    samples=SAMPLES,
+    products=PRODUCTS,
+    load=load,
+    compared=f"--guidance {' '.join(GUIDANCES)}",
+)

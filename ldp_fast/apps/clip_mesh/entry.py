@@ -59,4 +59,5 @@ ENTRY = Entry(
     judged=judged,
     products=PRODUCTS,
     load=load_guide,
+    compared="--seeds 0 1 2",
 )

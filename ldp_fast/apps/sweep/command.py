@@ -45,7 +45,7 @@ examples:
 NAMED = """\
 examples:
   ldp-fast sweep prompts.txt --application {name} --out out/sweep
-  ldp-fast sweep --random-prompts 10 --application {name} --losses lsd full --out out/compare
+  ldp-fast sweep --random-prompts 10 --application {name} {compared} --out out/compare
   ldp-fast sweep prompts.txt --application {name} --cluster auto --out /shared/sweep
 """
 AGAIN = """
@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
     """
     name = _application(words)
     entry = registry.find(name)
-    parser.epilog = (EXAMPLES if name == "text-to-3d" else NAMED.format(name=name)) + AGAIN
+    named = NAMED.format(name=name, compared=entry.compared)
+    parser.epilog = (EXAMPLES if name == "text-to-3d" else named) + AGAIN
     parser.add_argument(
         "prompts",
         nargs="?",
