@@ -28,6 +28,7 @@ from .stylegan2 import Settings, StyleGAN2
 
 KEY, FORMAT, KIND = "ldp_fast.generator", 1, "stylegan2"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # What people have from elsewhere, for which there is a command.
 FOREIGN = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 
@@ -48,6 +49,9 @@ def save(
 
     Returns:
         The files.
+
+    Raises:
+        UsageError: a tensor is not finite, or has numbers beyond that dtype; nothing is written then.
     """
     from safetensors.torch import save as as_bytes
 
@@ -59,6 +63,9 @@ def save(
         "about": dict(generator.about if about is None else about),
     }
     tensors = {name: x.detach().cpu().to(dtype or x.dtype).contiguous() for name, x in generator.state_dict().items()}
+    wrong = not_numbers(tensors)
+    if wrong:
+        raise UsageError(f"generator: cannot be written to {folder}: {'; '.join(wrong)}")
     data = as_bytes(tensors, {KEY: json.dumps(described), "format": "pt"})
     (folder / CONFIG).unlink(missing_ok=True)  # an interruption leaves the old or the new one, and no contradiction
     write_atomically(folder / WEIGHTS, data)
@@ -75,18 +82,23 @@ def load(name: str | pathlib.Path, device: str | torch.device = "cpu", dtype: to
         dtype: of its tensors.
 
     Raises:
-        UsageError: it is missing, damaged or of another kind; a device that cannot be used.
+        UsageError: it is missing, damaged or of another kind; has NaN, infinity, or numbers beyond that dtype; a device
+            that cannot be used.
     """
     path = find(name)
     settings, about, tensors = _read(path)
-    wrong = mismatches(shapes_of(settings), tensors)
+    wrong = mismatches(shapes_of(settings), tensors) or not_numbers(tensors)
     if wrong:
         raise UsageError(f"{path} is not the generator that it says: {'; '.join(wrong)}")
     with torch.random.fork_rng(devices=[]):  # what it draws at first is nobody's
         generator = StyleGAN2(settings)
     generator.load_state_dict(dict(tensors))
+    generator = generator.to(dtype)
+    beyond = not_numbers(generator.state_dict())
+    if beyond:
+        raise UsageError(f"{path} has numbers beyond {as_said(dtype)}: {'; '.join(beyond)}")
     generator.name, generator.about = str(name), about
-    return generator.to(usable(device), dtype).eval().requires_grad_(False)
+    return generator.to(usable(device)).eval().requires_grad_(False)
 
 
 def find(name: str | pathlib.Path) -> pathlib.Path:
@@ -130,6 +142,26 @@ def mismatches(own: Mapping[str, list[int]], tensors: Mapping[str, Tensor], most
         if name in tensors and list(tensors[name].shape) != shape
     ]
     found += [f"{name} {list(x.shape)} is not known" for name, x in tensors.items() if name not in own]
+    return _first(found, most)
+
+
+def not_numbers(tensors: Mapping[str, Tensor], most: int = 6) -> list[str]:
+    """What of some tensors is not the numbers of a generator: integers, NaN and infinity."""
+    found = []
+    for name, x in tensors.items():
+        if x.dtype not in DTYPES:
+            found.append(f"{name} is {as_said(x.dtype)}, expected {', '.join(map(as_said, DTYPES))}")
+        elif not bool(x.isfinite().all()):
+            found.append(f"{name} has NaN or infinity")
+    return _first(found, most)
+
+
+def as_said(dtype: torch.dtype) -> str:
+    """A dtype's name, for a sentence."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _first(found: list[str], most: int) -> list[str]:
     return found if len(found) <= most else [*found[:most], f"and {len(found) - most} more"]
 
 

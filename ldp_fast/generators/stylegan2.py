@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, shortened
 from .layers import EqualLinear, Resample, StyledConv, ToRGB, activated, normalised
 
 SMALLEST, LARGEST = 8, 4096
@@ -64,8 +64,11 @@ class Settings:
             )
         for name in ("mapping_multiplier", "clamp"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"{name}: expected a number above 0, got {value!r}")
+            if value is None and name == "clamp":
+                continue
+            # A whole number may be larger than any that tensors have.
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+                raise UsageError(f"{name}: expected a number above 0, got {shortened(repr(value))}")
 
     @property
     def layers(self) -> int:

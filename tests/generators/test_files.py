@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -125,6 +126,20 @@ def cut(folder: pathlib.Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def holding(name: str, value: object) -> Change:
+    """Writes a tensor over one of the file's."""
+
+    def change(folder: pathlib.Path) -> None:
+        path = folder / files.WEIGHTS
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        made = value if isinstance(value, torch.Tensor) else torch.full_like(tensors[name], value)  # type: ignore[arg-type]
+        save_file({**tensors, name: made}, path, metadata)
+
+    return change
+
+
 def edited(folder: pathlib.Path) -> None:
     path = folder / files.CONFIG
     path.write_text(path.read_text().replace('"w_dim": 6', '"w_dim": 7'))
@@ -141,6 +156,12 @@ def edited(folder: pathlib.Path) -> None:
         (described(kind="stylegan3"), "holds a stylegan3 of format 1: expected stylegan2 of format 1"),
         (described(format=2), "holds a stylegan2 of format 2: .* a later version of ldp-fast may read it"),
         (cut, "is damaged"),
+        (described(settings={"clamp": 10**400}), "clamp: expected a number above 0, got 1000"),
+        (described(settings={"mapping_multiplier": None}), "mapping_multiplier: expected a number above 0, got None"),
+        (holding("w_mean", torch.zeros(6, dtype=torch.int64)), "w_mean is int64, expected float32, float16, bfloat16"),
+        (holding("w_mean", math.inf), "is not the generator that it says: w_mean has NaN or infinity$"),
+        (holding("convs.0.weight", math.nan), "convs.0.weight has NaN or infinity"),
+        (holding("conv1.bias", torch.full((4,), 1e300, dtype=torch.float64)), "has numbers beyond float32: conv1.bias"),
         (edited, "config.json says something else than .*, whose own copy counts"),
     ],
 )
@@ -150,6 +171,20 @@ def test_files_that_changed(change: Change, said: str, generator: StyleGAN2, tmp
     with pytest.raises(UsageError, match=said) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_finite_is_not_written(generator: StyleGAN2, tmp_path: pathlib.Path) -> None:
+    save(tmp_path, generator, {"made": 1})
+    generator.conv1.bias[2] = 1e6
+    with pytest.raises(UsageError, match=r"cannot be written to .*: conv1.bias has NaN or infinity"):
+        save(tmp_path, generator, dtype=torch.float16)
+    save(tmp_path / "large", generator)
+    with pytest.raises(UsageError, match=r"has numbers beyond float16: conv1.bias has NaN or infinity"):
+        load(tmp_path / "large", dtype=torch.float16)
+    generator.w_mean[0] = math.nan
+    with pytest.raises(UsageError, match=r"generator: cannot be written to .*: w_mean has NaN or infinity; conv1.bias"):
+        save(tmp_path, generator, dtype=torch.float16)
+    assert load(tmp_path).about == {"made": 1}
 
 
 def test_many_misfits_are_counted(generator: StyleGAN2, tmp_path: pathlib.Path) -> None:
