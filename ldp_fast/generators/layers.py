@@ -17,6 +17,12 @@ GAIN = math.sqrt(2)  # of leaky ReLU, which keeps the variance
 SLOPE = 0.2
 EPSILON = 1e-8
 FIR = (1.0, 3.0, 3.0, 1.0)
+HALF = (torch.float16, torch.bfloat16)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Numbers of half precision as float32; others as they are."""
+    return x.float() if x.dtype in HALF else x
 
 
 def activated(x: Tensor) -> Tensor:
@@ -46,8 +52,8 @@ class EqualLinear(nn.Module):
         self.bias = nn.Parameter(torch.full((outputs,), bias / multiplier))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        return F.linear(x, self.weight * self.gain, self.bias * self.multiplier)
+        """See the class; in the dtype of x."""
+        return F.linear(x, self.weight.to(x.dtype) * self.gain, self.bias.to(x.dtype) * self.multiplier)
 
 
 class Resample(nn.Module):
@@ -71,6 +77,26 @@ class Resample(nn.Module):
         return F.conv2d(x, weight, padding=1, groups=x.shape[1])
 
 
+def demodulation(weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    """What normalises a weight that a style scales: 1 / √(Σ (weight · style)² + 1e-8) for each output.
+
+    In the precision of both, under autocast as well: half precision would round squares, or overflow.
+
+    Args:
+        weight: [O, I, k, k] float32, scaled.
+        style: [B, I] float32.
+
+    Returns:
+        The style over its largest absolute value, and the norms' reciprocals [B, O] for that one. Half precision so
+        does not overflow where it is multiplied by the style, and the factor cancels in what comes out.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        largest = style.detach().abs().amax(1, keepdim=True).clamp_min(1e-12)
+        style = style / largest
+        squares = style.square() @ weight.square().sum((2, 3)).t()
+        return style, (squares + EPSILON / largest.square()).rsqrt()
+
+
 def modulated(
     x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool, up: bool = False, grouped: bool = False
 ) -> Tensor:
@@ -90,18 +116,17 @@ def modulated(
     """
     scale = None
     if demodulate:
-        # The largest style becomes 1, so that half precision does not overflow; that cancels in what comes out.
-        largest = style.detach().abs().amax(1, keepdim=True).clamp_min(1e-12)
-        style = style / largest
-        squares = style.square() @ weight.square().sum((2, 3)).t()
-        scale = (squares + EPSILON / largest.square()).rsqrt()  # [B, O]
+        style, scale = demodulation(weight, style)
     convolve: Callable[..., Tensor] = F.conv_transpose2d if up else F.conv2d
     how = {"stride": 2} if up else {"padding": weight.shape[-1] // 2}
     b, (o, i, k, _) = len(x), weight.shape
     if not grouped:
         shared = (weight.transpose(0, 1) if up else weight).to(x.dtype)
         out = convolve(x * style.to(x.dtype)[:, :, None, None], shared, **how)
-        return out if scale is None else out * scale.to(out.dtype)[:, :, None, None]
+        if scale is None:
+            return out
+        # Of an output whose weights are 0 it may be beyond half precision, and 0 times infinity is not 0.
+        return out * scale.clamp_max(torch.finfo(out.dtype).max).to(out.dtype)[:, :, None, None]
     own = weight[None] * style[:, None, :, None, None]
     if scale is not None:
         own = own * scale[:, :, None, None, None]
@@ -129,11 +154,9 @@ class Modulated(nn.Module):
     def convolved(self, x: Tensor, w: Tensor, *, demodulate: bool, up: bool = False, grouped: bool = False) -> Tensor:
         """x [B, I, H, V] by w [B, W]; styles and norms are computed without autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.weight * self.gain
+            # The least style and 1e-8 are 0 in half precision.
+            weight = at_least_float32(self.weight) * self.gain
             style = self.modulation(w.to(weight.dtype))
-            if weight.dtype in (torch.float16, torch.bfloat16):
-                # The least style and 1e-8 are 0 in half precision.
-                weight, style = weight.float(), style.float()
         return modulated(x, weight, style, demodulate=demodulate, up=up, grouped=grouped)
 
 

@@ -81,7 +81,7 @@ def _whole(value: object) -> bool:
 
 
 class Mapping(nn.Module):
-    """z → w: normalised, and then fully connected layers."""
+    """z → w: normalised, and then fully connected layers, in float32 at least, under autocast as well."""
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -92,18 +92,20 @@ class Mapping(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """z [B, Z] → w [B, W]."""
-        x = normalised(z)
-        for layer in self.fc:
-            x = activated(layer(x))
-        return x
+        """z [B, Z] → w [B, W], of the weights' dtype."""
+        dtype: torch.dtype = self.fc[0].weight.dtype  # type: ignore[assignment, union-attr]
+        with torch.autocast(z.device.type, enabled=False):
+            x = normalised(z.to(torch.promote_types(dtype, torch.float32)))
+            for layer in self.fc:
+                x = activated(layer(x))
+        return x.to(dtype)
 
 
 class StyleGAN2(nn.Module):
     """A generator of pictures: z → w → [B, 3, R, R], about [−1, 1].
 
-    Without code that is compiled when it is first used; on a CPU, a GPU, under autocast (styles stay in float32) and
-    in channels-last. Convolutions are shared by the samples of a batch, whose styles scale what goes in and comes out;
+    Without code that is compiled when it is first used; on a CPU, a GPU, under autocast (the mapping, styles and
+    their norms stay in float32) and in channels-last. Convolutions are shared by the samples of a batch, whose styles scale what goes in and comes out;
     `grouped = True` makes a weight for each sample and one grouped convolution of a batch in its place.
 
     Args:

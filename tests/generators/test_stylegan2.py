@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from ldp_fast.errors import UsageError
-from ldp_fast.generators import Settings, StyleGAN2, usual_channels
+from ldp_fast.generators import Settings, StyleGAN2, layers, usual_channels
 
 from . import naive
 
@@ -127,6 +129,39 @@ def test_large_styles_do_not_overflow_half_precision() -> None:
     w = generator.mapping(torch.randn(2, 8)) * 1e4
     with torch.autocast("cpu", torch.float16):
         assert bool(generator.convs[0](torch.randn(2, 16, 4, 4), w[:, 1], torch.zeros(1, 1, 8, 8)).isfinite().all())
+
+
+def test_mapping_and_norms_are_those_of_float32_under_autocast() -> None:
+    settings = Settings(resolution=8, z_dim=8, w_dim=16, mapping_layers=4, channels=(16, 16))
+    generator, z = made(settings, torch.float32), torch.randn(3, 8)
+    exact, mean = generator.mapping(z, 0.7), generator.average(64).clone()
+    again = generator.mapping(z, 0.7)
+    weight, style = torch.randn(16, 16, 3, 3), 100 * torch.randn(3, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(generator.average(64), mean)
+        assert torch.equal(generator.mapping(z, 0.7), again) and not torch.equal(again, exact)
+        scaled, norms = layers.demodulation(weight, style)
+    assert norms.dtype == scaled.dtype == torch.float32
+    largest = style.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(scaled, style / largest)
+    assert float(scaled.abs().max()) == 1
+    whole = (weight.double() * style.double()[:, None, :, None, None]).square().sum((2, 3, 4))
+    torch.testing.assert_close(norms.double() / largest, (whole + 1e-8).rsqrt(), rtol=1e-6, atol=0)
+
+
+def test_a_generator_of_half_precision_maps_in_float32() -> None:
+    generator, z = made(SETTINGS, torch.float32), torch.randn(3, 5)
+    half = copy.deepcopy(generator).to(torch.bfloat16)
+    rounded = copy.deepcopy(half).to(torch.float32)
+    assert torch.equal(half.mapping(z), rounded.mapping(z).bfloat16())
+
+
+def test_outputs_whose_weights_are_0_are_0_in_half_precision() -> None:
+    x, weight = torch.ones(1, 4, 4, 4), torch.randn(3, 4, 3, 3)
+    weight[1] = 0
+    with torch.autocast("cpu", torch.float16):
+        out = layers.modulated(x, weight, torch.full((1, 4), 100.0), demodulate=True)
+    assert bool(out.isfinite().all()) and not bool(out[:, 1].any()) and bool(out[:, 0].any())
 
 
 def test_widths_follow_the_usual_rule() -> None:
