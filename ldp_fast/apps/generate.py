@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
-import dataclasses
-import os
 import pathlib
 import sys
 import time
@@ -15,21 +12,18 @@ import torch
 
 from ..errors import UsageError
 from ..generators import StyleGAN2, load, sampling
-from ..metrics.pictures import SAMPLES
-from ..metrics.weights import digest_of
-from ..runs import files, image_files
+from ..metrics.pictures import SAMPLES, some
+from ..runs import files
 from ..runs.flags import number
-from ..runs.folder import LOCK, locked, sweep_up
+from ..runs.folder import locked, sweep_up
 from .adapted import located
 from .evaluate.captioned import CSV, JSON, read_captions
-from .evaluate.progress import bar
 from .options import check_device_flag
-from .targets import check_writable
+from .samples import SAME, Wanted, clear, held_in, paths, record_of, write_missing
+from .targets import check_writable, occupied
 
 MOST = 10**6  # names have six digits
 FARTHEST = 2.0  # truncation
-# What pictures depend on, beside their numbers.
-SAME = ("weights", "seed", "truncation", "noise")
 EXAMPLES = """\
 examples:
   ldp-fast generate primitives --count 16 --out cubes
@@ -64,47 +58,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=sampling.FIXED,
         help="fixed: the generator's own, the same in all pictures; fresh: drawn for each",
     )
-    parser.add_argument("--batch", type=int, default=sampling.BATCH, metavar="B", help="pictures at a time")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="B",
+        help=f"pictures at a time (default: {sampling.BATCH}, and fewer where they are large)",
+    )
     parser.add_argument("--device", help="where to compute: cpu, cuda, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument(
         "--out",
         type=pathlib.Path,
         required=True,
         metavar="DIR",
-        help="folder for 000000.png, 000001.png, … and samples.json; pictures that it has already are not made again",
+        help="folder for 000000.png, 000001.png, … and samples.json; pictures that it has already are not made again, "
+        "but for damaged ones",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the samples that the folder already holds")
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """Samples of a generator.
-
-    Attributes:
-        count: how many.
-        truncation: ψ.
-        seed: of their z.
-        noise: `fixed` or `fresh`.
-        batch: pictures at a time.
-    """
-
-    count: int
-    truncation: float
-    seed: int
-    noise: str
-    batch: int
-
-    def __post_init__(self) -> None:
-        for name, low, high in (("count", 1, MOST), ("batch", 1, MOST), ("seed", 0, 2**63 - 1)):
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"--{name}: expected {low} to {high}, got {getattr(self, name)}")
-        if abs(self.truncation) > FARTHEST:
-            raise UsageError(f"--truncation: expected -{FARTHEST:g} to {FARTHEST:g}, got {self.truncation:g}")
 
 
 def run(args: argparse.Namespace) -> int:
     """The command. Returns 0."""
     wanted = Wanted(args.count, args.truncation, args.seed, args.noise, args.batch)
+    _check_flags(wanted)
     check_device_flag(args.device)
     check_writable(args.out)
     place = located(args.generator)
@@ -118,6 +93,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_flags(wanted: Wanted) -> None:
+    for name, low, high in (("count", 1, MOST), ("batch", 1, MOST), ("seed", 0, 2**63 - 1)):
+        value = getattr(wanted, name)
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{name}: expected {low} to {high}, got {value}")
+    if abs(wanted.truncation) > FARTHEST:
+        raise UsageError(f"--truncation: expected -{FARTHEST:g} to {FARTHEST:g}, got {wanted.truncation:g}")
+
+
 def generate(
     generator: StyleGAN2,
     wanted: Wanted,
@@ -128,9 +112,6 @@ def generate(
     progress: bool = True,
 ) -> int:
     """Writes the samples that a folder lacks, `samples.json`, and captions where the generator's prompt is known.
-
-    A batch of which some pictures are there is computed as a whole, so that what is written does not depend on when it
-    was interrupted.
 
     Args:
         generator: that makes them.
@@ -148,28 +129,23 @@ def generate(
             not finite.
     """
     prompt = prompt_of(generator)
-    record = {
-        "generator": name,
-        "weights": digest_of(generator),
-        "about": generator.about,
-        **{key: getattr(wanted, key) for key in ("count", "truncation", "seed", "noise")},
-        "size": generator.resolution,
-        "z": f"that of picture i is ldp_fast.generators.sampling.latents({wanted.seed}, i, 1, {generator.z_dim})",
-        "captioned": prompt is not None,
-        "versions": files.versions("pillow"),
-    }
+    record = {**record_of(generator, wanted, name), "captioned": prompt is not None}
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         sweep_up(out)
         before = _check_folder(out)
         if before and overwrite:
-            _clear(out, before)
+            if before.get("captioned"):
+                (out / JSON).unlink(missing_ok=True)
+            clear(out, before)
         elif before:
             _check_same(out, before, record)
         files.write_json(out / SAMPLES, record)
-        made = _write_missing(generator, wanted, out, progress)
+        made, again = write_missing(generator, wanted, out, label="generate", progress=progress)
         if prompt is not None:
             _write_captions(out, prompt, wanted.count)
+    if again:
+        print(f"note: {out}: damaged, and made again: {some(again)}", file=sys.stderr)
     return made
 
 
@@ -188,14 +164,9 @@ def _check_folder(out: pathlib.Path) -> dict[str, Any]:
     """
     if not out.exists():
         return {}
-    if not (out / SAMPLES).exists():
-        if any(path.name != LOCK for path in out.iterdir()):
-            raise UsageError(f"{out} is not empty and does not hold samples: choose another --out")
-        return {}
-    found = files.read_json(out / SAMPLES)
-    if not isinstance(found, dict) or not all(key in found for key in (*SAME, "count")):
-        raise UsageError(f"{out / SAMPLES} is not of ldp-fast generate: choose another --out")
-    return found
+    if not (out / SAMPLES).exists() and occupied(out):
+        raise UsageError(f"{out} is not empty and does not hold samples: choose another --out")
+    return held_in(out)
 
 
 def _check_same(out: pathlib.Path, before: dict[str, Any], record: dict[str, Any]) -> None:
@@ -213,46 +184,10 @@ def _check_same(out: pathlib.Path, before: dict[str, Any], record: dict[str, Any
         )
 
 
-def _clear(out: pathlib.Path, before: dict[str, Any]) -> None:
-    """Removes the samples of a record, the record last: what is interrupted here is still known as what it is."""
-    for index in range(int(before["count"])):
-        (out / sampling.file_name(index)).unlink(missing_ok=True)
-    if before.get("captioned"):
-        (out / JSON).unlink(missing_ok=True)
-    (out / SAMPLES).unlink()
-
-
-def _write_missing(generator: StyleGAN2, wanted: Wanted, out: pathlib.Path, progress: bool) -> int:
-    missing = {index for index in range(wanted.count) if not (out / sampling.file_name(index)).exists()}
-    workers = min(8, os.cpu_count() or 1)
-    with (
-        bar(len(missing), "generate", "picture", progress) as advance,
-        concurrent.futures.ThreadPoolExecutor(workers) as pool,  # a large PNG takes longer than its picture
-    ):
-        writing: list[concurrent.futures.Future[None]] = []
-        for start in range(0, wanted.count, wanted.batch):
-            numbers = range(start, min(start + wanted.batch, wanted.count))
-            todo = missing.intersection(numbers)
-            if not todo:
-                continue
-            z = sampling.latents(wanted.seed, start, len(numbers), generator.z_dim)
-            noise = sampling.noises(wanted.seed, start, len(numbers)) if wanted.noise == sampling.FRESH else None
-            images = sampling.pictures(generator, z, wanted.truncation, wanted.batch, noise, first=start)
-            for future in writing:
-                future.result()
-            writing = [
-                pool.submit(image_files.save_png, out / sampling.file_name(i), images[i - start]) for i in sorted(todo)
-            ]
-            advance(len(todo))
-        for future in writing:
-            future.result()
-    return len(missing)
-
-
 def _write_captions(out: pathlib.Path, prompt: str, count: int) -> None:
     """Gives each picture the prompt as its caption, where it does not have one."""
     held = read_captions(out)
     if held is not None and held[0].name == CSV:
         print(f"note: {held[0]} stands for captions: {JSON} is not written", file=sys.stderr)
         return
-    files.write_json(out / JSON, {**{sampling.file_name(i): prompt for i in range(count)}, **(held[1] if held else {})})
+    files.write_json(out / JSON, {**{path.name: prompt for path in paths(out, count)}, **(held[1] if held else {})})

@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 
 from ..errors import UsageError, reason
+from ..runs.folder import LOCK
 
 
 def check_writable(folder: pathlib.Path) -> None:
@@ -22,3 +23,11 @@ def check_writable(folder: pathlib.Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--out: {folder} cannot be written to ({reason(error)}): choose another") from None
+
+
+def occupied(folder: pathlib.Path) -> bool:
+    """Whether a folder that exists holds anything but a lock, and what `write_atomically` was interrupted in."""
+    return any(
+        path.name != LOCK and not (path.name.startswith(".") and path.name.endswith(".part"))
+        for path in folder.iterdir()
+    )

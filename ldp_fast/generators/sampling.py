@@ -13,8 +13,11 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..runs.seeds import mixed_generator
+from .stylegan2 import Settings, usual_channels
 
-BATCH = 16
+# Samples at a time, and how many numbers the largest layer of all of them together may have: 256 MiB, of which a
+# convolution with what goes in and comes out has about five.
+BATCH, NUMBERS = 16, 2**26
 FIXED, FRESH = "fixed", "fresh"
 NOISES = (FIXED, FRESH)
 # Two streams of a sample, apart from each other and from those of training, whose last numbers are others.
@@ -42,11 +45,28 @@ def noises(seed: int, first: int, count: int) -> list[torch.Generator]:
     return [mixed_generator(seed, first + i, 0, _NOISE) for i in range(count)]
 
 
+def batch_of(generator: Any) -> int:
+    """Samples at a time that need at most about 1.5 GB on a CPU, or what one of them needs: 16, of 1024 pixels 2.
+
+    Args:
+        generator: a StyleGAN2, whose layers are known; of any other its `resolution`, with StyleGAN2's usual widths,
+            and where it does not say that either, 16.
+    """
+    settings, side = getattr(generator, "settings", None), getattr(generator, "resolution", None)
+    if isinstance(settings, Settings):
+        largest = max(count * (4 << stage) ** 2 for stage, count in enumerate(settings.channels))
+    elif isinstance(side, int):
+        largest = usual_channels(max(side, 4))[-1] * side**2
+    else:
+        return BATCH
+    return min(BATCH, max(1, NUMBERS // largest))
+
+
 def pictures(
     generator: Any,
     z: Tensor,
     truncation: float = 1.0,
-    batch: int = BATCH,
+    batch: int | None = None,
     noise: Sequence[torch.Generator] | None = None,
     first: int = 0,
 ) -> Tensor:
@@ -57,7 +77,7 @@ def pictures(
             a truncation other than 1, and `synthesis(w, noise=…)` for noise.
         z: `[N, Z]`, of any device and dtype.
         truncation: how far w goes from its mean, 0 to 1 (above 1: farther than training).
-        batch: samples at a time.
+        batch: samples at a time; None: see `batch_of`.
         noise: one a sample, as `noises` gives them; None: the generator's own, which is fixed.
         first: number of the first sample, for messages.
 
@@ -68,6 +88,7 @@ def pictures(
         UsageError: a picture is not finite.
     """
     weight = next(iter(generator.parameters()))
+    batch = batch or batch_of(generator)
     found = []
     with torch.no_grad():
         for start in range(0, len(z), batch):

@@ -105,8 +105,9 @@ class StyleGAN2(nn.Module):
     """A generator of pictures: z → w → [B, 3, R, R], about [−1, 1].
 
     Without code that is compiled when it is first used; on a CPU, a GPU, under autocast (the mapping, styles and
-    their norms stay in float32) and in channels-last. Convolutions are shared by the samples of a batch, whose styles scale what goes in and comes out;
-    `grouped = True` makes a weight for each sample and one grouped convolution of a batch in its place.
+    their norms stay in float32) and in channels-last. Convolutions are shared by the samples of a batch, whose styles
+    scale what goes in and comes out; `grouped = True` makes a weight for each sample and one grouped convolution of a
+    batch in its place.
 
     Args:
         settings: its sizes.

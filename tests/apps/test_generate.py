@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
 from collections.abc import Callable
 
 import pytest
 import torch
+from PIL import Image
 
 from ldp_fast import cli
+from ldp_fast.apps import samples
 from ldp_fast.apps.adapted import located
 from ldp_fast.apps.evaluate.gathered import gather
 from ldp_fast.errors import UsageError
 from ldp_fast.generators import Settings, StyleGAN2, load, sampling, save
 from ldp_fast.runs import files, image_files
+
+from ..support import processes
 
 Z = 6
 
@@ -103,6 +109,68 @@ def test_what_was_interrupted_goes_on_and_ends_the_same(
     assert [(tmp_path / "out" / name).stat().st_mtime_ns for name in left] == touched
     assert pictures_of(tmp_path / "out") == pictures_of(tmp_path / "whole")
     assert typed(*common, "--out", tmp_path / "out").endswith("7 of them from before; truncation 1, seed 0)\n")
+
+
+def test_what_is_damaged_is_made_again(
+    generator: str, tmp_path: pathlib.Path, typed: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, common = tmp_path / "out", (generator, "--count", 8, "--batch", 4)
+    typed(*common, "--out", out)
+    whole = pictures_of(out)
+    data = whole["000001.png"]
+    (out / "000001.png").write_bytes(data[:-9])  # its last checksum alone
+    (out / "000002.png").write_bytes(data[:30])
+    (out / "000003.png").write_bytes(b"")
+    image_files.save_png(out / "000004.png", torch.zeros(3, 8, 9))
+    (out / "000005.png").write_bytes(data[:60] + bytes([data[60] ^ 1]) + data[61:])
+    Image.new("L", (8, 8)).save(out / "000006.png")
+    Image.new("RGB", (8, 8)).save(out / "000007.png", format="JPEG")
+    code = cli.main(["generate", *map(str, common), "--out", str(out), "--device", "cpu"])
+    said = capsys.readouterr()
+    assert code == 0 and f"note: {out}: damaged, and made again: 000001.png, 000002.png, 000003.png and 4" in said.err
+    assert "8 pictures, 1 of them from before" in said.out
+    assert pictures_of(out) == whole
+
+
+def test_a_picture_is_whole_only_to_its_end(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "x.png"
+    image_files.save_png(path, torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        assert not samples._is_whole(path, 8), length
+    path.write_bytes(data)
+    assert samples._is_whole(path, 8) and samples._is_whole(path, None) and not samples._is_whole(path, 16)
+
+
+def killed(words: tuple[str, ...], count: int) -> int:
+    """The command, which a signal ends when it is about to give a file its name."""
+    replace, done = os.replace, list[str]()
+
+    def cut_off(part: pathlib.Path, path: pathlib.Path) -> None:
+        if len(done) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(path.name)
+        replace(part, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", cut_off)
+        return cli.main(["generate", *words])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+@pytest.mark.parametrize("count", [0, 5])
+def test_what_was_killed_goes_on_and_ends_the_same(
+    count: int, generator: str, tmp_path: pathlib.Path, typed: Callable[..., str]
+) -> None:
+    common = (generator, "--count", "7", "--batch", "3")
+    typed(*common, "--out", tmp_path / "whole")
+    out = tmp_path / "out"
+    ended = processes.Started(killed, (*common, "--out", str(out), "--device", "cpu"), count).wait()
+    assert ended.code == -9, ended.err
+    assert len(pictures_of(out)) == max(0, count - 1) and list(out.glob(".*.part"))
+    typed(*common, "--out", out)
+    assert pictures_of(out) == pictures_of(tmp_path / "whole") and not list(out.glob(".*.part"))
 
 
 def test_more_of_them_and_not_fewer_nor_others(

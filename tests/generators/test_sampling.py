@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldp_fast.errors import UsageError
-from ldp_fast.generators import sampling
+from ldp_fast.generators import Settings, StyleGAN2, sampling, usual_channels
 
 
 class Toy(nn.Module):
@@ -75,6 +75,25 @@ def test_batches_do_not_change_pictures() -> None:
     assert toy.batches == [7, 3, 3, 1]
     assert not torch.equal(sampling.pictures(toy, z, 0.5), whole)
     assert not torch.equal(sampling.pictures(toy, z), sampling.pictures(toy, z, 0.5))
+
+
+def of_side(resolution: int) -> StyleGAN2:
+    """What sampling asks a generator of a size, without its weights."""
+    made = StyleGAN2(Settings(resolution=8, z_dim=2, w_dim=2, mapping_layers=1, channels=(2, 2)))
+    made.settings = Settings(resolution=resolution, channels=usual_channels(resolution))
+    return made
+
+
+def test_large_pictures_are_made_few_at_a_time() -> None:
+    batches = {side: sampling.batch_of(of_side(side)) for side in (8, 64, 256, 512, 1024, 4096)}
+    assert batches == {8: 16, 64: 16, 256: 8, 512: 4, 1024: 2, 4096: 1}
+    other = Toy()
+    assert sampling.batch_of(other) == 16
+    other.resolution = 1024  # type: ignore[assignment]
+    assert sampling.batch_of(other) == 2
+    z = sampling.latents(0, 0, 5, 3)
+    assert torch.equal(sampling.pictures(other, z), sampling.pictures(other, z, batch=5))
+    assert other.batches == [2, 2, 1, 5]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

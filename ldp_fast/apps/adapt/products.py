@@ -17,6 +17,7 @@ from ...runs import files, image_files
 from ...runs.experiment import Products
 from ...runs.films import require_mp4, write_gif, write_mp4
 from ...runs.seeds import mixed_generator
+from .. import samples
 from .configuration import Adaptation, ClipGuided
 
 if TYPE_CHECKING:
@@ -81,15 +82,8 @@ def write_before_after(source: Any, adapted: Any, c: Adaptation, folder: pathlib
 
 def write_samples(adapted: Any, c: Adaptation, folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes `samples/000000.png` and so on, the pictures of `ldp-fast generate` with the run's seed."""
-    from tqdm import tqdm
-
-    written, batch = [], sampling.BATCH
-    for first in tqdm(range(0, c.samples, batch), desc="samples", unit="batch"):
-        z = sampling.latents(c.seed, first, min(batch, c.samples - first), adapted.z_dim)
-        for index, picture in enumerate(sampling.pictures(adapted, z, c.sample_truncation)):
-            written.append(folder / SAMPLES / sampling.file_name(first + index))
-            image_files.save_png(written[-1], picture)
-    return written
+    wanted = samples.Wanted(c.samples, c.sample_truncation, c.seed)
+    return samples.fill(adapted, wanted, folder / SAMPLES, str(folder), label=SAMPLES)
 
 
 def write_generator(adapted: Any, c: Adaptation, steps: int, folder: pathlib.Path) -> list[pathlib.Path]:

@@ -13,9 +13,9 @@ from ...errors import UsageError, shortened
 from ...guidance.loading import embedded_models
 from ...metrics import judge_of
 from ..clips import load_named, unknown_words
+from ..progress import bar
 from .features import Keeping, Network, digest_of_texts, features_of
 from .gathered import Picture
-from .progress import bar
 
 OPENAI = "openai/clip-vit-base-patch32"
 CAPTIONS = 64  # in one pass

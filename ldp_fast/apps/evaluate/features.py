@@ -19,8 +19,8 @@ from torch import Tensor
 from ...errors import UsageError, reason
 from ...metrics.pictures import WHITE, decode_picture
 from ...runs import files
+from ..progress import bar
 from .gathered import Picture
-from .progress import bar
 from .store import Store
 
 T = TypeVar("T")

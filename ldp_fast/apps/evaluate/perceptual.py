@@ -11,9 +11,9 @@ from ...guidance.loading import embedded_models
 from ...metrics.lpips import Lpips, all_pairs, pairwise
 from ...metrics.pictures import some
 from ...runs.tables import markdown_table
+from ..progress import bar
 from .features import Keeping, Network, mapped_features_of
 from .gathered import Gathered, Group, Picture
-from .progress import bar
 from .results import plus_minus, record, said_of, spread
 from .sheets import Tile, sheet
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ...runs import image_files
+from ..progress import bar
 from .found import Run
 from .kept import kept_as, kept_picture, remove_others
-from .progress import bar
 
 View = tuple[float, float]
 

@@ -1,4 +1,4 @@
-"""Progress bars of an evaluation."""
+"""Progress bars of work on pictures."""
 
 from __future__ import annotations
 
