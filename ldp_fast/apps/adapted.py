@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 from ..errors import UsageError
+from ..generators.files import find
+from ..guidance.loading import embedded_models
 from ..runs.folder import application_of
 
 # The application, and where in its runs the generator lies.
 ADAPT, WITHIN = "adapt", "generator"
+
+
+def anchored(name: str) -> str:
+    """A generator's name as it is the same from any working folder: of a file or a folder that is there its whole path.
+
+    What is not there stays as it was typed, for the message.
+    """
+    there = name.strip() and name not in embedded_models() and os.path.exists(name)
+    return os.path.abspath(name) if there else name
+
+
+def check_apart(name: str, folder: pathlib.Path) -> None:
+    """Checks that a run does not write over the generator that it adapts, whichever links lead there.
+
+    Args:
+        name: of the generator.
+        folder: of the run.
+
+    Raises:
+        UsageError: the run would; or there is no such generator.
+    """
+    if name in embedded_models():
+        return
+    path = find(located(name))
+    # A run writes and removes within its folder, and, where that is a link, within what it means.
+    written = (folder.resolve(), (folder / WITHIN).resolve())
+    held = (path.resolve(), path.parent.resolve() / path.name)
+    if any(file.is_relative_to(within) for file in held for within in written):
+        raise UsageError(
+            f"generator: {name} lies in {folder}, where the run itself writes its generator and would destroy the one "
+            f"that it begins with: choose another --out"
+        )
 
 
 def located(name: str) -> str:
@@ -17,6 +52,8 @@ def located(name: str) -> str:
     Raises:
         UsageError: a run that does not have one, or does not have it yet.
     """
+    if name in embedded_models():
+        return name
     folder = pathlib.Path(name)
     held = application_of(folder) if folder.is_dir() else None
     if held is None:

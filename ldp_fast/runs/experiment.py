@@ -97,6 +97,7 @@ class Experiment(Protocol):
 
         Raises:
             ValueError: they do not fit; nothing is changed then.
+            UsageError: they fit, and what the user has given beside them does not; nothing is changed then.
         """
 
     def about(self) -> dict[str, Any]:
@@ -129,6 +130,8 @@ class Application:
         shares: how many processes can share a step, and the flag that says so.
         to_lower: flags that lower the memory.
         command: what starts it; `--resume DIR` after it goes on. Where it is empty: `ldp-fast NAME`.
+        check: refuses, with a UsageError, a folder in which a run of a configuration may not write; asked first of all,
+            and before anything is loaded.
         expect: what the steps that are left take; changes nothing. The first rank asks, before the run's folder is
             changed. None: not known.
         former_files: what a run from before its record listed files may have left, as patterns.
@@ -145,6 +148,7 @@ class Application:
     shares: Callable[[Any], tuple[int, str]] = lambda configuration: (1, "")
     to_lower: str = ""
     command: str = ""
+    check: Callable[[pathlib.Path, Any], None] = lambda folder, configuration: None
     expect: Callable[[Any], Expectation] | None = None
     former_files: tuple[str, ...] = ()
     former_configuration: Callable[[pathlib.Path], dict[str, Any] | None] = lambda folder: None

@@ -79,6 +79,7 @@ def run(application: Application, folder: pathlib.Path, configuration: Any, opti
         FloatingPointError: the run diverged; what it kept is from before.
     """
     options = options or Options()
+    application.check(folder, configuration)
     command = options.resume or application.resume(folder)
     device = options.device or configuration.device
     try:
@@ -165,6 +166,8 @@ def continue_from(home: RunFolder, experiment: Experiment, configuration: Any) -
     if held is not None:
         try:
             experiment.load_state(*held)
+        except UsageError:
+            raise
         except ValueError as error:
             raise UsageError(f"{path} is damaged: {error}") from None
 

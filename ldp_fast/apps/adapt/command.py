@@ -10,6 +10,7 @@ from ...runs import flags
 from ...runs.names import as_typed
 from ...runs.settings import Wrong, hyphens
 from .. import run_options
+from ..adapted import anchored
 from ..config_flag import add_config_flag, start_from
 from ..options import GROUPS, RUN
 from .configuration import CLIP, DIRECTIONAL, GENERATOR, GUIDANCES, NAME, Adaptation, AnyGuidance, ClipGuided, class_of
@@ -84,6 +85,8 @@ def configure(args: argparse.Namespace, **more: Any) -> Adaptation:
     own = {"seed": "--seeds"} if isinstance(getattr(args, "seed", None), list) else None
     try:
         plain = resolve(said, words)
+        # A run is continued from any folder.
+        plain["generator"] = anchored(plain["generator"]) if isinstance(plain["generator"], str) else plain["generator"]
     except Wrong as error:
         raise flags.refused(error, AnyGuidance, args, file, own) from None
     return flags.build(class_of(plain), plain, args, file, own)

@@ -202,11 +202,16 @@ class AdaptExperiment:
         """Goes on from `state` and `facts`.
 
         Raises:
-            ValueError: they do not fit, or were made from another generator; nothing is changed then.
+            ValueError: they do not fit; nothing is changed then.
+            UsageError: they were made from another generator; nothing is changed then.
         """
         step, layers = int(facts["step"]), facts["layers"].split()
         if facts[SOURCE] != self.source_digest:
-            raise ValueError(f"it was made from another generator than {self.configuration.generator!r} is now")
+            raise UsageError(
+                f"--generator: the run cannot go on: it was made from another generator than "
+                f"{self.configuration.generator!r} is now (SHA-256 of its tensors {self.source_digest[:16]}…, then "
+                f"{facts[SOURCE][:16]}…): put that one back, or begin anew with another --out"
+            )
         if tensors["history"].shape[1:] != (len(self.columns),):
             raise ValueError("its history is of other columns")
         self.pair.load_state(tensors)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ...errors import UsageError
@@ -11,7 +13,7 @@ from ...guidance import LatentDiffusionPrior
 from ...runs import loop
 from ...runs.experiment import Application
 from ...runs.profile import Profile
-from ..adapted import located
+from ..adapted import check_apart, located
 from .configuration import NAME, Adaptation, class_of
 from .expected import TO_LOWER, expect
 from .experiment import AdaptExperiment, trained_names
@@ -37,8 +39,24 @@ def load_source(configuration: Adaptation) -> Any:
     Raises:
         UsageError: it is missing, damaged or of another kind; names the flag.
     """
-    try:
+    with _naming_the_flag():
         return load(located(configuration.generator))
+
+
+def check_folder(folder: pathlib.Path, configuration: Adaptation) -> None:
+    """Checks that a run in a folder does not destroy the generator that it adapts.
+
+    Raises:
+        UsageError: it would, or there is no such generator; names the flag.
+    """
+    with _naming_the_flag():
+        check_apart(configuration.generator, folder)
+
+
+@contextlib.contextmanager
+def _naming_the_flag() -> Iterator[None]:
+    try:
+        yield
     except UsageError as error:
         said = str(error)
         raise UsageError(f"--{said}" if said.startswith("generator: ") else f"--generator: {said}") from None
@@ -72,6 +90,7 @@ APPLICATION = Application(
     networks=_time_networks,
     shares=lambda configuration: (configuration.batch, "--batch"),
     to_lower=TO_LOWER,
+    check=check_folder,
     expect=expect,
 )
 
