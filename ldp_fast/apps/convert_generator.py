@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from ..errors import UsageError
-from .targets import check_writable
+from .targets import check_writable, occupied
 
 EXAMPLES = """\
 examples:
@@ -39,12 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """The command. Returns 0."""
     from ..generators import save
     from ..generators.convert import convert
-    from ..generators.files import CONFIG, WEIGHTS
 
     check_writable(args.out)
-    there = [name for name in (WEIGHTS, CONFIG) if (args.out / name).exists()]
-    if there and not args.overwrite:
-        raise UsageError(f"--out: {args.out} already holds {' and '.join(there)}: --overwrite replaces the generator")
+    _check_folder(args.out, args.overwrite)
     generator = convert(args.file)
     notes = generator.about["notes"]
     for note in notes if isinstance(notes, list) else []:
@@ -57,3 +54,20 @@ def run(args: argparse.Namespace) -> int:
         f"{s.mapping_layers} mapping layers, channels {', '.join(map(str, s.channels))}{clamp}"
     )
     return 0
+
+
+def _check_folder(out: pathlib.Path, overwrite: bool) -> None:
+    """Checks that a generator may be written into a folder.
+
+    Raises:
+        UsageError: it holds one that is not to be replaced, or something else.
+    """
+    from ..generators.files import CONFIG, WEIGHTS, is_ours
+
+    if not out.exists() or not occupied(out):
+        return
+    if not is_ours(out / WEIGHTS):
+        raise UsageError(f"--out: {out} is not empty and does not hold a generator of ldp-fast: choose another --out")
+    if not overwrite:
+        there = [name for name in (WEIGHTS, CONFIG) if (out / name).exists()]
+        raise UsageError(f"--out: {out} already holds {' and '.join(there)}: --overwrite replaces the generator")

@@ -133,6 +133,18 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
+def is_ours(path: pathlib.Path) -> bool:
+    """Whether a file begins as one that `save` has written; the rest of it may be damaged."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= path.stat().st_size else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return isinstance(metadata, dict) and KEY in metadata
+
+
 def mismatches(own: Mapping[str, list[int]], tensors: Mapping[str, Tensor], most: int = 6) -> list[str]:
     """What of some tensors does not fit the shapes of a generator: missing, of another shape, or not its own."""
     found = [f"{name} {shape} is missing" for name, shape in own.items() if name not in tensors]

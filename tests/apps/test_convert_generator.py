@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from safetensors.torch import save as as_bytes
 
 from ldp_fast import cli
 from ldp_fast.generators import load, save
 from ldp_fast.generators.convert import convert
+from ldp_fast.generators.files import is_ours
 
 from ..generators import writers
 
@@ -75,6 +77,46 @@ def test_a_generator_is_replaced_only_when_asked(
     assert load(out).about == {"precious": True}
     typed("convert-generator", network, "--out", out, "--overwrite")
     assert load(out).about["made_from"] == "network.pkl"
+
+
+@pytest.mark.parametrize("words", [(), ("--overwrite",)])
+@pytest.mark.parametrize("name", ["thesis.tex", "model.safetensors", "config.json"])
+def test_what_is_somebody_elses_stays(
+    name: str,
+    words: tuple[str, ...],
+    network: pathlib.Path,
+    tmp_path: pathlib.Path,
+    typed: Callable[..., tuple[str, str]],
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_bytes(as_bytes({"x": torch.zeros(2)}, {"format": "pt"}))  # a file of diffusers
+    before = (out / name).read_bytes()
+    _, errors = typed("convert-generator", network, "--out", out, *words, code=2)
+    assert f"--out: {out} is not empty and does not hold a generator of ldp-fast: choose another --out" in errors
+    assert [path.name for path in out.iterdir()] == [name] and (out / name).read_bytes() == before
+
+
+def test_a_damaged_generator_is_replaced_and_what_lies_beside_it_stays(
+    network: pathlib.Path, tmp_path: pathlib.Path, typed: Callable[..., tuple[str, str]]
+) -> None:
+    out = tmp_path / "made"
+    save(out, convert(network))
+    (out / "card.md").write_text("mine")
+    (out / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes()[:-50])
+    typed("convert-generator", network, "--out", out, "--overwrite")
+    assert torch.equal(load(out)(writers.Z), convert(network)(writers.Z))
+    assert (out / "card.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"short", b"\xff" * 20, b"\x02" + bytes(7) + b"[]", b"\x04" + bytes(7) + b"[[[["]
+)
+def test_only_files_of_ours_are_ours(data: bytes, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.safetensors"
+    assert not is_ours(path)
+    path.write_bytes(data)
+    assert not is_ours(path)
 
 
 @pytest.mark.parametrize("name", ["evil.pkl", "nowhere.pt", "folder"])
