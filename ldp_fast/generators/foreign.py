@@ -146,14 +146,20 @@ def build(found: Found) -> StyleGAN2:
 
 
 def check_size(tensors: Mapping[str, Tensor], most: int) -> None:
-    """Checks that tensors are no larger than what they were read from, which overlapping ones may claim to be.
+    """Checks that tensors are not much larger than what they were read from, which overlapping ones may claim to be.
+
+    Args:
+        tensors: those that repeat numbers, as an expanded tensor does, and others; each group may be as large.
+        most: bytes of the file.
 
     Raises:
         UsageError: they are.
     """
-    size = sum(x.numel() * x.element_size() for x in tensors.values())
-    if size > most:
-        raise UsageError(f"is damaged: {most} bytes claim to be tensors of {size}")
+    sizes = {True: 0, False: 0}
+    for x in tensors.values():
+        sizes[any(length > 1 and step == 0 for length, step in zip(x.shape, x.stride(), strict=True))] += x.nbytes
+    if max(sizes.values()) > most:
+        raise UsageError(f"is damaged: {most} bytes claim to be tensors of {sum(sizes.values())}")
 
 
 def check_filter(name: str, kernel: Tensor) -> None:

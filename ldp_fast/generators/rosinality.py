@@ -43,10 +43,12 @@ def read(path: pathlib.Path) -> Found:
     state = {str(name).removeprefix("module."): x for name, x in tensors.items()}
     if isinstance(found.get(MEAN), Tensor):
         state[MEAN] = found[MEAN]
+    size = path.stat().st_size
     for name, x in state.items():
-        if not _is_plain(x):
+        if not _is_plain(x, size):
             raise UsageError(f"has {shortened(name, 100)} that is not a tensor of numbers: {type(x).__name__}")
-    check_size(state, path.stat().st_size)
+        state[name] = x.detach()  # of a module's own dict it may be a parameter
+    check_size(state, size)
     for name in [name for name in state if name.endswith(".kernel")]:
         check_filter(name, state.pop(name))
     return Found(ORIGIN, settings_of(state, theirs), state, theirs, notes)
@@ -90,11 +92,12 @@ def _load(path: pathlib.Path) -> Any:
         raise UsageError(f"is damaged ({shortened(lines[0] if lines else reason(error), 200)})") from None
 
 
-def _is_plain(x: Any) -> bool:
+def _is_plain(x: Any, most: int) -> bool:
+    """Whether something is a tensor of numbers; a view, which may repeat what it has, of no more than some bytes."""
     return (
-        type(x) is Tensor
+        type(x) in (Tensor, torch.nn.Parameter)
         and x.layout == torch.strided
         and x.device.type == "cpu"
         and x.is_floating_point()
-        and x.numel() * x.element_size() <= x.untyped_storage().nbytes()
+        and x.numel() * x.element_size() <= max(x.untyped_storage().nbytes(), most)
     )

@@ -123,6 +123,28 @@ def test_tensors_that_claim_to_be_larger_than_they_are(tmp_path: pathlib.Path) -
         read(changed(**{f"more__{index}": shared for index in range(9)}), tmp_path)
 
 
+@pytest.mark.parametrize("archive", [True, False])
+def test_parameters_and_views_are_taken(archive: bool, tmp_path: pathlib.Path) -> None:
+    state: dict[str, Any] = {"g_ema": writers.rosinality(), "latent_avg": mean()}
+    plain = {name: x * 0 + 0.5 if name.startswith("noises.") else x for name, x in state["g_ema"].items()}
+    expected = build(read({**state, "g_ema": plain}, tmp_path)).state_dict()
+
+    def as_found(name: str, x: Tensor) -> Tensor:
+        if name.startswith("noises."):
+            return torch.full((1,), 0.5).expand(x.shape)
+        if name.endswith("modulation.weight"):
+            return torch.stack([x, x])[1].t().contiguous().t()
+        return torch.nn.Parameter(x, requires_grad=name.endswith("bias"))
+
+    views = {name: as_found(name, x) for name, x in plain.items()}
+    whole = {"g_ema": views, "latent_avg": torch.nn.Parameter(mean())}
+    made = build(read(whole, tmp_path, _use_new_zipfile_serialization=archive))
+    found = made.state_dict()
+    assert all(torch.equal(x, found[name]) for name, x in expected.items())
+    assert all(x.is_contiguous() and x.untyped_storage().nbytes() == x.nbytes for x in found.values())
+    assert not any(x.requires_grad for x in made.parameters())
+
+
 class Evil:
     """Runs something where it is unpickled."""
 
