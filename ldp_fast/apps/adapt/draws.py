@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,20 @@ from ...runs.seeds import mixed_generator
 LATENT, NOISE, GUIDE = 3, 4, 5
 # Added to the sample's index where layers are looked at (`selection`), beside those that are trained with.
 LOOKED_AT = 2**16
+
+
+def carried(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """What was drawn on the CPU, on a device, without waiting for it.
+
+    CUDA copies more than 64 KB from memory that is not pinned only once all that was asked for before is done.
+
+    Args:
+        x: on the CPU.
+        device: where it is wanted.
+        dtype: in place of its own.
+    """
+    x = x.to(dtype or x.dtype)  # before the copy, which would make it in memory that is not pinned
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +56,20 @@ class Draws:
     def latents(self, size: int) -> Tensor:
         """z [B, size] ~ N(0, 1), float32, on the CPU."""
         return torch.stack([torch.randn(size, generator=generator) for generator in self.generators(LATENT)])
+
+    def noises(self, shapes: Sequence[torch.Size], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        """Noise for layers, as `StyleGAN2.synthesis` takes it and draws it of generators of its own.
+
+        Args:
+            shapes: rows and columns of each layer.
+            device: where it is wanted; it is drawn on the CPU, and copied once.
+            dtype: of the tensors.
+
+        Returns:
+            [B, 1, rows, columns] ~ N(0, 1) for each layer.
+        """
+        generators = self.generators(NOISE)
+        drawn = [torch.stack([torch.randn((1, *shape), generator=g) for g in generators]) for shape in shapes]
+        flat = carried(torch.cat([x.flatten() for x in drawn]), device, dtype)
+        parts = flat.split([x.numel() for x in drawn])
+        return [part.view(x.shape) for part, x in zip(parts, drawn, strict=True)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...generators import StyleGAN2
 from ...runs import checkpoints, distributed
 from ...runs.experiment import Part, Products, as_subject, untimed
 from . import products, selection
@@ -91,19 +92,25 @@ class AdaptExperiment:
 
     def advance(self, part: Part = untimed) -> None:
         """One step."""
-        c, pair = self.configuration, self.pair
+        c = self.configuration
         if c.select_layers is not None and self.step % c.select_every == 0:
             with part("selection"):
-                self._select(c.select_layers)
+                self.select()
+        self.learn(part)
+
+    def learn(self, part: Part = untimed) -> None:
+        """One step, in which what was selected last is trained."""
+        c, pair = self.configuration, self.pair
         mine = range(self.rank, c.batch, self.world)
         row = torch.zeros(len(self.columns), device=self.device)
         if mine:
             draws = Draws(c.seed, self.step, tuple(mine))
             w = pair.w(draws.latents(pair.source.z_dim), c.truncation)
+            noise = self._noise(draws, w)
             with part("source"):
-                sources = self._sources(w, draws)
+                sources = self._sources(w, noise)
             with part("generator"):
-                pictures = self._synthesis(pair.adapted, w, draws)
+                pictures = _synthesis(pair.adapted, w, noise())
             with part("guide"):
                 gradient, values = self._guided(pictures, sources, draws)
             with part("backward"):
@@ -126,20 +133,22 @@ class AdaptExperiment:
         self.step += 1
         self._rows.append(row)
 
-    def _noise(self, draws: Draws) -> Any:
-        return None if self.configuration.noise == "fixed" else draws.generators(NOISE)
+    def _noise(self, draws: Draws, w: Any) -> Callable[[], Any]:
+        """What gives each generator that is asked for pictures of w the same noise; None stands for its own."""
+        if self.configuration.noise == "fixed":
+            return lambda: None
+        source = self.pair.source
+        if not isinstance(source, StyleGAN2):
+            return lambda: draws.generators(NOISE)
+        shapes = [x.shape for name, x in source.named_buffers() if name.endswith(".noise")]
+        drawn = draws.noises(shapes, w.device, w.dtype)
+        return lambda: drawn
 
-    def _synthesis(self, generator: Any, w: Tensor, draws: Draws) -> Tensor:
-        noise = self._noise(draws)
-        # What is not asked for is not passed, so that a generator of somebody else's may lack it.
-        found: Tensor = generator.synthesis(w) if noise is None else generator.synthesis(w, noise=noise)
-        return found
-
-    def _sources(self, w: Tensor, draws: Draws) -> Tensor | None:
+    def _sources(self, w: Tensor, noise: Callable[[], Any]) -> Tensor | None:
         if not self.guide.wants_sources:
             return None
         with torch.no_grad():
-            return self._synthesis(self.pair.source, w, draws)
+            return _synthesis(self.pair.source, w, noise())
 
     def _guided(self, pictures: Tensor, sources: Tensor | None, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         seen = pictures.detach()
@@ -149,27 +158,29 @@ class AdaptExperiment:
     def _progress(self) -> float:
         return self.step / max(1, self.total)
 
-    def _select(self, count: int) -> None:
-        """Chooses the layers that are trained from here on."""
+    def select(self) -> None:
+        """Chooses the `select_layers` layers that are trained from here on."""
         c, pair = self.configuration, self.pair
         mine = range(self.rank, c.select_samples, self.world)
         layers = selection.layers_of(pair.adapted)
         draws = Draws(c.seed, self.step, tuple(LOOKED_AT + index for index in mine))
         moved = torch.zeros(len(layers), device=self.device)
-        for some in _split(draws, c.batch):
+        # As many at once as a process has of a step.
+        for some in _split(draws, share_of(c.batch, self.world)):
             w = pair.w(some.latents(pair.source.z_dim), c.truncation)
-            sources = self._sources(w, some)
+            noise = self._noise(some, w)
+            sources = self._sources(w, noise)
 
             def gradient(x: Tensor, sources: Tensor | None = sources, some: Draws = some) -> Tensor:
                 return self._guided(x, sources, some)[0]
 
-            moved += selection.moved(pair.adapted, w, self._noise(some), gradient)
+            moved += selection.moved(pair.adapted, w, noise(), gradient)
         if self.world > 1:
             distributed.add(moved)
         # Of layers without anything that is trained none can be chosen.
         trained = [selection.trains(layer, pair.parameters) for layer in layers]
         moved = moved.masked_fill(~torch.tensor(trained, device=moved.device), -1.0)
-        self.layers = selection.chosen(layers, moved, count)
+        self.layers = selection.chosen(layers, moved, c.select_layers or len(layers))
         selection.train_only(pair.parameters, self.layers)
 
     def latest(self) -> dict[str, float]:
@@ -246,6 +257,17 @@ class AdaptExperiment:
     def products(self, folder: pathlib.Path) -> Products:
         """Pictures, the generator, samples, the losses and a film."""
         return products.of(self, folder)
+
+
+def share_of(count: int, world: int) -> int:
+    """The most that one of so many processes has of a number of samples."""
+    return -(-count // world)
+
+
+def _synthesis(generator: Any, w: Any, noise: Any) -> Tensor:
+    # What is not asked for is not passed, so that a generator of somebody else's may lack it.
+    found: Tensor = generator.synthesis(w) if noise is None else generator.synthesis(w, noise=noise)
+    return found
 
 
 def _root_mean_square(pictures: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from .configuration import ALL, HOST
+from .draws import carried
 
 # StyleGANFusion with --freeze_bias: of `convs` the convolution, what makes its style of w, and how strong its noise is.
 # Not the constant, conv1, to_rgb*, any bias or the mapping.
@@ -114,7 +115,7 @@ class Pair:
     def w(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """w of z, of the frozen mapping, without a graph."""
         like = next(iter(self.parameters.values()))
-        z = z.to(like.device, like.dtype, non_blocking=True)
+        z = carried(z, like.device, like.dtype)
         with torch.no_grad():
             found: Tensor = self.source.mapping(z) if truncation == 1 else self.source.mapping(z, truncation)
         return found

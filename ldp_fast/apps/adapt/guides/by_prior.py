@@ -14,7 +14,7 @@ from ....guidance import LatentDiffusionPrior, PriorStatistics, TimestepSampler,
 from ....guidance.inputs import mean_over_noises, stack_noises
 from ....guidance.step import evaluate
 from ....integrations.stylegan_fusion import unit_rms
-from ..draws import Draws
+from ..draws import Draws, carried
 from .perceptual import Perceptual
 from .pictures import clipped, norms, shown, through
 
@@ -190,8 +190,7 @@ class PriorGuide:
         t = torch.cat([sampler.sample(1, cpu, generator, progress) for generator in generators])
         shape = (s.noises, *latents.shape[1:])
         noise = stack_noises([torch.randn(shape, generator=generator) for generator in generators])
-        # From memory that is not pinned CUDA has read everything when the call returns; the host need not wait.
-        t, noise = (x.to(latents.device, non_blocking=True) for x in (t, noise))
+        t, noise = (carried(x, latents.device) for x in (t, noise))
         mean = mean_over_noises(noise, s.noises)
         if source is None or not self.regularisers.directional:
             return _Seen(evaluate(prior, latents, self.text, t, noise, None, progress), mean, None)
