@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import fcntl
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -125,6 +126,26 @@ def check_limits(args: argparse.Namespace) -> None:
         raise UsageError(f"--limit-minutes: expected a number of at least 0, got {args.limit_minutes}")
     if min(args.seeds) < 0:
         raise UsageError(f"--seeds: expected numbers of at least 0, got {min(args.seeds)}")
+
+
+def told(made: argparse.ArgumentParser, args: argparse.Namespace, names: Iterable[str]) -> str:
+    """The command that makes all of it in one go, and its page, without where things are on this machine.
+
+    Args:
+        made: by `parser`.
+        args: what was said.
+        names: of the options that decide what comes out; those that have their defaults go without saying.
+    """
+    words = [f"{made.prog} --out DIR"]
+    for name in names:
+        value = getattr(args, name)
+        if value == made.get_default(name):
+            continue
+        several = value if isinstance(value, list) else [value]
+        # An option that may be given several times has a list for each.
+        for said in several if several and isinstance(several[0], list) else [several]:
+            words.append(shlex.join([f"--{name.replace('_', '-')}", *map(str, said)]))
+    return " ".join([*words, "--page"])
 
 
 def end_of(limit_minutes: float | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import shlex
 import statistics
@@ -18,11 +19,12 @@ from ldp_fast.generators import load
 from ldp_fast.generators.sampling import pictures
 from ldp_fast.metrics import judge_of
 from ldp_fast.runs.expectation import duration
+from ldp_fast.zoo import world
 
 from .. import experiment
 from . import __doc__ as about
-from . import page, renders, runs
-from .measures import Judges, domain_of, measure, quantised, truth_of
+from . import made_by, page, renders, runs
+from .measures import Judges, Seen, domain_of, kept, look, measure, quantised, truth_of
 from .plan import (
     GUIDANCES,
     JUDGED,
@@ -42,6 +44,20 @@ from .plan import (
 from .summary import Row
 
 NAME = "benchmarks.adaptation"
+# Options that decide what comes out.
+TOLD = (
+    "targets",
+    "variants",
+    "variant",
+    "words",
+    "seeds",
+    "repeat",
+    "samples",
+    "views",
+    "judged",
+    "sample_seed",
+    "judge",
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,10 +69,21 @@ def parser() -> argparse.ArgumentParser:
         "--variants", nargs="*", default=list(GUIDANCES), metavar="NAME", help=f"of {ways} (default: all)"
     )
     made.add_argument(
-        "--variant", action="append", default=[], metavar="NAME=WORDS", help="one more way, as adapt's flags say it"
+        "--variant",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar=("NAME=WORDS", "CAPTION"),
+        help="another setting, as adapt's flags say it, in a table of its own; of all targets, or of those named here",
     )
     made.add_argument("--words", default="", metavar="WORDS", help="flags of adapt for every way, in one word")
     made.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="of the runs (default: 0)")
+    made.add_argument(
+        "--repeat",
+        nargs="*",
+        metavar="NAME",
+        help="ways that are made with every seed, the others with the first alone (default: all)",
+    )
     made.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help=f"pictures (default: {SAMPLES})")
     made.add_argument("--views", type=int, default=VIEWS, metavar="N", help=f"others of a target (default: {VIEWS})")
     made.add_argument("--judged", type=int, default=JUDGED, metavar="N", help=f"by the truth (default: {JUDGED})")
@@ -85,31 +112,35 @@ def _plan(args: argparse.Namespace) -> Plan:
     experiment.check_limits(args)
     for target in args.targets:
         scene_of(target)
-    if not _cells(args):
+    if not (args.variants or args.variant):
         raise UsageError("--variants: expected at least one way, here or as --variant")
+    _cells(args)
     if args.page is not None:
         experiment.check_page(args.page, page.MARKS)
     return Plan.of(args.samples, args.views, args.judged, args.sample_seed)
 
 
 def _cells(args: argparse.Namespace) -> list[Cell]:
-    return cells(list(dict.fromkeys(args.targets)), variants(args.variants, args.variant), args.seeds)
+    ways = variants(args.variants, args.variant)
+    return cells(list(dict.fromkeys(args.targets)), ways, args.seeds, args.repeat)
 
 
 def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> None:
     ends = experiment.end_of(args.limit_minutes)
     source = load(plan.generator)
     judges, shown = Judges(args.judge or judge_of(MODEL)), Shown.of(plan, source.z_dim)
-    work = _Work(args.out, plan, shown, judges, ends, asked)
-    wanted, before = _cells(args), quantised(pictures(source, shown.z))
+    before = functools.cache(lambda: quantised(pictures(source, shown.z)))
+    code = made_by.adaptation()
+    work = _Work(args.out, plan, shown, judges, code, before, ends, asked)
+    wanted = _cells(args)
     made = 0
     for cell in wanted:
         if work.stop() or (args.limit_cells is not None and made >= args.limit_cells):
             break
-        if runs.record_of(work.record(cell), judges) is not None:
+        if work.has(cell):
             continue
         try:
-            line = work.make(cell, before, shlex.split(args.words))
+            line = work.make(cell, shlex.split(args.words))
         except runs.Failed as error:
             print(error, flush=True)
             continue
@@ -117,34 +148,12 @@ def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> No
             break
         made += 1
         print(f"{work.done(wanted)} of {len(wanted)} cells: {line}; {work.expected(wanted)}", flush=True)
-    where = page.write(args.out, plan, wanted, judges, _told(args), args.page)
+    told = experiment.told(parser(), args, TOLD)
+    old = sum(runs.outdated(page.file_of(args.out, cell), code) for cell in wanted)
+    if old:
+        print(f"left out: {old} that other code has made; the same command makes them anew", flush=True)
+    where = page.write(args.out, plan, wanted, judges, told, args.page, code)
     print(f"{where} (tables and figures)")
-
-
-def _told(args: argparse.Namespace) -> str:
-    """The command that makes all of it in one go, without where things are on this machine."""
-    words = ["python -m benchmarks.adaptation --out DIR"]
-    for name in (
-        "targets",
-        "variants",
-        "variant",
-        "words",
-        "seeds",
-        "samples",
-        "views",
-        "judged",
-        "sample_seed",
-        "judge",
-    ):
-        value = getattr(args, name)
-        if value == parser().get_default(name):
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name == "variant":
-            words += [shlex.join([flag, said]) for said in value]
-        else:
-            words.append(shlex.join([flag, *map(str, value if isinstance(value, list) else [value])]))
-    return " ".join([*words, "--page"])
 
 
 class _Work:
@@ -155,72 +164,108 @@ class _Work:
         plan: what they have in common.
         shown: z's and views.
         judges: the networks.
+        code: the digest of what adapts.
+        before: makes the source's pictures, once.
         ends: when to stop, of time.monotonic.
         asked: whether to stop before.
     """
 
     def __init__(
-        self, out: pathlib.Path, plan: Plan, shown: Shown, judges: Judges, ends: float, asked: Callable[[], bool]
+        self,
+        out: pathlib.Path,
+        plan: Plan,
+        shown: Shown,
+        judges: Judges,
+        code: str,
+        before: Callable[[], Tensor],
+        ends: float,
+        asked: Callable[[], bool],
     ):
         self.out, self.plan, self.shown, self.judges = out, plan, shown, judges
-        self.ends, self.asked = ends, asked
+        self.code, self.before, self.ends, self.asked = code, before, ends, asked
         self._took: list[float] = []
+        self._domain: tuple[str, Tensor] | None = None
 
     def stop(self) -> bool:
         """Whether to."""
         return self.asked() or time.monotonic() > self.ends
 
-    def record(self, cell: Cell) -> pathlib.Path:
-        """Of a cell."""
-        return self.out / "cells" / f"{cell.name}.json"
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell is there, by these measures and this code."""
+        return runs.record_of(page.file_of(self.out, cell), self.judges, self.code) is not None
 
     def done(self, wanted: Sequence[Cell]) -> int:
         """How many there are."""
-        return sum(runs.record_of(self.record(cell), self.judges) is not None for cell in wanted)
+        return sum(self.has(cell) for cell in wanted)
 
     def expected(self, wanted: Sequence[Cell]) -> str:
         """For people: what the others take."""
         left = len(wanted) - self.done(wanted)
         return f"{duration(left * statistics.fmean(self._took))} left" if left else "all are there"
 
-    def make(self, cell: Cell, before: Tensor, words: Sequence[str]) -> str | None:
-        """Makes a cell and the references of its target; says what came of it. None: it was stopped."""
+    def make(self, cell: Cell, words: Sequence[str]) -> str | None:
+        """Makes a cell and the references of its target; says what came of it. None: it was stopped.
+
+        Raises:
+            Failed: the run of the cell did not finish.
+            UsageError: other words were asked for under its name before; the code has changed meanwhile.
+        """
         started = time.monotonic()
         scene = scene_of(cell.target)
         solid = renders.kept(self.out / "renders", scene, self.shown, self.stop)
         plain = renders.kept(self.out / "renders", SOURCE, self.shown, self.stop)
         if solid is None or plain is None:
             return None
-        domain = domain_of(scene, solid, self.shown)
 
-        def measured(images: Tensor, own: renders.Renders) -> dict[str, Any] | None:
-            args = (self.shown, self.plan, self.judges, self.stop)
-            return measure(images, cell.target, domain, own, *args)
+        def measured(images: Tensor, seen: Seen) -> dict[str, Any] | None:
+            return measure(
+                images, cell.target, self._features_of(scene, solid), seen, self.plan, self.judges, self.stop
+            )
 
-        for kind, images, own in (
-            (page.SOURCE, before, plain),
-            (page.TRUTH, truth_of(scene, solid, self.shown), solid),
-        ):
+        references: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], Seen]]] = {
+            page.SOURCE: (self.before, lambda images: self._source(images, plain)),
+            page.TRUTH: (lambda: truth_of(scene, solid, self.shown), lambda images: self._look(images, solid)),
+        }
+        for kind, (shown, seen) in references.items():
             file = page.sheet_of(self.out, cell.target, kind)
             if runs.record_of(file.with_suffix(".json"), self.judges) is None:
-                found = measured(images, own)
+                images = shown()
+                found = measured(images, seen(images))
                 if found is None:
                     return None
                 runs.keep(file, found, self.judges, images)
         folder = self.out / "runs" / cell.name
-        seconds = runs.adapt(cell, folder, words, self.ends - time.monotonic(), self.asked)
+        seconds = runs.adapt(cell, folder, words, self.ends - time.monotonic(), self.asked, self.code)
+        if made_by.adaptation() != self.code:
+            raise UsageError(f"the code that adapts has changed meanwhile: the same command makes {cell.name} anew")
         if seconds is None:
             return None
         images = runs.drawn(folder / "generator", self.shown.z)
-        found = measured(images, solid)
+        found = measured(images, self._look(images, solid))
         if found is None:
             return None
-        runs.keep(self.out / "cells" / cell.name, found, self.judges, images, seconds=seconds)
+        place = self.out / "cells" / cell.name
+        runs.keep(place, found, self.judges, images, seconds=seconds, code=self.code)
         self._took.append(time.monotonic() - started)
         row = Row([found])
         numbers = {name: row.number(name) or 0.0 for name in ("hit", "right", "kept")}
         told = f"R-Precision {numbers['hit']:.0%}, right {numbers['right']:.0%}, kept {numbers['kept']:.0%}"
         return f"{cell.name}, {seconds:.0f} s: {told}, FID {found['fid']:.1f}, all pairs {found['pairs']:.3f}"
+
+    def _look(self, images: Tensor, solid: renders.Renders) -> Seen:
+        return look(images, solid, self.shown, self.judges)
+
+    def _source(self, images: Tensor, plain: renders.Renders) -> Seen:
+        """The same for every target: looked at once, and kept."""
+        file = self.out / "references" / "source.safetensors"
+        return kept(file, self.plan, self.judges, lambda: self._look(images, plain))
+
+    def _features_of(self, scene: world.Scene, solid: renders.Renders) -> Tensor:
+        """Of a target's renders from the other views; those of one target are held, for its cells follow each other."""
+        name = scene.caption()
+        if self._domain is None or self._domain[0] != name:
+            self._domain = (name, self.judges.features(domain_of(scene, solid, self.shown)))
+        return self._domain[1]
 
 
 if __name__ == "__main__":

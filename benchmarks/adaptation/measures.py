@@ -7,6 +7,10 @@ measures of benchmarks/terms.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +25,8 @@ from ldp_fast.zoo import captions, world
 
 from ..terms.measures import measure as judged_by_truth
 from ..terms.measures import thresholds
-from . import identity
+from ..terms.runs import load, save
+from . import identity, made_by
 from .plan import Plan, Shown
 from .renders import Renders, pictures
 
@@ -42,20 +47,65 @@ class Judges:
         clip = Clip.load(judge)
         self.judge, self.lpips = judge, Lpips.load(network)
         self.scorer, self.features = ClipScorer(clip), ClipFeatures(clip)
+        self.code = made_by.measures()
         self.pool = [scene.caption() for scene in world.all_scenes()]
 
     def key(self) -> dict[str, Any]:
         """What a record has to have been made with."""
         kept = {"view": identity.LEAST_VIEW, "grey": identity.MOST_GREY, "apart": identity.APART}
-        return {"judge": self.judge, "lpips": self.lpips.name, "kept": kept, "truth": thresholds()}
+        about = {"judge": self.judge, "lpips": self.lpips.name, "kept": kept, "truth": thresholds()}
+        return {**about, "code": self.code}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What of N pictures does not depend on what was asked for.
+
+    Attributes:
+        features: of the CLIP, `[N, D]`.
+        kept: of the source's views.
+        pairs: mean distance of all pairs.
+    """
+
+    features: Tensor
+    kept: identity.Kept
+    pairs: float
+
+
+def look(images: Tensor, solid: Renders, shown: Shown, judges: Judges) -> Seen:
+    """See `Seen`.
+
+    Args:
+        images: `[N, 3, SIDE, SIDE]` in [0, 1], of the samples that are shown.
+        solid: renders of what the pictures show, for the views: of the target, or of the source before.
+        shown: views and greys.
+        judges: the networks.
+    """
+    pairs = all_pairs(judges.lpips(images), alike=0).mean
+    return Seen(judges.features(images), identity.kept(images, solid, shown.greys), pairs)
+
+
+def kept(file: pathlib.Path, plan: Plan, judges: Judges, make: Callable[[], Seen]) -> Seen:
+    """What was seen, from a file that keeps it, or made and kept; that of another plan or judge is made anew."""
+    about = json.dumps([dataclasses.asdict(plan), judges.key(), made_by.renders()], sort_keys=True)
+    key = hashlib.sha256(about.encode()).hexdigest()[:16]
+    if file.exists():
+        tensors, facts = load(file)
+        if facts.get("key") == key:
+            features, pairs = tensors.pop("features"), float(tensors.pop("pairs"))
+            return Seen(features, identity.Kept(**{name: x.numpy() for name, x in tensors.items()}), pairs)
+    found = make()
+    parts = {field.name: torch.from_numpy(getattr(found.kept, field.name)) for field in dataclasses.fields(found.kept)}
+    mean = torch.tensor(found.pairs, dtype=torch.float64)
+    save(file, {**parts, "features": found.features.cpu(), "pairs": mean}, {"key": key})
+    return found
 
 
 def measure(
     images: Tensor,
     target: str,
     domain: Tensor,
-    solid: Renders,
-    shown: Shown,
+    seen: Seen,
     plan: Plan,
     judges: Judges,
     stop: Callable[[], bool] = lambda: False,
@@ -65,9 +115,8 @@ def measure(
     Args:
         images: `[N, 3, SIDE, SIDE]` in [0, 1], of the samples that are shown.
         target: what was asked for.
-        domain: renders of it from the other views, `[V, 3, SIDE, SIDE]`, which FID compares with.
-        solid: renders of what the pictures show, for the views: of the target, or of the source before.
-        shown: views and greys.
+        domain: features `[V, D]` of renders of it from the other views, which FID compares with.
+        seen: what of the pictures is the same for every target.
         plan: how many the truth judges.
         judges: the networks.
         stop: asked between the measures of pictures one by one.
@@ -77,10 +126,9 @@ def measure(
         each judged one; `size`, the correlation of the solid's size with that of its render; `fid`; `pairs`, the mean
         distance of all pairs. None: it was stopped.
     """
-    features = judges.features(images)
-    unit = F.normalize(features, dim=1)
+    unit = F.normalize(seen.features, dim=1)
     names = [target] * len(images)
-    found = identity.kept(images, solid, shown.greys)
+    found = seen.kept
     failing = []
     for picture in F.interpolate(images[: plan.judged], (TRUTH_SIDE, TRUTH_SIDE), mode="bicubic").clamp(0, 1):
         if stop():
@@ -95,8 +143,8 @@ def measure(
         "grey": _rounded(found.grey),
         "kept": found.all.tolist(),
         "size": identity.correlation(found.side, found.true_side),
-        "fid": fid(features, judges.features(domain)),
-        "pairs": all_pairs(judges.lpips(images), alike=0).mean,
+        "fid": fid(seen.features, domain),
+        "pairs": seen.pairs,
         "failing": failing,
     }
 

@@ -30,7 +30,7 @@ TARGETS = (
     "a red and white checkered cube",
     "a purple cube",
 )
-NAME = re.compile("[a-z0-9][a-z0-9.-]*")
+NAME = re.compile("[a-z0-9][a-z0-9.@-]*")
 SAMPLES, VIEWS, JUDGED = 500, 1024, 100
 SEED = 60_000  # of the z's that are shown; far from those of training
 OTHERS = 1  # added to it for the views that true ones are held against
@@ -43,29 +43,39 @@ class Variant:
     Attributes:
         name: of it.
         words: what `ldp-fast adapt` is told beside prompt, seed and folder.
+        setting: whether it is one of the other settings, whose cells are not compared with the guidances.
+        targets: that are adapted to in this way; none: the experiment's.
     """
 
     name: str
     words: tuple[str, ...]
+    setting: bool = False
+    targets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, said: str) -> Variant:
-        """`NAME=WORDS`, as it is typed.
+    def of(cls, said: str, targets: Sequence[str] = ()) -> Variant:
+        """Another setting, `NAME=WORDS`, as it is typed, and its targets.
 
         Raises:
             UsageError: something else.
         """
         name, equals, words = said.partition("=")
         if not equals or not NAME.fullmatch(name):
-            raise UsageError(f"--variant: expected NAME=WORDS with a name of a-z, 0-9, . and -, got {said!r}")
+            raise UsageError(f"--variant: expected NAME=WORDS with a name of a-z, 0-9, ., @ and -, got {said!r}")
+        for target in targets:
+            scene_of(target, "--variant")
         try:
-            return cls(name, tuple(shlex.split(words)))
+            return cls(name, tuple(shlex.split(words)), True, tuple(dict.fromkeys(targets)))
         except ValueError as error:
             raise UsageError(f"--variant: {said!r}: {error}") from None
 
 
-def variants(names: Sequence[str], more: Sequence[str]) -> list[Variant]:
-    """The guidances that are named, and what else is asked for.
+def variants(names: Sequence[str], more: Sequence[Sequence[str]]) -> list[Variant]:
+    """The guidances that are named, and other settings.
+
+    Args:
+        names: of guidances.
+        more: of each other setting NAME=WORDS, and the targets behind it.
 
     Raises:
         UsageError: one that is not known, or two of one name.
@@ -73,7 +83,9 @@ def variants(names: Sequence[str], more: Sequence[str]) -> list[Variant]:
     unknown = [name for name in names if name not in GUIDANCES]
     if unknown:
         raise UsageError(f"--variants: expected some of {', '.join(GUIDANCES)}, got {unknown[0]!r}")
-    found = [Variant(name, ("--guidance", name)) for name in dict.fromkeys(names)] + [Variant.of(said) for said in more]
+    found = [Variant(name, ("--guidance", name)) for name in dict.fromkeys(names)] + [
+        Variant.of(said, targets) for said, *targets in more
+    ]
     twice = [one.name for i, one in enumerate(found) if one.name in [other.name for other in found[:i]]]
     if twice:
         raise UsageError(f"--variant: {twice[0]!r} is there twice")
@@ -100,12 +112,34 @@ class Cell:
         return f"{name_of(self.target)}--{self.variant.name}--seed{self.seed}"
 
 
-def cells(targets: Sequence[str], ways: Sequence[Variant], seeds: Sequence[int] = (0,)) -> list[Cell]:
-    """All of them, in the order in which they are made: whole targets first, all of a seed before the next."""
-    return [Cell(target, way, seed) for seed in seeds for target in targets for way in ways]
+def cells(
+    targets: Sequence[str], ways: Sequence[Variant], seeds: Sequence[int] = (0,), repeated: Sequence[str] | None = None
+) -> list[Cell]:
+    """All of them, in the order in which they are made: whole targets first, all of a seed before the next.
+
+    Args:
+        targets: of the ways that do not have their own.
+        ways: of adapting; other settings come after the guidances.
+        seeds: of the runs.
+        repeated: names of the ways that are made with every seed, the others with the first one alone; None: all.
+
+    Raises:
+        UsageError: a name that is not among the ways.
+    """
+    unknown = [name for name in repeated or () if name not in {way.name for way in ways}]
+    if unknown:
+        raise UsageError(f"--repeat: expected some of {', '.join(way.name for way in ways)}, got {unknown[0]!r}")
+    found = []
+    for seed in dict.fromkeys(seeds):
+        mine = [way for way in ways if seed == seeds[0] or repeated is None or way.name in repeated]
+        for kind in (False, True):
+            alike = [way for way in mine if way.setting == kind]
+            every = dict.fromkeys(target for way in alike for target in way.targets or targets)
+            found += [Cell(x, way, seed) for x in every for way in alike if x in (way.targets or targets)]
+    return found
 
 
-def scene_of(target: str) -> world.Scene:
+def scene_of(target: str, argument: str = "--targets") -> world.Scene:
     """What a target shows.
 
     Raises:
@@ -113,7 +147,7 @@ def scene_of(target: str) -> world.Scene:
     """
     scene = captions.scene_of(target)
     if scene is None:
-        raise UsageError(f"--targets: expected a caption of the embedded world, got {target!r}")
+        raise UsageError(f"{argument}: expected a caption of the embedded world, got {target!r}")
     return scene
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ldp_fast.zoo import solids, world
 
 from ..terms.runs import load, save
+from . import made_by
 from .plan import Shown
 
 SIDE = 64  # pixels, those of the embedded generator's pictures
@@ -71,10 +72,13 @@ class Renders:
 def kept(
     folder: pathlib.Path, scene: world.Scene, shown: Shown, stop: Callable[[], bool] = lambda: False
 ) -> Renders | None:
-    """The renders of a solid, from a folder that keeps them, or made and kept. None: it was stopped."""
+    """The renders of a solid, from a folder that keeps them, or made and kept. None: it was stopped.
+
+    Those of other cameras, or by other code, are made anew.
+    """
     kind = f"{scene.shape}-{scene.pattern}"
     views = [(view.azimuth, view.elevation, view.radius) for view in (*shown.views, *shown.others)]
-    key = hashlib.sha256(repr((kind, SIDE, RAYS, views)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((kind, SIDE, RAYS, views, made_by.renders())).encode()).hexdigest()[:16]
     file = folder / f"{kind}.safetensors"
     if file.exists():
         tensors, facts = load(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -52,15 +53,19 @@ def adapt(
     more: Sequence[str],
     seconds: float,
     stop: Callable[[], bool],
+    code: str,
+    told: Callable[[str], None] = print,
 ) -> float | None:
-    """Makes the run of a cell, or what is left of it.
+    """Makes the run of a cell, or what is left of it; anew where other code has made or begun it.
 
     Args:
         cell: what.
-        folder: of the run; beside it lies what was asked for, and the seconds that it took so far.
+        folder: of the run; beside it lies what was asked for, by which code, and the seconds that it took so far.
         more: words of all cells.
         seconds: after which it is interrupted.
         stop: asked meanwhile.
+        code: the digest of what adapts.
+        told: is given a line where a run is thrown away.
 
     Returns:
         The seconds that it took, all parts together. None: it was stopped.
@@ -79,17 +84,24 @@ def adapt(
             f"{folder.name} was made with {' '.join(held['words'])!r}, and is asked for with {' '.join(asked)!r}: "
             "choose another --out, or another name for --variant"
         )
+    if held.get("code") != code:
+        if folder.exists():
+            told(f"{folder.name} was made by other code: it is made anew")
+            shutil.rmtree(folder)
+        held |= {"seconds": 0.0, "code": code}
     if not finished(folder):
         if stop() or seconds <= 0:
             return None
+        # Whoever finds the run of a process that was killed has to know what had begun it.
+        files.write_json(note, held)
         started = time.perf_counter()
-        code = carry_out(command(cell, folder, more), seconds, stop)
+        ended = carry_out(command(cell, folder, more), seconds, stop)
         held["seconds"] += time.perf_counter() - started
         files.write_json(note, held)
         if not finished(folder):
-            if code == INTERRUPTED:
+            if ended == INTERRUPTED:
                 return None
-            raise Failed(f"{folder.name}: ldp-fast adapt ended with exit code {code}")
+            raise Failed(f"{folder.name}: ldp-fast adapt ended with exit code {ended}")
     return float(held["seconds"])
 
 
@@ -98,13 +110,18 @@ def drawn(folder: pathlib.Path, z: Tensor) -> Tensor:
     return quantised(pictures(load(folder), z))
 
 
-def record_of(path: pathlib.Path, judges: Judges | dict[str, Any]) -> dict[str, Any] | None:
-    """A record, if it is there and was made by these measures."""
+def record_of(path: pathlib.Path, judges: Judges | dict[str, Any], code: str | None = None) -> dict[str, Any] | None:
+    """A record, if it is there and was made by these measures, and that of a cell by this code."""
     if not path.exists():
         return None
     held: dict[str, Any] = files.read_json(path)
     key = judges.key() if isinstance(judges, Judges) else judges
-    return held if held.get("form") == FORM and held.get("key") == key else None
+    return held if (held.get("form"), held.get("key"), held.get("code")) == (FORM, key, code) else None
+
+
+def outdated(path: pathlib.Path, code: str) -> bool:
+    """Whether a record is there of a cell that other code has made."""
+    return path.exists() and files.read_json(path).get("code") != code
 
 
 def keep(path: pathlib.Path, found: dict[str, Any], judges: Judges, images: Tensor, **facts: Any) -> dict[str, Any]:

@@ -23,10 +23,28 @@ class Row:
     Attributes:
         records: `found` of each.
         seconds: that they took, of those that took any.
+        seeds: of their runs; none: there is one.
     """
 
     records: Sequence[Record]
     seconds: Sequence[float] = ()
+    seeds: Sequence[int] = ()
+
+    def by_seed(self) -> dict[int, Row]:
+        """The records of each seed."""
+        seeds = self.seeds or [0] * len(self.records)
+        found: dict[int, list[Record]] = {}
+        for seed, record in zip(seeds, self.records, strict=True):
+            found.setdefault(seed, []).append(record)
+        return {seed: Row(records, (), [seed] * len(records)) for seed, records in found.items()}
+
+    def over_seeds(self, name: str) -> Mean | None:
+        """The mean of the seeds' numbers, and their standard deviation; None of one seed alone."""
+        numbers = [row.number(name) for row in self.by_seed().values()]
+        there = [x for x in numbers if x is not None]
+        if len(there) < max(2, len(numbers)):
+            return None
+        return Mean(statistics.fmean(there), statistics.stdev(there))
 
     def mean(self, name: str) -> Mean | None:
         """Of all pictures, with an interval over them; of what pictures have together, over records, without one."""
@@ -50,6 +68,14 @@ class Row:
 def answers(record: Record, name: str) -> list[bool]:
     """Of each picture yes or no."""
     return [not failing for failing in record["failing"]] if name == "right" else list(record[name])
+
+
+def together(records: Sequence[Record]) -> Record:
+    """Some records as one: every picture of each, and the means of what pictures have together."""
+    found: dict[str, Any] = {
+        name: [value for record in records for value in record[name]] for name in (*EACH, "hit", "kept", "failing")
+    }
+    return found | {name: statistics.fmean(record[name] for record in records) for name in WHOLE}
 
 
 def against(one: Record, other: Record) -> dict[str, Any]:

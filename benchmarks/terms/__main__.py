@@ -109,19 +109,9 @@ def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> No
         if code not in (0, 1, experiment.INTERRUPTED):
             raise UsageError(f"the sweep of objects ended with exit code {code}")
         objects.measure(folder, perception, judge, stop=stop)
-    where = page.write(args.out, plan, cells(args.seeds), judge, _told(args), args.page)
+    told = experiment.told(parser(), args, ("prompts", "prompt_seed", "steps", "seeds", "judge", "objects"))
+    where = page.write(args.out, plan, cells(args.seeds), judge, told, args.page)
     print(f"{where} (tables and figures)")
-
-
-def _told(args: argparse.Namespace) -> str:
-    """The command that makes all of it in one go, without where things are on this machine."""
-    words = ["python -m benchmarks.terms --out DIR"]
-    for name in ("prompts", "prompt_seed", "steps", "seeds", "judge", "objects"):
-        value = getattr(args, name)
-        if value != parser().get_default(name):
-            listed = value if isinstance(value, list) else [value]
-            words.append(" ".join([f"--{name.replace('_', '-')}", *map(str, listed)]))
-    return " ".join([*words, "--page"])
 
 
 class _Cells:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks import experiment
 from benchmarks.adaptation import __main__ as command
-from benchmarks.adaptation import figures, identity, measures, page, plan, renders, runs, summary
+from benchmarks.adaptation import figures, identity, made_by, measures, page, plan, renders, runs, summary
 from benchmarks.adaptation.plan import GUIDANCES, TARGETS, Cell, Plan, Shown, Variant, scene_of
 from ldp_fast import generators
 from ldp_fast.errors import UsageError
@@ -105,10 +105,11 @@ def test_the_measures_tell_the_truth_from_the_source(
     colours = [world.COLOURS[name] for name in world.COLOURS] * 3
     rows = [renders.pictures(plain.own[i : i + 1], plan.SOURCE, shown.greys[i : i + 1]) for i in range(SAMPLES)]
     source = torch.cat([x.clamp(0, 1) * torch.tensor(c)[:, None, None] for x, c in zip(rows, colours, strict=True)])
-    domain = measures.domain_of(scene, solid, shown)
+    domain = judges.features(measures.domain_of(scene, solid, shown))
+    seen, before = measures.look(perfect, solid, shown, judges), measures.look(source, plain, shown, judges)
     with few_views(AZIMUTHS=4, ELEVATIONS=(20,), DISTANCES=(1.0,), EVALUATIONS=0):
-        best = measures.measure(perfect, target, domain, solid, shown, small, judges)
-        worst = measures.measure(source, target, domain, plain, shown, small, judges)
+        best = measures.measure(perfect, target, domain, seen, small, judges)
+        worst = measures.measure(source, target, domain, before, small, judges)
     assert best is not None and worst is not None
     one, other = summary.Row([best]), summary.Row([worst])
     assert one.number("hit") == one.number("kept") == 1 and (other.number("hit") or 0) < 0.2
@@ -124,7 +125,7 @@ def test_the_measures_tell_the_truth_from_the_source(
     assert held is not None and held["found"] == json.loads(json.dumps(best))
     assert runs.record_of(tmp_path / "x.json", {**judges.key(), "judge": "another"}) is None
     assert figures.strip(tmp_path / "x.png", 2).shape == (64, 128, 3)  # type: ignore[union-attr]
-    assert measures.measure(perfect, target, domain, solid, shown, small, judges, lambda: True) is None
+    assert measures.measure(perfect, target, domain, seen, small, judges, lambda: True) is None
 
 
 def test_renders_are_made_once(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def test_renders_are_made_once(shown: Shown, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_plan_has_every_target_with_every_guidance() -> None:
-    found = plan.cells(TARGETS, plan.variants(GUIDANCES, ["mild=--guidance ldp --lambda-fm 0.1"]), [0, 1])
+    found = plan.cells(TARGETS, plan.variants(GUIDANCES, [["mild=--guidance ldp --lambda-fm 0.1"]]), [0, 1])
     assert len({cell.name for cell in found}) == len(found) == 2 * len(TARGETS) * 4
     assert len(TARGETS) >= 5 and not any(scene_of(target).held_out() for target in TARGETS)
     assert all(captions.scene_of(target) != plan.SOURCE for target in TARGETS)
@@ -156,8 +157,13 @@ def test_a_plan_has_every_target_with_every_guidance() -> None:
         (["--targets", "a red house"], "--targets: expected a caption of the embedded world, got 'a red house'"),
         (["--variants", "sds"], "--variants: expected some of ldp, lsd, clip-directional, got 'sds'"),
         (["--variants"], "--variants: expected at least one way, here or as --variant"),
-        (["--variant", "Mild"], "--variant: expected NAME=WORDS with a name of a-z, 0-9, . and -, got 'Mild'"),
+        (["--variant", "Mild"], "--variant: expected NAME=WORDS with a name of a-z, 0-9, ., @ and -, got 'Mild'"),
         (["--variant", "lsd=--guidance ldp"], "--variant: 'lsd' is there twice"),
+        (
+            ["--variant", "x=--steps 2", "a red house"],
+            "--variant: expected a caption of the embedded world, got 'a red house'",
+        ),
+        (["--repeat", "sds"], "--repeat: expected some of ldp, lsd, clip-directional, got 'sds'"),
         (["--samples", "1"], "--samples: expected at least 2, got 1"),
         (["--limit-minutes", "nan"], "--limit-minutes: expected a number of at least 0, got nan"),
         (["--seeds", "-1"], "--seeds: expected numbers of at least 0, got -1"),
@@ -187,6 +193,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     torch.manual_seed(0)
     generators.save(tmp_path / "source", generators.StyleGAN2(SETTINGS), {})
     monkeypatch.setattr(plan, "GENERATOR", str(tmp_path / "source"))
+    monkeypatch.setattr(made_by, "adaptation", lambda: "code")
     started: Made = []
 
     def carry_out(words: Sequence[str], seconds: float, stop: Callable[[], bool]) -> int:
@@ -236,6 +243,10 @@ def test_the_command_continues_and_writes_the_page(
     (out / "cells" / "a-red-sphere--ldp--seed0.json").unlink()
     assert command.main([*words[:-1], "--steps 3"]) == 2
     assert "was made with '--guidance ldp --steps 2', and is asked for with" in capsys.readouterr().err
+    # What was edited while a run went on is of neither code.
+    codes = iter(["code", "another"])
+    monkeypatch.setattr(made_by, "adaptation", lambda: next(codes))
+    assert command.main(words) == 2 and "the code that adapts has changed meanwhile" in capsys.readouterr().err
 
 
 def test_the_page_has_its_marks() -> None:
@@ -247,4 +258,4 @@ def test_other_words_for_one_name_are_refused(tmp_path: Path) -> None:
     cell = Cell("a red sphere", Variant("lsd", ("--guidance", "lsd")))
     (tmp_path / "cell.asked.json").write_text('{"words": ["--guidance", "ldp"], "seconds": 1.0}')
     with pytest.raises(UsageError, match="cell was made with '--guidance ldp', and is asked for with '--guidance lsd'"):
-        runs.adapt(cell, tmp_path / "cell", [], 1.0, lambda: False)
+        runs.adapt(cell, tmp_path / "cell", [], 1.0, lambda: False, "code")
