@@ -29,17 +29,23 @@ class Expectation:
         memory: bytes beside what is there already, by what they are for, such as `UNet`.
         free: bytes that there are.
         device: whose memory it is.
+        least: whether more memory is needed than that, as what was tried to count it did not fit.
     """
 
     seconds: float | None
     memory: Mapping[str, int]
     free: int
     device: str
+    least: bool = False
 
     @property
     def needed(self) -> int:
         """Bytes in all."""
         return sum(self.memory.values())
+
+    @property
+    def _about(self) -> str:
+        return "more than" if self.least else "about"
 
     @property
     def fits(self) -> bool:
@@ -53,8 +59,8 @@ class Expectation:
         """
         took = f"{duration(self.seconds)} and " if self.seconds is not None else ""
         return (
-            f"its steps take about {took}{size(self.needed)} of memory on {self.device}, where {size(self.free)} are "
-            f"free; {AFTER}"
+            f"its steps take {self._about} {took}{size(self.needed)} of memory on {self.device}, where "
+            f"{size(self.free)} are free; {AFTER}"
         )
 
     @property
@@ -73,8 +79,8 @@ class Expectation:
         parts = ", ".join(f"{name} {size(self.memory[name])}" for name in shown)
         took = f", and its steps would take about {duration(self.seconds)}" if self.seconds is not None else ""
         return UsageError(
-            f"there is not enough memory on {self.device}: this run needs about {size(self.needed)} ({parts}) and "
-            f"{size(self.free)} are free{took}; {advice}"
+            f"there is not enough memory on {self.device}: this run needs {self._about} {size(self.needed)} ({parts}) "
+            f"and {size(self.free)} are free{took}; {advice}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....metrics.lpips_networks import Levels
 from .pictures import resized
@@ -28,6 +28,13 @@ class Perceptual:
         self._size = size if fits else (levels.side, levels.side)
         kind = "LPIPS 0.1" if levels.calibrated else "lpips-like"
         self.name = f"{kind} ({levels.name}), {self._size[0]} px"
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What the pictures go through."""
+        held = vars(self._levels).values()
+        inner = (getattr(getattr(x, "towers", None), "network", x) for x in held)  # a CLIP is not a module, and has one
+        return [x for x in inner if isinstance(x, nn.Module)]
 
     def _features(self, pictures: Tensor) -> list[Tensor]:
         found = []
