@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,7 +89,7 @@ def _walk(network: Network, path: str = "") -> Iterator[tuple[str, Network]]:
         seen += len(below)
         if seen > _MOST or path.count(".") > 8:
             raise Damaged(f"is damaged: a network of more than {_MOST} parts, or inside itself")
-        waiting += [(f"{path}.{name}" if path else str(name), below[name]) for name in reversed(below)]
+        waiting += [(f"{path}.{name}" if path else name, below[name]) for name in reversed(below)]
 
 
 def _tensors(parts: dict[str, Network], size: int) -> dict[str, Tensor]:
@@ -162,10 +163,14 @@ def _expect(path: str, network: Network, **expected: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number may be larger than any other.
+    largest = sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -largest <= value <= largest
 
 
 def _said(value: Any) -> str:
     """A value of a file, for a sentence; of containers only what they are."""
+    if isinstance(value, int) and value.bit_length() > 1024:  # Python refuses to write thousands of digits
+        return f"a whole number of {value.bit_length()} bits"
     plain = value is None or isinstance(value, (str, int, float))
     return shortened(repr(value)) if plain else kind_of(value)

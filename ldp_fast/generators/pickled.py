@@ -8,16 +8,19 @@ memory is asked for.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import shortened
-from .unpickler import Damaged, Inert, Machine, Name, Number, checked_key, kind_of
+from .unpickler import Budget, Damaged, Inert, Machine, Name, Number, checked_key, kind_of
 
 # numpy's codes of numbers, as struct knows them.
 _NUMBERS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b"} | {
@@ -44,11 +47,13 @@ class Network:
     kind: str
     state: dict[Any, Any]
 
-    def part(self, group: str) -> dict[Any, Any]:
+    def part(self, group: str) -> dict[str, Any]:
         """`_parameters`, `_buffers` or `_modules`, without those that are None."""
         found = self.state.get(group)
         if not isinstance(found, dict):
             raise Damaged(f"is damaged: a {shortened(self.kind)} without {group}")
+        if not all(isinstance(name, str) for name in found):
+            raise Damaged(f"is damaged: {group} of a {shortened(self.kind)} with a name that is not text")
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -81,11 +86,14 @@ class Record:
         sizes = (self.offset, *self.shape, *self.stride)
         if len(self.shape) != len(self.stride) or len(self.shape) > 8 or not all(_is_size(size) for size in sizes):
             raise Damaged("is damaged: a tensor whose shape does not hold together")
-        count, last = 1, self.offset
+        last = self.offset
         for size, step in zip(self.shape, self.stride, strict=True):
-            count, last = count * size, last + max(size - 1, 0) * step
-        if count > len(self.storage) or (count and last >= len(self.storage)):
-            raise Damaged(f"is damaged: a tensor [{', '.join(map(str, self.shape))}] of {len(self.storage)} numbers")
+            last += max(size - 1, 0) * step
+        if 0 not in self.shape and last >= len(self.storage):
+            raise Damaged(f"is damaged: a tensor {self} of {len(self.storage)} numbers")
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(str, self.shape))}]"
 
     @property
     def nbytes(self) -> int:
@@ -96,11 +104,14 @@ class Record:
         return count
 
     def tensor(self) -> Tensor:
-        """Makes it, contiguous."""
+        """Makes it, contiguous, of its own numbers alone."""
         if 0 in self.shape:
             return torch.empty(self.shape, dtype=self.storage.dtype)
-        numbers = torch.frombuffer(bytearray(self.storage.data), dtype=self.storage.dtype)
-        return numbers.as_strided(self.shape, self.stride, self.offset).contiguous()
+        item = self.storage.dtype.itemsize
+        numbers = np.frombuffer(self.storage.data, f"<i{item}")[self.offset :]  # without a copy of what others use
+        steps = [step * item if size > 1 else 0 for size, step in zip(self.shape, self.stride, strict=True)]
+        own = np.lib.stride_tricks.as_strided(numbers, self.shape, steps, writeable=False).copy()
+        return torch.from_numpy(own).view(self.storage.dtype)
 
 
 def read(data: bytes) -> Any:
@@ -116,15 +127,24 @@ def read(data: bytes) -> Any:
         Refused: it asks for anything else.
         Damaged: it is cut off, or does not hold together.
     """
-    return Machine(_CALLS).run(io.BytesIO(data))
+    budget = Budget(len(data))
+    own = {name: functools.partial(call, budget) for name, call in _SIZED.items()}
+    return Machine({**_CALLS, **own}, budget).run(io.BytesIO(data))
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _items(found: Any) -> list[Any] | tuple[Any, ...]:
+    """What a container is built of."""
+    if not isinstance(found, (list, tuple)):
+        raise Damaged(f"is damaged: items in {kind_of(found)}")
+    return found
+
+
 def _dict_of(pairs: Any = ()) -> dict[Any, Any]:
-    return {checked_key(key): value for key, value in pairs}
+    return {checked_key(key): value for key, value in _items(pairs)}
 
 
 def _network(meta: Any) -> Network:
@@ -134,10 +154,14 @@ def _network(meta: Any) -> Network:
     return Network(kind if isinstance(kind, str) else "?", meta["state"])
 
 
-def _record(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Record:
+def _record(budget: Budget, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Record:
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
         raise Damaged("is damaged: a tensor without numbers or a shape")
-    return Record(storage, offset, shape, stride)
+    found = Record(storage, offset, shape, stride)
+    # A view may repeat its numbers. Of one without any the other sizes are as they are.
+    if math.prod(max(size, 1) for size in shape) * storage.dtype.itemsize > max(budget.size, 8):
+        raise Damaged(f"is damaged: a tensor {found} of {len(storage)} numbers")
+    return found
 
 
 def _parameter(data: Any, *_: Any) -> Record:
@@ -159,12 +183,12 @@ def _bytes_of(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _storage(data: Any) -> Storage:
+def _storage(budget: Budget, data: Any) -> Storage:
     """The storage in the bytes that torch.save has made of it: five pickles, and how many numbers, and they."""
     if not isinstance(data, (bytes, bytearray)):
         raise Damaged("is damaged: a storage that is not bytes")
     file = io.BytesIO(data)
-    magic, _, system, claimed, keys = (Machine(_INSIDE, _claim).run(file) for _ in range(5))
+    magic, _, system, claimed, keys = (Machine(_INSIDE, budget, _claim).run(file) for _ in range(5))
     if magic != MAGIC or not isinstance(claimed, _Claim) or not isinstance(keys, list) or len(keys) != 1:
         raise Damaged("is damaged: a storage of another kind")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
@@ -197,11 +221,8 @@ _INSIDE: dict[str, Callable[..., Any] | None] = {
 # What may be named, and what a call of it builds; None: it is an argument only.
 _CALLS: dict[str, Callable[..., Any] | None] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _network,
-    "torch._utils._rebuild_tensor": _record,
-    "torch._utils._rebuild_tensor_v2": _record,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch.storage._load_from_bytes": _storage,
-    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.Size": lambda sizes=(): tuple(_items(sizes)),
     "torch.device": lambda *_: Inert("torch.device"),
     "collections.OrderedDict": _dict_of,
     "dnnlib.util.EasyDict": _dict_of,
@@ -209,9 +230,15 @@ _CALLS: dict[str, Callable[..., Any] | None] = {
     "numpy.ndarray": None,
     "_codecs.encode": _bytes_of,
 }
+# The same, of those that are given the budget as well.
+_SIZED: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _record,
+    "torch._utils._rebuild_tensor_v2": _record,
+    "torch.storage._load_from_bytes": _storage,
+}
 for _builtins in ("builtins", "__builtin__"):
-    _CALLS[f"{_builtins}.set"] = lambda items=(): set(map(checked_key, items))
-    _CALLS[f"{_builtins}.frozenset"] = lambda items=(): frozenset(map(checked_key, items))
+    _CALLS[f"{_builtins}.set"] = lambda items=(): set(map(checked_key, _items(items)))
+    _CALLS[f"{_builtins}.frozenset"] = lambda items=(): frozenset(map(checked_key, _items(items)))
 for _core in ("numpy.core", "numpy._core"):
     _CALLS[f"{_core}.multiarray.scalar"] = _number
     for _array in ("multiarray._reconstruct", "numeric._frombuffer"):

@@ -73,8 +73,8 @@ def theirs(own: str) -> str:
 
 
 def _load(path: pathlib.Path) -> Any:
-    archive = zipfile.is_zipfile(path)
     try:
+        archive = zipfile.is_zipfile(path)
         if archive:
             with zipfile.ZipFile(path) as file:  # torch.save does not compress: what grows was made to
                 if sum(record.file_size for record in file.infolist()) > path.stat().st_size:

@@ -2,6 +2,7 @@
 
 A pickle is a program. This interpreter looks a name that it asks for up in a table, whose entries build inert values
 (`pickled.py`); any other is refused by its name. So there is nothing to get hold of that could be called or changed.
+What it builds is bounded by its size, for six bytes ask for one more copy of a list of any length.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ..errors import UsageError, reason, shortened
+
+# Bytes that any pickle may take, and how many times its own size in addition; of an operation, whose object takes 28 to
+# 216, and of an item of a container.
+_LEAST, _TIMES, _STEP, _ITEM = 2**25, 4, 128, 64
 
 
 class Refused(UsageError):
@@ -58,6 +63,27 @@ class Number:
     order: str = "<"
 
 
+class Budget:
+    """The memory that pickles may take, by their size.
+
+    Args:
+        size: bytes of them.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.left = size, _LEAST + _TIMES * size
+
+    def take(self, count: int) -> None:
+        """Counts some bytes, about as many as Python needs.
+
+        Raises:
+            Damaged: there are no more.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise Damaged(f"is damaged: {self.size} bytes would take more than {_LEAST + _TIMES * self.size} of memory")
+
+
 def _refuse_persistent(key: Any) -> NoReturn:
     raise Refused("a persistent object")
 
@@ -67,13 +93,17 @@ class Machine:
 
     Args:
         calls: what may be called, or be named as an argument of a call, by the name.
+        budget: what it may build.
         persistent: makes an object of a key that stands for it.
     """
 
     def __init__(
-        self, calls: Mapping[str, Callable[..., Any] | None], persistent: Callable[[Any], Any] = _refuse_persistent
+        self,
+        calls: Mapping[str, Callable[..., Any] | None],
+        budget: Budget,
+        persistent: Callable[[Any], Any] = _refuse_persistent,
     ):
-        self.calls, self.persistent = calls, persistent
+        self.calls, self.budget, self.persistent = calls, budget, persistent
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # stacks under marks
         self.memo: dict[int, Any] = {}
@@ -96,6 +126,7 @@ class Machine:
         # Checks that opcodes exist, and that their arguments are there; never calls anything.
         for opcode, argument, _ in pickletools.genops(file):
             name = opcode.name
+            self.budget.take(_STEP)
             if name == "STOP":
                 return self.stack.pop()
             if name in _ARGUMENTS:
@@ -216,6 +247,11 @@ class Machine:
         call = self.calls[str(function)] if isinstance(function, Name) else None
         if call is None or not isinstance(arguments, tuple):
             raise Refused(f"a call of {function}" if isinstance(function, Name) else "a call of what is not a function")
+        for x in arguments:  # what is built of them may be a copy of each
+            if isinstance(x, (str, bytes, bytearray)):
+                self.budget.take(len(x))
+            elif isinstance(x, (list, tuple, dict, set, frozenset)):
+                self.budget.take(_ITEM * len(x))
         self.stack.append(call(*arguments))
 
     _newobj = _reduce  # cls.__new__(cls, *arguments): the same of what is known here

@@ -72,6 +72,10 @@ def test_a_mean_that_was_not_tracked_is_computed() -> None:
             {"conv_clamp": None},
             "has conv_clamp of 6.0, 6.0, 6.0, 6.0, None, 6.0: expected one number above 0 for all layers",
         ),
+        ("synthesis.b8.torgb", {"conv_clamp": 10**400}, "has conv_clamp of a whole number of 1329 bits: expected one"),
+        ("synthesis.b8.conv0", {"up": -(10**5000)}, "has synthesis.b8.conv0.up of a whole number of 16610 bits: expec"),
+        ("", {"c_dim": 10**5000}, "holds a conditional network, c_dim a whole number of 16610 bits: expected one"),
+        ("mapping.fc0", {"_buffers": {10**5000: 1}}, "is damaged: _buffers of a SynthesisLayer with a name that is"),
         ("synthesis.b8.torgb", {"conv_clamp": [[]]}, "has conv_clamp of a list: expected one number above 0"),
     ],
 )

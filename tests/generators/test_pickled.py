@@ -10,6 +10,7 @@ import pathlib
 import pickle
 import struct
 import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +223,71 @@ def test_what_does_not_hold_together_is_said_in_a_line(data: bytes) -> None:
         pickled.read(data)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def again(build: bytes, *arguments: bytes, times: int = 3000) -> bytes:
+    """A pickle that makes arguments, and calls something with them again and again, in five bytes each."""
+    made = b"(" + b"".join(arguments) + b"tq\x000" + build + b"q\x010"
+    return b"\x80\x04" + made + b"](" + times * b"h\x01h\x00R" + b"e."
+
+
+def listed(item: bytes) -> bytes:
+    return b"(" + 10_000 * item + b"l"
+
+
+COPYING: dict[str, bytes] = {
+    "tuples": again(name("torch", "Size"), listed(b"N")),
+    "sets": again(name("builtins", "set"), b"(", *(b"M" + struct.pack("<H", i) for i in range(10_000)), b"l"),
+    "frozen sets": again(name("builtins", "frozenset"), listed(b"K\x01")),
+    "dicts": again(name("collections", "OrderedDict"), listed(b"K\x01K\x02\x86")),
+    "bytes": again(name("_codecs", "encode"), text("x" * 200_000), text("latin1")),
+    "storages": again(LOAD, b"B" + struct.pack("<I", len(stored(50_000))) + stored(50_000)),
+}
+GROWING: dict[str, bytes] = {
+    "sets": b"\x80\x04](" + 300_000 * b"\x8f" + b"e.",
+    "stacks": b"\x80\x04" + 300_000 * b"(" + b".",
+    "its memory": b"\x80\x04N" + 300_000 * b"\x94" + b".",
+}
+TOO_MUCH = r"^is damaged: \d+ bytes would take more than \d+ of memory$"
+
+
+@pytest.mark.parametrize("data", COPYING.values(), ids=COPYING)
+def test_copies_of_what_was_made_are_counted(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damaged, match=TOO_MUCH):
+            pickled.read(data)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("data", GROWING.values(), ids=GROWING)
+def test_objects_of_one_byte_are_counted(data: bytes) -> None:
+    with pytest.raises(Damaged, match=TOO_MUCH):
+        pickled.read(data)
+
+
+def test_containers_are_built_of_lists_and_tuples() -> None:
+    for module, kind in (("builtins", "set"), ("torch", "Size"), ("collections", "OrderedDict")):
+        with pytest.raises(Damaged, match="items in a str"):
+            pickled.read(again(name(module, kind), text("ab"), times=1))
+
+
+def test_a_number_of_a_large_storage_takes_its_own_bytes() -> None:
+    whole = torch.arange(100_000).float()
+    for view in (whole[70_000], whole[5:8], whole[::30_000]):
+        found = pickled.read(pickle.dumps(view)).tensor()
+        assert torch.equal(found, view) and found.untyped_storage().nbytes() == view.numel() * 4
+
+
+def test_views_that_repeat_numbers_are_as_large_as_the_file_at_most() -> None:
+    found = pickled.read(tensor(shape=(3, 4), stride=(0, 1)))
+    assert torch.equal(found.tensor(), torch.zeros(3, 4)) and found.tensor().is_contiguous()
+    assert pickled.read(tensor(shape=(1, 2), stride=(HUGE**9, 1))).tensor().shape == (1, 2)
+    for shape in ((3, 1000), (0, HUGE**3)):
+        with pytest.raises(Damaged, match=r"is damaged: a tensor \[\d, \d+\] of 4 numbers"):
+            pickled.read(tensor(shape=shape, stride=(0, 0)))
 
 
 def test_deep_data_does_not_take_the_stack() -> None:

@@ -172,6 +172,10 @@ def test_files_that_are_cut_off_or_grow(tmp_path: pathlib.Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(UsageError, match="is damaged"):
             rosinality.read(path)
+    end = whole.rindex(b"PK\x06\x07")  # where the end of an archive of 64 bits lies, and of how many disks
+    path.write_bytes(whole[: end + 16] + b"\x09" + whole[end + 17 :])
+    with pytest.raises(UsageError, match="is damaged"):
+        rosinality.read(path)
     path.write_bytes(whole)
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "new.pt", "w", zipfile.ZIP_DEFLATED) as new:
         for record in old.infolist():
