@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ldp_fast.apps.adapt import own, selection
 from ldp_fast.apps.adapt.defaults import resolve
 from ldp_fast.apps.adapt.draws import LATENT, NOISE, Draws
+from ldp_fast.apps.adapt.experiment import lost
 from ldp_fast.apps.adapt.trained import Pair, named
 from ldp_fast.errors import UsageError
 from ldp_fast.runs.seeds import mixed_generator
@@ -118,6 +119,27 @@ def test_pictures_that_are_too_large_have_diverged() -> None:
     experiment.advance()
     assert experiment.latest()["amplitude"] == pytest.approx(1e4, rel=0.01)
     assert experiment.not_finite() == ["the pictures are"]
+
+
+@pytest.mark.parametrize(("value", "found"), [(8.0, True), (-1.0, True), (0.99, False), (3.0, True)])
+def test_saturated_pictures_have_diverged(value: float, found: bool) -> None:
+    """Their numbers are finite, and nobody would call them pictures."""
+    experiment = stub.experiment(steps=2, batch=2, train=["to_rgbs.1.bias"])
+    experiment.advance()
+    assert not experiment.not_finite()
+    synthesis = experiment.pair.adapted.synthesis
+    experiment.pair.adapted.synthesis = lambda w: 0 * synthesis(w) + value
+    experiment.advance()
+    said = experiment.not_finite()
+    assert bool(said) == found and (not found or said[0].startswith("the pictures are saturated"))
+
+
+def test_bright_pictures_are_pictures() -> None:
+    bright = torch.full((2, 3, 8, 8), 1.5)
+    bright[:, 1:, 2:5, 2:5] = -3.0
+    assert not lost(bright).any(), "a red square before white, beyond the range"
+    assert lost(torch.cat([bright[:1], 9 * torch.randn(1, 3, 8, 8)])).tolist() == [False, True]
+    assert not lost(torch.zeros(1, 3, 8, 8)).any(), "a plain grey may be what is asked for"
 
 
 def test_the_embedded_models_set_is_the_hosts_but_for_noise() -> None:

@@ -21,10 +21,16 @@ from .draws import LOOKED_AT, NOISE, Draws
 from .guides import Guide
 from .trained import Pair, named
 
+# Name of what is summed beside the columns.
+_LOST = "lost"
 # Of facts, the digest of the generator that it is a copy of.
 SOURCE = "source"
 # Pictures are about [-1, 1]; what is beyond this is white and black, and a guide sees its clamp.
 LARGEST = 1e3
+# A picture is lost where so large a share of its values is FAR beyond what is white, or where it is one colour of full
+# whites and blacks. Runs with the defaults had at most 0.2 of their values beyond 1 and none beyond 2; those that
+# diverged passed through such pictures on their way to LARGEST, or stayed there.
+FAR, SHARE = 4.0, 0.5
 
 
 def trained_names(configuration: Adaptation, source: Any) -> list[str]:
@@ -84,6 +90,7 @@ class AdaptExperiment:
         self.step, self.total = 0, c.steps
         self.optimizer = torch.optim.Adam(self.pair.parameters.values(), lr=c.learning_rate, betas=c.betas)
         self._rows: list[Tensor] = []
+        self._lost = torch.zeros((), device=self.device)
 
     @property
     def history(self) -> Tensor:
@@ -102,7 +109,8 @@ class AdaptExperiment:
         """One step, in which what was selected last is trained."""
         c, pair = self.configuration, self.pair
         mine = range(self.rank, c.batch, self.world)
-        row = torch.zeros(len(self.columns), device=self.device)
+        # Beside the columns, the share of the pictures that are lost.
+        row = torch.zeros(len(self.columns) + 1, device=self.device)
         if mine:
             draws = Draws(c.seed, self.step, tuple(mine))
             w = pair.w(draws.latents(pair.source.z_dim), c.truncation)
@@ -118,7 +126,8 @@ class AdaptExperiment:
             values["amplitude"] = _root_mean_square(pictures.detach())
             if sources is not None:
                 values["changed"] = _root_mean_square(pictures.detach() - sources)
-            for index, name in enumerate(self.columns):
+            values[_LOST] = lost(pictures.detach())
+            for index, name in enumerate((*self.columns, _LOST)):
                 if name in values:
                     row[index] = values[name].detach().float().sum() / c.batch
         with part("optimiser"):
@@ -131,7 +140,8 @@ class AdaptExperiment:
             self.optimizer.zero_grad()
             pair.step_average(self.step + 1)
         self.step += 1
-        self._rows.append(row)
+        self._rows.append(row[:-1])
+        self._lost = row[-1]
 
     def _noise(self, draws: Draws, w: Any) -> Callable[[], Any]:
         """What gives each generator that is asked for pictures of w the same noise; None stands for its own."""
@@ -239,7 +249,7 @@ class AdaptExperiment:
         return {**found, **({} if scale is None else {"guidance_scale": scale})}
 
     def not_finite(self) -> list[str]:
-        """Losses and gradient of the last step, weights, or pictures that are not finite, or too large to be any."""
+        """Losses and gradient of the last step, weights, or pictures that are not finite, too large or saturated."""
         last = self.latest() if self._rows else {}
         bad = [name for name in (*self.shown, "gradient_norm") if not math.isfinite(last.get(name, 0.0))]
         norms = torch._foreach_norm([p.detach() for p in self.pair.parameters.values()])
@@ -248,6 +258,8 @@ class AdaptExperiment:
         # NaN is not below it either.
         if not last.get("amplitude", 0.0) < LARGEST:
             bad.append("the pictures")
+        if not bad and float(self._lost) > 0.999:
+            return ["the pictures are saturated (all of them far beyond [-1, 1], or one full colour), as good as"]
         return as_subject(bad, plural=("the weights", "the pictures"))
 
     def preview(self) -> Tensor:
@@ -273,6 +285,14 @@ def _synthesis(generator: Any, w: Any, noise: Any) -> Tensor:
 def _root_mean_square(pictures: Tensor) -> Tensor:
     """Of each picture, [B]."""
     return pictures.float().square().mean((1, 2, 3)).sqrt()
+
+
+def lost(pictures: Tensor) -> Tensor:
+    """Of each picture, whether it is saturated throughout: nothing of what is shown of it says anything; [B]."""
+    size, shown = pictures.float().abs().flatten(1), pictures.float().clamp(-1, 1)
+    far = (size > FAR).float().mean(1) >= SHARE
+    flat = (shown == shown[:, :, :1, :1]).flatten(1).all(1) & (size >= 1).all(1)
+    return far | flat
 
 
 def _split(draws: Draws, size: int) -> Sequence[Draws]:
