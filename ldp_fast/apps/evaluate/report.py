@@ -69,10 +69,14 @@ def _random(found: dict[str, Any]) -> str:
     heights = "elevation as in training" if low is None else f"elevation {low:g}° to {high:g}°"
     repetitions = max(len(row["repetitions"]) for row in found["rows"])
     if all("sample" in view for made in found["objects"] for view in made["views"]):
+        # Where there are fewer pictures than parts, each part has all of them.
+        parts = len(protocol["seeds"])
+        again = any(len({v["sample"] for v in made["views"]}) < len(made["views"]) for made in found["objects"])
+        few = f" (of a run with fewer than {parts}: each in every part)" if again else ""
         return (
-            f"Each picture of a run once; CLIP has to prefer the run's prompt to {protocol['distractors']} others, "
-            f"drawn for each picture from {protocol['pool']}. Mean ± standard deviation over {repetitions} repetitions "
-            f"(seeds of the runs × {len(protocol['seeds'])} parts of their pictures); interval over runs (bootstrap). "
+            f"Each picture of a run once{few}; CLIP has to prefer the run's prompt to {protocol['distractors']} "
+            f"others, drawn for each picture from {protocol['pool']}. Mean ± standard deviation over {repetitions} "
+            f"repetitions (seeds of the runs × {parts} parts of their pictures); interval over runs (bootstrap). "
             f"The truth is seen from any side."
         )
     return (

@@ -46,7 +46,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         if metric == PAIRS and "like" in said:
             said += "; this is not LPIPS, whose weights were fitted to people's judgements: compare it with itself only"
         parts += [f"**{head}**: {said}.", _table(found["rows"], metric)]
-    counts = sorted({row["count"] for row in found["rows"] if row["losses"] != REAL})
+    counts = sorted({row["count"] for row in found["rows"] if row["folder"] is not None})
     samples = " or ".join(map(str, counts))
     parts.append(
         f"Of {samples} samples of each run; mean over the seeds of the runs, ± standard deviation where there are "
@@ -59,8 +59,9 @@ def as_markdown(found: dict[str, Any]) -> str:
 def _table(rows: Sequence[dict[str, Any]], metric: str) -> str:
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     columns = list(dict.fromkeys(row["losses"] for row in rows))
-    if not any(row[metric] is not None for row in rows if row["losses"] == REAL):
-        columns = [name for name in columns if name != REAL]
+    reals = {row["losses"] for row in rows if row["folder"] is None}
+    empty = {name for name in reals if all(row[metric] is None for row in rows if row["losses"] == name)}
+    columns = [name for name in columns if name not in empty]
     values = {
         (prompt, losses): [
             row[metric]
@@ -71,7 +72,7 @@ def _table(rows: Sequence[dict[str, Any]], metric: str) -> str:
         for losses in columns
     }
     means = {key: statistics.fmean(found) for key, found in values.items() if found}
-    ours = [name for name in columns if name != REAL]
+    ours = [name for name in columns if name not in reals]
     # Where a guidance lacks a domain, its mean would be one over others.
     whole = [prompt for prompt in prompts if all((prompt, name) in means for name in ours)]
     best: dict[str, int] = dict.fromkeys(ours, 0)
@@ -93,7 +94,7 @@ def _table(rows: Sequence[dict[str, Any]], metric: str) -> str:
         lines.append([f"mean over {len(whole)} domains", *cells])
         if metric in BEST and len(ours) > 1:
             lines.append(["best in", *(str(best[name]) if name in best else "" for name in columns)])
-    titles = ["real pictures" if name == REAL else TITLES.get(name, name) for name in columns]
+    titles = [f"real pictures{name[len(REAL) :]}" if name in reals else TITLES.get(name, name) for name in columns]
     return markdown_table(["domain", *titles], lines)
 
 

@@ -158,10 +158,12 @@ class _Row:
     Attributes:
         said: what the table has of it: prompt, losses, seed, folder, count.
         pictures: that are measured.
+        real: of a run, the real pictures of its prompt; None where there are none.
     """
 
     said: dict[str, Any]
     pictures: list[Picture]
+    real: _Row | None = None
 
     def gathered(self) -> Gathered:
         """As a metric takes it."""
@@ -190,10 +192,10 @@ def measure(
         progress: whether to show bars.
 
     Returns:
-        `rows`: of each run and of each prompt's real pictures (`losses` is "real") `prompt`, `losses`, `seed`,
-        `folder`, `count`, `fid`, `cosine`, `score` (100·max(cosine, 0)), `lpips` and `lpips_std`, None where not
-        measured; `numbers`: the whole name of each number; `reasons`: why one could not be measured; `notes`; `real`:
-        what FID compares with.
+        `rows`: of each run and of each prompt's real pictures (whose `folder` is None and `losses` "real", with how
+        they are seen where runs differ in that) `prompt`, `losses`, `seed`, `folder`, `count`, `fid`, `cosine`, `score`
+        (100·max(cosine, 0)), `lpips` and `lpips_std`, None where not measured; `numbers`: the whole name of each
+        number; `reasons`: why one could not be measured; `notes`; `real`: what FID compares with.
 
     Raises:
         UsageError: no samples, or damaged pictures.
@@ -211,7 +213,8 @@ def measure(
     keeping = Keeping(folder / "evaluation" / "features", progress=progress)
     found: dict[str, Any] = {"numbers": {}, "reasons": {}, "notes": [], "real": None}
     reals = _reals(folder, rows, [runs[name] for name in finished], asked, found)
-    for row in [*rows, *reals.values()]:
+    everything = [*rows, *reals]
+    for row in everything:
         row.said |= {"count": len(row.pictures), **dict.fromkeys((FID, COSINE, SCORE, PAIRS, "lpips_std"))}
 
     def attempt(metric: str, what: Callable[[], None]) -> None:
@@ -220,8 +223,7 @@ def measure(
         except UsageError as error:
             found["reasons"][metric] = str(error)
 
-    everything = [*rows, *reals.values()]
-    attempt(FID, lambda: _distances(rows, reals, load_features(asked, model), keeping, found))
+    attempt(FID, lambda: _distances(rows, load_features(asked, model), keeping, found))
     attempt(COSINE, lambda: _scores(everything, load_clip(clip, model, None), keeping, found))
     attempt(PAIRS, lambda: _pairs(everything, load_pairs(asked, model), folder / "evaluation", progress, found))
     return {**found, "rows": [row.said for row in everything]}
@@ -229,43 +231,64 @@ def measure(
 
 def _reals(
     folder: pathlib.Path, rows: Sequence[_Row], runs: Sequence[Run], asked: Asked, found: dict[str, Any]
-) -> dict[str, _Row]:
-    """The real pictures of each prompt that has some."""
-    reals: dict[str, _Row] = {}
+) -> list[_Row]:
+    """The real pictures of each prompt that has some, for each way in which its runs are seen; rows get theirs."""
+    reals: dict[tuple[str, str], _Row] = {}
+    labels: dict[str, str] = {}
     for row, run in zip(rows, runs, strict=True):
         prompt = row.said["prompt"]
-        if prompt in reals:
-            continue
-        if asked.real is not None:
-            place = real_folder(asked.real, prompt)
-            paths = find_pictures(place).pictures if place is not None else []
-            found["real"] = f"the pictures in {asked.real}"
-        elif run.plain.get("model") in embedded_models() and scene_of(prompt) is not None:
-            paths = truths.rendered(
-                folder / "evaluation" / REAL, prompt, run.plain.get("generator"), row.pictures[0].file
-            )
-            found["real"] = f"{truths.COUNT} renders of the prompt, seen {truths.seen_from(run.plain.get('generator'))}"
-        else:
-            paths = []
-        if paths:
+        about, how, find = _real_of(folder / "evaluation" / REAL, prompt, run, row, asked)
+        if (prompt, about) not in reals and (paths := find()):
+            labels[about] = how
             said = {"prompt": prompt, "losses": REAL, "seed": None, "folder": None}
-            reals[prompt] = _Row(said, [Picture(f"{REAL}/{path.name}", path, prompt) for path in paths])
-    return reals
+            reals[prompt, about] = _Row(said, [Picture(f"{REAL}/{path.name}", path, prompt) for path in paths])
+        row.real = reals.get((prompt, about))
+    kinds: dict[str, list[str]] = {}
+    for prompt, about in reals:
+        kinds.setdefault(about, []).append(prompt)
+    if len(kinds) > 1:
+        for (_, about), real in reals.items():
+            real.said["losses"] = f"{REAL}, {labels[about]}"
+        kinds = {f"{about} ({', '.join(prompts)})": prompts for about, prompts in kinds.items()}
+    for prompt in dict.fromkeys(prompt for prompt, _ in reals):
+        if sum(prompt == other for other, _ in reals) > 1:
+            found["notes"].append(f"the runs of {prompt!r} have FID to different pictures: do not compare them")
+    found["real"] = " and ".join(kinds) or None
+    return list(reals.values())
 
 
-def _distances(
-    rows: Sequence[_Row], reals: Mapping[str, _Row], features: Any, keeping: Keeping, found: dict[str, Any]
-) -> None:
-    if not reals:
+def _real_of(
+    folder: pathlib.Path, prompt: str, run: Run, row: _Row, asked: Asked
+) -> tuple[str, str, Callable[[], Sequence[pathlib.Path]]]:
+    """What the real pictures are that a run is compared with, how they are seen, and what finds or makes them."""
+    if asked.real is not None:
+        place = real_folder(asked.real, prompt)
+        return f"the pictures in {asked.real}", "", lambda: [] if place is None else find_pictures(place).pictures
+    if run.plain.get("model") not in embedded_models() or scene_of(prompt) is None:
+        return "", "", lambda: []
+    kind, size = truths.kind_of(run.plain.get("generator")), _side(row.pictures[0].file)
+    how = f"{truths.SEEN[kind]}, {size} pixels"
+    about = f"{truths.COUNT} renders of the prompt, seen {how}"
+    return about, how, lambda: truths.rendered(folder, prompt, kind, size)
+
+
+def _side(picture: pathlib.Path) -> int:
+    from PIL import Image
+
+    with Image.open(picture) as opened:
+        return opened.size[0]
+
+
+def _distances(rows: Sequence[_Row], features: Any, keeping: Keeping, found: dict[str, Any]) -> None:
+    if all(row.real is None for row in rows):
         raise UsageError(
             "FID needs pictures of what the prompts ask for: give --real DIR with a folder for each prompt"
         )
     names = set()
     for row in rows:
-        real = reals.get(row.said["prompt"])
-        if real is not None:
+        if row.real is not None:
             told = found["notes"].append
-            one = distances.evaluate_distance("fid", row.gathered(), real.gathered(), features, keeping, told=told)
+            one = distances.evaluate_distance("fid", row.gathered(), row.real.gathered(), features, keeping, told=told)
             row.said[FID] = one["rows"][0]["value"]
             names.add(one["rows"][0]["number"])
     found["notes"] = list(dict.fromkeys(found["notes"]))

@@ -43,8 +43,8 @@ def write_table(
     records = store.records()
     names = [job.name for job in jobs]
     names += [name for name in records if name not in set(names)]
-    hits = {o["folder"]: [view["hit"] for view in o["views"]] for o in found["objects"]} if found else {}
-    rows = [_row(store.folder, name, records[name], hits.get(name)) for name in names]
+    views = {o["folder"]: o["views"] for o in found["objects"]} if found else {}
+    rows = [_row(store.folder, name, records[name], views.get(name)) for name in names]
     sheets = write_sheets(store, rows)
     text = _as_markdown(rows, found, reason, sheets)
     table: dict[str, Any] = {
@@ -76,13 +76,18 @@ def _of_samples(
     return found, domain_tables.as_markdown(found)
 
 
-def _row(folder: pathlib.Path, name: str, record: dict[str, Any], hits: list[bool] | None) -> dict[str, Any]:
+def _row(
+    folder: pathlib.Path, name: str, record: dict[str, Any], views: Sequence[dict[str, Any]] | None
+) -> dict[str, Any]:
+    # A run with fewer samples than seeds has each of them looked at with each seed.
+    samples = {view["sample"] for view in views or () if "sample" in view}
     return {
         "folder": name,
         **{key: record[key] for key in ("prompt", "method", "losses", "seed", "status")},
         "steps": status(folder / name).get("step"),
         "seconds": record.get("seconds"),
-        "hits": hits,
+        "hits": None if views is None else [view["hit"] for view in views],
+        **({"samples": len(samples)} if samples else {}),
         "error": record.get("error"),
     }
 
@@ -92,6 +97,8 @@ def _as_markdown(rows: list[dict[str, Any]], found: dict[str, Any] | None, reaso
     lines = []
     for row in rows:
         hits = "–" if row["hits"] is None else f"{sum(row['hits'])} of {len(row['hits'])}"
+        if row["hits"] is not None and row.get("samples", math.inf) < len(row["hits"]):
+            hits += f" looks at {row['samples']} picture{'s' * (row['samples'] != 1)}"
         status = row["status"] + (f": {row['error']}" if row["error"] else "")
         seconds = "–" if row["seconds"] is None else f"{row['seconds']:.0f}"
         steps = "–" if row["steps"] is None else str(row["steps"])

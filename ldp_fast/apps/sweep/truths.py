@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...generators import sampling
+from ...errors import UsageError
+from ...generators import files, sampling
 from ...guidance.loading import embedded_models
 from ...runs import image_files
 from ...runs.names import name_of
 from ...zoo import generator, world
 from ...zoo.captions import scene_of
+from ..adapted import located
 from ..evaluate.kept import source_of
 
 COUNT = 500
 SEED = 2**31  # of no run: the views are those of other samples than what is measured
+# Where the cameras are: a part of folders' names, and as text.
+EMBEDDED, ANY = "generator", "any"
+SEEN = {EMBEDDED: "as the embedded generator sees its cubes", ANY: "from any side"}
 
 
-def seen_from(source: Any) -> str:
-    """Where the cameras are."""
-    return "as the embedded generator sees its cubes" if source in embedded_models() else "from any side"
+def kind_of(source: Any) -> str:
+    """How pictures of a generator are seen: one of `SEEN`.
+
+    Args:
+        source: the generator that was adapted, by its name. One that was adapted itself shows what its own source did.
+    """
+    followed: set[str] = set()
+    while isinstance(source, str) and source not in followed:
+        if source in embedded_models():
+            return EMBEDDED
+        followed.add(source)
+        source = _adapted_from(source)
+    return ANY
 
 
-def views(source: Any, count: int) -> list[world.View]:
-    """Cameras, as those of the pictures of a generator that was adapted; of one that is not embedded, from any side."""
-    if source in embedded_models():
+def _adapted_from(generator: str) -> Any:
+    """What a generator was made of by a run of adapt; None of any other, and of one that is not there any more."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(files.find(located(generator))), framework="pt") as file:
+            return json.loads((file.metadata() or {})[files.KEY])["about"]["adapted"]["from"]
+    except (UsageError, SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def views(kind: str, count: int) -> list[world.View]:
+    """Cameras of one of `SEEN`."""
+    if kind == EMBEDDED:
         return generator.attributes(sampling.latents(SEED, 0, count, generator.SETTINGS.z_dim)).views()
     rng = np.random.default_rng(SEED)
     return [world.sample_view(rng) for _ in range(count)]
@@ -39,25 +66,20 @@ def _made_by() -> str:
     return source_of(world, generator)[:8]
 
 
-def rendered(folder: pathlib.Path, prompt: str, source: Any, like: pathlib.Path) -> list[pathlib.Path]:
+def rendered(folder: pathlib.Path, prompt: str, kind: str, size: int) -> list[pathlib.Path]:
     """`COUNT` renders of a prompt, those that are missing made.
 
     Args:
         folder: they get a folder in it.
         prompt: that is known to the embedded model's world.
-        source: the generator that was adapted.
-        like: a picture of their size.
+        kind: of their cameras, one of `SEEN`.
+        size: pixels per side.
     """
-    from PIL import Image
-
     scene = scene_of(prompt)
     assert scene is not None
-    with Image.open(like) as picture:
-        size = picture.size[0]
-    kind = "generator" if source in embedded_models() else "any"
     place = folder / f"{name_of(prompt)}-{size}-{kind}-{_made_by()}"
     paths = [place / sampling.file_name(index) for index in range(COUNT)]
-    for path, view in zip(paths, views(source, COUNT), strict=True):
+    for path, view in zip(paths, views(kind, COUNT), strict=True):
         if not path.exists():
             image = torch.from_numpy(world.render(scene, view, size)).permute(2, 0, 1)
             image_files.save_png(path, image.float() / 255)
