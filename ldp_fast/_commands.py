@@ -87,8 +87,15 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         groups: Iterable[argparse._MutuallyExclusiveGroup],
         prefix: str | None = None,
     ) -> None:
-        """Names the arguments only: thirty options in brackets tell nobody anything."""
-        super().add_usage(usage, [a for a in actions if not a.option_strings], [], prefix)
+        """Names what is asked for only, arguments first: thirty options in brackets tell nobody anything."""
+        if usage is None:
+            shown = [a for a in actions if a.help is not argparse.SUPPRESS]
+            words = [self._format_args(a, a.dest) for a in shown if not a.option_strings]
+            # Behind them, for a flag of several values would take the arguments as more of its own.
+            needed = [a for a in shown if a.option_strings and a.required]
+            words += [f"{a.option_strings[-1]} {self._format_args(a, a.dest.upper())}" for a in needed]
+            usage = " ".join(["%(prog)s", *(word.replace("%", "%%") for word in words)])
+        super().add_usage(usage, [], [], prefix)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         # By what it is, for 0 is equal to False.
