@@ -73,7 +73,7 @@ MEASURES = (
 )
 OWN_MEASURES = ("identity.py", "measures.py", "renders.py")
 # What a solid's layers come of.
-RENDERS = ("zoo/solids.py", "zoo/world.py")
+RENDERS = ("zoo/generator.py", "zoo/solids.py", "zoo/world.py")
 OWN_RENDERS = ("renders.py",)
 
 

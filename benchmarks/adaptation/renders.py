@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ldp_fast.zoo import solids, world
+from ldp_fast.zoo.generator import painted
 
 from ..terms.runs import load, save
 from . import made_by
@@ -52,7 +53,7 @@ def pictures(parts: np.ndarray, scene: world.Scene, greys: np.ndarray) -> Tensor
     palette = np.array([*colours, (1.0, 1.0, 1.0)], dtype=np.float32)
     whole = np.repeat(palette[None], len(parts), axis=0)
     whole[:, -1] *= greys[:, None]
-    mixed = np.einsum("vkp,vkc->vcp", parts, whole).reshape(-1, 3, SIDE, SIDE)
+    mixed = painted(parts, whole).reshape(-1, 3, SIDE, SIDE)
     return torch.from_numpy(np.floor(mixed.clip(0, 1) * 255 + 0.5) / 255).float()
 
 

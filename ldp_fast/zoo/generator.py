@@ -114,6 +114,38 @@ def attributes(z: Tensor | np.ndarray) -> Attributes:
     )
 
 
+def white_cube(view: world.View) -> tuple[np.ndarray, np.ndarray]:
+    """A cube in white on black, `[SIZE, SIZE]` uint8, and its coverage, `[SIZE, SIZE]` float32 in [0, 1]."""
+    scene = world.Scene("cube", "white")
+    image, coverage = world.render(scene, dataclasses.replace(view, background=0.0), SIZE, mask=True)
+    return image[..., 0], coverage
+
+
+def recoloured(shades: np.ndarray, coverages: np.ndarray, seen: Attributes) -> np.ndarray:
+    """Cubes in other colours before other greys.
+
+    Args:
+        shades: [B, H, W] 0 to 255, of cubes in white on black.
+        coverages: [B, H, W] 0 to 1.
+        seen: whose colours and greys are taken, of B pictures.
+
+    Returns:
+        [B, 3, H, W] in [0, 1].
+    """
+    layers = np.stack([shades / (255 * world.COLOURS["white"][0]), 1 - coverages], axis=1)
+    greys = np.repeat(seen.background[:, None], 3, axis=1)
+    return painted(layers, np.stack([seen.colour, greys], axis=1)).clip(0, 1)
+
+
+def painted(layers: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Layers in colours: `[B, K, …]`, how much of each there is in a pixel, and `[B, K, 3]` → `[B, 3, …]`."""
+    colours = colours.reshape(*colours.shape, *[1] * (layers.ndim - 2))
+    total: np.ndarray = layers[:, 0, None] * colours[:, 0]
+    for kind in range(1, layers.shape[1]):
+        total = total + layers[:, kind, None] * colours[:, kind]
+    return total
+
+
 class Poses:
     """Cubes in white on black with their coverage, and the z that say their poses: rendered once, from a seed.
 
@@ -133,10 +165,9 @@ class Poses:
     def _make(path: pathlib.Path, seed: int, count: int) -> None:
         z = np.random.default_rng((seed, 0)).standard_normal((count, SETTINGS.z_dim))
         shades, coverages = [], []
-        white = world.Scene("cube", "white")
         for view in attributes(z).views():
-            image, coverage = world.render(white, dataclasses.replace(view, background=0.0), SIZE, mask=True)
-            shades.append(image[..., 0])
+            shade, coverage = white_cube(view)
+            shades.append(shade)
             coverages.append((coverage * 255 + 0.5).astype(np.uint8))
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -161,11 +192,9 @@ class Poses:
         half = count // 2
         second[half:] = rng.standard_normal((count - half, SETTINGS.z_dim))
         seen = attributes(second)
-        shade = self.shades[picks, None] / (255 * world.COLOURS["white"][0])
-        empty = 1 - self.coverages[picks, None] / 255
-        pictures = shade * seen.colour[:, :, None, None] + empty * seen.background[:, None, None, None]
+        pictures = recoloured(self.shades[picks], self.coverages[picks] / 255, seen)
         z = (torch.from_numpy(x).float() for x in (first, second))
-        return *z, torch.from_numpy(pictures.clip(0, 1) * 2 - 1).float()  # type: ignore[return-value]
+        return *z, torch.from_numpy(pictures * 2 - 1).float()  # type: ignore[return-value]
 
 
 def mixed(generator: StyleGAN2, first: Tensor, second: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ figure: samples beside renders, truncation, interpolation, styles mixed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import pathlib
 
@@ -21,8 +20,7 @@ from ..clip import Clip
 from ..generators import StyleGAN2, load
 from ..generators.sampling import in_unit_range, latents, pictures
 from ..metrics import ClipFeatures, Lpips, all_pairs, fid
-from . import world
-from .generator import SIZE, attributes, mixed
+from .generator import attributes, mixed, recoloured, white_cube
 
 SEED, COLUMNS = 777_000, 10
 # The rows of the figure, from the top.
@@ -40,13 +38,9 @@ ROWS = (
 
 def renders(z: Tensor | np.ndarray) -> Tensor:
     """What the pictures of z [N, 8] should show, [N, 3, 64, 64] in [0, 1]."""
-    seen, found = attributes(z), []
-    white = world.Scene("cube", "white")
-    for view, colour in zip(seen.views(), seen.colour, strict=True):
-        image, coverage = world.render(white, dataclasses.replace(view, background=0.0), SIZE, mask=True)
-        shade = image / 255 / world.COLOURS["white"][0]
-        found.append((shade * colour + (1 - coverage[..., None]) * view.background).clip(0, 1))
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float()
+    seen = attributes(z)
+    shades, coverages = (np.stack(parts) for parts in zip(*map(white_cube, seen.views()), strict=True))
+    return torch.from_numpy(recoloured(shades, coverages, seen)).float()
 
 
 def measure(generator: StyleGAN2, count: int, model: str = "primitives") -> dict[str, float]:
