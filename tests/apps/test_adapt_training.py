@@ -1,4 +1,4 @@
-"""What a step of adaptation does: what is trained and what is not, what is drawn, layers, the average, your own."""
+"""What a step of adaptation does: what is trained and what is not, what is drawn, layers, the average."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from ldp_fast.apps.adapt import own, selection
+from ldp_fast.apps.adapt import selection
 from ldp_fast.apps.adapt.defaults import resolve
 from ldp_fast.apps.adapt.draws import LATENT, NOISE, Draws
 from ldp_fast.apps.adapt.experiment import lost
@@ -167,7 +166,7 @@ def test_the_guide_is_told_which_samples_and_how_far_the_run_is() -> None:
 def test_sources_are_made_for_who_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for wants in (True, False):
         experiment = stub.experiment(stub.Red(wants), steps=2)
-        made, synthesis = [], experiment.pair.source.synthesis
+        made, synthesis = list[int](), experiment.pair.source.synthesis
         monkeypatch.setattr(experiment.pair.source, "synthesis", lambda w, n=made, f=synthesis: n.append(1) or f(w))
         experiment.advance()
         assert len(made) == wants and ("changed" in experiment.latest()) == wants
@@ -241,79 +240,6 @@ def test_layers_are_chosen_every_so_many_steps(monkeypatch: pytest.MonkeyPatch) 
 def test_a_tie_is_won_by_the_coarser_layer() -> None:
     assert selection.chosen(["a", "b", "c"], torch.tensor([1.0, 2.0, 2.0]), 1) == ["b"]
     assert selection.chosen(["a", "b", "c"], torch.tensor([3.0, 1.0, 2.0]), 2) == ["a", "c"]
-
-
-class Foreign(nn.Module):
-    """Somebody's own generator: another w, no truncation, no noise, pictures that are not square."""
-
-    z_dim = 5
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mapping = nn.Linear(5, 7)
-        self.paint = nn.Linear(7, 3 * 8 * 12)
-
-    def synthesis(self, w: Tensor) -> Tensor:
-        found: Tensor = self.paint(w).view(-1, 3, 8, 12)
-        return found
-
-
-def test_a_generator_of_your_own_is_adapted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "load_guide", lambda configuration: stub.Red())
-    generator, steps = Foreign(), list[int]()
-    before = {name: x.clone() for name, x in generator.state_dict().items()}
-    adapted = own.adapt(
-        generator, "a red sphere", progress=lambda e: steps.append(e.step), steps=30, learning_rate=0.05, device="cpu"
-    )
-    assert steps == list(range(1, 31)) and isinstance(adapted, Foreign)
-    assert all(torch.equal(x, before[name]) for name, x in generator.state_dict().items())
-    assert torch.equal(adapted.mapping.weight, generator.mapping.weight)
-    assert adapted.mapping is not generator.mapping and generator.training
-    assert all(p.requires_grad for p in generator.parameters()), "yours stays as it was"
-    z = torch.randn(4, 5)
-    after, source = (g.synthesis(g.mapping(z)).mean((0, 2, 3)) for g in (adapted, generator))
-    wanted = torch.tensor([1.0, -1.0, -1.0])
-    assert (after - wanted).abs().max() < 0.5 * (source - wanted).abs().max()
-    assert not any(p.requires_grad for p in adapted.parameters())
-
-
-@pytest.mark.parametrize(
-    ("generator", "settings", "said"),
-    [
-        (nn.Linear(2, 2), {}, "generator: expected a module with .*; Linear lacks mapping, synthesis, z_dim"),
-        (Foreign(), {"train": ["host"]}, "--train: 'host' does not name .* lacks layers convs"),
-        (Foreign(), {"select_layers": 1}, "--select-layers: expected a generator that names its layers"),
-        (Foreign(), {"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
-        (Foreign(), {"guidance": "clip-directional"}, "source_prompt: expected what the generator makes before"),
-    ],
-)
-def test_what_cannot_be_adapted_is_refused(
-    generator: Any, settings: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(own, "load_guide", lambda configuration: stub.Red())
-    with pytest.raises(UsageError, match=said):
-        own.adapt(generator, "a red sphere", device="cpu", **settings)
-
-
-def test_pictures_of_another_shape_are_refused() -> None:
-    generator = Foreign()
-    generator.paint = nn.Linear(7, 4)
-    generator.synthesis = lambda w: generator.paint(w)  # type: ignore[method-assign]
-    with pytest.raises(UsageError, match=r"expected pictures \[1, 3, H, W\] of one z, got \[1, 4\]"):
-        own.check_generator(generator)
-
-
-def test_a_diverged_adaptation_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(stub.Red):
-        def gradient(self, *arguments: Any) -> Any:
-            found, values = super().gradient(*arguments)
-            return found * float("nan"), values
-
-    monkeypatch.setattr(own, "load_guide", lambda configuration: Broken())
-    with pytest.raises(
-        FloatingPointError, match="it diverged: distance, gradient_norm, the weights and the pictures are not finite"
-    ):
-        own.adapt(Foreign(), "a red sphere", device="cpu", steps=2)
 
 
 def test_only_layers_of_which_something_is_trained_are_chosen() -> None:

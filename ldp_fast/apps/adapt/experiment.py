@@ -19,7 +19,7 @@ from . import products, selection
 from .configuration import Adaptation, PriorGuided
 from .draws import LOOKED_AT, NOISE, Draws
 from .guides import Guide
-from .trained import Pair, named
+from .trained import Pair, check_precision, named
 
 # Name of what is summed beside the columns.
 _LOST = "lost"
@@ -85,7 +85,9 @@ class AdaptExperiment:
         self.losses, self.shown = guide.losses, guide.shown
         # Root mean square of the pictures, and of their distance to the source's where those are computed.
         self.columns = (*guide.columns, "amplitude", *(("changed",) if guide.wants_sources else ()), "gradient_norm")
-        self.pair = Pair(source.to(self.device), trained_names(c, source), c.ema)
+        names = trained_names(c, source)
+        check_precision(source, names)
+        self.pair = Pair(source.to(self.device), names, c.ema)
         self.layers: list[str] = []
         self.step, self.total = 0, c.steps
         self.optimizer = torch.optim.Adam(self.pair.parameters.values(), lr=c.learning_rate, betas=c.betas)

@@ -13,19 +13,23 @@ pictures = adapted.synthesis(adapted.mapping(torch.randn(4, 128)))
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ...errors import UsageError, shortened
+from ...errors import UsageError, of_memory, reason, shortened
+from ...runs.loop import LOG_EVERY
 from ...runs.settings import Wrong
 from .configuration import ALL, Adaptation, class_of
 from .defaults import resolve
-from .experiment import AdaptExperiment
+from .draws import NOISE, Draws
+from .experiment import AdaptExperiment, trained_names
 from .guides import load_guide
+from .trained import Pair, check_precision, trainable
 
 G = TypeVar("G", bound=nn.Module)
 
@@ -48,18 +52,28 @@ def adapt(
         UsageError: what is not a generator, a setting that cannot be, a model that cannot be loaded.
         FloatingPointError: it diverged.
     """
-    check_generator(generator)
+    check_module(generator)
     configuration = configured(prompt=prompt, **{"train": [ALL], "source_prompt": None, **settings})
-    experiment = AdaptExperiment(configuration, load_guide(configuration), copy.deepcopy(generator))
+    check_generator(generator, configuration)
+    source = copied_whole(generator)
+    experiment = AdaptExperiment(configuration, load_guide(configuration), source)
     while experiment.step < experiment.total:
         experiment.advance()
+        if experiment.step % LOG_EVERY == 0 or experiment.step == experiment.total:
+            _check_finite(experiment)
         if progress is not None:
             progress(experiment)
-    bad = experiment.not_finite()
-    if bad:
-        raise FloatingPointError(f"it diverged: {', '.join(bad)} not finite; lower learning_rate or the weights")
     found: G = experiment.pair.result().requires_grad_(False)
     return found
+
+
+def _check_finite(experiment: AdaptExperiment) -> None:
+    bad = experiment.not_finite()
+    if bad:
+        raise FloatingPointError(
+            f"it diverged: {', '.join(bad)} not finite, before step {experiment.step}; lower learning_rate or the "
+            f"weights"
+        )
 
 
 def configured(**settings: Any) -> Adaptation:
@@ -76,24 +90,110 @@ def configured(**settings: Any) -> Adaptation:
     return found
 
 
-def check_generator(generator: Any) -> None:
-    """Checks that an object is a generator, with one w.
+def check_module(generator: Any) -> None:
+    """Checks that an object has what a generator has; calls nothing of it.
 
     Raises:
-        UsageError: it lacks something, or its pictures are of another shape.
+        UsageError: it lacks something.
     """
-    lacking = [name for name in ("mapping", "synthesis", "z_dim") if not hasattr(generator, name)]
+    kind = type(generator).__name__
+    lacking = [name for name in ("mapping", "synthesis", "z_dim") if getattr(generator, name, None) is None]
     if not isinstance(generator, nn.Module) or lacking:
         said = f"lacks {', '.join(lacking)}" if lacking else "is not a torch.nn.Module"
+        raise UsageError(f"generator: expected a module with mapping(z), synthesis(w) and z_dim; {kind} {said}")
+    for name in ("mapping", "synthesis"):
+        if not callable(getattr(generator, name)):
+            got = shortened(repr(getattr(generator, name)))
+            raise UsageError(f"generator: expected a function {name} of {kind}, got {got}")
+    size = generator.z_dim
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise UsageError(f"generator: expected z_dim of {kind} to be a whole number of at least 1, got {size!r}")
+    if next(generator.parameters(), None) is None:
+        raise UsageError(f"generator: {kind} does not have parameters to train")
+
+
+def check_generator(generator: Any, configuration: Adaptation | None = None) -> None:
+    """Checks that an object is a generator whose pictures can be trained, with one z and with two, on a copy of it.
+
+    Args:
+        generator: stays as it is, what it counts or averages while it computes included; so do torch's random numbers.
+        configuration: of the run, which says what is trained, and how w and pictures are made; None: all is.
+
+    Raises:
+        UsageError: it lacks something, fails, or its pictures are of another shape or do not depend on what is trained.
+    """
+    check_module(generator)
+    where = next(generator.parameters()).device
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        _check_on_a_copy(copied_whole(generator), configuration)
+
+
+def _check_on_a_copy(probe: Any, c: Adaptation | None) -> None:
+    names = list(trainable(probe)) if c is None else trained_names(c, probe)
+    check_precision(probe, names)
+    pair = Pair(probe, names)
+    fresh, truncation = c is not None and c.noise == "fresh", 1.0 if c is None else c.truncation
+    for count, said in ((1, "one z"), (2, "two z")):
+        draws = Draws(0, 0, tuple(range(count)))
+        with _asking("mapping(z)" if truncation == 1 else f"mapping(z, {truncation:g})", said):
+            w = pair.w(draws.latents(probe.z_dim), truncation)
+        if w is None:
+            raise UsageError(f"generator: expected w of mapping(z), got {w}")
+        with _asking("synthesis(w, noise=…)" if fresh else "synthesis(w)", f"the w of {said}"):
+            more = {"noise": draws.generators(NOISE)} if fresh else {}
+            pictures = pair.adapted.synthesis(w, **more)
+        _check_pictures(pictures, count, said)
+    with _asking("the gradient of synthesis(w)", "two z"):
+        gradients = _gradients(pictures, list(pair.parameters.values()))
+    if all(gradient is None for gradient in gradients):
         raise UsageError(
-            f"generator: expected a module with mapping(z), synthesis(w) and z_dim; {type(generator).__name__} {said}"
+            "generator: expected pictures of synthesis(w) with a gradient by what is trained; these have none: they do "
+            "not depend on it, or are made under torch.no_grad() or detached"
         )
-    weight = next(generator.parameters(), None)
-    if weight is None:
-        raise UsageError(f"generator: {type(generator).__name__} does not have parameters to train")
-    known: Any = generator
-    with torch.no_grad():
-        pictures = known.synthesis(known.mapping(torch.zeros(1, known.z_dim).to(weight)))
-    shape = list(pictures.shape) if isinstance(pictures, torch.Tensor) else shortened(repr(pictures))
-    if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, 3] or 0 in shape:
-        raise UsageError(f"generator: expected pictures [1, 3, H, W] of one z, got {shape}")
+    # With a moving average the result is a copy of what has been trained.
+    copied_whole(pair.adapted)
+
+
+def _gradients(pictures: torch.Tensor, parameters: list[nn.Parameter]) -> Sequence[torch.Tensor | None]:
+    if not pictures.requires_grad:
+        return [None]
+    return torch.autograd.grad(pictures.sum(), parameters, allow_unused=True)
+
+
+def _check_pictures(pictures: Any, count: int, said: str) -> None:
+    is_one = isinstance(pictures, torch.Tensor)
+    shape = list(pictures.shape) if is_one else shortened(repr(pictures))
+    if not is_one or len(shape) != 4 or shape[:2] != [count, 3] or 0 in shape:
+        raise UsageError(f"generator: expected pictures [{count}, 3, H, W] of {said}, got {shape}")
+    if not pictures.is_floating_point():
+        raise UsageError(f"generator: expected pictures of real numbers, about [-1, 1], got {pictures.dtype}")
+    if not bool(pictures.detach().isfinite().all()):
+        raise UsageError(f"generator: expected pictures about [-1, 1]; those of {said} have NaN or infinity")
+
+
+@contextlib.contextmanager
+def _asking(call: str, of: str) -> Iterator[None]:
+    """Says which call of the generator's has failed."""
+    try:
+        yield
+    except Exception as error:  # of somebody else's code it may be any
+        if of_memory(error):
+            raise
+        raise UsageError(f"generator: {call} of {of} failed with {type(error).__name__}: {reason(error)}") from error
+
+
+def copied_whole(generator: G) -> G:
+    """A copy of a generator.
+
+    Raises:
+        UsageError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(generator)
+    except Exception as error:  # of somebody else's code it may be any
+        if of_memory(error):
+            raise
+        raise UsageError(
+            f"generator: expected a module that copy.deepcopy can copy, before and after it makes pictures; "
+            f"{type(generator).__name__}: {reason(error)}"
+        ) from error

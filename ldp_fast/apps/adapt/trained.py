@@ -84,6 +84,21 @@ def _unknown(word: str, generator: nn.Module, known: Sequence[str]) -> str:
     return f"{word!r} does not name any parameter of the generator; {hint}"
 
 
+def check_precision(generator: nn.Module, names: Sequence[str]) -> None:
+    """Checks that parameters can be trained: in half precision Adam's first step would make NaN of them.
+
+    Raises:
+        UsageError: one is of another dtype; names it.
+    """
+    own = dict(generator.named_parameters())
+    for name in names:
+        if own[name].dtype not in (torch.float32, torch.float64):
+            raise UsageError(
+                f"generator: expected parameters in float32 or float64 to train, {name} is {own[name].dtype}: "
+                f"generator.float() makes such a one"
+            )
+
+
 def copied(source: Any) -> Any:
     """A copy of a generator that shares the mapping, in training mode as its source is."""
     mapping = mapping_of(source)
