@@ -100,5 +100,7 @@ def _by_clip(c: Any, device: str | None) -> DirectionalGuide:
     where = device or c.device or "cpu"
     check_backend(where)
     dtype = DTYPES[c.dtype] if c.dtype else None
+    if where == "cpu" and c.device != "cpu" and dtype is torch.float16:
+        dtype = torch.float32  # as `load_prior`: what a GPU computes in half precision a CPU computes in full
     clips = [(load_named("--guidance-clip", name, where, dtype), weight) for name, weight in c.clips]
     return DirectionalGuide(clips, c.source_prompt, c.prompt, templates=c.templates, pixel_clip=c.pixel_clip)

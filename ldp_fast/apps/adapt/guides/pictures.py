@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Numbers that torch.quantile takes.
+MOST = 2**24
+
 
 def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     """Pictures [B, 3, H, W] bilinearly at another size (h, w), antialiased where they shrink; differentiable."""
@@ -54,14 +57,33 @@ def clipped(gradient: Tensor, share: float | None) -> Tensor:
     StyleGANFusion bounds the pixels' gradient by its quantile 0.95. Nothing waits for the device.
 
     Args:
-        gradient: any number of elements a sample; torch sorts up to 16 million of them.
+        gradient: any number of elements a sample.
         share: of the elements that stay as they are, 0 to 1; None leaves all.
     """
     if share is None:
         return gradient
-    bounds = torch.stack([torch.quantile(row, share) for row in gradient.abs().flatten(1)])
+    bounds = torch.stack([quantile(row, share) for row in gradient.abs().flatten(1)])
     bounds = bounds.view(-1, *[1] * (gradient.ndim - 1))
     return gradient.clamp(-bounds, bounds)
+
+
+def quantile(row: Tensor, share: float) -> Tensor:
+    """`torch.quantile`, which refuses more than 16 million numbers, of any number of them.
+
+    Args:
+        row: [N] float32 or float64.
+        share: from 0 to 1.
+
+    Returns:
+        A scalar: between the two sorted numbers that the place share · (N − 1) lies between; NaN where there is one.
+    """
+    if len(row) <= MOST:
+        return torch.quantile(row, share)
+    ordered = row.sort().values
+    place = share * (len(row) - 1)
+    below = min(int(place), len(row) - 2)
+    found = torch.lerp(ordered[below], ordered[below + 1], place - below)
+    return torch.where(ordered[-1].isnan(), ordered[-1], found)  # NaN is sorted to the end
 
 
 def norms(gradient: Tensor) -> Tensor:
