@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, reason, shortened
+from . import counted
 from .foreign import Found, check_filter, check_size, settings_of
 from .unpickler import Refused
 
@@ -79,6 +80,7 @@ def _load(path: pathlib.Path) -> Any:
             with zipfile.ZipFile(path) as file:  # torch.save does not compress: what grows was made to
                 if sum(record.file_size for record in file.infolist()) > path.stat().st_size:
                     raise UsageError("is damaged: it claims to be larger than it is")
+        counted.check(path, archive)
         # The options of a training lie beside its weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive or None)

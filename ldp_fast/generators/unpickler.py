@@ -8,11 +8,10 @@ What it builds is bounded by its size, for six bytes ask for one more copy of a 
 from __future__ import annotations
 
 import dataclasses
-import io
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from ..errors import UsageError, reason, shortened
 
@@ -108,7 +107,7 @@ class Machine:
         self.below: list[list[Any]] = []  # stacks under marks
         self.memo: dict[int, Any] = {}
 
-    def run(self, file: io.BytesIO) -> Any:
+    def run(self, file: IO[bytes]) -> Any:
         """The object of the pickle that begins where a file stands; leaves the file behind it.
 
         Raises:
@@ -122,7 +121,7 @@ class Machine:
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error, MemoryError) as error:
             raise Damaged(f"is damaged ({reason(error)})") from None
 
-    def _run(self, file: io.BytesIO) -> Any:
+    def _run(self, file: IO[bytes]) -> Any:
         # Checks that opcodes exist, and that their arguments are there; never calls anything.
         for opcode, argument, _ in pickletools.genops(file):
             name = opcode.name
@@ -145,6 +144,14 @@ class Machine:
     def _marked(self) -> list[Any]:
         items, self.stack = self.stack, self.below.pop()
         return items
+
+    def _count(self, arguments: Any) -> None:
+        """Counts what is built of arguments, which may be a copy of each."""
+        for x in arguments:
+            if isinstance(x, (str, bytes, bytearray)):
+                self.budget.take(len(x))
+            elif isinstance(x, (list, tuple, dict, set, frozenset)):
+                self.budget.take(_ITEM * len(x))
 
     def _known(self, module: Any, name: Any) -> None:
         asked = f"{module}.{name}"
@@ -205,11 +212,11 @@ class Machine:
 
     def _append(self, _: Any) -> None:
         item = self.stack.pop()
-        _only(self.stack[-1], list).append(item)
+        only(self.stack[-1], list).append(item)
 
     def _appends(self, _: Any) -> None:
         items = self._marked()
-        _only(self.stack[-1], list).extend(items)
+        only(self.stack[-1], list).extend(items)
 
     def _dict(self, _: Any) -> None:
         items = self._marked()
@@ -224,13 +231,13 @@ class Machine:
         self._set(self._marked())
 
     def _set(self, items: list[Any]) -> None:
-        target = _only(self.stack[-1], dict)
+        target = only(self.stack[-1], dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[checked_key(key)] = value
 
     def _additems(self, _: Any) -> None:
         items = self._marked()
-        _only(self.stack[-1], set).update(map(checked_key, items))
+        only(self.stack[-1], set).update(map(checked_key, items))
 
     def _frozenset(self, _: Any) -> None:
         self._push(frozenset(map(checked_key, self._marked())))
@@ -247,11 +254,7 @@ class Machine:
         call = self.calls[str(function)] if isinstance(function, Name) else None
         if call is None or not isinstance(arguments, tuple):
             raise Refused(f"a call of {function}" if isinstance(function, Name) else "a call of what is not a function")
-        for x in arguments:  # what is built of them may be a copy of each
-            if isinstance(x, (str, bytes, bytearray)):
-                self.budget.take(len(x))
-            elif isinstance(x, (list, tuple, dict, set, frozenset)):
-                self.budget.take(_ITEM * len(x))
+        self._count(arguments)
         self.stack.append(call(*arguments))
 
     _newobj = _reduce  # cls.__new__(cls, *arguments): the same of what is known here
@@ -278,7 +281,8 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-def _only(target: Any, kind: type) -> Any:
+def only(target: Any, kind: type) -> Any:
+    """What is to be changed, which has to be of one kind."""
     if type(target) is not kind:
         raise Refused(f"changes of {kind_of(target)}")
     return target

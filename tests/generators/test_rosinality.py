@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import collections
+import io
 import os
 import pathlib
+import pickle
+import struct
 import zipfile
 from typing import Any
 
@@ -143,6 +147,66 @@ def test_parameters_and_views_are_taken(archive: bool, tmp_path: pathlib.Path) -
     assert all(torch.equal(x, found[name]) for name, x in expected.items())
     assert all(x.is_contiguous() and x.untyped_storage().nbytes() == x.nbytes for x in found.values())
     assert not any(x.requires_grad for x in made.parameters())
+
+
+def with_pickle(data: bytes, path: pathlib.Path, archive: bool) -> pathlib.Path:
+    """A file of torch.save whose object is another pickle."""
+    path = saved("an object", path, _use_new_zipfile_serialization=archive)
+    whole, own = path.read_bytes(), pickle.dumps("an object", 2)
+    if not archive:
+        assert whole.count(own) == 1
+        path.write_bytes(whole.replace(own, data))
+        return path
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(path, "w") as new:
+        for record in old.infolist():
+            new.writestr(record.filename, data if record.filename.endswith("data.pkl") else old.read(record))
+    return path
+
+
+def again(build: bytes, arguments: bytes, call: bytes = b"R") -> bytes:
+    """A pickle of what is called with some arguments 2000 times, by operations that torch has."""
+    return b"\x80\x02((" + arguments + b"tq\x00" + build + b"q\x01](" + 2000 * (b"h\x01h\x00" + call) + b"et."
+
+
+MANY = b"](" + 20_000 * b"K\x01" + b"e"
+TEXT = b"X" + struct.pack("<I", 200_000) + 200_000 * b"x" + b"X\x06\x00\x00\x00latin1"
+
+
+@pytest.mark.parametrize("archive", [True, False])
+@pytest.mark.parametrize(
+    "data",
+    [
+        again(b"ctorch\nSize\n", MANY),
+        again(b"ctorch\nSize\n", MANY, b"\x81"),
+        again(b"c__builtin__\nset\n", MANY),
+        again(b"ccollections\nOrderedDict\n", b"](" + 20_000 * b"K\x01K\x02\x86" + b"e"),
+        again(b"c_codecs\nencode\n", TEXT),
+        b"\x80\x02](" + 300_000 * b"\x8f" + b"e.",
+    ],
+    ids=["sizes", "new sizes", "sets", "dicts", "bytes", "empty sets"],
+)
+def test_a_small_file_does_not_take_much_memory(
+    data: bytes, archive: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_pickle(data, tmp_path, archive)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    with pytest.raises(UsageError, match=r"^is damaged: \d+ bytes would take more than \d+ of memory$"):
+        rosinality.read(path)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_checkpoint_of_a_training_is_gone_through(archive: bool, tmp_path: pathlib.Path) -> None:
+    network = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(40)))
+    optimiser = torch.optim.Adam(network.parameters())
+    network(torch.ones(3)).sum().backward()
+    optimiser.step()
+    more = {
+        "d": network.state_dict(),
+        "g_optim": optimiser.state_dict(),
+        "args": argparse.Namespace(betas=(0, 1), n={1}),
+    }
+    whole = {"g_ema": collections.OrderedDict(writers.rosinality()), "latent_avg": mean(), **more}
+    assert read(whole, tmp_path, _use_new_zipfile_serialization=archive).notes == []
 
 
 class Evil:
