@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable
@@ -36,7 +37,9 @@ def add_folder_flags(parser: argparse.ArgumentParser) -> None:
 def add_product_flags(group: Any, products: tuple[str, ...]) -> None:
     """Declares --no-NAME of each product."""
     for name in products:
-        group.add_argument(f"--no-{name}", action="store_true", help=f"do not make a {name} at the end")
+        group.add_argument(
+            f"--no-{name}", action="store_true", help=f"do not make a {name} at the end, nor with --resume"
+        )
 
 
 def without(args: argparse.Namespace, products: tuple[str, ...]) -> tuple[str, ...]:
@@ -104,7 +107,13 @@ def carry_out(
             raise UsageError(f"--resume takes {what} and everything else from its folder; give it alone")
         refuse_changes(args, cls, products)
         configuration = resumed(args, application, cls)
-        return 0 if configuration is None else run(application, args.resume, configuration, options)
+        # What was not wanted at first is not wanted later, and need not be said again.
+        held = folders.status(args.resume).get("without")
+        unwanted = tuple(
+            name for name in products if name in options.without or (isinstance(held, list) and name in held)
+        )
+        again = dataclasses.replace(options, without=unwanted)
+        return 0 if configuration is None else run(application, args.resume, configuration, again)
     configuration = configure(args)
     if args.print_config:
         print(as_yaml(configuration), end="")

@@ -362,6 +362,8 @@ class _Loop:
         if experiment.step:
             # JSON does not know what a diverged run has for numbers.
             facts["last"] = {name: x if math.isfinite(x) else None for name, x in experiment.latest().items()}
+        if self.options.without:
+            facts["without"] = list(self.options.without)
         if self.left_out:
             facts["left_out"] = self.left_out
         self.home.record(state, **facts)

@@ -15,6 +15,7 @@ from ..config_flag import add_config_flag, start_from
 from ..options import GROUPS, RUN
 from .configuration import CLIP, DIRECTIONAL, GENERATOR, GUIDANCES, NAME, Adaptation, AnyGuidance, ClipGuided, class_of
 from .defaults import CHECKPOINT_EVERY, PRESET, TERMS, resolve
+from .idle import check_idle
 from .run import APPLICATION, PRODUCTS
 
 EXAMPLES = """\
@@ -87,9 +88,11 @@ def configure(args: argparse.Namespace, **more: Any) -> Adaptation:
         plain = resolve(said, words)
         # A run is continued from any folder.
         plain["generator"] = anchored(plain["generator"]) if isinstance(plain["generator"], str) else plain["generator"]
+        found = class_of(plain).from_plain(plain)
+        check_idle(words, found)
     except Wrong as error:
         raise flags.refused(error, AnyGuidance, args, file, own) from None
-    return flags.build(class_of(plain), plain, args, file, own)
+    return found
 
 
 def _check_flags(args: argparse.Namespace, guidance: str) -> None:

@@ -10,7 +10,7 @@ from . import jobs
 from .configuration import GUIDANCES, NAME, Adaptation, PriorGuided
 from .guides import load_guide
 from .products import SAMPLES
-from .run import APPLICATION, PRODUCTS
+from .run import APPLICATION, PRODUCTS, naming_flags
 
 
 def described(configuration: Adaptation) -> dict[str, Any]:
@@ -21,7 +21,8 @@ def described(configuration: Adaptation) -> dict[str, Any]:
 
 def load(configuration: Adaptation, device: str | None = None) -> Any:
     """What refuses prompts that it does not know."""
-    return load_guide(configuration, device).model
+    with naming_flags():
+        return load_guide(configuration, device).model
 
 
 ENTRY = Entry(

@@ -29,6 +29,7 @@ from .defaults import resolve
 from .draws import NOISE, Draws
 from .experiment import AdaptExperiment, trained_names
 from .guides import load_guide
+from .idle import check_idle
 from .trained import Pair, check_precision, trainable
 
 G = TypeVar("G", bound=nn.Module)
@@ -85,6 +86,7 @@ def configured(**settings: Any) -> Adaptation:
     try:
         plain = resolve({}, settings)
         found: Adaptation = class_of(plain).from_plain(plain)
+        check_idle(settings, found)
     except Wrong as error:
         raise UsageError(str(error)) from None
     return found

@@ -12,9 +12,10 @@ from ...generators import load
 from ...guidance import LatentDiffusionPrior
 from ...runs import loop
 from ...runs.experiment import Application
+from ...runs.flags import flags_of
 from ...runs.profile import Profile
 from ..adapted import check_apart, located
-from .configuration import NAME, Adaptation, class_of
+from .configuration import NAME, Adaptation, AnyGuidance, class_of
 from .expected import TO_LOWER, expect
 from .experiment import AdaptExperiment, trained_names
 from .guides import load_guide
@@ -41,6 +42,19 @@ def load_source(configuration: Adaptation) -> Any:
     """
     with _naming_the_flag():
         return load(located(configuration.generator))
+
+
+@contextlib.contextmanager
+def naming_flags() -> Iterator[None]:
+    """Around `load_guide`: what is wrong is said of flags, in place of settings."""
+    try:
+        yield
+    except UsageError as error:
+        place, colon, said = str(error).partition(": ")
+        names = {flag.place: flag.name for flag in flags_of(AnyGuidance)}
+        if not colon or place not in names:
+            raise
+        raise UsageError(f"{names[place]}: {said}") from None
 
 
 def check_folder(folder: pathlib.Path, configuration: Adaptation) -> None:
@@ -72,7 +86,8 @@ def begin(configuration: Adaptation, *, device: str | None = None, rank: int = 0
     # The smaller one first: what is wrong with it is said at once.
     source = load_source(configuration)
     trained_names(configuration, source)
-    guide = load_guide(configuration, device)
+    with naming_flags():
+        guide = load_guide(configuration, device)
     return AdaptExperiment(configuration, guide, source, rank=rank, world=world)
 
 

@@ -85,7 +85,10 @@ def _by_prior(c: Any, device: str | None) -> PriorGuide:
         try:
             levels = load_levels(network, o.lpips_weights, None, prior.device)
         except UsageError as error:
-            raise UsageError(f"regularisers.lpips: {error}") from None
+            name, _, said = str(error).partition(": ")
+            # As they are called here; what is not said of either is of the network.
+            field, said = ("lpips_weights", said) if name == "weights" else ("lpips_network", str(error))
+            raise UsageError(f"regularisers.{field}: {said.removeprefix('backbone: ')}") from None
         distance = Perceptual(levels, guide.size)
         guide.regularisers = dataclasses.replace(guide.regularisers, perceptual=o.lpips, distance=distance)
     return guide
