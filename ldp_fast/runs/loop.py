@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ..errors import UsageError, of_memory
+from ..errors import UsageError, of_memory, reason
 from . import checkpoints, distributed, image_files
 from .expectation import FEWEST
 from .experiment import Application, Experiment, untimed
@@ -198,6 +198,7 @@ class _Loop:
         # Of the steps that an earlier process did, until there are others.
         self.seconds = status(home.path).get("seconds_per_step", 0.0)
         self.left_out: dict[str, str] = {}
+        self.unseen = False
 
     def go(self, interruption: Interruption) -> int:
         """Steps and products; the exit code.
@@ -304,7 +305,7 @@ class _Loop:
             self._save("running")
         asked = self.options.preview is not None and step % self.options.preview == 0
         if self.rank == 0 and (asked or saves or step == total):
-            self._show(asked)
+            self._show(asked, bar)
 
     def _check_finite(self) -> None:
         """Before anything is saved, so that it does not push out what is whole."""
@@ -327,13 +328,18 @@ class _Loop:
             values = {**self.experiment.latest(), **self.experiment.weights()}
             self.log.scalars(self.experiment.step, grouped(values, self.experiment.losses))
 
-    def _show(self, asked: bool) -> None:
-        """The views of this moment, for the log, and as preview.png if that was asked for."""
-        picture = self.experiment.preview()
-        if asked:
-            image_files.save_png(self.home.path / "preview.png", picture)
-        if self.log:
-            self.log.image(self.experiment.step, "views", picture)
+    def _show(self, asked: bool, bar: Any) -> None:
+        """The views of this moment, for the log, and as preview.png if that was asked for; said once if that fails."""
+        try:
+            picture = self.experiment.preview()
+            if asked:
+                image_files.save_png(self.home.path / "preview.png", picture)
+            if self.log:
+                self.log.image(self.experiment.step, "views", picture)
+        except Exception as error:  # the steps are worth more than a look at them, and the last ones are not kept yet
+            if not self.unseen:
+                bar.write(f"preview: left out at step {self.experiment.step}: {reason(error)}", sys.stderr)
+            self.unseen = True
 
     def _save(self, state: str) -> None:
         experiment, folder = self.experiment, self.home.path
@@ -382,8 +388,8 @@ class _Loop:
             except Exception as error:  # after a long run the result is worth more than any of its pictures
                 self.left_out[name] = " ".join(str(error).split()) or type(error).__name__
         self.home.add(made)
-        for name, reason in self.left_out.items():
-            print(f"{name}: left out: {reason}", file=sys.stderr)
+        for name, why in self.left_out.items():
+            print(f"{name}: left out: {why}", file=sys.stderr)
         print(", ".join(listed(made)))
 
 
