@@ -60,9 +60,14 @@ class First(torch.nn.Module):
     def __init__(self, inception: torch.nn.Module):
         super().__init__()
         self.unseen = [inception]  # `set_dtype` is for the sums, and not for the network
+        self.seen: dict[bytes, torch.Tensor] = {}
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.unseen[0](pictures)[:, : self.num_features]
+        # Both metrics look at the same pictures.
+        key = pictures.numpy().tobytes()
+        if key not in self.seen:
+            self.seen[key] = self.unseen[0](pictures)[:, : self.num_features]
+        return self.seen[key]
 
 
 def test_fid_and_kid_are_torchmetrics(weights: pathlib.Path, pictures: torch.Tensor) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import pathlib
+from collections.abc import Iterator
+from typing import Any, Literal
+from unittest import mock
 
 import open_clip
 import pytest
@@ -17,14 +21,27 @@ from ldp_fast.metrics.lpips import Lpips, all_pairs, pairwise
 from ldp_fast.metrics.lpips_networks import FILES, TAPS, feature_stack
 
 
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Within it layers are made without drawing their weights: most are of classifiers, which nothing looks at."""
+    drawn = ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "constant_")
+    nothing: dict[str, Any] = dict.fromkeys(drawn, lambda x, *more, **named: x)
+    with mock.patch.multiple(torch.nn.init, **nothing):
+        yield
+
+
 @pytest.mark.parametrize("kind", ["alex", "vgg"])
 @torch.no_grad()
-def test_distances_are_torchmetrics(kind: str, tmp_path: pathlib.Path) -> None:
+def test_distances_are_torchmetrics(kind: Literal["alex", "vgg"], tmp_path: pathlib.Path) -> None:
     torch.manual_seed(0)
-    network = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}[kind]().features
+    with without_values():
+        network = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}[kind]().features
+        theirs = _NoTrainLpips(net=kind, pnet_rand=True)
+    for layer in network:
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.reset_parameters()
     path = tmp_path / "weights.pth"
     torch.save({f"features.{name}": value for name, value in network.state_dict().items()}, path)
-    theirs = _NoTrainLpips(net=kind, pnet_rand=True)
     slices = [getattr(theirs.net, f"slice{i}") for i in range(1, 6)]
     for name, layer in itertools.chain.from_iterable(x.named_children() for x in slices):
         layer.load_state_dict(network[int(name)].state_dict())
