@@ -1,4 +1,4 @@
-"""Adaptations that stop, and go on exactly; that cannot go on, and say so; on several ranks."""
+"""Adaptations that stop, and go on exactly; that cannot go on, and say so."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ import signal
 from typing import Any
 
 import pytest
-import torch
 
+from ldp_fast.apps.adapt import products
 from ldp_fast.apps.adapt.experiment import AdaptExperiment
-from ldp_fast.apps.adapt.run import APPLICATION, run_adaptation
+from ldp_fast.apps.adapt.run import APPLICATION
 from ldp_fast.cli import main
-from ldp_fast.errors import UsageError
 from ldp_fast.generators import load
 from ldp_fast.runs import checkpoints
-from ldp_fast.runs.distributed import ranks
 
 from ..support import processes
-from ..support.ranks import needs_gloo, run_on_ranks
 from . import adapt_stub as stub
 from .text_to_3d_runs import assert_same, newest, without_pictures
 
@@ -47,9 +44,15 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
     return stub.saved(tmp_path_factory.mktemp("generator") / "tiny")
 
 
+def quick(patch: pytest.MonkeyPatch) -> None:
+    """Without a model, and without a figure of the losses, which has a test of its own."""
+    stub.guided_by_red(patch)
+    patch.setattr(products, "write_losses", lambda experiment, folder: [])
+
+
 @pytest.fixture(autouse=True)
 def red(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub.guided_by_red(monkeypatch)
+    quick(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def whole(generator: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.P
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        stub.guided_by_red(patch)
+        quick(patch)
         assert adapted(*WORDS, "--generator", generator, "--out", str(folder)) == 0
     return folder
 
@@ -66,8 +69,8 @@ def adapted(*words: str) -> int:
     return main(["adapt", *words])
 
 
-def killed(words: tuple[str, ...], step: int, number: int) -> int:
-    """A run in whose step a signal comes."""
+def signalled(words: tuple[str, ...], step: int, number: int) -> int:
+    """A run in whose step a signal comes to this process."""
     advance = AdaptExperiment.advance
 
     def cut_off(self: AdaptExperiment, *arguments: Any) -> None:
@@ -81,23 +84,34 @@ def killed(words: tuple[str, ...], step: int, number: int) -> int:
         return adapted(*words)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-@pytest.mark.parametrize(("number", "code", "kept"), [(signal.SIGKILL, -9, [2, 4]), (signal.SIGINT, 130, [2, 4, 6])])
-def test_a_run_goes_on_exactly(
-    number: int, code: int, kept: list[int], whole: pathlib.Path, generator: str, tmp_path: pathlib.Path
-) -> None:
-    folder = tmp_path / "run"
-    words = (*WORDS, "--generator", generator, "--out", str(folder))
-    ended = processes.Started(killed, words, 5, number).wait()
-    assert ended.code == code and "Traceback" not in ended.err, ended.err
-    assert checkpoints.steps(folder) == kept and not (folder / "before_after.png").exists()
-    if code == 130:
-        assert f"continue with: ldp-fast adapt --resume {folder}" in ended.err
-    assert adapted("--resume", str(folder), "--no-film") == 0
+def assert_goes_on(folder: pathlib.Path, whole: pathlib.Path) -> None:
+    """To what the run made that nothing interrupted, bit for bit."""
+    assert adapted("--resume", str(folder)) == 0
     assert_same(newest(folder), newest(whole))
     for name in ("before_after.png", "samples/000001.png", "generator/config.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     assert_same(*(load(path / "generator").state_dict() for path in (folder, whole)))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_killed_run_goes_on_exactly(whole: pathlib.Path, generator: str, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "run"
+    words = (*WORDS, "--generator", generator, "--out", str(folder))
+    ended = processes.Started(signalled, words, 5, signal.SIGKILL).wait()
+    assert ended.code == -signal.SIGKILL and "Traceback" not in ended.err, ended.err
+    assert checkpoints.steps(folder) == [2, 4] and not (folder / "before_after.png").exists()
+    assert_goes_on(folder, whole)
+
+
+def test_an_interrupted_run_goes_on_exactly(
+    whole: pathlib.Path, generator: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert signalled((*WORDS, "--generator", generator, "--out", str(folder)), 5, signal.SIGINT) == 130
+    said = capsys.readouterr().err
+    assert f"continue with: ldp-fast adapt --resume {folder}" in said and "Traceback" not in said
+    assert checkpoints.steps(folder) == [2, 4, 6] and not (folder / "before_after.png").exists()
+    assert_goes_on(folder, whole)
 
 
 def test_layers_and_average_go_on_where_they_were(whole: pathlib.Path) -> None:
@@ -190,60 +204,5 @@ def test_resuming_changes_what_is_shown_and_nothing_else(
     assert adapted("--resume", str(whole), "--batch", "4", "--guidance", "lsd") == 2
     assert "cannot change --batch, --guidance" in capsys.readouterr().err
     assert adapted("--resume", str(whole), "--samples", "5", "--no-film") == 0
-    assert load(whole / "generator").about["adapted"]["prompt"] == stub.PROMPT
-
-
-MORE: dict[str, Any] = {"batch": 3, "steps": 5, "select_layers": 3, "select_samples": 3, "select_every": 2}
-
-
-def work_of_a_rank(rank: int, folder: str) -> Any:
-    """The state after some steps, with and without a choice of layers; and a run that is stopped by one of them."""
-    states = []
-    for said in ({"batch": 3, "steps": 5, "noise": "fresh"}, MORE):
-        experiment = stub.experiment(rank=rank, world=2, **said)
-        for _ in range(5):
-            experiment.advance()
-        states.append((experiment.state(), experiment.layers))
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
-    patch = pytest.MonkeyPatch()
-    stub.guided_by_red(patch)
-    without_pictures(patch)
-    advance = AdaptExperiment.advance
-
-    def stopped(self: AdaptExperiment, *arguments: Any) -> None:
-        if self.step == 2 and rank == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        advance(self, *arguments)
-
-    patch.setattr(AdaptExperiment, "advance", stopped)
-    source = str(pathlib.Path(folder) / "generator")
-    return states, run_adaptation(pathlib.Path(folder) / "run", stub.configuration(source, steps=6))
-
-
-@needs_gloo
-def test_two_processes_are_one_run(tmp_path: pathlib.Path) -> None:
-    stub.saved(tmp_path / "generator")
-    (zero, stopped_zero), (one, stopped_one) = run_on_ranks(work_of_a_rank, str(tmp_path))
-    assert stopped_zero == stopped_one == 130 and checkpoints.steps(tmp_path / "run") == [3]
-    for (state, layers), (other, others), said in zip(
-        zero, one, ({"batch": 3, "steps": 5, "noise": "fresh"}, MORE), strict=True
-    ):
-        # They hold the same, bit for bit: each adds the same sum.
-        assert_same(state, other)
-        alone = stub.experiment(**said)
-        for _ in range(5):
-            alone.advance()
-        assert layers == others == alone.layers
-        for name, x in alone.state().items():
-            torch.testing.assert_close(state[name], x, rtol=5e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def test_fewer_samples_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    given = stub.configuration(batch=3)
-    with (
-        pytest.raises(UsageError, match=r"--batch: expected at least 4, .* got 3"),
-        ranks(APPLICATION.shares(given), given.device),
-    ):
-        pytest.fail("it began")
+    about: Any = load(whole / "generator").about["adapted"]
+    assert about["prompt"] == stub.PROMPT
