@@ -189,6 +189,27 @@ def test_a_diverged_run_keeps_its_last_whole_checkpoint(
     assert json.loads((folder / "run.json").read_text())["status"] == "diverged"
 
 
+def test_a_run_whose_pictures_are_lost_has_diverged(
+    generator: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without any NaN: a bias that nobody trains makes them all white."""
+    learn = AdaptExperiment.learn
+
+    def whitened(self: AdaptExperiment, *arguments: Any) -> None:
+        if self.step == 5:
+            self.pair.adapted.to_rgbs[1].bias.fill_(8.0)
+        learn(self, *arguments)
+
+    monkeypatch.setattr(AdaptExperiment, "learn", whitened)
+    folder = tmp_path / "run"
+    assert adapted(*WORDS, "--generator", generator, "--out", str(folder)) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "diverged before step 6: the pictures are saturated (all of them far beyond [-1, 1], or one full " in line
+    assert "as good as not finite; its last checkpoint, of step 4, is from before" in line
+    assert checkpoints.steps(folder) == [2, 4] and not (folder / "before_after.png").exists()
+    assert json.loads((folder / "run.json").read_text())["status"] == "diverged"
+
+
 def test_a_finished_run_makes_again_what_is_gone(whole: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (whole / "before_after.png").read_bytes()
     assert adapted("--resume", str(whole), "--no-film") == 0
