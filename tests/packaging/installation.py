@@ -26,6 +26,21 @@ def copy_checkout(target: Path) -> Path:
     return target
 
 
+def refresh(target: Path, source: Path) -> None:
+    """Makes a copy of a checkout like another one; files that are the same stay as old as they are.
+
+    What a build has put there (`build`) stays too.
+    """
+    for path in [x for x in target.rglob("*") if x.is_file() and x.relative_to(target).parts[0] != "build"]:
+        if not (source / path.relative_to(target)).is_file():
+            path.unlink()
+    for path in [x for x in source.rglob("*") if x.is_file()]:
+        own = target / path.relative_to(source)
+        if not own.is_file() or own.read_bytes() != path.read_bytes():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, own)
+
+
 def make_environment(folder: Path, distributions: Iterable[str] = BUILD_TOOLS) -> Path:
     """Makes a virtual environment that sees only some of this environment's distributions; returns its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)

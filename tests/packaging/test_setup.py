@@ -16,7 +16,7 @@ import pytest
 from ldp_fast import env_report
 
 from ..support import built, processes
-from .installation import ROOT, copy_checkout, install, make_environment, run
+from .installation import ROOT, copy_checkout, install, make_environment, refresh, run
 
 SWITCHES = ("LDP_FAST_EXT", "LDP_FAST_CUDA", "MAX_JOBS", "NVCC_THREADS", "DEBUG", "CUDA_HOME", "CUDA_PATH", "CXX")
 
@@ -232,13 +232,16 @@ def built_without_optimisation(folder: Path) -> Path:
     files = [ROOT / "setup.py", ROOT / "pyproject.toml", *sorted(x for x in (ROOT / "csrc").rglob("*") if x.is_file())]
     parts = [part for file in files for part in (str(file.relative_to(ROOT)), file.read_bytes())]
     compiler = run(["c++", "--version"], cwd=folder).stdout
-    key = built.digest(*parts, compiler, torch.__version__, sys.version, str(os.environ.get("CXX")))
+    by = built.digest(compiler, torch.__version__, sys.version, str(os.environ.get("CXX")))
+    key = built.digest(*parts, by)
 
     def make(path: Path) -> None:
-        checkout = copy_checkout(folder / "checkout")
-        command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(folder / "lib")]
-        command += ["--build-temp", str(folder / "temp")]
-        done = run(command, cwd=checkout, LDP_FAST_EXT="1", LDP_FAST_CUDA="0", DEBUG="1")
+        # Its objects are kept too, in one place: what has changed is compiled, and not the other files.
+        with built.workshop("without-optimisation", by) as place:
+            checkout = place / "checkout"
+            refresh(checkout, copy_checkout(folder / "checkout"))
+            command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(folder / "lib")]
+            done = run(command, cwd=checkout, LDP_FAST_EXT="1", LDP_FAST_CUDA="0", DEBUG="1")
         assert done.returncode == 0, done.stdout + done.stderr
         (library,) = (folder / "lib" / "ldp_fast").glob("_C.*")
         shutil.copy(library, path)
@@ -258,6 +261,28 @@ def build_info_of(library: str) -> int:
     loader.exec_module(module)
     print(json.dumps(module.build_info()))
     return 0
+
+
+def test_what_is_refreshed_is_what_has_changed(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, texts in (
+        (old, {"same": "1", "other": "1", "gone": "1"}),
+        (new, {"same": "1", "other": "2", "in/x": "3"}),
+    ):
+        for name, text in texts.items():
+            (folder / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "csrc" / name).write_text(text)
+    (old / "build").mkdir()
+    (old / "build" / "object").write_text("kept")
+    os.utime(old / "csrc" / "same", (1, 1))
+    os.utime(new / "csrc" / "other", (1, 1))
+    refresh(old, new)
+    found = {str(x.relative_to(old)): x.read_text() for x in old.rglob("*") if x.is_file()}
+    assert found == {"csrc/same": "1", "csrc/other": "2", "csrc/in/x": "3", "build/object": "kept"}
+    # What a compiler has to look at again is newer than what it has made, whatever the file's own date.
+    assert (old / "csrc" / "same").stat().st_mtime == 1 and (old / "csrc" / "other").stat().st_mtime > 1
+    refresh(tmp_path / "none", new)
+    assert (tmp_path / "none" / "csrc" / "in" / "x").read_text() == "3"
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@ and run that wants it. `make clean` removes it."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,25 @@ def digest(*parts: str | bytes) -> str:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def workshop(name: str, key: str) -> Iterator[Path]:
+    """A folder that a build finds as it left it, for one process at a time.
+
+    Args:
+        name: for people.
+        key: what all that is in it was made by, as a digest; of other keys nothing is kept.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        place = FOLDER / f"{name}-{key}"
+        for other in FOLDER.glob(f"{name}-*"):
+            if other != place:
+                shutil.rmtree(other)
+        place.mkdir(exist_ok=True)
+        yield place
 
 
 def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:
