@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+from typing import Any
 
 from ..errors import UsageError
-from ..generators.files import find
+from ..generators.files import KEY, find
 from ..guidance.loading import embedded_models
 from ..runs.folder import application_of
 
@@ -44,6 +46,33 @@ def check_apart(name: str, folder: pathlib.Path) -> None:
             f"generator: {name} lies in {folder}, where the run itself writes its generator and would destroy the one "
             f"that it begins with: choose another --out"
         )
+
+
+def root_of(name: str) -> str | None:
+    """The embedded generator that a generator is, or that it was adapted from, by any number of runs; None: neither.
+
+    What a z shows has then stayed as far as adaptations keep it. One that is gone ends the search.
+    """
+    followed: set[str] = set()
+    source: Any = name
+    while isinstance(source, str) and source not in followed:
+        if source in embedded_models():
+            return source
+        followed.add(source)
+        source = _adapted_from(source)
+    return None
+
+
+def _adapted_from(generator: str) -> Any:
+    """What a run of adapt made a generator of, its root if it knows it; None of any other, and of one that is gone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(find(located(generator))), framework="pt") as file:
+            made = json.loads((file.metadata() or {})[KEY])["about"]["adapted"]
+            return made.get("root") or made["from"]
+    except (UsageError, SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def located(name: str) -> str:

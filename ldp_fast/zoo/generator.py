@@ -146,6 +146,11 @@ def painted(layers: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return total
 
 
+def view_words(z: Tensor | np.ndarray) -> list[str]:
+    """From where the pictures of z [B, 8] show their solid, in the words of captions: "low side", "raised front", …"""
+    return [f"{view.height()} {view.name()}" for view in attributes(z).views()]
+
+
 class Poses:
     """Cubes in white on black with their coverage, and the z that say their poses: rendered once, from a seed.
 

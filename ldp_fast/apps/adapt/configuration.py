@@ -16,6 +16,8 @@ GENERATOR, OUTPUT = "generator", "pictures at the end"
 CLIP = "guidance by CLIP (clip-directional)"
 LDP, LSD, DIRECTIONAL = "ldp", "lsd", "clip-directional"
 GUIDANCES = (LDP, LSD, DIRECTIONAL)
+# Of --view-prompts.
+BY_Z, NONE = "by-z", "none"
 # Words of --train beside names of layers and parameters.
 HOST, ALL = "host", "all"
 
@@ -279,6 +281,17 @@ class PriorGuided(ModelConfiguration, Adaptation):
     """A run that the prior guides: `ldp` or `lsd`."""
 
     guidance: Literal["ldp", "lsd"] = _guidance()
+    view_prompts: Literal["none", "by-z"] = setting(
+        "what names the side from which each picture is to show its thing: by-z (what an embedded generator, or one "
+        'adapted from it, says of the picture\'s z, such as ", low side view", is put behind the prompt) or none '
+        "(default: by-z with these generators unless the prompt names a view; else none)",
+        flag="view-prompts",
+        metavar="NAME",
+        group=RUN,
+        spelling=hyphens,
+        default=NONE,
+        omitted=True,
+    )
     settings: AdaptPriorOptions
     regularisers: RegulariserOptions
 

@@ -8,19 +8,31 @@ from ...guidance.loading import embedded_folder, embedded_models
 from ...guidance.presets import find_preset
 from ...runs.configuration import merged
 from ...runs.settings import Wrong, as_plain, hyphens, underscores
+from ..adapted import root_of
 from ..options import settle
-from .configuration import DIRECTIONAL, GUIDANCES, HOST, LSD, AdaptPriorOptions
+from .configuration import BY_Z, DIRECTIONAL, GUIDANCES, HOST, LSD, NONE, AdaptPriorOptions
 
 # Steps; where nothing else is said.
 CHECKPOINT_EVERY, PRESET = 100, "stylegan"
 # Of the prior's losses, what `lsd` leaves out.
 TERMS = ("lambda_fm", "lambda_kl")
 # Of a file's settings those that a run guided by CLIP does not have; their flags are refused by `command`.
-PRIORS_OWN = ("settings", "regularisers", "preset", "negative_prompt", "variant", "config", "tokenizer", "lora")
+PRIORS_OWN = (
+    "settings",
+    "regularisers",
+    "view_prompts",
+    "preset",
+    "negative_prompt",
+    "variant",
+    "config",
+    "tokenizer",
+    "lora",
+)
 # What NADA guides with.
 CLIPS = [["openai/clip-vit-base-patch32", 1.0], ["openai/clip-vit-base-patch16", 1.0]]
 # What the embedded generator makes.
-SOURCES = {"primitives": "a cube"}
+GENERATOR = "primitives"
+SOURCES = {GENERATOR: "a cube"}
 # StyleGANFusion, as its scripts really run: --lr 0.002 becomes 0.002 / 2 · 4/5, and 0.99 to the power of 4/5.
 FULL: dict[str, Any] = {
     "steps": find_preset(PRESET).iterations,
@@ -73,10 +85,10 @@ def resolve(said: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     known.setdefault("model", "primitives")
     base: dict[str, Any] = {
         "seed": 0,
-        "generator": "primitives",
+        "generator": GENERATOR,
         "train": [HOST],
         "checkpoint_every": CHECKPOINT_EVERY,
-        "source_prompt": SOURCES.get(str(known.get("generator", "primitives"))),
+        "source_prompt": SOURCES.get(str(known.get("generator", GENERATOR))),
     }
     found = _of_clip(known) if guidance == DIRECTIONAL else _of_prior(known, words)
     return merged({**base, **found}, known)
@@ -101,6 +113,7 @@ def _of_prior(known: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     known.pop("clips", None)
     known.pop("templates", None)
     settle(known)
+    views = BY_Z if _views_are_free(known) else NONE
     embedded = known["model"] in embedded_models()
     found = EMBEDDED if embedded else FULL
     name = underscores(str(known.get("preset", PRESET)))
@@ -119,4 +132,11 @@ def _of_prior(known: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
         settings |= dict.fromkeys(TERMS, 0.0)
         off = {name for name in TERMS if name not in words.get("settings", {})}
         known["settings"] = {name: x for name, x in (known.get("settings") or {}).items() if name not in off}
-    return {**found, "preset": PRESET, "settings": settings, "regularisers": {}}
+    return {**found, "view_prompts": views, "preset": PRESET, "settings": settings, "regularisers": {}}
+
+
+def _views_are_free(known: dict[str, Any]) -> bool:
+    """Whether z's say from where their pictures show their thing, and nothing else does."""
+    named = str(known.get("prompt", "")).rstrip(" .").lower().endswith(" view")
+    # A truncated picture is nearer to the average one than its z says.
+    return not named and known.get("truncation", 1.0) == 1.0 and bool(root_of(str(known.get("generator", GENERATOR))))

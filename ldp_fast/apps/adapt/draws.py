@@ -39,11 +39,13 @@ class Draws:
         seed: of the run.
         step: steps done before this one.
         samples: indices of the samples in the step, one a row of the batch.
+        views: words for the side that each sample's z shows, such as "low side"; None: it is not known, or not wanted.
     """
 
     seed: int
     step: int
     samples: tuple[int, ...]
+    views: tuple[str, ...] | None = None
 
     def generators(self, stream: int = GUIDE) -> list[torch.Generator]:
         """A new generator a sample, on the CPU; the same at every call.

@@ -49,7 +49,10 @@ def _rehearse(experiment: Any, batch: int, kept: list[int]) -> float:
     c, device = experiment.configuration, experiment.device
     looked_at = share_of(c.select_samples, experiment.world)
     other = AdaptExperiment(
-        dataclasses.replace(c, batch=batch, select_samples=looked_at), experiment.guide, experiment.pair.source
+        dataclasses.replace(c, batch=batch, select_samples=looked_at),
+        experiment.guide,
+        experiment.pair.source,
+        view_words=experiment.view_words,
     )
     other.pair.load_state(experiment.pair.state())
     if experiment.layers:

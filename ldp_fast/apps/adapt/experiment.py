@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -64,6 +65,8 @@ class AdaptExperiment:
         configuration: of the run.
         guide: what moves the pictures.
         source: the generator: a StyleGAN2, or any module with `mapping(z)`, `synthesis(w)` and `z_dim`.
+        view_words: says of z [B, Z] from where each picture shows its thing, B words such as "low side"; None: nobody
+            knows, or nobody wants it in the prompt.
         rank, world: which share of a step's samples is this process's; with a world above 1 gradients are summed over
             the default process group.
 
@@ -78,8 +81,18 @@ class AdaptExperiment:
         UsageError: --train or --select-layers that the generator does not have.
     """
 
-    def __init__(self, configuration: Adaptation, guide: Guide, source: Any, *, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        configuration: Adaptation,
+        guide: Guide,
+        source: Any,
+        *,
+        view_words: Callable[[Tensor], Sequence[str]] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ):
         c = self.configuration = configuration
+        self.view_words = view_words
         self.guide, self.rank, self.world = guide, rank, world
         self.device = guide.device
         self.losses, self.shown = guide.losses, guide.shown
@@ -114,8 +127,8 @@ class AdaptExperiment:
         # Beside the columns, the share of the pictures that are lost.
         row = torch.zeros(len(self.columns) + 1, device=self.device)
         if mine:
-            draws = Draws(c.seed, self.step, tuple(mine))
-            w = pair.w(draws.latents(pair.source.z_dim), c.truncation)
+            z, draws = self._drawn(Draws(c.seed, self.step, tuple(mine)))
+            w = pair.w(z, c.truncation)
             noise = self._noise(draws, w)
             with part("source"):
                 sources = self._sources(w, noise)
@@ -144,6 +157,11 @@ class AdaptExperiment:
         self.step += 1
         self._rows.append(row[:-1])
         self._lost = row[-1]
+
+    def _drawn(self, draws: Draws) -> tuple[Tensor, Draws]:
+        """z of samples, and their draws with the views of these z where those are known."""
+        z = draws.latents(self.pair.source.z_dim)
+        return z, draws if self.view_words is None else dataclasses.replace(draws, views=tuple(self.view_words(z)))
 
     def _noise(self, draws: Draws, w: Any) -> Callable[[], Any]:
         """What gives each generator that is asked for pictures of w the same noise; None stands for its own."""
@@ -179,7 +197,8 @@ class AdaptExperiment:
         moved = torch.zeros(len(layers), device=self.device)
         # As many at once as a process has of a step.
         for some in _split(draws, share_of(c.batch, self.world)):
-            w = pair.w(some.latents(pair.source.z_dim), c.truncation)
+            z, some = self._drawn(some)
+            w = pair.w(z, c.truncation)
             noise = self._noise(some, w)
             sources = self._sources(w, noise)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +24,7 @@ from torch import nn
 from ...errors import UsageError, of_memory, reason, shortened
 from ...runs.loop import LOG_EVERY
 from ...runs.settings import Wrong
-from .configuration import ALL, Adaptation, class_of
+from .configuration import ALL, BY_Z, DIRECTIONAL, NONE, Adaptation, class_of
 from .defaults import resolve
 from .draws import NOISE, Draws
 from .experiment import AdaptExperiment, trained_names
@@ -43,7 +43,9 @@ def adapt(
     Args:
         generator: a module with `z_dim`, `mapping(z)` and `synthesis(w)`; for a truncation other than 1 with
             `mapping(z, truncation)`, for noise="fresh" with `synthesis(w, noise=…)`, a `torch.Generator` a sample, and
-            for select_layers with `styled()`. Parameters of a module `mapping` stay as they are.
+            for select_layers with `styled()`. Parameters of a module `mapping` stay as they are. What a method
+            `view_words(z)` says of z's, B texts such as "low side", is put behind the prompt, as in ", low side view",
+            unless guidance is clip-directional or view_prompts="none" is given.
         prompt: what it shall make.
         progress: is called after each step.
         settings: as config.yaml has them, such as `guidance`, `steps`, `model`, `device`, `settings={"lambda_fm": 0}`;
@@ -54,10 +56,11 @@ def adapt(
         FloatingPointError: it diverged.
     """
     check_module(generator)
-    configuration = configured(prompt=prompt, **{"train": [ALL], "source_prompt": None, **settings})
+    configuration = configured(prompt=prompt, **{**_unsaid(generator, settings), **settings})
     check_generator(generator, configuration)
     source = copied_whole(generator)
-    experiment = AdaptExperiment(configuration, load_guide(configuration), source)
+    views = _view_words(source) if getattr(configuration, "view_prompts", NONE) == BY_Z else None
+    experiment = AdaptExperiment(configuration, load_guide(configuration), source, view_words=views)
     while experiment.step < experiment.total:
         experiment.advance()
         if experiment.step % LOG_EVERY == 0 or experiment.step == experiment.total:
@@ -66,6 +69,30 @@ def adapt(
             progress(experiment)
     found: G = experiment.pair.result().requires_grad_(False)
     return found
+
+
+def _unsaid(generator: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"train": [ALL], "source_prompt": None}
+    if settings.get("guidance") != DIRECTIONAL:
+        found["view_prompts"] = NONE if getattr(generator, "view_words", None) is None else BY_Z
+    return found
+
+
+def _view_words(generator: Any) -> Callable[[torch.Tensor], Sequence[str]]:
+    """What a generator says of its views, checked."""
+    if not callable(getattr(generator, "view_words", None)):
+        raise UsageError(
+            f"view_prompts: expected {NONE}, or a generator with view_words(z); {type(generator).__name__} lacks it"
+        )
+
+    def checked(z: torch.Tensor) -> Sequence[str]:
+        with _asking("view_words(z)", f"{len(z)} z"):
+            found = generator.view_words(z)
+        if not isinstance(found, (list, tuple)) or len(found) != len(z) or not all(isinstance(x, str) for x in found):
+            raise UsageError(f"generator: expected {len(z)} texts of view_words(z), got {shortened(repr(found))}")
+        return found
+
+    return checked
 
 
 def _check_finite(experiment: AdaptExperiment) -> None:

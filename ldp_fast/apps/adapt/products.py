@@ -18,6 +18,7 @@ from ...runs.experiment import Products
 from ...runs.films import require_mp4, write_gif, write_mp4
 from ...runs.seeds import mixed_generator
 from .. import samples
+from ..adapted import root_of
 from .configuration import Adaptation, ClipGuided
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ def about(adapted: StyleGAN2, c: Adaptation, steps: int) -> dict[str, Any]:
     if isinstance(c, ClipGuided):
         del said["model"]
         said |= {"clips": [name for name, _ in c.clips], "source_prompt": c.source_prompt}
-    return {**before, "adapted": {**said, "from": c.generator}}
+    root = root_of(c.generator)
+    # As it is known now: what lies between them may be moved or removed.
+    return {**before, "adapted": {**said, "from": c.generator, **({"root": root} if root else {})}}
 
 
 def loop(seed: int, number: int, frames: int, z_dim: int) -> Tensor:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...errors import UsageError
-from ...generators import files, sampling
-from ...guidance.loading import embedded_models
+from ...generators import sampling
 from ...runs import image_files
 from ...runs.names import name_of
 from ...zoo import generator, world
 from ...zoo.captions import scene_of
-from ..adapted import located
+from ..adapted import root_of
 from ..evaluate.kept import source_of
 
 COUNT = 500
@@ -33,24 +30,7 @@ def kind_of(source: Any) -> str:
     Args:
         source: the generator that was adapted, by its name. One that was adapted itself shows what its own source did.
     """
-    followed: set[str] = set()
-    while isinstance(source, str) and source not in followed:
-        if source in embedded_models():
-            return EMBEDDED
-        followed.add(source)
-        source = _adapted_from(source)
-    return ANY
-
-
-def _adapted_from(generator: str) -> Any:
-    """What a generator was made of by a run of adapt; None of any other, and of one that is not there any more."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(files.find(located(generator))), framework="pt") as file:
-            return json.loads((file.metadata() or {})[files.KEY])["about"]["adapted"]["from"]
-    except (UsageError, SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return None
+    return EMBEDDED if isinstance(source, str) and root_of(source) else ANY
 
 
 def views(kind: str, count: int) -> list[world.View]:

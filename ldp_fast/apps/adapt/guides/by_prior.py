@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....clip.scaling import GradientScale
 from ....decoder.whole import working_dtype
-from ....guidance import LatentDiffusionPrior, PriorStatistics, TimestepSampler, terms
+from ....guidance import LatentDiffusionPrior, PriorStatistics, TextEmbeddings, TimestepSampler, terms
 from ....guidance.inputs import mean_over_noises, stack_noises
 from ....guidance.step import evaluate
 from ....integrations.stylegan_fusion import unit_rms
@@ -63,7 +63,7 @@ class PriorGuide:
 
     Args:
         prior: with `batch_reduction="sum"`.
-        prompt: what the pictures shall show.
+        prompt: what the pictures shall show; where the draws know a sample's view, with ", … view" behind it.
         negative_prompt: what they shall not show.
         clamp: bound of the elements of w(t) r, and of the regularisers' on v, before λ3; None: none. The host: 1.
         pixel_clip: bounds the pixels' gradient at the VAE's size by this quantile of its magnitudes, per sample; the
@@ -96,6 +96,8 @@ class PriorGuide:
     ):
         self.prior = self.model = prior
         self.text = prior.encode_prompt(prompt, negative_prompt)
+        self._texts: dict[str, TextEmbeddings] = {}
+        self._prompts = (prompt, negative_prompt)
         self.clamp, self.pixel_clip = clamp, pixel_clip
         _, height, width = prior.latent_shape
         self.size = (height * prior.pixels_per_latent, width * prior.pixels_per_latent)
@@ -150,6 +152,16 @@ class PriorGuide:
         found["norm_pixels"] = norms(gradient)
         return gradient, {name: found[name] for name in self.columns}
 
+    def _text_of(self, draws: Draws) -> TextEmbeddings:
+        """The prompt, or a row a sample where their views are known."""
+        if draws.views is None:
+            return self.text
+        prompt, negative = self._prompts
+        for words in draws.views:
+            if words not in self._texts:
+                self._texts[words] = self.prior.encode_prompt(f"{prompt}, {words} view", negative)
+        return TextEmbeddings.cat([self._texts[words] for words in draws.views])
+
     def _encoded(self, x: Tensor, scale: GradientScale | None = None) -> Tensor:
         """v of pictures [-1, 1], the mode of the posterior."""
         images = (x if scale is None else scale.enter(x)) / 2 + 0.5
@@ -192,10 +204,12 @@ class PriorGuide:
         noise = stack_noises([torch.randn(shape, generator=generator) for generator in generators])
         t, noise = (carried(x, latents.device) for x in (t, noise))
         mean = mean_over_noises(noise, s.noises)
+        text = self._text_of(draws)
         if source is None or not self.regularisers.directional:
-            return _Seen(evaluate(prior, latents, self.text, t, noise, None, progress), mean, None)
+            return _Seen(evaluate(prior, latents, text, t, noise, None, progress), mean, None)
+        text = text if len(text) == 1 else TextEmbeddings.cat([text, text])
         twice = noise.unflatten(0, (s.noises, -1)).repeat(1, 2, 1, 1, 1).flatten(0, 1)
-        both = evaluate(prior, torch.cat([latents, source]), self.text, t.repeat(2), twice, None, progress)
+        both = evaluate(prior, torch.cat([latents, source]), text, t.repeat(2), twice, None, progress)
         first, second = (slice(0, len(latents)), slice(len(latents), None))
         parts = {name: getattr(both, name)[first] for name in ("latents", "residual", "alpha", "weight", "timesteps")}
         return _Seen(terms.Step(**parts), mean, both.residual[second])
