@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import experiment
 from benchmarks.adaptation import __main__ as command
-from benchmarks.adaptation import identity, made_by, measures, page, plan, runs
+from benchmarks.adaptation import identity, measures, page, plan, runs
 from benchmarks.adaptation.plan import Cell, Plan, Variant
 from benchmarks.adaptation.summary import Row
 from ldp_fast.runs import files
@@ -49,37 +49,6 @@ def lines_of(text: str, title: str) -> list[list[str]]:
     """The rows of the tables below a heading."""
     part = text.partition(f"### {title}\n")[2].partition("\n### ")[0]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
-
-
-def test_the_code_is_what_a_module_does_and_not_what_it_says() -> None:
-    text = (
-        '"""One."""\n# why\nclass A:\n    """Two."""\n\n    def f(self):\n        """Three."""\n        return 0.002\n'
-    )
-    same = "class A:\n    def f(self):\n\n        return (0.002)  # the paper's\n"
-    assert made_by.code_of(text) == made_by.code_of(same)
-    assert made_by.code_of(text) != made_by.code_of(text.replace("0.002", "0.02"))
-    assert made_by.code_of('def f():\n    """Nothing."""\n') == made_by.code_of("def f(): pass\n")
-
-
-def test_the_digest_is_of_what_decides_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {
-        path.relative_to(made_by.PACKAGE).as_posix() for path in made_by.files_of(made_by.ADAPTATION, made_by.ASIDE)
-    }
-    assert names > {f"apps/adapt/{name}.py" for name in ("experiment", "defaults", "trained", "guides/by_prior")}
-    assert names > {"guidance/terms.py", "losses/functional.py", "generators/stylegan2.py"}
-    assert "apps/adapt/products.py" not in names and not any(name.startswith(("nerf", "apps/sweep")) for name in names)
-    # A pattern that a renamed file has left empty would stand for nothing.
-    for pattern in (*made_by.ADAPTATION, *made_by.ASIDE, *made_by.MEASURES, *made_by.RENDERS):
-        assert list(made_by.PACKAGE.glob(pattern)), pattern
-    assert all((made_by.HERE / name).is_file() for name in (*made_by.OWN_MEASURES, *made_by.OWN_RENDERS))
-    (tmp_path / "losses").mkdir()
-    (tmp_path / "losses" / "functional.py").write_text("LAMBDA = 3\n")
-    monkeypatch.setattr(made_by, "PACKAGE", tmp_path)
-    before = made_by.adaptation()
-    (tmp_path / "losses" / "functional.py").write_text('"""The losses."""\n\nLAMBDA = 3  # the paper\'s\n')
-    assert made_by.adaptation() == before
-    (tmp_path / "losses" / "functional.py").write_text("LAMBDA = 4\n")
-    assert made_by.adaptation() != before
 
 
 @pytest.mark.parametrize("done", [True, False])
