@@ -71,7 +71,7 @@ def _adapted_from(generator: str) -> Any:
         with safe_open(str(find(located(generator))), framework="pt") as file:
             made = json.loads((file.metadata() or {})[KEY])["about"]["adapted"]
             return made.get("root") or made["from"]
-    except (UsageError, SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UsageError, SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

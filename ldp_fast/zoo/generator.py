@@ -148,7 +148,17 @@ def painted(layers: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 def view_words(z: Tensor | np.ndarray) -> list[str]:
     """From where the pictures of z [B, 8] show their solid, in the words of captions: "low side", "raised front", …"""
-    return [f"{view.height()} {view.name()}" for view in attributes(z).views()]
+    return [_words(view) for view in attributes(z).views()]
+
+
+def _words(view: world.View) -> str:
+    return f"{view.height()} {view.name()}"
+
+
+def all_view_words() -> list[str]:
+    """All that `view_words` says."""
+    sides, heights = (np.linspace(*limits, 25) for limits in (AZIMUTHS, HEIGHTS))
+    return sorted({_words(world.View(float(side), float(height))) for side in sides for height in heights})
 
 
 class Poses:

@@ -12,6 +12,8 @@ from ldp_fast.apps.adapt.configuration import GUIDANCES
 from ldp_fast.apps.adapt.defaults import EMBEDDED, FULL, FULL_CLIP
 from ldp_fast.guidance.presets import find_preset
 
+from . import adapt_stub as stub
+
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "stylegan_adaptation.md").read_text(encoding="utf-8")
 ROWS = {cells[0]: cells[1:] for line in PAGE.splitlines() if (cells := [x.strip() for x in line.split("|")[1:-1]])}
 
@@ -33,6 +35,11 @@ def test_the_settings_are_those_of_a_run() -> None:
         return both[0] if both[0] == both[1] else f"{both[0]}; `clip-directional` {both[1]}"
 
     full, small = FULL["settings"], EMBEDDED["settings"]
+    views = ROWS["view in the prompt (`--view-prompts`)"]
+    assert views[:2] == [
+        stub.configuration("-", model="stabilityai/sd-turbo").plain().get("view_prompts", "none"),
+        stub.configuration("primitives").plain()["view_prompts"],
+    ]
     assert ROWS["steps"][:2] == [told(FULL, FULL_CLIP, "steps"), told(EMBEDDED, EMBEDDED, "steps")]
     assert ROWS["pictures in a step"][:2] == [told(FULL, FULL_CLIP, "batch"), told(EMBEDDED, EMBEDDED, "batch")]
     rates = [told(FULL, FULL_CLIP, "learning_rate"), told(EMBEDDED, EMBEDDED, "learning_rate")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ldp_fast.apps.adapt import own, run
 from ldp_fast.apps.adapt.draws import Draws
+from ldp_fast.apps.adapt.guides import by_prior
 from ldp_fast.apps.adapted import root_of
 from ldp_fast.cli import main
 from ldp_fast.errors import UsageError
@@ -20,7 +22,7 @@ from ldp_fast.generators import load, sampling, save
 from ldp_fast.zoo import generator, world
 
 from . import adapt_stub as stub
-from .adapt_guides import ALL, DRAWS, close, guide_of, pictures
+from .adapt_guides import ALL, DRAWS, close, fresh_guide_of, guide_of, pictures
 from .test_adapt_own import Foreign
 
 WORDS = ("low side", "high front", "low side")
@@ -30,9 +32,9 @@ def in_three(z: Tensor) -> list[str]:
     return [("low", "raised", "high")[int(3 * x)] + " front" for x in z[:, 0].sigmoid()]
 
 
-def view_prompts(name: str, **said: Any) -> str:
-    configuration = stub.configuration(name, **said)
-    return str(configuration.plain().get("view_prompts", "none"))
+def view_prompts(name: str, **said: Any) -> Any:
+    """What a run records."""
+    return stub.configuration(name, **said).plain().get("view_prompts")
 
 
 def test_the_words_are_those_of_captions_for_the_view_that_is_shown() -> None:
@@ -45,18 +47,40 @@ def test_the_words_are_those_of_captions_for_the_view_that_is_shown() -> None:
         assert height == (
             "low" if view.elevation <= np.radians(15) else "raised" if view.elevation <= np.radians(35) else "high"
         )
-    assert len(set(found)) == 2 * len(world.HEIGHTS)
+    assert set(found) == set(generator.all_view_words()) and len(set(found)) == 2 * len(world.HEIGHTS)
 
 
-@pytest.mark.parametrize("more", [{}, {"regularisers": ALL}, {"settings": {"noises": 2}}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"regularisers": ALL}, {"settings": {"noises": 2}}, {"settings": {"noises": 2}, "regularisers": ALL}],
+    ids=str,
+)
 def test_each_sample_is_guided_by_its_own_view(more: dict[str, Any]) -> None:
     guide, x, sources = guide_of(**more), pictures(), pictures(seed=1)
     found, _ = guide.gradient(x, sources, dataclasses.replace(DRAWS, views=WORDS), 0.0)
     for i, words in enumerate(WORDS):
         named = guide_of(prompt=f"a red sphere, {words} view", **more)
-        alone, _ = named.gradient(x[i : i + 1], sources[i : i + 1], Draws(3, 5, (i,)), 0.0)
+        parts = x[i : i + 1], sources[i : i + 1]
+        alone, _ = named.gradient(*parts, Draws(3, 5, (i,)), 0.0)
         assert close(found[i : i + 1], alone)
+        assert close(guide.gradient(*parts, Draws(3, 5, (i,), (words,)), 0.0)[0], alone)
     assert not close(found, guide.gradient(x, sources, DRAWS, 0.0)[0], 0.01)
+
+
+def test_texts_of_views_are_made_once_and_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide, asked = fresh_guide_of(prompt="a red sphere. "), list[str]()
+    encode = guide.prior.encode_prompt
+    monkeypatch.setattr(
+        guide.prior, "encode_prompt", lambda text, negative: asked.append(text) or encode(text, negative)
+    )
+    monkeypatch.setattr(by_prior, "MOST_VIEWS", 2)
+    for views in (WORDS[:2], WORDS, ("low front",), WORDS[:2]):
+        x = pictures(len(views))
+        guide.gradient(x, x, Draws(3, 5, tuple(range(len(views))), views), 0.0)
+    wanted = ["low side", "high front", "low front", "low side", "high front"]
+    assert asked == [f"a red sphere, {words} view" for words in wanted]
+    with pytest.raises(UsageError, match="does not know 'leftmost'"):
+        guide.know_views(["leftmost"])
 
 
 def test_a_step_names_the_views_of_its_own_samples() -> None:
@@ -76,8 +100,47 @@ def test_views_are_named_where_they_are_known_and_free(tmp_path: pathlib.Path) -
     assert view_prompts("primitives", truncation=0.7) == "none", "such a picture is not where its z says"
     assert view_prompts("primitives", view_prompts="none") == "none"
     assert view_prompts("primitives", truncation=0.7, view_prompts="by_z") == "by-z"
-    assert view_prompts("primitives", guidance="clip-directional") == "none"
+    assert view_prompts("primitives", model="somebody/sd") == "none", "nobody has tried these words there"
+    assert view_prompts("primitives", guidance="clip-directional") is None
     assert view_prompts(stub.saved(tmp_path / "other")) == "none"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "free"),
+    [
+        ("a red sphere", True),
+        ("Interviews with a red sphere", True),
+        ("a sphere from Venice", True),
+        ("a red sphere, high view", False),
+        ("Low side view: a red sphere", False),
+        ("a red sphere, low side-view!", False),
+        ("two views of a red sphere", False),
+        ("a red sphere from above", False),
+        ("a dog seen from the side", False),
+    ],
+)
+def test_a_prompt_that_names_a_view_is_left_alone(prompt: str, free: bool) -> None:
+    assert view_prompts("primitives", prompt=prompt) == ("by-z" if free else "none")
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main(["adapt", *words, "--device", "cpu", "--print-config"]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_file_says_again_what_it_has_recorded(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for said in ("none", "by-z"):
+        text = printed(capsys, stub.PROMPT, "--view-prompts", said)
+        (tmp_path / f"{said}.yaml").write_text(text)
+        assert f"view_prompts: {said}" in text
+        again = printed(capsys, "--config", str(tmp_path / f"{said}.yaml"), "--seed", "3")
+        assert f"view_prompts: {said}" in again
+    # What was decided for one prompt and one generator is not forced on another.
+    by_z = str(tmp_path / "by-z.yaml")
+    assert "view_prompts: none" in printed(capsys, "a red sphere, low side view", "--config", by_z)
+    other = stub.saved(tmp_path / "other")
+    assert "view_prompts: none" in printed(capsys, "--config", by_z, "--generator", other)
+    assert "view_prompts: none" in printed(capsys, "a cone", "--config", str(tmp_path / "none.yaml"))
 
 
 def adapted_from(folder: pathlib.Path, name: str, **more: Any) -> str:
@@ -116,6 +179,13 @@ def test_the_command_asks_the_embedded_generator(monkeypatch: pytest.MonkeyPatch
     experiment = run.begin(stub.configuration("primitives"))
     assert experiment.view_words is generator.view_words
     assert run.begin(stub.configuration("primitives", view_prompts="none")).view_words is None
+
+
+def test_a_generator_whose_history_is_gone_goes_on(tmp_path: pathlib.Path) -> None:
+    first = adapted_from(tmp_path / "first", "primitives")
+    given = stub.configuration(adapted_from(tmp_path / "second", first), steps=1, batch=1)
+    shutil.rmtree(first)
+    assert run.begin(given).view_words is generator.view_words
 
 
 def test_views_that_nobody_knows_are_refused(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

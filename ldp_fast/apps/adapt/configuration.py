@@ -281,15 +281,16 @@ class PriorGuided(ModelConfiguration, Adaptation):
     """A run that the prior guides: `ldp` or `lsd`."""
 
     guidance: Literal["ldp", "lsd"] = _guidance()
-    view_prompts: Literal["none", "by-z"] = setting(
+    view_prompts: Literal["by-z", "none"] | None = setting(
         "what names the side from which each picture is to show its thing: by-z (what an embedded generator, or one "
         'adapted from it, says of the picture\'s z, such as ", low side view", is put behind the prompt) or none '
-        "(default: by-z with these generators unless the prompt names a view; else none)",
+        "(default: by-z with these generators and the embedded model, unless the prompt names a view; else none)",
         flag="view-prompts",
         metavar="NAME",
         group=RUN,
         spelling=hyphens,
-        default=NONE,
+        # None: of a run from before there was this.
+        default=None,
         omitted=True,
     )
     settings: AdaptPriorOptions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from ...guidance.loading import embedded_folder, embedded_models
@@ -30,6 +32,10 @@ PRIORS_OWN = (
 )
 # What NADA guides with.
 CLIPS = [["openai/clip-vit-base-patch32", 1.0], ["openai/clip-vit-base-patch16", 1.0]]
+# Words by which a prompt says from where something is seen.
+_A_VIEW = re.compile(
+    r"\bviews?\b|\bfrom (?:above|below|behind|(?:the )?(?:front|side|back|top|left|right))\b", re.IGNORECASE
+)
 # What the embedded generator makes.
 GENERATOR = "primitives"
 SOURCES = {GENERATOR: "a cube"}
@@ -113,7 +119,7 @@ def _of_prior(known: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     known.pop("clips", None)
     known.pop("templates", None)
     settle(known)
-    views = BY_Z if _views_are_free(known) else NONE
+    views = _view_prompts(known, words)
     embedded = known["model"] in embedded_models()
     found = EMBEDDED if embedded else FULL
     name = underscores(str(known.get("preset", PRESET)))
@@ -135,8 +141,36 @@ def _of_prior(known: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     return {**found, "view_prompts": views, "preset": PRESET, "settings": settings, "regularisers": {}}
 
 
-def _views_are_free(known: dict[str, Any]) -> bool:
-    """Whether z's say from where their pictures show their thing, and nothing else does."""
-    named = str(known.get("prompt", "")).rstrip(" .").lower().endswith(" view")
+def _view_prompts(known: dict[str, Any], words: dict[str, Any]) -> str:
+    """Whether the views that z's say are put into the prompt, where nothing else is said; checks what is said.
+
+    Raises:
+        Wrong: they are asked for, and not known.
+    """
+    root = root_of(str(known.get("generator", GENERATOR)))
+    # The embedded model knows these words; of others nobody has tried it.
+    fits = root is not None and known["model"] in embedded_models() and views_are_free(known)
+    said = known.get("view_prompts")
+    of_other = "view_prompts" not in words and any(name in words for name in ("prompt", "generator", "truncation"))
+    if said == BY_Z and of_other and not fits:
+        # A file's, which was decided for another prompt or generator.
+        said = known["view_prompts"] = None
+    if said == BY_Z and root is None:
+        raise Wrong(
+            "view_prompts",
+            f"expected {NONE} with a generator whose z's views are not known, got {BY_Z}; those of an embedded "
+            "generator, and of one that was adapted from it, are",
+        )
+    if said is None:
+        known.pop("view_prompts", None)
+    return BY_Z if fits else NONE
+
+
+def views_are_free(known: Mapping[str, Any]) -> bool:
+    """Whether a picture is seen from where its z says, and the prompt does not say otherwise.
+
+    Args:
+        known: settings of a run, or some of them.
+    """
     # A truncated picture is nearer to the average one than its z says.
-    return not named and known.get("truncation", 1.0) == 1.0 and bool(root_of(str(known.get("generator", GENERATOR))))
+    return not _A_VIEW.search(str(known.get("prompt", ""))) and known.get("truncation", 1.0) == 1.0

@@ -25,13 +25,15 @@ from ...errors import UsageError, of_memory, reason, shortened
 from ...runs.loop import LOG_EVERY
 from ...runs.settings import Wrong
 from .configuration import ALL, BY_Z, DIRECTIONAL, NONE, Adaptation, class_of
-from .defaults import resolve
+from .defaults import resolve, views_are_free
 from .draws import NOISE, Draws
 from .experiment import AdaptExperiment, trained_names
-from .guides import load_guide
+from .guides import PriorGuide, load_guide
 from .idle import check_idle
 from .trained import Pair, check_precision, trainable
 
+# z's whose views are asked for beforehand.
+PROBED = 256
 G = TypeVar("G", bound=nn.Module)
 
 
@@ -45,7 +47,7 @@ def adapt(
             `mapping(z, truncation)`, for noise="fresh" with `synthesis(w, noise=…)`, a `torch.Generator` a sample, and
             for select_layers with `styled()`. Parameters of a module `mapping` stay as they are. What a method
             `view_words(z)` says of z's, B texts such as "low side", is put behind the prompt, as in ", low side view",
-            unless guidance is clip-directional or view_prompts="none" is given.
+            unless guidance is clip-directional, the prompt names a view, or view_prompts="none" is given.
         prompt: what it shall make.
         progress: is called after each step.
         settings: as config.yaml has them, such as `guidance`, `steps`, `model`, `device`, `settings={"lambda_fm": 0}`;
@@ -56,11 +58,16 @@ def adapt(
         FloatingPointError: it diverged.
     """
     check_module(generator)
-    configuration = configured(prompt=prompt, **{**_unsaid(generator, settings), **settings})
+    configuration = configured(prompt=prompt, **{**_unsaid(generator, {"prompt": prompt, **settings}), **settings})
     check_generator(generator, configuration)
-    source = copied_whole(generator)
-    views = _view_words(source) if getattr(configuration, "view_prompts", NONE) == BY_Z else None
-    experiment = AdaptExperiment(configuration, load_guide(configuration), source, view_words=views)
+    source: Any = copied_whole(generator)
+    guide, views = load_guide(configuration), None
+    if getattr(configuration, "view_prompts", NONE) == BY_Z:
+        views = _view_words(source)
+        if isinstance(guide, PriorGuide):
+            # What the model does not know of them is said before the first step.
+            guide.know_views(views(Draws(0, 0, tuple(range(PROBED))).latents(source.z_dim)))
+    experiment = AdaptExperiment(configuration, guide, source, view_words=views)
     while experiment.step < experiment.total:
         experiment.advance()
         if experiment.step % LOG_EVERY == 0 or experiment.step == experiment.total:
@@ -74,7 +81,9 @@ def adapt(
 def _unsaid(generator: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"train": [ALL], "source_prompt": None}
     if settings.get("guidance") != DIRECTIONAL:
-        found["view_prompts"] = NONE if getattr(generator, "view_words", None) is None else BY_Z
+        # Its own words are meant for the model that it is given.
+        knows = getattr(generator, "view_words", None) is not None and views_are_free(settings)
+        found["view_prompts"] = BY_Z if knows else NONE
     return found
 
 
@@ -86,8 +95,8 @@ def _view_words(generator: Any) -> Callable[[torch.Tensor], Sequence[str]]:
         )
 
     def checked(z: torch.Tensor) -> Sequence[str]:
-        with _asking("view_words(z)", f"{len(z)} z"):
-            found = generator.view_words(z)
+        with _asking("view_words(z)", f"{len(z)} z"), torch.no_grad():
+            found = generator.view_words(z.to(next(generator.parameters()).device))
         if not isinstance(found, (list, tuple)) or len(found) != len(z) or not all(isinstance(x, str) for x in found):
             raise UsageError(f"generator: expected {len(z)} texts of view_words(z), got {shortened(repr(found))}")
         return found

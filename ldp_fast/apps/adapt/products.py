@@ -106,8 +106,9 @@ def about(adapted: StyleGAN2, c: Adaptation, steps: int) -> dict[str, Any]:
     if isinstance(c, ClipGuided):
         del said["model"]
         said |= {"clips": [name for name, _ in c.clips], "source_prompt": c.source_prompt}
-    root = root_of(c.generator)
     # As it is known now: what lies between them may be moved or removed.
+    former: Any = adapted.about.get("adapted") or {}
+    root = former.get("root") or root_of(c.generator)
     return {**before, "adapted": {**said, "from": c.generator, **({"root": root} if root else {})}}
 
 

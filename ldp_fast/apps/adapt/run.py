@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-from torch import Tensor
 
 from ...errors import UsageError
 from ...generators import load
@@ -16,12 +14,12 @@ from ...runs import loop
 from ...runs.experiment import Application
 from ...runs.flags import flags_of
 from ...runs.profile import Profile
-from ...zoo.generator import view_words
-from ..adapted import check_apart, located, root_of
-from .configuration import NAME, NONE, Adaptation, AnyGuidance, PriorGuided, class_of
+from ...zoo.generator import all_view_words, view_words
+from ..adapted import check_apart, located
+from .configuration import BY_Z, NAME, Adaptation, AnyGuidance, PriorGuided, class_of
 from .expected import TO_LOWER, expect
 from .experiment import AdaptExperiment, trained_names
-from .guides import load_guide
+from .guides import PriorGuide, load_guide
 from .products import RESULT
 
 PRODUCTS = ("film",)
@@ -87,23 +85,17 @@ def begin(configuration: Adaptation, *, device: str | None = None, rank: int = 0
             generator does not have.
     """
     # The smaller one first: what is wrong with it is said at once.
-    _view_words(configuration)
     source = load_source(configuration)
     trained_names(configuration, source)
     with naming_flags():
         guide = load_guide(configuration, device)
-    return AdaptExperiment(configuration, guide, source, view_words=_view_words(configuration), rank=rank, world=world)
-
-
-def _view_words(configuration: Adaptation) -> Callable[[Tensor], Sequence[str]] | None:
-    if not isinstance(configuration, PriorGuided) or configuration.view_prompts == NONE:
-        return None
-    if root_of(configuration.generator) is None:
-        raise UsageError(
-            f"--view-prompts: expected {NONE} with a generator whose z's views are not known, got "
-            f"{configuration.view_prompts}; those of an embedded generator, and of one that was adapted from it, are"
-        )
-    return view_words
+    words = None
+    if isinstance(configuration, PriorGuided) and configuration.view_prompts == BY_Z:
+        words = view_words
+        if isinstance(guide, PriorGuide):
+            # What the model does not know is said now, and no step encodes a text.
+            guide.know_views(all_view_words())
+    return AdaptExperiment(configuration, guide, source, view_words=words, rank=rank, world=world)
 
 
 def _time_networks(experiment: Any, profile: Profile) -> None:

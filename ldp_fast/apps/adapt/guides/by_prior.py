@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from ..draws import Draws, carried
 from .perceptual import Perceptual
 from .pictures import clipped, norms, shown, through
 
+# Texts of views that are kept: those of a generator that names many have to fit.
+MOST_VIEWS = 256
 _LOSSES = ("lsd", "fm", "kl")
 _NORMS = ("norm_lsd", "norm_fm", "norm_kl")
 
@@ -97,7 +100,7 @@ class PriorGuide:
         self.prior = self.model = prior
         self.text = prior.encode_prompt(prompt, negative_prompt)
         self._texts: dict[str, TextEmbeddings] = {}
-        self._prompts = (prompt, negative_prompt)
+        self._prompts = (prompt.rstrip(" ."), negative_prompt)
         self.clamp, self.pixel_clip = clamp, pixel_clip
         _, height, width = prior.latent_shape
         self.size = (height * prior.pixels_per_latent, width * prior.pixels_per_latent)
@@ -156,11 +159,25 @@ class PriorGuide:
         """The prompt, or a row a sample where their views are known."""
         if draws.views is None:
             return self.text
-        prompt, negative = self._prompts
-        for words in draws.views:
-            if words not in self._texts:
-                self._texts[words] = self.prior.encode_prompt(f"{prompt}, {words} view", negative)
+        self.know_views(draws.views)
         return TextEmbeddings.cat([self._texts[words] for words in draws.views])
+
+    def know_views(self, views: Iterable[str]) -> None:
+        """Encodes the prompt with each of these views, so that a step does not have to.
+
+        Args:
+            views: as `Draws.views` has them.
+
+        Raises:
+            UsageError: one that the model does not know.
+        """
+        prompt, negative = self._prompts
+        wanted = [words for words in dict.fromkeys(views) if words not in self._texts]
+        if len(self._texts) + len(wanted) > MOST_VIEWS:
+            self._texts.clear()
+            wanted = list(dict.fromkeys(views))
+        for words in wanted:
+            self._texts[words] = self.prior.encode_prompt(f"{prompt}, {words} view", negative)
 
     def _encoded(self, x: Tensor, scale: GradientScale | None = None) -> Tensor:
         """v of pictures [-1, 1], the mode of the posterior."""
