@@ -133,6 +133,9 @@ def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> No
     code = made_by.adaptation()
     work = _Work(args.out, plan, shown, judges, code, before, ends, asked)
     wanted = _cells(args)
+    words = shlex.split(args.words)
+    for cell in wanted:
+        runs.check_words(cell, runs.folder_of(args.out, cell), words, code)
     made = 0
     for cell in wanted:
         if work.stop() or (args.limit_cells is not None and made >= args.limit_cells):
@@ -140,7 +143,7 @@ def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> No
         if work.has(cell):
             continue
         try:
-            line = work.make(cell, shlex.split(args.words))
+            line = work.make(cell, words)
         except runs.Failed as error:
             print(error, flush=True)
             continue
@@ -234,10 +237,8 @@ class _Work:
                 if found is None:
                     return None
                 runs.keep(file, found, self.judges, images)
-        folder = self.out / "runs" / cell.name
+        folder = runs.folder_of(self.out, cell)
         seconds = runs.adapt(cell, folder, words, self.ends - time.monotonic(), self.asked, self.code)
-        if made_by.adaptation() != self.code:
-            raise UsageError(f"the code that adapts has changed meanwhile: the same command makes {cell.name} anew")
         if seconds is None:
             return None
         images = runs.drawn(folder / "generator", self.shown.z)

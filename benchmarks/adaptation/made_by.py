@@ -174,8 +174,11 @@ def digest(paths: Sequence[pathlib.Path]) -> str:
 
 
 def code_of(text: str) -> str:
-    """A module without its comments, docstrings and layout."""
-    tree = ast.parse(text)
+    """A module without its comments, docstrings and layout; one that cannot be read (it is being written) as it is."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return text
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             if ast.get_docstring(node, clean=False) is not None:

@@ -19,6 +19,7 @@ from ldp_fast.runs.folder import finished
 
 from ..experiment import INTERRUPTED
 from ..terms.objects import make as carry_out
+from . import made_by
 from .measures import Judges, quantised
 from .plan import Cell
 
@@ -30,6 +31,11 @@ BARE = ("--samples", "0", "--no-film")
 
 class Failed(UsageError):
     """A run that did not finish; it is no reason to make none of the others."""
+
+
+def folder_of(out: pathlib.Path, cell: Cell) -> pathlib.Path:
+    """Of the run of a cell."""
+    return out / "runs" / cell.name
 
 
 def command(cell: Cell, folder: pathlib.Path, more: Sequence[str] = ()) -> list[str]:
@@ -72,30 +78,30 @@ def adapt(
 
     Raises:
         Failed: it ended otherwise.
-        UsageError: other words were asked for under the same name before.
+        UsageError: other words were asked for under the same name before; the code is another one meanwhile.
     """
-    note = folder.with_name(f"{folder.name}.asked.json")
-    asked = [*cell.variant.words, *more]
-    held: dict[str, Any] = {"words": asked, "seconds": 0.0}
-    if note.exists():
-        held = files.read_json(note)
-    if held["words"] != asked:
-        raise UsageError(
-            f"{folder.name} was made with {' '.join(held['words'])!r}, and is asked for with {' '.join(asked)!r}: "
-            "choose another --out, or another name for --variant"
-        )
+    _check_code(cell, code)
+    note = note_of(folder)
+    held = _held(folder)
     if held.get("code") != code:
         if folder.exists():
             told(f"{folder.name} was made by other code: it is made anew")
             shutil.rmtree(folder)
-        held |= {"seconds": 0.0, "code": code}
+        held = {"words": [*cell.variant.words, *more], "seconds": 0.0, "code": code}
+    check_words(cell, folder, more, code)
     if not finished(folder):
         if stop() or seconds <= 0:
             return None
         # Whoever finds the run of a process that was killed has to know what had begun it.
         files.write_json(note, held)
         started = time.perf_counter()
-        ended = carry_out(command(cell, folder, more), seconds, stop)
+        try:
+            ended = carry_out(command(cell, folder, more), seconds, stop)
+        finally:
+            if made_by.adaptation() != code:
+                # Which code has made it nobody knows, also when the files are put back: without its note it is lost.
+                note.unlink()
+        _check_code(cell, code)
         held["seconds"] += time.perf_counter() - started
         files.write_json(note, held)
         if not finished(folder):
@@ -103,6 +109,37 @@ def adapt(
                 return None
             raise Failed(f"{folder.name}: ldp-fast adapt ended with exit code {ended}")
     return float(held["seconds"])
+
+
+def _check_code(cell: Cell, code: str) -> None:
+    """Checks that what a command would start now is the code that its record would name."""
+    if made_by.adaptation() != code:
+        raise UsageError(f"the code that adapts has changed meanwhile: the same command makes {cell.name} anew")
+
+
+def check_words(cell: Cell, folder: pathlib.Path, more: Sequence[str], code: str) -> None:
+    """Checks that a run is not asked for with other words than it was made with; by other code it is made anew.
+
+    Raises:
+        UsageError: it is.
+    """
+    held, asked = _held(folder), [*cell.variant.words, *more]
+    if held.get("code") == code and held["words"] != asked:
+        raise UsageError(
+            f"{folder.name} was made with {' '.join(held['words'])!r}, and is asked for with {' '.join(asked)!r}: "
+            "choose another --out, or another name for --variant"
+        )
+
+
+def note_of(folder: pathlib.Path) -> pathlib.Path:
+    """Where it stands what a run was asked for, by which code, and the seconds that it took."""
+    return folder.with_name(f"{folder.name}.asked.json")
+
+
+def _held(folder: pathlib.Path) -> dict[str, Any]:
+    note = note_of(folder)
+    held: dict[str, Any] = files.read_json(note) if note.exists() else {}
+    return held
 
 
 def drawn(folder: pathlib.Path, z: Tensor) -> Tensor:

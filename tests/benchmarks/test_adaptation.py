@@ -240,6 +240,9 @@ def test_the_command_continues_and_writes_the_page(
     assert all(f"| {name} " in text for name in ("source", "ldp", "lsd", "true renders", "better – worse"))
     # What is there stays; other words under the same names are refused.
     assert command.main(words) == 0 and len(stand_in) == 4
+    # With the record there too, which a page would show under these words.
+    assert command.main([*words[:-1], "--steps 3"]) == 2
+    assert "was made with '--guidance ldp --steps 2', and is asked for with" in capsys.readouterr().err
     (out / "cells" / "a-red-sphere--ldp--seed0.json").unlink()
     assert command.main([*words[:-1], "--steps 3"]) == 2
     assert "was made with '--guidance ldp --steps 2', and is asked for with" in capsys.readouterr().err
@@ -254,8 +257,9 @@ def test_the_page_has_its_marks() -> None:
     assert page.table([]) == page.beside({}, "ldp", "lsd") == page.NOTHING
 
 
-def test_other_words_for_one_name_are_refused(tmp_path: Path) -> None:
+def test_other_words_for_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made_by, "adaptation", lambda: "code")
     cell = Cell("a red sphere", Variant("lsd", ("--guidance", "lsd")))
-    (tmp_path / "cell.asked.json").write_text('{"words": ["--guidance", "ldp"], "seconds": 1.0}')
+    (tmp_path / "cell.asked.json").write_text('{"words": ["--guidance", "ldp"], "seconds": 1.0, "code": "code"}')
     with pytest.raises(UsageError, match="cell was made with '--guidance ldp', and is asked for with '--guidance lsd'"):
         runs.adapt(cell, tmp_path / "cell", [], 1.0, lambda: False, "code")

@@ -100,6 +100,8 @@ def test_the_code_is_what_a_module_does_and_not_what_it_says() -> None:
     assert made_by.code_of(text) == made_by.code_of(same)
     assert made_by.code_of(text) != made_by.code_of(text.replace("0.002", "0.02"))
     assert made_by.code_of('def f():\n    """Nothing."""\n') == made_by.code_of("def f(): pass\n")
+    # Whoever edits meanwhile has changed it too.
+    assert made_by.code_of("def f(:") == "def f(:"
 
 
 @pytest.mark.parametrize("name", ["losses/functional.py", "zoo/generator.py", "guidance/loading.py"])

@@ -17,9 +17,10 @@ import torch
 
 from benchmarks import experiment
 from benchmarks.adaptation import __main__ as command
-from benchmarks.adaptation import identity, measures, page, plan, runs
+from benchmarks.adaptation import identity, made_by, measures, page, plan, runs
 from benchmarks.adaptation.plan import Cell, Plan, Variant
 from benchmarks.adaptation.summary import Row
+from ldp_fast.errors import UsageError
 from ldp_fast.runs import files
 
 KEY = {"judge": "one", "lpips": "two"}
@@ -54,6 +55,7 @@ def lines_of(text: str, title: str) -> list[list[str]]:
 @pytest.mark.parametrize("done", [True, False])
 def test_a_run_by_other_code_is_made_anew(done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[bool] = []
+    code = OTHER
 
     def carry_out(words: Sequence[str], seconds: float, stop: Callable[[], bool]) -> int:
         # What begins it is known before it begins, for it may be killed.
@@ -73,7 +75,7 @@ def test_a_run_by_other_code_is_made_anew(done: bool, tmp_path: Path, monkeypatc
     def adapt() -> float | None:
         return runs.adapt(Cell(SPHERE, LDP), tmp_path / "cell", [], 60.0, lambda: False, code, said.append)
 
-    code = OTHER
+    monkeypatch.setattr(made_by, "adaptation", lambda: code)
     assert (adapt() is not None) == (adapt() is not None) == done
     assert started == ([False] if done else [False, True]) and not said
     code = MINE
@@ -85,6 +87,45 @@ def test_a_run_by_other_code_is_made_anew(done: bool, tmp_path: Path, monkeypatc
     (tmp_path / "cell.asked.json").unlink()
     adapt()
     assert started[-1] is False and len(said) == 2
+
+
+@pytest.mark.parametrize("edited", ["before", "meanwhile"])
+def test_what_was_edited_about_a_run_is_of_no_code(
+    edited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    now = OTHER if edited == "before" else MINE
+
+    def carry_out(words: Sequence[str], seconds: float, stop: Callable[[], bool]) -> int:
+        nonlocal now
+        started.append(now)
+        (tmp_path / "cell").mkdir(exist_ok=True)
+        (tmp_path / "cell" / "config.yaml").write_text("")
+        now = OTHER if edited == "meanwhile" and len(started) == 1 else now
+        return 0
+
+    monkeypatch.setattr(runs, "carry_out", carry_out)
+    monkeypatch.setattr(runs, "finished", lambda folder: (folder / "config.yaml").exists())
+    monkeypatch.setattr(made_by, "adaptation", lambda: now)
+    said: list[str] = []
+
+    def adapt() -> float | None:
+        return runs.adapt(Cell(SPHERE, LDP), tmp_path / "cell", [], 60.0, lambda: False, MINE, said.append)
+
+    with pytest.raises(UsageError, match=r"the code that adapts has changed meanwhile: .* makes a-red-sphere--ldp"):
+        adapt()
+    # The files are put back as they were: what the other code has begun is not taken for this one's.
+    now = MINE
+    assert adapt() is not None and started == ([MINE] if edited == "before" else [MINE, MINE])
+    assert len(said) == (edited == "meanwhile")
+
+
+def test_what_other_code_has_made_is_made_anew_with_any_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made_by, "adaptation", lambda: MINE)
+    files.write_json(tmp_path / "cell.asked.json", {"words": ["--guidance", "lsd"], "seconds": 1.0, "code": OTHER})
+    monkeypatch.setattr(runs, "carry_out", lambda *arguments: experiment.INTERRUPTED)
+    assert runs.adapt(Cell(SPHERE, LDP), tmp_path / "cell", [], 60.0, lambda: False, MINE) is None
+    assert files.read_json(tmp_path / "cell.asked.json")["words"] == ["--guidance", "ldp"]
 
 
 def test_the_page_leaves_out_what_other_code_has_made(tmp_path: Path) -> None:
