@@ -123,7 +123,7 @@ class _Run:
     guidance: Literal["ldp", "lsd", "clip-directional"] = _guidance()
     seed: int = seed_setting()
     steps: int = setting(
-        "iterations (default: 2000, clip-directional 300; embedded model: 400)",
+        "iterations (default: 2000, clip-directional 300; embedded model: 800)",
         flag="steps",
         metavar="N",
         group=RUN,
@@ -139,7 +139,7 @@ class _Run:
     )
     learning_rate: float = setting(
         "step size of Adam; the paper: 0.002, of which the code of StyleGANFusion makes 0.0008 (default: 0.0008, "
-        "clip-directional 0.002; embedded model: 0.005)",
+        "clip-directional 0.002; embedded model: 0.0025)",
         flag="learning-rate",
         metavar="LR",
         group=RUN,

@@ -53,10 +53,10 @@ FULL: dict[str, Any] = {
 FULL_CLIP: dict[str, Any] = {**FULL, "steps": 300, "batch": 2, "learning_rate": 2e-3}
 EMBEDDED: dict[str, Any] = {
     **FULL,
-    "steps": 400,
+    "steps": 800,
     "batch": 2,
-    "learning_rate": 5e-3,
-    # A rate that makes a cone of a cube within a minute leaves the last weights restless.
+    "learning_rate": 2.5e-3,
+    # A rate that makes a cone of a cube within minutes leaves the last weights restless.
     "ema": 0.98,
     # As the host's, without the strengths of noise: trained, noise is grain all over these plain pictures.
     "train": ["convs.*.weight"],
