@@ -152,9 +152,9 @@ def _work(args: argparse.Namespace, plan: Plan, asked: Callable[[], bool]) -> No
         made += 1
         print(f"{work.done(wanted)} of {len(wanted)} cells: {line}; {work.expected(wanted)}", flush=True)
     told = experiment.told(parser(), args, TOLD)
-    old = sum(runs.outdated(page.file_of(args.out, cell), code) for cell in wanted)
+    old = runs.left_out((page.file_of(args.out, cell) for cell in wanted), judges, code)
     if old:
-        print(f"left out: {old} that other code has made; the same command makes them anew", flush=True)
+        print(f"left out: {old}; the same command makes them anew", flush=True)
     where = page.write(args.out, plan, wanted, judges, told, args.page, code)
     print(f"{where} (tables and figures)")
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import pathlib
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ldp_fast.apps.adapt.configuration import BY_Z
+from ldp_fast.errors import UsageError
+from ldp_fast.runs.configuration import read_yaml
 from ldp_fast.runs.tables import markdown_table
 
 from .. import machine
 from ..experiment import write_results
 from . import figures, runs
+from .compared import HEAD, NOTHING, Found, beside, of_target, over_all, said_beside, seed_wins, seeds_of
 from .figures import SOURCE, TRUTH
 from .measures import Judges
 from .plan import Cell, Plan, Variant, name_of
-from .summary import SHARES, Record, Row, against, better, together
+from .summary import SHARES, Row
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "stylegan_adaptation.md"
 MARKS = ("<!-- made by python -m benchmarks.adaptation -->", "<!-- end of what it made -->")
-NOTHING = "Not measured yet."
-HEAD = ["CLIP score", "R-Precision", "right", "FID", "all pairs", "identity kept", "view", "size", "grey", "seconds"]
-COMPARED = ("cosine", "hit", "right", "fid", "pairs", "kept", "view")  # the first columns, by their names
-Found = Mapping[str, Mapping[str, Row]]  # by way and target
 
 
 def sheet_of(out: pathlib.Path, target: str, kind: str) -> pathlib.Path:
@@ -89,156 +89,77 @@ def table(rows: Sequence[tuple[str, Row]]) -> str:
     return markdown_table(["", *HEAD], [[name, *cells_of(row)] for name, row in rows]) if rows else NOTHING
 
 
-def over_all(found: Found) -> list[tuple[str, Row]]:
-    """A row a way over its targets, of ways that have all those which any has."""
-    most = max((len(rows) for rows in found.values()), default=0)
-    whole = [(way, _whole(rows.values())) for way, rows in found.items() if rows and len(rows) == most]
-    return [(way, row) for way, row in whole if row.records]
+def settings_table(found: Found, others: Found) -> tuple[str, list[str]]:
+    """The targets of other settings: the guidances with their defaults, the settings, and true renders.
 
-
-def _whole(rows: Iterable[Row]) -> Row:
-    """Several rows as one; only of seeds that all of them have."""
-    rows = list(rows)
-    parts = [row.by_seed() for row in rows]
-    seeds = [seed for seed in parts[0] if all(seed in part for part in parts)]
-    found = [(seed, record) for part in parts for seed in seeds for record in part[seed].records]
-    seconds = [second for row in rows for second in row.seconds]
-    return Row([record for _, record in found], seconds, [seed for seed, _ in found])
-
-
-def _pairs(found: Found, one: str, other: str) -> dict[str, dict[int, tuple[Record, Record]]]:
-    """The records of two ways, by target and seed, of those that both have."""
-    pairs: dict[str, dict[int, tuple[Record, Record]]] = {}
-    for target, row in found.get(one, {}).items():
-        if target in found.get(other, {}):
-            mine, theirs = row.by_seed(), found[other][target].by_seed()
-            both = {seed: (together(x.records), together(theirs[seed].records)) for seed, x in mine.items()
-                    if seed in theirs}  # fmt: skip
-            if both:
-                pairs[target] = both
-    return pairs
-
-
-def _pooled(pairs: Iterable[tuple[Record, Record]]) -> tuple[Record, Record]:
-    mine, theirs = zip(*pairs, strict=True)
-    return together(mine), together(theirs)
-
-
-def beside(found: Found, one: str, other: str) -> str:
-    """Two ways picture by picture, target by target, over the seeds of both; in how many the first is the better."""
-    pairs = {target: _pooled(seeds.values()) for target, seeds in _pairs(found, one, other).items()}
-    if not pairs:
-        return NOTHING
-    lines: list[list[str]] = []
-    for target, (mine, theirs) in pairs.items():
-        pair = against(mine, theirs)
-        signs = {name: f"+{gained} −{lost}" for name, (gained, lost) in ((n, pair[n]) for n in SHARES)}
-        cosine, view = pair["cosine"], pair["view"]
-        lines.append(
-            [
-                target,
-                _signed(100 * cosine.value, 2) + f" ± {100 * cosine.half:.2f}",
-                signs["hit"],
-                signs["right"],
-                _signed(pair["fid"], 1),
-                _signed(pair["pairs"], 3),
-                signs["kept"],
-                _signed(100 * view.value, 1) + f" ± {100 * view.half:.1f}",
-            ]
-        )
-    lines.append(["better – worse", *_wins(pairs.values())])
-    return markdown_table([f"{one} against {other}", *HEAD[:7]], lines)
-
-
-def _wins(pairs: Iterable[tuple[Record, Record]]) -> list[str]:
-    """In how many the first is the better, and in how many the other, by each of `COMPARED`."""
-    pairs = list(pairs)
-    won = [[better(mine, theirs, name) for mine, theirs in pairs] for name in COMPARED]
-    return [f"{sum(x is True for x in each)} – {sum(x is False for x in each)}" for each in won]
-
-
-def seeds_of(found: Found) -> str:
-    """Means over seeds with their standard deviation, of the ways that have several; '' where none has."""
-    lines = []
-    several = {way: rows for way, rows in found.items() if any(len(row.by_seed()) > 1 for row in rows.values())}
-    whole = {way: row for way, row in over_all(found) if way in several}
-    targets = list(dict.fromkeys(target for rows in several.values() for target in rows))
-    groups = {"all targets": whole} | {x: {way: rows[x] for way, rows in several.items() if x in rows} for x in targets}
-    for target, rows in groups.items():
-        for way, row in rows.items():
-            if len(row.by_seed()) > 1:
-                lines.append([target, way, ", ".join(map(str, row.by_seed())), *_spread(row)])
-    return markdown_table(["", "", "seeds", *HEAD[:-1]], lines) if lines else ""
-
-
-def _spread(row: Row) -> list[str]:
-    """The columns of `HEAD` but the last, over seeds."""
-    forms = {"cosine": (100, ".1f"), "hit": (100, ".0f"), "right": (100, ".0f"), "fid": (1, ".1f"), "pairs": (1, ".3f")}
-    forms |= {"kept": (100, ".0f"), "view": (100, ".0f"), "size": (1, ".2f"), "grey": (1, ".3f")}
-    cells = []
-    for name, (times, form) in forms.items():
-        mean, unit = row.over_seeds(name), " %" if name in (*SHARES, "view") else ""
-        cells.append("–" if mean is None else f"{times * mean.value:{form}} ± {times * mean.half:{form}}{unit}")
-    return cells
-
-
-def seed_wins(found: Found, one: str, other: str) -> str:
-    """In how many targets the first of two ways is the better, of each seed and of the means over seeds; '' of one."""
-    pairs = _pairs(found, one, other)
-    seeds = list(dict.fromkeys(seed for both in pairs.values() for seed in both))
-    if len(seeds) < 2:
-        return ""
-    lines = []
-    for seed in seeds:
-        mine = [both[seed] for both in pairs.values() if seed in both]
-        lines.append([f"seed {seed}", str(len(mine)), *_wins(mine)])
-    whole = [_pooled(both.values()) for both in pairs.values()]
-    lines.append(["means over seeds", str(len(whole)), *_wins(whole)])
-    return markdown_table([f"{one} better – worse than {other}", "targets", *HEAD[:7]], lines)
-
-
-def settings_table(found: Found, others: Found) -> str:
-    """The targets of other settings: the guidances with their defaults, the settings, and true renders."""
+    Returns:
+        The table, and what is to be said of its targets.
+    """
     targets = list(
         dict.fromkeys(target for way, rows in others.items() if way not in (SOURCE, TRUTH) for target in rows)
     )
-    lines = []
+    ways = {SOURCE: others.get(SOURCE, {}), **{way: rows for way, rows in found.items() if way not in (SOURCE, TRUTH)}}
+    ways |= {way: rows for way, rows in others.items() if way != SOURCE}
+    lines, told = [], []
     for target in targets:
-        mine = {way: rows[target] for way, rows in found.items() if target in rows and way not in (SOURCE, TRUTH)}
-        more = {way: rows[target] for way, rows in others.items() if target in rows}
-        truth = {TRUTH: more.pop(TRUTH)} if TRUTH in more else {}
-        source = {SOURCE: more.pop(SOURCE)} if SOURCE in more else {}
-        lines += [(f"{target}: {way}", row) for way, row in {**source, **mine, **more, **truth}.items()]
-    return table(lines)
+        rows, said = of_target(ways, target)
+        lines += [(f"{target}: {way}", row) for way, row in rows]
+        told += [f"{target}: {said}"] if said else []
+    return table(lines), told
 
 
-def _signed(value: float, digits: int) -> str:
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "−")
+Strips = tuple[list[tuple[str, pathlib.Path]], list[str]]
 
 
-def strips(out: pathlib.Path, cells: Sequence[Cell]) -> list[tuple[str, pathlib.Path]]:
-    """Rows of the large figure: the source, and of each target every way and the truth."""
-    targets = list(dict.fromkeys(cell.target for cell in cells))
-    rows = [(SOURCE, sheet_of(out, targets[0], SOURCE).with_suffix(".png"))] if targets else []
-    for target in targets:
+def seed_of(cells: Sequence[Cell], made: Sequence[Cell]) -> int:
+    """The seed whose pictures are shown, one of all: that which lacks the fewest of the cells; of several the first."""
+    seeds = dict.fromkeys(cell.seed for cell in cells)
+    return max(seeds, key=lambda seed: sum(cell.seed == seed for cell in made))
+
+
+def strips(out: pathlib.Path, cells: Sequence[Cell], made: Sequence[Cell]) -> Strips:
+    """The large figure: the source, and of each target every way, all of one seed, and the truth.
+
+    Args:
+        out: the folder.
+        cells: that are asked for, in their order.
+        made: those of them that are there.
+
+    Returns:
+        Its rows, and what is left out, in words.
+    """
+    if not made:
+        return [], []
+    seed = seed_of(cells, made)
+    ways = dict.fromkeys(cell.variant for cell in cells)
+    rows, left = list[tuple[str, pathlib.Path]](), list[str]()
+    for target in dict.fromkeys(cell.target for cell in cells):
+        asked = [Cell(target, way, seed) for way in ways]
+        shown = [cell for cell in asked if cell in made]
+        left += [f"`{cell.variant.name}` of {target}" for cell in asked if cell not in made]
+        if not shown:
+            continue
+        rows += [] if rows else [(SOURCE, sheet_of(out, target, SOURCE).with_suffix(".png"))]
         rows.append(("", out))
-        first = [cell for cell in cells if cell.target == target and cell.seed == cells[0].seed]
-        named = [(cell.variant.name, out / "cells" / f"{cell.name}.png") for cell in first]
+        named = [(cell.variant.name, file_of(out, cell).with_suffix(".png")) for cell in shown]
         named.append((TRUTH, sheet_of(out, target, TRUTH).with_suffix(".png")))
         label = "\n".join(_broken(target))
         rows += [(f"{label}\n{name}" if place == 0 else name, sheet) for place, (name, sheet) in enumerate(named)]
-    return rows
+    return rows, left
 
 
-def front(out: pathlib.Path, cells: Sequence[Cell]) -> list[tuple[str, pathlib.Path]]:
-    """Rows of the small figure: the source, and each target by the first way."""
-    targets = list(dict.fromkeys(cell.target for cell in cells))
-    rows = [("source", sheet_of(out, targets[0], SOURCE).with_suffix(".png"))] if targets else []
-    for target in targets:
-        first = next(cell for cell in cells if cell.target == target)
-        rows.append(("\n".join(_broken(target)), out / "cells" / f"{first.name}.png"))
-    return rows
+def front(out: pathlib.Path, cells: Sequence[Cell], made: Sequence[Cell]) -> Strips:
+    """The small figure: the source, and each target by the first way that was asked for, of one seed; see `strips`."""
+    mine = [cell for cell in cells if cell.variant == cells[0].variant]
+    there = [cell for cell in made if cell in mine]
+    if not there:
+        return [], []
+    seed = seed_of(mine, there)
+    asked = [Cell(target, mine[0].variant, seed) for target in dict.fromkeys(cell.target for cell in mine)]
+    shown = [cell for cell in asked if cell in there]
+    rows = [(SOURCE, sheet_of(out, shown[0].target, SOURCE).with_suffix(".png"))]
+    rows += [("\n".join(_broken(cell.target)), file_of(out, cell).with_suffix(".png")) for cell in shown]
+    return rows, [cell.target for cell in asked if cell not in shown]
 
 
 def _broken(words: str, most: int = 18) -> list[str]:
@@ -254,7 +175,7 @@ def document(
     out: pathlib.Path, plan: Plan, cells: Sequence[Cell], judges: Judges | dict[str, Any], command: str, code: str
 ) -> str:
     """What stands between the marks; the figures are written to `images` in the folder."""
-    every, images = cells, out / "images"
+    every = cells
     cells, settings = ([cell for cell in every if cell.variant.setting == kind] for kind in (False, True))
     found, others = read(out, cells, judges, code), read(out, settings, judges, code)
     key = judges.key() if isinstance(judges, Judges) else judges
@@ -265,41 +186,96 @@ def document(
         f"{', ' + about['gpu'] if about['gpu'] else ''}: {done} of {len(every)} adaptations of the generator "
         f"`{plan.weights}` by the model `{plan.networks}` and the code `{code}`, {plan.samples} pictures each of the "
         f"same z's, without truncation; R-Precision, CLIP score and FID by the CLIP of `{key['judge']}`, FID against "
-        f"{plan.views} renders, all pairs by {key['lpips']}, `right` of the first {plan.judged}."
+        f"{plan.views} renders, all pairs by {key['lpips']}, `right` of the first {plan.judged}. ± and brackets are "
+        f"intervals of 95 % over N = {plan.samples} z's (`right`: N = {plan.judged}); where a row is of several seeds "
+        "or targets, the pictures of a z are averaged first."
     )
-    old = sum(runs.outdated(file_of(out, cell), code) for cell in every)
+    old = runs.left_out((file_of(out, cell) for cell in every), key, code)
     if old:
-        facts += f" **Left out: {old} that other code has made**; the same command makes them anew."
-    ways: list[Variant] = list(dict.fromkeys(cell.variant for cell in cells))
-    told = "; ".join(f"`{way.name}`: {_typed(way)}" for way in ways)
-    targets = list(dict.fromkeys(cell.target for cell in cells))
-    parts = [facts]
+        facts += f" **Left out: {old}**; the same command makes them anew."
+    made = [cell for cell in every if runs.record_of(file_of(out, cell), key, code) is not None]
+    parts = [facts, *_if_any(told_views(out, made))]
+    names = [way.name for way in dict.fromkeys(cell.variant for cell in cells)]
     if cells:
-        parts += [f"{told}.", "### All targets together", table(over_all(found))]
-    made = [cell for cell in cells if runs.record_of(file_of(out, cell), key, code) is not None]
-    drawn = (
-        ("pictures", figures.pictures(strips(out, made), images / "adaptation_pictures.png"),
-         "The same z's: the source, and for each target every way of guidance above what a perfect adaptation shows"),
-        ("plane", figures.plane(found, images / "adaptation_plane.png"),
-         "Left: R-Precision over the share of kept identities; right: FID over the distance of all pairs"),
-        ("front", figures.pictures(front(out, made), images / "adaptation.png"), ""),
-    )  # fmt: skip
-    parts += [f"![{text}](images/adaptation_{name}.png)" for name, there, text in drawn if there and text]
-    names = [way.name for way in ways]
+        parts += [f"{_asked(cells)}.", *_all_together(found, images_of(out, found, cells, made))]
     for other in names[1:]:
-        parts += [f"### `{names[0]}` against `{other}`", beside(found, names[0], other)]
+        said = _if_any(said_beside(found, names[0], other, plan.samples))
+        parts += [f"### `{names[0]}` against `{other}`", *said, beside(found, names[0], other)]
     spread = seeds_of(found)
     if spread:
-        said = "Mean ± standard deviation over the seeds of the runs, of what has several."
-        parts += ["### Between seeds", said, *(x for other in names[1:] if (x := seed_wins(found, names[0], other)))]
+        said = ["Mean ± standard deviation over the seeds of the runs, of what has several."]
+        parts += ["### Between seeds", *said, *(x for other in names[1:] if (x := seed_wins(found, names[0], other)))]
         parts.append(spread)
-    for target in targets:
-        rows = [(way, row[target]) for way, row in found.items() if target in row]
-        parts += [f"### {target}", table(rows)]
+    for target in dict.fromkeys(cell.target for cell in cells):
+        rows, more = of_target(found, target)
+        parts += [f"### {target}", *_if_any(more), table(rows)]
     if settings:
-        more = "; ".join(f"`{way.name}`: {_typed(way)}" for way in dict.fromkeys(cell.variant for cell in settings))
-        parts += ["### Other settings", f"{more}.", settings_table(found, others)]
+        shown, told = settings_table(found, others)
+        parts += ["### Other settings", f"{_asked(settings)}.", *told, shown]
     return "\n\n".join(parts)
+
+
+def _all_together(found: Found, pictures: list[str]) -> list[str]:
+    rows, said = over_all(found)
+    return ["### All targets together", *_if_any(said), table(rows), *pictures]
+
+
+def images_of(out: pathlib.Path, found: Found, cells: Sequence[Cell], made: Sequence[Cell]) -> list[str]:
+    """Draws the figures; their places in the page, and what they leave out. One that is not drawn goes.
+
+    Args:
+        out: the folder.
+        found: by way and target.
+        cells: the guidances' cells that are asked for.
+        made: cells that are there.
+    """
+    images, mine = out / "images", [cell for cell in cells if cell in made]
+    (rows, left), (few, missing) = strips(out, cells, mine), front(out, cells, mine)
+    targets = dict.fromkeys(target for shown in found.values() for target in shown)
+    each = {target: dict(of_target(found, target)[0]) for target in targets}
+    points = {way: {target: each[target][way] for target in targets if way in each[target]} for way in found}
+    drawn: tuple[tuple[str, bool, list[str], str], ...] = (
+        ("pictures", figures.pictures(rows, images / "adaptation_pictures.png"), left,
+         "The same z's: the source, and for each target every way of guidance above what a perfect adaptation shows"),
+        ("plane", figures.plane(points, images / "adaptation_plane.png"), [],
+         "Left: R-Precision over the share of kept identities; right: FID over the distance of all pairs"),
+        ("front", figures.pictures(few, images / "adaptation.png"), missing, ""),
+    )  # fmt: skip
+    parts = []
+    for name, there, lacking, text in drawn:
+        file = f"adaptation_{name}.png" if text else "adaptation.png"
+        if not there:
+            (images / file).unlink(missing_ok=True)
+            continue
+        parts += [f"![{text}](images/{file})"] if text else []
+        parts += [f"Left out of `{file}`, for it is not there: {'; '.join(lacking)}."] if lacking else []
+    return parts
+
+
+def told_views(out: pathlib.Path, made: Sequence[Cell]) -> str:
+    """Which ways are told each picture's view in the prompt, as their runs' configurations have it; '' of none."""
+    ways: dict[str, list[bool]] = {}
+    for cell in made:
+        try:
+            settings = read_yaml(runs.folder_of(out, cell) / "config.yaml")
+        except UsageError:
+            continue
+        ways.setdefault(cell.variant.name, []).append(settings.get("view_prompts") == BY_Z)
+    told = [f"`{way}`" for way, runs_of in ways.items() if all(runs_of)]
+    told += [f"`{way}` (in {sum(x)} of {len(x)} runs)" for way, x in ways.items() if any(x) and not all(x)]
+    others = [f"`{way}`" for way, runs_of in ways.items() if not any(runs_of)]
+    if not told:
+        return f"No prompt names the view that a z shows: {', '.join(others)}." if others else ""
+    rest = f"; not that of {', '.join(others)}" if others else ""
+    return f"The prompt of {', '.join(told)} names the view that each z shows (`--view-prompts by-z`){rest}."
+
+
+def _asked(cells: Sequence[Cell]) -> str:
+    return "; ".join(f"`{way.name}`: {_typed(way)}" for way in dict.fromkeys(cell.variant for cell in cells))
+
+
+def _if_any(text: str) -> list[str]:
+    return [text] if text else []
 
 
 def _typed(way: Variant) -> str:

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -156,9 +156,12 @@ def record_of(path: pathlib.Path, judges: Judges | dict[str, Any], code: str | N
     return held if (held.get("form"), held.get("key"), held.get("code")) == (FORM, key, code) else None
 
 
-def outdated(path: pathlib.Path, code: str) -> bool:
-    """Whether a record is there of a cell that other code has made."""
-    return path.exists() and files.read_json(path).get("code") != code
+def left_out(paths: Iterable[pathlib.Path], judges: Judges | dict[str, Any], code: str) -> str:
+    """What records of cells are there and not taken, in words, such as "2 that other code has made"; '' of none."""
+    there = [path for path in paths if path.exists() and record_of(path, judges, code) is None]
+    made = sum(files.read_json(path).get("code") != code for path in there)
+    counts = {"that other code has made": made, "that other measures have measured": len(there) - made}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def keep(path: pathlib.Path, found: dict[str, Any], judges: Judges, images: Tensor, **facts: Any) -> dict[str, Any]:

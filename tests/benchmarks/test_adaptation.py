@@ -117,7 +117,7 @@ def test_the_measures_tell_the_truth_from_the_source(
         assert summary.better(best, worst, name), name
     assert summary.better(best, best, "fid") is None
     assert best["fid"] < 0.2 * worst["fid"] and 0 < best["pairs"] < worst["pairs"]
-    pair = summary.against(best, worst)
+    pair = summary.against([(best, worst)])
     assert pair["hit"][1] == 0 and pair["hit"][0] > 0.8 * SAMPLES and pair["cosine"].value > 0
     # The same again from a file; what other measures made is not taken.
     runs.keep(tmp_path / "x", best, judges, perfect, seconds=3.0)

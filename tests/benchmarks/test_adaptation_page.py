@@ -18,38 +18,12 @@ import torch
 from benchmarks import experiment
 from benchmarks.adaptation import __main__ as command
 from benchmarks.adaptation import identity, made_by, measures, page, plan, runs
-from benchmarks.adaptation.plan import Cell, Plan, Variant
+from benchmarks.adaptation.plan import Cell, Variant
 from benchmarks.adaptation.summary import Row
 from ldp_fast.errors import UsageError
 from ldp_fast.runs import files
 
-KEY = {"judge": "one", "lpips": "two"}
-MINE, OTHER = "code of now", "code of then"
-PLAN = Plan(4, 20, 1, 0, "primitives", "weights", "primitives", "networks")
-SPHERE, CONE = "a red sphere", "a green cone"
-LDP, LSD = (Variant(name, ("--guidance", name)) for name in ("ldp", "lsd"))
-WEAK = Variant.of("ldp@gs2.5=--guidance ldp --guidance-scale 2.5", [CONE])
-
-
-def found(fid: float, cosine: float = 0.5, hits: int = 2) -> dict[str, Any]:
-    each = {name: [cosine] * 4 for name in ("cosine", "view", "grey")}
-    kept = {"hit": [i < hits for i in range(4)], "kept": [False] * 4, "failing": [[]]}
-    return {**each, **kept, "size": 0.5, "fid": fid, "pairs": 1.0}
-
-
-def write(out: Path, cell: Cell, made: dict[str, Any], code: str = MINE) -> None:
-    record = {"form": runs.FORM, "key": KEY, "seconds": 60.0, "code": code, "found": made}
-    files.write_json(page.file_of(out, cell), record)
-
-
-def document(out: Path, cells: Sequence[Cell]) -> str:
-    return page.document(out, PLAN, cells, KEY, "the command", MINE)
-
-
-def lines_of(text: str, title: str) -> list[list[str]]:
-    """The rows of the tables below a heading."""
-    part = text.partition(f"### {title}\n")[2].partition("\n### ")[0]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+from .adaptations import CONE, KEY, LDP, LSD, MINE, OTHER, PLAN, SPHERE, WEAK, document, found, lines_of, write
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -136,7 +110,13 @@ def test_the_page_leaves_out_what_other_code_has_made(tmp_path: Path) -> None:
     assert "2 of 4 adaptations" in text and "**Left out: 2 that other code has made**" in text and f"`{MINE}`" in text
     assert [line[0] for line in lines_of(text, "All targets together")[2:]] == ["ldp"]
     assert page.NOTHING in text.partition("### `ldp` against `lsd`")[2]
+    assert "Left out: `lsd`, of which nothing is there." in text
     assert "Left out" not in document(tmp_path, [cell for cell in cells if cell.variant is LDP])
+    # What other measures have measured is left out as well, and counted.
+    write(tmp_path, cells[0], found(10.0), key={**KEY, "code": "of then"})
+    text = document(tmp_path, cells)
+    assert "1 of 4 adaptations" in text
+    assert "**Left out: 2 that other code has made, 1 that other measures have measured**" in text
 
 
 def test_some_ways_are_made_with_every_seed() -> None:
@@ -184,9 +164,13 @@ def test_a_seed_is_held_against_itself(tmp_path: Path) -> None:
             write(tmp_path, cell, found(10.0 * (1 + cell.seed)))
     text = document(tmp_path, cells)
     assert [row[0] for row in lines_of(text, "`ldp` against `lsd`")[2:]] == [CONE, "better – worse"]
-    # What all targets together say is of seeds that all of them have.
+    # What all targets together say is of seeds that all targets of all ways have: of the first way's.
     together = {row[0]: row[4] for row in lines_of(text, "All targets together")}
-    assert together["ldp"] == "10.0" and together["lsd"] == "20.0"
+    assert together["ldp"] == "10.0" and "lsd" not in together
+    said = text.partition("### All targets together")[2].partition("|")[0]
+    assert "Of seed 0. Left out: `lsd`, which shares no seed with `ldp`; seed 1 of `ldp`." in said
+    said = text.partition("### `ldp` against `lsd`")[2].partition("|")[0]
+    assert "each z's mean over seeds 0, 1 first" in said and f"Left out: `ldp` of {SPHERE}; `lsd` of {SPHERE}." in said
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
