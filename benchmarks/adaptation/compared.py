@@ -9,9 +9,21 @@ from ldp_fast.runs.tables import markdown_table
 from .figures import SOURCE, TRUTH
 from .summary import SHARES, Record, Row, against, averaged, better
 
-HEAD = ["CLIP score", "R-Precision", "right", "FID", "all pairs", "identity kept", "view", "size", "grey", "seconds"]
+HEAD = [
+    "CLIP score",
+    "R-Precision",
+    "right",
+    "FID",
+    "all pairs",
+    "one grey",
+    "identity kept",
+    "view",
+    "size",
+    "grey",
+    "seconds",
+]
 NOTHING = "Not measured yet."
-COMPARED = ("cosine", "hit", "right", "fid", "pairs", "kept", "view")  # the first columns, by their names
+COMPARED = ("cosine", "hit", "right", "fid", "pairs", "solids", "kept", "view")  # the first columns, by their names
 Found = Mapping[str, Mapping[str, Row]]  # by way and target
 Pairs = Mapping[str, Mapping[int, tuple[Record, Record]]]  # by target and seed
 
@@ -133,12 +145,13 @@ def beside(found: Found, one: str, other: str) -> str:
                 signs["right"],
                 _signed(pair["fid"], 1),
                 _signed(pair["pairs"], 3),
+                _signed(pair["solids"], 4),
                 signs["kept"],
                 _signed(100 * view.value, 1) + f" ± {100 * view.half:.1f}",
             ]
         )
     lines.append(["better – worse", *_wins(_pooled(seeds.values()) for seeds in pairs.values())])
-    return markdown_table([f"{one} against {other}", *HEAD[:7]], lines)
+    return markdown_table([f"{one} against {other}", *HEAD[: len(COMPARED)]], lines)
 
 
 def said_beside(found: Found, one: str, other: str, samples: int) -> str:
@@ -202,8 +215,15 @@ def seeds_of(found: Found) -> str:
 
 def _spread(row: Row) -> list[str]:
     """The columns of `HEAD` but the last, over seeds."""
-    forms = {"cosine": (100, ".1f"), "hit": (100, ".0f"), "right": (100, ".0f"), "fid": (1, ".1f"), "pairs": (1, ".3f")}
-    forms |= {"kept": (100, ".0f"), "view": (100, ".0f"), "size": (1, ".2f"), "grey": (1, ".3f")}
+    forms = {"cosine": (100, ".1f"), "hit": (100, ".0f"), "right": (100, ".0f"), "fid": (1, ".1f")}
+    forms |= {
+        "pairs": (1, ".3f"),
+        "solids": (1, ".4f"),
+        "kept": (100, ".0f"),
+        "view": (100, ".0f"),
+        "size": (1, ".2f"),
+        "grey": (1, ".3f"),
+    }
     cells = []
     for name, (times, form) in forms.items():
         mean, unit = row.over_seeds(name), " %" if name in (*SHARES, "view") else ""
@@ -223,7 +243,7 @@ def seed_wins(found: Found, one: str, other: str) -> str:
         lines.append([f"seed {seed}", str(len(mine)), *_wins(mine)])
     whole = [_pooled(both.values()) for both in pairs.values()]
     lines.append(["means over seeds", str(len(whole)), *_wins(whole)])
-    return markdown_table([f"{one} better – worse than {other}", "targets", *HEAD[:7]], lines)
+    return markdown_table([f"{one} better – worse than {other}", "targets", *HEAD[: len(COMPARED)]], lines)
 
 
 def _signed(value: float, digits: int) -> str:

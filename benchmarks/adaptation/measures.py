@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,11 +66,13 @@ class Seen:
         features: of the CLIP, `[N, D]`.
         kept: of the source's views.
         pairs: mean distance of all pairs.
+        solids: the same before one grey, which is most of what the distance looks at.
     """
 
     features: Tensor
     kept: identity.Kept
     pairs: float
+    solids: float
 
 
 def look(images: Tensor, solid: Renders, shown: Shown, judges: Judges) -> Seen:
@@ -81,8 +84,15 @@ def look(images: Tensor, solid: Renders, shown: Shown, judges: Judges) -> Seen:
         shown: views and greys.
         judges: the networks.
     """
-    pairs = all_pairs(judges.lpips(images), alike=0).mean
-    return Seen(judges.features(images), identity.kept(images, solid, shown.greys), pairs)
+    pairs, solids = (all_pairs(judges.lpips(x), alike=0).mean for x in (images, before_one_grey(images)))
+    return Seen(judges.features(images), identity.kept(images, solid, shown.greys), pairs, solids)
+
+
+def before_one_grey(images: Tensor) -> Tensor:
+    """Pictures `[N, 3, SIDE, SIDE]` in [0, 1], of which all that is like their border has become one grey."""
+    seen = images.double().numpy().reshape(len(images), 3, -1)
+    solid = torch.from_numpy(identity.silhouettes(seen, identity.ring(seen))).view(-1, 1, *images.shape[2:])
+    return torch.where(solid, images, torch.full_like(images, statistics.fmean(world.BACKGROUNDS)))
 
 
 def kept(file: pathlib.Path, plan: Plan, judges: Judges, make: Callable[[], Seen]) -> Seen:
@@ -92,12 +102,12 @@ def kept(file: pathlib.Path, plan: Plan, judges: Judges, make: Callable[[], Seen
     if file.exists():
         tensors, facts = load(file)
         if facts.get("key") == key:
-            features, pairs = tensors.pop("features"), float(tensors.pop("pairs"))
-            return Seen(features, identity.Kept(**{name: x.numpy() for name, x in tensors.items()}), pairs)
+            features, *means = (tensors.pop(name) for name in ("features", "pairs", "solids"))
+            return Seen(features, identity.Kept(**{name: x.numpy() for name, x in tensors.items()}), *map(float, means))
     found = make()
     parts = {field.name: torch.from_numpy(getattr(found.kept, field.name)) for field in dataclasses.fields(found.kept)}
-    mean = torch.tensor(found.pairs, dtype=torch.float64)
-    save(file, {**parts, "features": found.features.cpu(), "pairs": mean}, {"key": key})
+    means = {name: torch.tensor(getattr(found, name), dtype=torch.float64) for name in ("pairs", "solids")}
+    save(file, {**parts, "features": found.features.cpu(), **means}, {"key": key})
     return found
 
 
@@ -124,7 +134,7 @@ def measure(
     Returns:
         `cosine`, `hit` (R-Precision), `view`, `grey` and `kept` of each picture; `failing`, what the truth misses of
         each judged one; `size`, the correlation of the solid's size with that of its render; `fid`; `pairs`, the mean
-        distance of all pairs. None: it was stopped.
+        distance of all pairs, and `solids`, that before one grey. None: it was stopped.
     """
     unit = F.normalize(seen.features, dim=1)
     names = [target] * len(images)
@@ -145,6 +155,7 @@ def measure(
         "size": identity.correlation(found.side, found.true_side),
         "fid": fid(seen.features, domain),
         "pairs": seen.pairs,
+        "solids": seen.solids,
         "failing": failing,
     }
 

@@ -66,7 +66,7 @@ def cells_of(row: Row) -> list[str]:
         else "{:.0f} % ({:.0f} to {:.0f})".format(100 * found["share"], *(100 * x for x in found["interval"]))
         for name, found in shares.items()
     }
-    mean = {name: row.mean(name) for name in ("cosine", "view", "grey", "size", "fid", "pairs")}
+    mean = {name: row.mean(name) for name in ("cosine", "view", "grey", "size", "fid", "pairs", "solids")}
     if any(found is None for found in mean.values()):
         return ["–"] * len(HEAD)
     value = {name: (found.value, found.half) for name, found in mean.items() if found is not None}
@@ -76,6 +76,7 @@ def cells_of(row: Row) -> list[str]:
         told["right"],
         f"{value['fid'][0]:.1f}",
         f"{value['pairs'][0]:.3f}",
+        f"{value['solids'][0]:.4f}",
         told["kept"],
         f"{100 * value['view'][0]:.0f} % ± {100 * value['view'][1]:.0f}",
         f"{value['size'][0]:.2f}",

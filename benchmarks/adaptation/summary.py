@@ -17,9 +17,18 @@ from ldp_fast.metrics.truth import wilson_interval
 from ..terms.summary import Mean, mean_of
 
 # Of a record's measures: those that each picture has, and those that all have together.
-EACH, WHOLE = ("cosine", "view", "grey"), ("fid", "pairs", "size")
+EACH, WHOLE = ("cosine", "view", "grey"), ("fid", "pairs", "solids", "size")
 SHARES = ("hit", "kept", "right")
-HIGHER = {"cosine": True, "fid": False, "pairs": True, "hit": True, "right": True, "kept": True, "view": True}
+HIGHER = {
+    "cosine": True,
+    "fid": False,
+    "pairs": True,
+    "solids": True,
+    "hit": True,
+    "right": True,
+    "kept": True,
+    "view": True,
+}
 Record = Mapping[str, Any]
 
 

@@ -22,7 +22,7 @@ def found(fid: float, cosine: float = 0.5, hits: int = 2) -> dict[str, Any]:
     """Of four pictures, each with numbers of its own."""
     each = {name: [cosine + apart for apart in (-0.03, 0.01, 0.04, -0.02)] for name in ("cosine", "view", "grey")}
     kept = {"hit": [i < hits for i in range(4)], "kept": [False, True, False, False], "failing": [[]]}
-    return {**each, **kept, "size": 0.5, "fid": fid, "pairs": 1.0}
+    return {**each, **kept, "size": 0.5, "fid": fid, "pairs": 1.0, "solids": 0.05}
 
 
 def write(out: Path, cell: Cell, made: dict[str, Any], code: str = MINE, key: dict[str, Any] = KEY) -> None:

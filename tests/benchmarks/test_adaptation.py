@@ -95,6 +95,21 @@ def test_a_hidden_second_colour_is_not_a_direction() -> None:
     assert np.allclose(np.sort(np.diag(products)), [0, 1, 1]) and np.allclose(products, np.diag(np.diag(products)))
 
 
+def test_before_one_grey_greys_are_not_seen(shown: Shown, judges: measures.Judges) -> None:
+    scene = scene_of("a blue torus")
+    solid, perfect = of(scene, shown)
+    other = renders.pictures(solid.own, scene, shown.greys[::-1].copy())
+    one, two = measures.before_one_grey(perfect), measures.before_one_grey(other)
+    # A pixel at the edge, which has some of the grey, may still tell.
+    assert float((one - two).abs().mean()) < 0.02 * float((perfect - other).abs().mean())
+    assert torch.equal(one[:, :, 0, 0], torch.full((len(one), 3), 0.425))
+    assert (
+        0
+        < measures.look(perfect, solid, shown, judges).solids
+        < 0.5 * measures.look(perfect, solid, shown, judges).pairs
+    )
+
+
 def test_the_measures_tell_the_truth_from_the_source(
     shown: Shown, small: Plan, judges: measures.Judges, tmp_path: Path
 ) -> None:

@@ -30,7 +30,16 @@ def record(seed: int, shared: float = 1.0) -> dict[str, Any]:
     numbers = {name: each.tolist() for name in ("cosine", "view", "grey")}
     yes = (each > 0.5).tolist()
     failing = [[] if met else ["shape"] for met in yes[:50]]
-    return {**numbers, "hit": yes, "kept": yes, "failing": failing, "size": 0.5, "fid": 1.0 + seed, "pairs": 1.0}
+    return {
+        **numbers,
+        "hit": yes,
+        "kept": yes,
+        "failing": failing,
+        "size": 0.5,
+        "fid": 1.0 + seed,
+        "pairs": 1.0,
+        "solids": 0.05,
+    }
 
 
 @pytest.mark.parametrize("name", ["cosine", "view", "grey"])
@@ -94,7 +103,7 @@ def test_the_page_says_of_how_many_pictures_it_is(tmp_path: Path) -> None:
     part = text.partition("### `ldp` against `lsd`")[2].partition("|")[0]
     assert "over N = 4 z's, each z's mean over seeds 0, 1, 2 first" in part and "a pictures of one seed" in part
     row = next(row for row in lines_of(text, "`ldp` against `lsd`") if row[0] == SPHERE)
-    assert row[2] == "+2.7 −0" and row[1] == "+10.00 ± 0.00" and row[6] == "+0 −0"
+    assert row[2] == "+2.7 −0" and row[1] == "+10.00 ± 0.00" and row[7] == "+0 −0"
     assert "Means over seeds 0, 1, 2." in text.partition(f"### {SPHERE}")[2].partition("|")[0]
     # Four z's, of however many seeds and targets.
     half = Z * np.std([-3, 1, 4, -2], ddof=1) / 2

@@ -214,11 +214,16 @@ def test_the_source_is_looked_at_once(tmp_path: Path) -> None:
     def look() -> measures.Seen:
         looked.append(1)
         kept = identity.Kept(*(np.linspace(0, 1, 3) * k for k in range(1, 5)))
-        return measures.Seen(torch.rand(3, 2), kept, 0.1)
+        return measures.Seen(torch.rand(3, 2), kept, 0.1, 0.2)
 
     judges: Any = SimpleNamespace(key=lambda: KEY)
     first, again = (measures.kept(file, PLAN, judges, look) for _ in range(2))
-    assert len(looked) == 1 and torch.equal(first.features, again.features) and first.pairs == again.pairs
+    assert (
+        len(looked) == 1
+        and torch.equal(first.features, again.features)
+        and first.pairs == again.pairs
+        and again.solids == 0.2
+    )
     assert all(np.array_equal(x, y) for x, y in zip(vars(first.kept).values(), vars(again.kept).values(), strict=True))
     other: Any = SimpleNamespace(key=lambda: {**KEY, "judge": "another"})
     measures.kept(file, PLAN, other, look)
