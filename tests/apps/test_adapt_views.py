@@ -117,6 +117,10 @@ def test_views_are_named_where_they_are_known_and_free(tmp_path: pathlib.Path) -
         ("two views of a red sphere", False),
         ("a red sphere from above", False),
         ("a dog seen from the side", False),
+        ("a red sphere, low", False),
+        ("a red sphere, high side.", False),
+        ("a red sphere, overhead", False),
+        ("a high red sphere", True),
     ],
 )
 def test_a_prompt_that_names_a_view_is_left_alone(prompt: str, free: bool) -> None:
@@ -228,6 +232,12 @@ def test_a_generator_of_your_own_may_say_its_views(monkeypatch: pytest.MonkeyPat
     assert seen(monkeypatch, Turned(), guidance="clip-directional", source_prompt="a cube") == [None]
     with pytest.raises(UsageError, match=r"view_prompts: expected none, or a generator with view_words\(z\); Foreign"):
         own.adapt(Foreign(), stub.PROMPT, device="cpu", view_prompts="by-z")
+    for wrong in (["low side view"] * 2, ["", "low side"], [", low", "low"], ["low side "] * 2):
+        monkeypatch.setattr(Turned, "view_words", lambda self, z, wrong=wrong: wrong * (len(z) // 2))
+        with pytest.raises(
+            UsageError, match=r"expected words such as 'low side' of view_words\(z\), without 'view', got"
+        ):
+            own.adapt(Turned(), stub.PROMPT, device="cpu", batch=2, steps=1)
     for wrong in (["low side"], "ab", [1, 2], None):
         monkeypatch.setattr(Turned, "view_words", lambda self, z, wrong=wrong: wrong)
         with pytest.raises(UsageError, match=r"generator: expected 2 texts of view_words\(z\), got"):

@@ -34,7 +34,9 @@ PRIORS_OWN = (
 CLIPS = [["openai/clip-vit-base-patch32", 1.0], ["openai/clip-vit-base-patch16", 1.0]]
 # Words by which a prompt says from where something is seen.
 _A_VIEW = re.compile(
-    r"\bviews?\b|\bfrom (?:above|below|behind|(?:the )?(?:front|side|back|top|left|right))\b", re.IGNORECASE
+    r"\bviews?\b|\boverhead\b|\bfrom (?:above|below|behind|(?:the )?(?:front|side|back|top|left|right))\b"
+    r"|,(?: (?:low|raised|high|front|side|back))+[ .]*$",
+    re.IGNORECASE,
 )
 # What the embedded generator makes.
 GENERATOR = "primitives"

@@ -65,8 +65,12 @@ def adapt(
     if getattr(configuration, "view_prompts", NONE) == BY_Z:
         views = _view_words(source)
         if isinstance(guide, PriorGuide):
-            # What the model does not know of them is said before the first step.
-            guide.know_views(views(Draws(0, 0, tuple(range(PROBED))).latents(source.z_dim)))
+            said = views(Draws(0, 0, tuple(range(PROBED))).latents(source.z_dim))
+            try:
+                # What the model does not know of them is said before the first step.
+                guide.know_views(said)
+            except UsageError as error:
+                raise UsageError(f"generator: words of view_words(z) that the model does not take: {error}") from None
     experiment = AdaptExperiment(configuration, guide, source, view_words=views)
     while experiment.step < experiment.total:
         experiment.advance()
@@ -99,6 +103,12 @@ def _view_words(generator: Any) -> Callable[[torch.Tensor], Sequence[str]]:
             found = generator.view_words(z.to(next(generator.parameters()).device))
         if not isinstance(found, (list, tuple)) or len(found) != len(z) or not all(isinstance(x, str) for x in found):
             raise UsageError(f"generator: expected {len(z)} texts of view_words(z), got {shortened(repr(found))}")
+        for words in found:
+            # What stands before and behind it is put there by whoever makes the prompt.
+            if not words.strip() or words != words.strip(" ,.") or words.lower().endswith("view"):
+                raise UsageError(
+                    f"generator: expected words such as 'low side' of view_words(z), without 'view', got {words!r}"
+                )
         return found
 
     return checked
