@@ -125,6 +125,8 @@ class Application:
         class_of: the class of the configuration that plain settings make.
         begin: an experiment from a configuration; `device=`, `rank=` and `world=` are this process's.
         result: the file one looks at first.
+        essential: of the products those without which a run is not finished, each with a file that it leaves. What
+            else cannot be made is left out.
         labels: of a profile's parts, such as `optimiser`, for people.
         networks: attaches a `Profile` to an experiment's networks.
         shares: how many processes can share a step, and the flag that says so.
@@ -144,6 +146,7 @@ class Application:
     begin: Callable[..., Experiment]
     result: str
     labels: Mapping[str, str]
+    essential: Mapping[str, str] = dataclasses.field(default_factory=dict)
     networks: Callable[[Experiment, Any], None] | None = None
     shares: Callable[[Any], tuple[int, str]] = lambda configuration: (1, "")
     to_lower: str = ""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import UsageError, of_memory, reason
 from . import checkpoints, distributed, image_files
 from .expectation import FEWEST
 from .experiment import Application, Experiment, untimed
+from .finishing import listed, make_all
 from .folder import RunFolder, status
 from .interruption import Interruption
 from .log import RunLog, grouped
@@ -23,8 +23,6 @@ from .profile import Profile
 
 # Steps between two entries of the log.
 LOG_EVERY = 10
-# More files of one folder are not named one by one.
-MANY = 20
 
 
 class Watch(Protocol):
@@ -75,7 +73,8 @@ def run(application: Application, folder: pathlib.Path, configuration: Any, opti
         The exit code: 0, or 130 after an interruption.
 
     Raises:
-        UsageError: what the user can mend; nothing in the folder is changed then.
+        UsageError: what the user can mend; nothing in the folder is changed then, or all but what an application's
+            `essential` names is there.
         FloatingPointError: the run diverged; what it kept is from before.
     """
     options = options or Options()
@@ -375,26 +374,27 @@ class _Loop:
         self.home.record(state, **facts)
 
     def _finish(self) -> None:
-        """Pictures, films and the like; what cannot be made is said, and does not take the rest along."""
-        made: list[pathlib.Path] = []
-        for name, make in self.experiment.products(self.home.path).items():
-            if name in self.options.without:
-                self.left_out[name] = f"--no-{name}"
-                continue
-            try:
-                made += make()
-            except ModuleNotFoundError as error:
-                self.left_out[name] = f"{error.name} is not installed: pip install 'ldp-fast[apps]'"
-            except Exception as error:  # after a long run the result is worth more than any of its pictures
-                self.left_out[name] = " ".join(str(error).split()) or type(error).__name__
-        self.home.add(made)
+        """Pictures, films and the like; what cannot be made is said, and does not take the rest along.
+
+        Raises:
+            UsageError: what cannot be made is `essential`; the run is not finished then.
+        """
+        products, unwanted = self.experiment.products(self.home.path), self.options.without
+        made, self.left_out = make_all(products, unwanted)
+        essential = self.home.application.essential
+        lost = {name: why for name, why in self.left_out.items() if name in essential and name not in unwanted}
+        # The disk may be full: what is said last counts more than the record.
+        with contextlib.suppress(OSError) if lost else contextlib.nullcontext():
+            self.home.add(made)
+            if lost:
+                self._record("interrupted")
         for name, why in self.left_out.items():
-            print(f"{name}: left out: {why}", file=sys.stderr)
+            if name not in lost:
+                print(f"{name}: left out: {why}", file=sys.stderr)
         print(", ".join(listed(made)))
-
-
-def listed(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Files for people: those of a folder that has many of them are counted, `run/samples (200 files)`."""
-    folders = collections.Counter(path.parent for path in paths)
-    many = {folder: f"{folder} ({count} files)" for folder, count in folders.items() if count > MANY}
-    return list(dict.fromkeys(many.get(path.parent, str(path)) for path in paths))
+        if lost:
+            reasons = "; ".join(f"{name}: {why}" for name, why in lost.items())
+            raise UsageError(
+                f"{self.home.path} lacks its result ({reasons}); the checkpoint of step "
+                f"{self.experiment.step} is there: when that is mended, make the rest with: {self.command}"
+            )

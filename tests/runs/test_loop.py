@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from ldp_fast.errors import UsageError
-from ldp_fast.runs import checkpoints, loop
+from ldp_fast.runs import checkpoints, finishing, loop
 from ldp_fast.runs import folder as folders
 from ldp_fast.runs.folder import RunFolder
 
@@ -378,10 +378,10 @@ def test_products_that_cannot_be_made_do_not_take_the_rest_along(
 
 
 def test_many_files_of_a_folder_are_counted(tmp_path: pathlib.Path) -> None:
-    samples = [tmp_path / "samples" / f"{index}.png" for index in range(loop.MANY + 1)]
+    samples = [tmp_path / "samples" / f"{index}.png" for index in range(finishing.MANY + 1)]
     few = [tmp_path / "few" / f"{index}.png" for index in range(2)]
-    found = loop.listed([tmp_path / "a.png", *samples, *few])
-    assert found == [str(tmp_path / "a.png"), f"{tmp_path / 'samples'} ({loop.MANY + 1} files)", *map(str, few)]
+    found = finishing.listed([tmp_path / "a.png", *samples, *few])
+    assert found == [str(tmp_path / "a.png"), f"{tmp_path / 'samples'} ({finishing.MANY + 1} files)", *map(str, few)]
 
 
 def test_another_run_is_not_mixed_with_this(whole: pathlib.Path) -> None:

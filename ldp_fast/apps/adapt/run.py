@@ -9,13 +9,14 @@ from typing import Any
 
 from ...errors import UsageError
 from ...generators import load
+from ...generators.files import WEIGHTS
 from ...guidance import LatentDiffusionPrior
 from ...runs import loop
 from ...runs.experiment import Application
 from ...runs.flags import flags_of
 from ...runs.profile import Profile
 from ...zoo.generator import all_view_words, view_words
-from ..adapted import check_apart, located
+from ..adapted import WITHIN, check_apart, located
 from .configuration import BY_Z, NAME, Adaptation, AnyGuidance, PriorGuided, class_of
 from .expected import TO_LOWER, expect
 from .experiment import AdaptExperiment, trained_names
@@ -109,6 +110,7 @@ APPLICATION = Application(
     begin=begin,
     result=RESULT,
     labels=LABELS,
+    essential={"generator": f"{WITHIN}/{WEIGHTS}"},
     networks=_time_networks,
     shares=lambda configuration: (configuration.batch, "--batch"),
     to_lower=TO_LOWER,
