@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UsageError
 from ..generators.files import KEY, find
 from ..guidance.loading import embedded_models
-from ..runs.folder import application_of
+from ..runs.folder import application_of, status
 
 # The application, and where in its runs the generator lies.
 ADAPT, WITHIN = "adapt", "generator"
@@ -89,9 +89,20 @@ def located(name: str) -> str:
         return name
     if held != ADAPT:
         raise UsageError(f"generator: {name} holds a run of {held}, which does not have a generator; one of adapt has")
-    if not (folder / WITHIN).is_dir():
-        raise UsageError(
-            f"generator: {name} is an unfinished run of adapt, which writes its generator at the end: continue it with "
-            f"ldp-fast adapt --resume {name}"
+    made = folder / WITHIN
+    if not any(made.glob("*.safetensors")):
+        raise UsageError(f"generator: {_why_without(folder)}")
+    return str(made)
+
+
+def _why_without(folder: pathlib.Path) -> str:
+    """Why a run of adapt does not have a generator, and what helps."""
+    state, command = status(folder).get("status"), f"ldp-fast adapt --resume {folder}"
+    if state == "finished":
+        return f"{folder} is a finished run of adapt whose {WITHIN} is gone: make it again with {command}"
+    if state == "diverged":
+        return (
+            f"{folder} is a run of adapt that diverged before it had a generator: begin anew with another --out and a "
+            f"lower --learning-rate"
         )
-    return str(folder / WITHIN)
+    return f"{folder} is an unfinished run of adapt, which writes its generator at the end: continue it with {command}"

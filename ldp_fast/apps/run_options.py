@@ -174,9 +174,10 @@ def resumed(args: argparse.Namespace, application: Application, cls: type[Any]) 
 
 
 def lacking(folder: pathlib.Path, application: Application) -> list[str]:
-    """What a finished run has not left: its result, if that is gone, and what was left out because of an error."""
-    listed = application.result in folders.RunFolder(folder, application).files()
-    gone = [application.result] if listed and not (folder / application.result).exists() else []
+    """What a finished run has not left: of its results those that are gone, and what was left out for an error."""
+    written = folders.RunFolder(folder, application).files()
+    results = (application.result, *application.essential.values())
+    gone = [name for name in dict.fromkeys(results) if name in written and not (folder / name).exists()]
     left_out = folders.status(folder).get("left_out")
     left_out = left_out if isinstance(left_out, dict) else {}
     return gone + [name for name, reason in left_out.items() if reason != f"--no-{name}"]
