@@ -107,8 +107,9 @@ def about(adapted: StyleGAN2, c: Adaptation, steps: int) -> dict[str, Any]:
         del said["model"]
         said |= {"clips": [name for name, _ in c.clips], "source_prompt": c.source_prompt}
     # As it is known now: what lies between them may be moved or removed.
-    former: Any = adapted.about.get("adapted") or {}
-    root = former.get("root") or root_of(c.generator)
+    former: Any = adapted.about.get("adapted")
+    known = former.get("root") if isinstance(former, dict) else None  # or whatever somebody has written there
+    root = known if isinstance(known, str) and known else root_of(c.generator)
     return {**before, "adapted": {**said, "from": c.generator, **({"root": root} if root else {})}}
 
 
