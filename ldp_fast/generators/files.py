@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UsageError, shortened
+from ..errors import UsageError, reason, shortened
 from ..guidance.loading import embedded_folder, embedded_models, usable
-from ..runs.files import plain, read_json, write_atomically, write_json
+from ..runs.files import read_json, write_atomically, write_json
 from .foreign import shapes_of
 from .stylegan2 import Settings, StyleGAN2
 
@@ -51,26 +51,66 @@ def save(
         The files.
 
     Raises:
-        UsageError: a tensor is not finite, or has numbers beyond that dtype; nothing is written then.
+        UsageError: a tensor is not finite, or has numbers beyond that dtype; an argument of another kind, or something
+            that JSON cannot say; a file in the folder's place. Nothing is written then.
     """
     from safetensors.torch import save as as_bytes
 
+    if not isinstance(generator, StyleGAN2):
+        raise UsageError(f"generator: expected a StyleGAN2, got a {type(generator).__name__}")
+    if dtype is not None:
+        _check_dtype(dtype)
     folder = pathlib.Path(folder)
+    _check_place(folder)
     described = {
         "format": FORMAT,
         "kind": KIND,
         "settings": dataclasses.asdict(generator.settings),
-        "about": dict(generator.about if about is None else about),
+        "about": _checked_about(generator.about if about is None else about),
     }
-    tensors = {name: x.detach().cpu().to(dtype or x.dtype).contiguous() for name, x in generator.state_dict().items()}
+    own = {name: x.detach().cpu() for name, x in generator.state_dict().items()}
+    tensors = {name: x.to(dtype or x.dtype).contiguous() for name, x in own.items()}
     wrong = not_numbers(tensors)
     if wrong:
-        raise UsageError(f"generator: cannot be written to {folder}: {'; '.join(wrong)}")
-    data = as_bytes(tensors, {KEY: json.dumps(described), "format": "pt"})
+        beyond = "" if dtype is None or not_numbers(own) else f"it has numbers beyond {as_said(dtype)}: "
+        raise UsageError(f"generator: cannot be written to {folder}: {beyond}{'; '.join(wrong)}")
+    data = _ordered(as_bytes(tensors, {KEY: json.dumps(described), "format": "pt"}))
     (folder / CONFIG).unlink(missing_ok=True)  # an interruption leaves the old or the new one, and no contradiction
     write_atomically(folder / WEIGHTS, data)
     write_json(folder / CONFIG, described)
     return [folder / WEIGHTS, folder / CONFIG]
+
+
+def _check_dtype(dtype: object) -> None:
+    if dtype not in DTYPES:
+        said = as_said(dtype) if isinstance(dtype, torch.dtype) else shortened(repr(dtype))
+        raise UsageError(f"dtype: expected {', '.join(map(as_said, DTYPES))}, got {said}")
+
+
+def _check_place(folder: pathlib.Path) -> None:
+    there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise UsageError(f"folder: expected a folder, got {folder}: {there} is a file")
+
+
+def _checked_about(about: object) -> dict[str, Any]:
+    if not isinstance(about, Mapping):
+        raise UsageError(f"about: expected a dict, got {shortened(repr(about))}")
+    try:
+        json.dumps(dict(about))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"about: expected what JSON can say ({reason(error)})") from None
+    return dict(about)
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file whose metadata is in order, for the library writes it in another one each time."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    written = json.dumps(header, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)  # tensors begin at multiples of 8 bytes
+    return b"".join((len(written).to_bytes(8, "little"), written, memoryview(data)[8 + length :]))
 
 
 def load(name: str | pathlib.Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> StyleGAN2:
@@ -83,8 +123,9 @@ def load(name: str | pathlib.Path, device: str | torch.device = "cpu", dtype: to
 
     Raises:
         UsageError: it is missing, damaged or of another kind; has NaN, infinity, or numbers beyond that dtype; a device
-            that cannot be used.
+            or a dtype that cannot be used.
     """
+    _check_dtype(dtype)
     path = find(name)
     settings, about, tensors = _read(path)
     wrong = mismatches(shapes_of(settings), tensors) or not_numbers(tensors)
@@ -206,9 +247,14 @@ def _read(path: pathlib.Path) -> tuple[Settings, dict[str, Any], dict[str, Tenso
             raise UsageError(f"{path} is damaged: {error}") from None
         raise UsageError(f"{path} is damaged ({' '.join(str(error).split())})") from None
     beside = path.parent / CONFIG
-    if path.name == WEIGHTS and beside.is_file() and read_json(beside) != plain(described):
+    if path.name == WEIGHTS and beside.is_file() and not _same(read_json(beside), described):
         raise UsageError(
             f"{beside} says something else than {path}, whose own copy counts: write the folder again, or delete "
             f"{beside.name}"
         )
     return settings, about, tensors
+
+
+def _same(one: Any, other: Any) -> bool:
+    # NaN, which Python's JSON knows, is not equal to itself.
+    return bool(one == other) or json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..runs.seeds import mixed_generator
-from .stylegan2 import Settings, usual_channels
+from .stylegan2 import LARGEST, SMALLEST, Settings, usual_channels
 
 # Samples at a time, and how many numbers the largest layer of all of them together may have: 256 MiB, of which a
 # convolution with what goes in and comes out has about five.
@@ -56,7 +56,8 @@ def batch_of(generator: Any) -> int:
     if isinstance(settings, Settings):
         largest = max(count * (4 << stage) ** 2 for stage, count in enumerate(settings.channels))
     elif isinstance(side, int):
-        largest = usual_channels(max(side, 4))[-1] * side**2
+        power = 1 << (min(max(side, SMALLEST), LARGEST).bit_length() - 1)
+        largest = usual_channels(power)[-1] * side**2
     else:
         return BATCH
     return min(BATCH, max(1, NUMBERS // largest))

@@ -19,7 +19,16 @@ Noise = Sequence[torch.Generator] | Sequence[Tensor] | None
 
 
 def usual_channels(resolution: int, base: int = 32768, largest: int = 512) -> tuple[int, ...]:
-    """Channels at 4, 8, …, resolution: `base` over the resolution, and no more than `largest`."""
+    """Channels at 4, 8, …, resolution: `base` over the resolution, and no more than `largest`.
+
+    Raises:
+        UsageError: a resolution that generators do not have, or a base below it, which leaves no channel.
+    """
+    _check_side(resolution)
+    if not _whole(base) or base < resolution:
+        raise UsageError(f"base: expected a whole number of at least {resolution}, the resolution, got {base!r}")
+    if not _whole(largest) or largest < 1:
+        raise UsageError(f"largest: expected a whole number of at least 1, got {largest!r}")
     return tuple(min(base // 2**power, largest) for power in range(2, resolution.bit_length()))
 
 
@@ -46,10 +55,12 @@ class Settings:
     clamp: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
         side = self.resolution
-        if not _whole(side) or not SMALLEST <= side <= LARGEST or side & (side - 1):
-            raise UsageError(f"resolution: expected a power of two from {SMALLEST} to {LARGEST}, got {side!r}")
+        _check_side(side)
+        try:
+            object.__setattr__(self, "channels", tuple(self.channels))
+        except TypeError:
+            raise UsageError(f"channels: expected whole numbers, got {shortened(repr(self.channels))}") from None
         for name in ("z_dim", "w_dim", "mapping_layers"):
             value = getattr(self, name)
             if not _whole(value) or value < 1:
@@ -74,6 +85,13 @@ class Settings:
     def layers(self) -> int:
         """How many w a picture is made from (w⁺): one a convolution, and one for the last ToRGB."""
         return 2 * (self.resolution.bit_length() - 1) - 2
+
+
+def _check_side(side: object) -> None:
+    if not isinstance(side, int) or not _whole(side) or not SMALLEST <= side <= LARGEST or side & (side - 1):
+        raise UsageError(
+            f"resolution: expected a power of two from {SMALLEST} to {LARGEST}, got {shortened(repr(side))}"
+        )
 
 
 def _whole(value: object) -> bool:
