@@ -99,4 +99,5 @@ def test_the_same_generator_is_the_same_bytes(generator: StyleGAN2, tmp_path: pa
 
 def test_a_number_that_is_none_may_be_said_of_a_generator(generator: StyleGAN2, tmp_path: pathlib.Path) -> None:
     save(tmp_path, generator, {"loss": math.nan})
-    assert math.isnan(load(tmp_path).about["loss"])
+    loss: Any = load(tmp_path).about["loss"]
+    assert math.isnan(loss)
