@@ -107,6 +107,9 @@ class Experiment(Protocol):
         """What is not finite of that which a checkpoint would keep; empty where all is well.
 
         Each as the beginning of a sentence, such as `the colours are`; see `as_subject` for several.
+
+        Raises:
+            FloatingPointError: something is, and the usual advice, a lower learning rate, would not help; says what is.
         """
 
     def preview(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def moved_in(experiment: Any) -> set[str]:
 
 
 def test_the_hosts_tensors_are_trained_and_no_others() -> None:
-    source = stub.tiny()
+    source: Any = stub.tiny()
     before = {name: x.clone() for name, x in source.state_dict().items()}
     experiment = stub.experiment(source=source, steps=3)
     for _ in range(3):
@@ -117,7 +118,27 @@ def test_pictures_that_are_too_large_have_diverged() -> None:
         experiment.pair.adapted.to_rgbs[1].bias.fill_(1e4)
     experiment.advance()
     assert experiment.latest()["amplitude"] == pytest.approx(1e4, rel=0.01)
-    assert experiment.not_finite() == ["the pictures are"]
+    (said,) = experiment.not_finite()
+    assert re.fullmatch(r"the pictures are beyond 1000 \(root mean square \d+\), as good as", said), said
+    with torch.no_grad():
+        experiment.pair.adapted.to_rgbs[1].bias.fill_(float("inf"))
+    experiment.advance()
+    assert "the pictures are not finite" in f"{', '.join(experiment.not_finite())} not finite"
+
+
+@pytest.mark.parametrize("value", [8.0, 1e4, float("nan")])
+def test_a_generator_that_is_out_of_range_to_begin_with(value: float) -> None:
+    source: Any = stub.tiny()
+    with torch.no_grad():
+        source.to_rgbs[1].bias.fill_(value)
+    experiment = stub.experiment(source=source, steps=2)
+    experiment.advance()
+    said = "the generator's own pictures are out of range, before anything was learned: their root mean square is "
+    with pytest.raises(FloatingPointError, match=said):
+        experiment.not_finite()
+    experiment.advance()
+    with pytest.raises(FloatingPointError, match=said):
+        experiment.not_finite()
 
 
 @pytest.mark.parametrize(("value", "found"), [(8.0, True), (-1.0, True), (0.99, False), (3.0, True)])

@@ -270,15 +270,32 @@ class AdaptExperiment:
         return {**found, **({} if scale is None else {"guidance_scale": scale})}
 
     def not_finite(self) -> list[str]:
-        """Losses and gradient of the last step, weights, or pictures that are not finite, too large or saturated."""
+        """Losses and gradient of the last step, weights, or pictures that are not finite, too large or saturated.
+
+        Raises:
+            FloatingPointError: something is, and the generator's own pictures were not pictures to begin with.
+        """
+        found = self._diverged()
+        if found:
+            own = float(self._rows[0][self.columns.index("amplitude")]) if self._rows else 0.0
+            if not own < FAR:
+                raise FloatingPointError(
+                    f"the generator's own pictures are out of range, before anything was learned: their root mean "
+                    f"square is {own:.4g}, expected pictures about [-1, 1]"
+                )
+        return found
+
+    def _diverged(self) -> list[str]:
         last = self.latest() if self._rows else {}
         bad = [name for name in (*self.shown, "gradient_norm") if not math.isfinite(last.get(name, 0.0))]
         norms = torch._foreach_norm([p.detach() for p in self.pair.parameters.values()])
         if not bool(torch.stack(norms).isfinite().all()):
             bad.append("the weights")
-        # NaN is not below it either.
-        if not last.get("amplitude", 0.0) < LARGEST:
+        size = last.get("amplitude", 0.0)
+        if not math.isfinite(size):
             bad.append("the pictures")
+        if not bad and size >= LARGEST:
+            return [f"the pictures are beyond {LARGEST:g} (root mean square {size:.0f}), as good as"]
         if not bad and float(self._lost) > 0.999:
             return ["the pictures are saturated (all of them far beyond [-1, 1], or one full colour), as good as"]
         return as_subject(bad, plural=("the weights", "the pictures"))
