@@ -67,7 +67,13 @@ def held_in(out: pathlib.Path) -> dict[str, Any]:
     """
     if not (out / SAMPLES).exists():
         return {}
-    found = files.read_json(out / SAMPLES)
+    try:
+        found = files.read_json(out / SAMPLES)
+    except UsageError as error:
+        # What else lies there may be somebody else's, so that --overwrite does not help either.
+        raise UsageError(
+            f"{error}: choose another --out, or remove {out / SAMPLES} and the pictures that lie beside it"
+        ) from None
     if not isinstance(found, dict) or not all(key in found for key in SAME) or not _is_count(found.get("count")):
         raise UsageError(f"{out / SAMPLES} is not of ldp-fast generate: choose another --out")
     return found

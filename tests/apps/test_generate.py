@@ -239,6 +239,26 @@ def test_what_is_somebody_elses_stays(generator: str, tmp_path: pathlib.Path, ty
     assert (out / "000000.png").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_damaged_record_says_what_is_to_be_removed(
+    more: tuple[str, ...], generator: str, tmp_path: pathlib.Path, typed: Callable[..., str]
+) -> None:
+    out = tmp_path / "pictures"
+    words = (generator, "--count", 2, "--out", out, *more)
+    typed(*words)
+    (out / "samples.json").write_text("{")
+    before = pictures_of(out)
+    said = typed(*words, fails=True)
+    assert "samples.json is damaged: " in said and pictures_of(out) == before
+    assert said.endswith(
+        f": choose another --out, or remove {out / 'samples.json'} and the pictures that lie beside it\n"
+    )
+    for path in (out / "samples.json", *out.glob("*.png")):
+        path.unlink()
+    typed(*words)
+    assert pictures_of(out) == before
+
+
 def test_a_generator_that_diverged_makes_nothing(tmp_path: pathlib.Path, typed: Callable[..., str]) -> None:
     made = small()
     with torch.no_grad():  # finite by themselves
