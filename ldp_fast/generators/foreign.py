@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -162,8 +163,8 @@ def check_size(tensors: Mapping[str, Tensor], most: int) -> None:
         raise UsageError(f"is damaged: {most} bytes claim to be tensors of {sum(sizes.values())}")
 
 
-def check_filter(name: str, kernel: Tensor) -> None:
-    """Checks that a filter is [1, 3, 3, 1] along both axes, with any gain.
+def check_filter(name: str, kernel: Tensor, gain: float) -> None:
+    """Checks that a filter is [1, 3, 3, 1] along both axes, and its sum a gain.
 
     Raises:
         UsageError: it is another.
@@ -173,6 +174,8 @@ def check_filter(name: str, kernel: Tensor) -> None:
     total = kernel.sum() if kernel.shape == expected.shape else torch.zeros(())
     if not bool(total > 0) or not torch.allclose(kernel.float() / total, expected, atol=1e-6):
         raise UsageError(f"has another filter, {name} {list(kernel.shape)}: expected [1, 3, 3, 1] along both axes")
+    if not math.isclose(float(total), gain, rel_tol=1e-3):
+        raise UsageError(f"has another filter, {name} of sum {float(total):.4g}: expected {gain:g}")
 
 
 def _replaceable(own: str) -> bool:

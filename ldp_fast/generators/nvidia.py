@@ -69,9 +69,12 @@ def _generator(found: Any, notes: list[str]) -> Network:
         if "G_ema" not in found and "G" in found:
             notes.append("G_ema is missing: the weights as they were trained, G, were taken")
         keys = ", ".join(shortened(key, 30) for key in list(found)[:6] if isinstance(key, str))
-        found = found.get("G_ema", found.get("G"))
-        if not isinstance(found, Network):
+        taken = next((key for key in ("G_ema", "G") if key in found), None)
+        if taken is None:
             raise UsageError(f"does not hold a generator: expected a dict with G_ema; its keys: {keys or 'none'}")
+        found = found[taken]
+        if not isinstance(found, Network):
+            raise UsageError(f"does not hold a generator: its {taken} is {kind_of(found)}, expected a network")
     if not isinstance(found, Network):
         raise UsageError(f"holds {kind_of(found)}: expected a dict with G_ema, or a generator")
     return found
@@ -97,13 +100,14 @@ def _tensors(parts: dict[str, Network], size: int) -> dict[str, Tensor]:
     for path, network in parts.items():
         for name, value in {**network.part("_parameters"), **network.part("_buffers")}.items():
             if not isinstance(value, Record) or not value.storage.dtype.is_floating_point:
-                raise UsageError(f"has {path}.{name} that is not a tensor of numbers")
+                of = str(value.storage.dtype).removeprefix("torch.") if isinstance(value, Record) else kind_of(value)
+                raise UsageError(f"has {path}.{name} that is not a tensor of numbers: {of}")
             records[f"{path}.{name}"] = value
     if sum(record.nbytes for record in records.values()) > size:
         raise Damaged("is damaged: its tensors claim to be larger than the file")
     tensors = {name: record.tensor() for name, record in records.items()}
     for name in [name for name in tensors if name.endswith("resample_filter")]:
-        check_filter(name, tensors.pop(name))
+        check_filter(name, tensors.pop(name), 1.0)
     for path, network in parts.items():  # without noise: the same as noise of strength 0
         if network.state.get("use_noise") is False and f"{path}.weight" in tensors:
             tensors[f"{path}.noise_strength"] = torch.zeros(())

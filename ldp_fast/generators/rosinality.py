@@ -14,10 +14,11 @@ from torch import Tensor
 from ..errors import UsageError, reason, shortened
 from . import counted
 from .foreign import Found, check_filter, check_size, settings_of
-from .unpickler import Refused
+from .unpickler import Refused, kind_of
 
 ORIGIN = "rosinality's stylegan2-pytorch"
 MEAN = "latent_avg"
+GAIN = 4.0  # of its filters, all of which upsample: the factor's square
 _UNSUPPORTED = re.compile(r"(?:Unsupported|Trying to \w+ unsupported) (?:global: )?GLOBAL (\S+)")
 
 
@@ -35,23 +36,29 @@ def read(path: pathlib.Path) -> Found:
     notes = []
     if not isinstance(found, dict):
         raise UsageError(f"holds a {type(found).__name__}: expected a dict with g_ema, or a state dict")
-    tensors: Any = found.get("g_ema", found.get("g", found))
+    taken = next((key for key in ("g_ema", "g") if key in found), "")
+    tensors: Any = found[taken] if taken else found
     if "g_ema" not in found and "g" in found:
         notes.append("g_ema is missing: the weights as they were trained, g, were taken")
     if not isinstance(tensors, dict) or not any(str(name).endswith("input.input") for name in tensors):
         keys = ", ".join(shortened(str(key), 30) for key in list(found)[:6] if isinstance(key, (str, int)))
-        raise UsageError(f"is not a StyleGAN2 that is known: expected g_ema, or a state dict; its keys: {keys}")
+        wrong = "expected g_ema, or a state dict"
+        if taken:
+            held = "a dict without input.input" if isinstance(tensors, dict) else kind_of(tensors)
+            wrong = f"its {taken} is {held}, expected a generator's state dict"
+        raise UsageError(f"is not a StyleGAN2 that is known: {wrong}; its keys: {keys}")
     state = {str(name).removeprefix("module."): x for name, x in tensors.items()}
     if isinstance(found.get(MEAN), Tensor):
         state[MEAN] = found[MEAN]
     size = path.stat().st_size
     for name, x in state.items():
-        if not _is_plain(x, size):
-            raise UsageError(f"has {shortened(name, 100)} that is not a tensor of numbers: {type(x).__name__}")
+        wrong = _not_plain(x, size)
+        if wrong:
+            raise UsageError(f"has {shortened(name, 100)} that is not a tensor of numbers: {wrong}")
         state[name] = x.detach()  # of a module's own dict it may be a parameter
     check_size(state, size)
     for name in [name for name in state if name.endswith(".kernel")]:
-        check_filter(name, state.pop(name))
+        check_filter(name, state.pop(name), GAIN)
     return Found(ORIGIN, settings_of(state, theirs), state, theirs, notes)
 
 
@@ -94,12 +101,18 @@ def _load(path: pathlib.Path) -> Any:
         raise UsageError(f"is damaged ({shortened(lines[0] if lines else reason(error), 200)})") from None
 
 
-def _is_plain(x: Any, most: int) -> bool:
-    """Whether something is a tensor of numbers; a view, which may repeat what it has, of no more than some bytes."""
-    return (
-        type(x) in (Tensor, torch.nn.Parameter)
-        and x.layout == torch.strided
-        and x.device.type == "cpu"
-        and x.is_floating_point()
-        and x.numel() * x.element_size() <= max(x.untyped_storage().nbytes(), most)
-    )
+def _not_plain(x: Any, most: int) -> str:
+    """Why something is not a tensor of numbers, of no more than some bytes where it repeats what it has; else ''."""
+    if type(x) not in (Tensor, torch.nn.Parameter):
+        return type(x).__name__
+    if x.layout != torch.strided or x.device.type != "cpu":
+        return f"a tensor of layout {_said(x.layout)} on {x.device.type}, expected strided on cpu"
+    if not x.is_floating_point():
+        return f"{_said(x.dtype)}, expected a floating-point dtype"
+    held, claimed = x.untyped_storage().nbytes(), x.numel() * x.element_size()
+    return f"{list(x.shape)} of {claimed} bytes, expanded from {held}" if claimed > max(held, most) else ""
+
+
+def _said(value: torch.dtype | torch.layout) -> str:
+    """A dtype's or a layout's name, for a sentence."""
+    return str(value).removeprefix("torch.")

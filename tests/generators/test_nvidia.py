@@ -149,3 +149,19 @@ def test_a_network_inside_itself_ends() -> None:
     twice = b"\x85Rq\x02h\x01(X\x01\x00\x00\x00ah\x02X\x01\x00\x00\x00bh\x02u0."
     with pytest.raises(UsageError, match="or inside itself"):
         nvidia.read(head + state + twice)
+
+
+@pytest.mark.parametrize(("held", "said"), [(None, "nothing"), ("net", "a str"), ([], "a list")])
+def test_a_generator_that_is_none(held: object, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^does not hold a generator: its G_ema is {said}, expected a network$"):
+        nvidia.read(writers.pickled({"G_ema": held, "D": None}))
+
+
+def test_kinds_of_tensors_and_gains_are_said() -> None:
+    whole = writers.nvidia()
+    for name, value, said in (
+        ("mapping.w_avg", torch.ones(6, dtype=torch.int32), "has mapping.w_avg that is not a tensor of numbers: int32"),
+        ("synthesis.b8.resample_filter", 2 * writers.FIR, "synthesis.b8.resample_filter of sum 2: expected 1"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            nvidia.read(writers.published({**whole, name: value}))

@@ -110,6 +110,21 @@ def changed(**tensors: Any) -> dict[str, Any]:
         (changed(style__1__weight=None), "is not a StyleGAN2 that is known: style.1.weight is missing"),
         ({"encoder.x": torch.zeros(2)}, "expected g_ema, or a state dict; its keys: encoder.x"),
         ({"g_ema": 3}, "its keys: g_ema"),
+        (
+            {"g_ema": None, "g": {}},
+            "known: its g_ema is nothing, expected a generator's state dict; its keys: g_ema, g",
+        ),
+        ({"g": "weights"}, "is not a StyleGAN2 that is known: its g is a str, expected a generator's state dict"),
+        ({"g_ema": {"x": torch.zeros(2)}}, "its g_ema is a dict without input.input, expected a generator's state"),
+        (changed(conv1__noise__weight=torch.tensor([1])), "numbers: int64, expected a floating-point dtype"),
+        (changed(conv1__noise__weight=torch.ones(1).to_sparse()), "layout sparse_coo on cpu, expected strided on cpu"),
+        (changed(conv1__noise__weight=torch.ones(1, device="meta")), "numbers: a tensor of layout strided on meta"),
+        (changed(conv1__noise__weight=torch.ones(1).expand(10**7)), r"\[10000000\] of 40000000 bytes, expanded from 4"),
+        (
+            changed(to_rgbs__0__upsample__kernel=8 * writers.FIR),
+            "has another filter, to_rgbs.0.upsample.kernel of sum 8: expected 4",
+        ),
+        (changed(convs__0__conv__blur__kernel=writers.FIR), "convs.0.conv.blur.kernel of sum 1: expected 4"),
         ([1], "holds a list: expected a dict with g_ema, or a state dict"),
     ],
 )
