@@ -29,7 +29,7 @@ examples:
   ldp-fast generate primitives --count 16 --out cubes
   ldp-fast generate afhqcat.safetensors --count 2000 --truncation 0.7 --out cats --device cuda
   ldp-fast generate out/a-red-sphere --count 500 --out spheres            the generator of a run of adapt
-  ldp-fast evaluate fid spheres --against cubes --features clip
+  ldp-fast evaluate fid spheres --against cubes --features clip:primitives/judge
   ldp-fast generate out/a-red-sphere --count 2000 --out spheres           1500 more, after an interruption the rest
 """
 

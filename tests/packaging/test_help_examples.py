@@ -50,3 +50,5 @@ def test_every_example_is_taken(words: tuple[str, ...], monkeypatch: pytest.Monk
 def test_an_application_is_compared_by_what_it_has() -> None:
     said = help_of(("sweep", "--application", "adapt"))
     assert "--application adapt --guidance ldp lsd clip-directional --out" in said and "--losses lsd" not in said
+    assert "each prompt is made with each of --guidance and each of --seeds" in " ".join(said.split())
+    assert "with each of --seeds" in " ".join(help_of(("sweep", "--application", "clip-mesh")).split())

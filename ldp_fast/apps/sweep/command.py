@@ -128,7 +128,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) ->
         domains.add_arguments(parser)
     if entry.products:
         add_product_flags(parser.add_argument_group("output"), entry.products)
-    several = [name for name in ("--method", "--losses", "--seeds") if name in parser._option_string_actions]
+    by = dict.fromkeys(("--method", entry.compared.partition(" ")[0], "--seeds"))
+    several = [name for name in by if name in parser._option_string_actions]
     jobs.description = f"each prompt is made with each of {' and each of '.join(several)}"
 
 
