@@ -177,6 +177,12 @@ class CudaMode(TorchDispatchMode):
         claims = {x.claimed for x in tensors if isinstance(x, CudaTensor)}
         target = kwargs.get("device")
         target = None if target is None else indexed(torch.device(target))
+        if name in ("is_pinned", "_pin_memory", "pin_memory") and not claims:
+            if name == "is_pinned" or pinned(args[0]):
+                return pinned(args[0]) if name == "is_pinned" else args[0]
+            made = args[0].clone(memory_format=torch.contiguous_format)
+            PINNED[made.data_ptr()] = made.untyped_storage().nbytes()
+            return made
         if not claims and (target is None or target.type != "cuda"):
             if name == "copy_" or not kwargs.get("pin_memory"):
                 return func(*args, **kwargs)
