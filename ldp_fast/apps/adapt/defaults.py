@@ -156,7 +156,7 @@ def _view_prompts(known: dict[str, Any], words: dict[str, Any]) -> str:
     of_other = "view_prompts" not in words and any(name in words for name in ("prompt", "generator", "truncation"))
     if said == BY_Z and of_other and not fits:
         # A file's, which was decided for another prompt or generator.
-        said = known["view_prompts"] = None
+        said = None
     if said == BY_Z and root is None:
         raise Wrong(
             "view_prompts",
